@@ -1,0 +1,1 @@
+"""Statistics and sampling kernels: tensors in, tensors out; no policy, no model, no server."""

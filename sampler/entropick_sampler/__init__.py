@@ -1,0 +1,1 @@
+"""The policy: signals of a decode step in, sampling decisions and tokens out."""

@@ -1,0 +1,150 @@
+"""THE table of signals: every signal once, with its unit, shape, meaning and buckets.
+
+The wire protocol, the Prometheus collectors, the documentation and the columns of
+:class:`~entropick_sampler.stats.StepStats` are generated from these rows; nothing else may list signals.
+The reference implementations named here are float64 and importable (docs/reference.md).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+Group = Literal["logits", "attention", "token"]
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """One number per decode step and sequence.
+
+    ``group`` says what it is measured from: ``logits`` [V], ``attention`` [layers, heads, keys], or the
+    emitted ``token`` (known only after the draw). ``buckets`` are upper bounds of the Prometheus histogram,
+    in the signal's unit.
+    """
+
+    name: str
+    unit: str
+    group: Group
+    help: str
+    reference: str
+    buckets: tuple[float, ...]
+    panel: str
+    metric: str
+
+    @property
+    def known_before_draw(self) -> bool:
+        """True for what ``decide`` may look at."""
+        return self.group != "token"
+
+
+_BITS = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 12.0, 16.0)
+_BITS2 = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0)
+_UNIT = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
+_VAR = (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.4, 0.6, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
+_SCORE = (0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 32.0)
+_SMALL = (0.0003, 0.001, 0.003, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+
+SIGNALS: Final[tuple[Signal, ...]] = (
+    Signal(
+        "logits_entropy",
+        "bits",
+        "logits",
+        "Shannon entropy of the next-token distribution after masks, before penalties and filters.",
+        "entropick_kernels.logits_stats.reference.logits_entropy",
+        _BITS,
+        "Logits",
+        "entropick_logits_entropy_bits",
+    ),
+    Signal(
+        "logits_varentropy",
+        "bits^2",
+        "logits",
+        "Variance of the surprisal under the same distribution: sum p (log2 p + H)^2.",
+        "entropick_kernels.logits_stats.reference.logits_varentropy",
+        _BITS2,
+        "Logits",
+        "entropick_logits_varentropy_bits2",
+    ),
+    Signal(
+        "surprisal",
+        "bits",
+        "token",
+        "-log2 p of the token that was emitted, under the measured distribution.",
+        "entropick_kernels.logits_stats.reference.surprisal",
+        _BITS,
+        "Logits",
+        "entropick_surprisal_bits",
+    ),
+    Signal(
+        "attention_entropy",
+        "bits",
+        "attention",
+        "Entropy of a query head's attention over the valid keys of the newest query; "
+        "mean over heads, then over the monitored layers.",
+        "entropick_kernels.attention_stats.reference.attention_entropy",
+        _BITS,
+        "Attention",
+        "entropick_attention_entropy_bits",
+    ),
+    Signal(
+        "attention_entropy_normalized",
+        "ratio",
+        "attention",
+        "Each head's attention entropy over log2(valid keys), 0 where there is one key; "
+        "mean over heads, then over the monitored layers.",
+        "entropick_kernels.attention_stats.reference.attention_entropy_normalized",
+        _UNIT,
+        "Attention",
+        "entropick_attention_entropy_normalized_ratio",
+    ),
+    Signal(
+        "attention_varentropy",
+        "bits^2",
+        "attention",
+        "Population variance over query heads of the attention entropy; mean over the monitored layers.",
+        "entropick_kernels.attention_stats.reference.attention_varentropy",
+        _VAR,
+        "Attention",
+        "entropick_attention_varentropy_bits2",
+    ),
+    Signal(
+        "agreement",
+        "ratio",
+        "attention",
+        "1 - mean over heads of half the L1 distance between a head's attention and the mean head; "
+        "mean over the monitored layers.",
+        "entropick_kernels.attention_stats.reference.agreement",
+        _UNIT,
+        "Attention",
+        "entropick_agreement_ratio",
+    ),
+    Signal(
+        "agreement_seed",
+        "probability",
+        "attention",
+        "Mean absolute difference of the heads' attention from the mean head over heads and valid keys "
+        "(the 2024 guide's formula, a DISagreement that shrinks with the context); read by preset seed only.",
+        "entropick_kernels.attention_stats.reference.agreement_seed",
+        _SMALL,
+        "Attention",
+        "entropick_agreement_seed_probability",
+    ),
+    Signal(
+        "interaction_strength",
+        "score",
+        "attention",
+        "Mean absolute attention score entering the softmax (after scaling and softcap) over valid keys and "
+        "heads; mean over the monitored layers.",
+        "entropick_kernels.attention_stats.reference.interaction_strength",
+        _SCORE,
+        "Attention",
+        "entropick_interaction_strength_score",
+    ),
+)
+"""Every signal, in the order of a telemetry row."""
+
+SIGNAL_NAMES: Final[tuple[str, ...]] = tuple(s.name for s in SIGNALS)
+POLICY_SIGNALS: Final[tuple[Signal, ...]] = tuple(s for s in SIGNALS if s.known_before_draw)
+"""What ``decide`` sees: every signal but those of the emitted token; the columns of StepStats.values."""
+ATTENTION_SIGNALS: Final[tuple[Signal, ...]] = tuple(s for s in SIGNALS if s.group == "attention")
+"""Columns of the per-layer attention statistics that the kernels return, in their order."""

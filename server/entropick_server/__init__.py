@@ -1,0 +1,1 @@
+"""The OpenAI-compatible server: HTTP, streaming, metrics, and the engines behind it."""

@@ -1,0 +1,1 @@
+"""The engines: the embedded torch engine (and, with an extra, vLLM) behind one protocol."""

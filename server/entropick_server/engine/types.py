@@ -1,0 +1,188 @@
+"""The vocabulary between the HTTP side and an engine. Each type says who fills it and who reads it.
+
+Nothing here imports a framework: the same types serve the embedded engine and the vLLM engine.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from entropick_sampler.params import PolicyConfig, SamplingParams, Strategy
+
+
+class FinishReason(enum.StrEnum):
+    """Why a sequence ended; STOP, LENGTH are what OpenAI's clients know."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    CANCELLED = "cancelled"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One prompt to continue. Filled by the routes, read by the engine.
+
+    ``sampling.max_tokens`` and ``sampling.seed`` are resolved (never "unset") when it gets here;
+    ``stop_token_ids`` includes the end-of-sequence ids unless ``ignore_eos``. Stop STRINGS are the
+    detokenizer's business: when one matches, the server closes the stream, which cancels the request.
+    """
+
+    request_id: str
+    prompt_token_ids: tuple[int, ...]
+    sampling: SamplingParams
+    policy: PolicyConfig
+    arrival: float
+    """time.monotonic() when the HTTP side accepted it"""
+    forced_token_ids: tuple[int, ...] = ()
+    """teacher forcing: emit these tokens instead of drawing, measured as usual (calibration, evaluation)"""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenParameters:
+    """The parameters that one token was drawn with (after the policy)."""
+
+    temperature: float
+    top_p: float
+    top_k: int
+    min_p: float
+    n_candidates: int
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One of the drawn candidates of a token, with the guide's score (nats)."""
+
+    token_id: int
+    logprob: float
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class TokenDetail:
+    """What telemetry ``full`` adds to a token: figures by monitored layer and head, and the candidates."""
+
+    layers: tuple[int, ...]
+    attention_entropy: tuple[tuple[float, ...], ...]
+    """[layers][heads], bits"""
+    interaction_strength: tuple[tuple[float, ...], ...]
+    """[layers][heads]"""
+    per_layer: Mapping[str, tuple[float, ...]]
+    """signal name -> [layers]"""
+    candidates: tuple[Candidate, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One emitted token. Filled by the engine once a step, read by streaming and metrics.
+
+    ``signals`` follows ``entropick_sampler.signals.SIGNALS``; ``None`` where the engine could not measure.
+    ``logprob`` (nats) and ``top_logprobs`` report the measured distribution. ``strategy`` is None where the
+    policy was off. ``forced`` marks the tokens of an inserted clarifying text.
+    """
+
+    token_id: int
+    logprob: float
+    signals: tuple[float | None, ...]
+    strategy: Strategy | None
+    parameters: TokenParameters
+    forced: bool = False
+    top_logprobs: tuple[tuple[int, float], ...] = ()
+    detail: TokenDetail | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RequestOutput:
+    """What one step did for one request: its new tokens and, at the end, why it ended.
+
+    The token that ended it (end of sequence, a stop token id) is the last of ``tokens``.
+    """
+
+    request_id: str
+    tokens: tuple[Token, ...]
+    finish_reason: FinishReason | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLoad:
+    """Gauges of one moment; pages are pages of the KV cache."""
+
+    running: int
+    waiting: int
+    pages_used: int
+    pages_total: int
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """One engine step, delivered to the event loop in a single call: outputs of every row, and the load.
+
+    ``slots`` gives each output's place in the running set (0 <= slot < max_num_seqs), beside ``outputs``;
+    -1 for one that never ran. ``queued_seconds`` lists requests that got their first step, with the time they waited.
+    """
+
+    outputs: tuple[RequestOutput, ...]
+    slots: tuple[int, ...]
+    load: EngineLoad
+    queued_seconds: tuple[tuple[str, float], ...]
+    duration: float
+    """seconds the step took"""
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationDefaults:
+    """What the model's generation_config says; the routes use it where a client is silent."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    max_new_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What is served. Filled by the engine at load, read by routes and metrics."""
+
+    name: str
+    """the id clients send (--served-model-name or the folder's name)"""
+    source: str
+    architecture: str
+    max_model_len: int
+    vocab_size: int
+    eos_token_ids: tuple[int, ...]
+    monitored_layers: tuple[int, ...]
+    parameters: int
+    dtype: str
+    device: str
+    defaults: GenerationDefaults
+    created: int
+    """Unix seconds"""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """How to build an engine. Filled by the CLI from the settings."""
+
+    model: str
+    served_model_name: str | None = None
+    max_model_len: int | None = None
+    max_num_seqs: int = 16
+    max_queue: int = 256
+    max_num_batched_tokens: int = 512
+    """tokens of one step: decode rows and prefill chunks together"""
+    page_size: int = 16
+    kv_cache_bytes: int = 1 << 29
+    dtype: str = "auto"
+    device: str = "auto"
+    threads: int | None = None
+    monitored_layers: tuple[int, ...] | None = None
+    """None: all layers"""
+    allow_unvalidated: bool = False
+    calibrate: bool = True
+    """calibrate at first start where the model has no profile"""
+    profile: str | None = None
+    """path of a profile to use instead of the model's own"""
+    seed: int | None = None
