@@ -5,10 +5,12 @@ Knows nothing of tensors: :mod:`entropick_sampler.policy` turns these into rows 
 
 from __future__ import annotations
 
+import difflib
 import enum
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 PolicyName = Literal["entropix", "fixed"]
 PresetName = Literal["calibrated", "seed"]
@@ -89,7 +91,49 @@ class PolicyParams:
 SEED_PARAMS: Final = PolicyParams()
 """Preset ``seed``: the 2024 guide's numbers to the letter."""
 
+CALIBRATED_BASE: Final = PolicyParams(
+    temperature=0.7,
+    top_p=0.95,
+    top_k=50,
+    min_p=0.02,
+    n_candidates=1,
+    temperature_min=0.3,
+    temperature_max=1.2,
+)
+"""Preset ``calibrated`` without its thresholds, which come from the model's profile."""
+
+FIXED_BASE: Final = PolicyParams(temperature=1.0, top_p=1.0, top_k=0, min_p=0.0, n_candidates=1)
+"""Policy ``fixed``: the ordinary sampler; thresholds are never read."""
+
+MAX_CANDIDATES: Final = 64
+_BITS: Final = (0.0, 64.0)
+_BITS2: Final = (0.0, 4096.0)
+
+PARAM_RANGES: Final[Mapping[str, tuple[float, float]]] = {
+    "greedy_entropy": _BITS,
+    "greedy_varentropy": _BITS2,
+    "clarify_entropy": _BITS,
+    "clarify_varentropy": _BITS2,
+    "explore_entropy": _BITS,
+    "explore_varentropy": _BITS2,
+    "high_uncertainty_entropy": _BITS,
+    "high_uncertainty_varentropy": _BITS2,
+    "temperature": (0.0, 2.0),
+    "top_p": (1e-6, 1.0),
+    "top_k": (-1, 1_000_000),
+    "min_p": (0.0, 1.0),
+    "n_candidates": (1, MAX_CANDIDATES),
+    "temperature_min": (0.01, 5.0),
+    "temperature_max": (0.01, 5.0),
+    "clarify_budget": (0, 16),
+    "clarify_cooldown": (0, 1_000_000),
+}
+"""Inclusive limits of every override."""
+
 PARAM_NAMES: Final[tuple[str, ...]] = tuple(f.name for f in fields(PolicyParams))
+INTEGER_PARAMS: Final[frozenset[str]] = frozenset(
+    f.name for f in fields(PolicyParams) if isinstance(f.default, int)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,18 +146,41 @@ class PolicyConfig:
     telemetry: TelemetryLevel = "none"
 
 
-def resolve(preset: PolicyParams, sampling: SamplingParams, overrides: Mapping[str, float]) -> PolicyParams:
-    """Preset, then what the request's ordinary fields say, then its explicit overrides.
+def check_overrides(overrides: Mapping[str, float]) -> None:
+    """Raise ``ValueError`` naming the first override that is unknown, of the wrong type or out of range."""
+    for name, value in overrides.items():
+        limits = PARAM_RANGES.get(name)
+        if limits is None:
+            near = difflib.get_close_matches(name, PARAM_NAMES, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; known names: {', '.join(PARAM_NAMES)}"
+            raise ValueError(f"overrides.{name[:64]}: no such policy parameter{hint}")
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"overrides.{name}: must be a number")
+        if name in INTEGER_PARAMS and value != int(value if math.isfinite(value) else 0):
+            raise ValueError(f"overrides.{name}: must be a whole number")
+        if not limits[0] <= value <= limits[1]:
+            raise ValueError(f"overrides.{name}: must be between {limits[0]} and {limits[1]}, got {value}")
+    low = overrides.get("temperature_min", SEED_PARAMS.temperature_min)
+    high = overrides.get("temperature_max", SEED_PARAMS.temperature_max)
+    if {"temperature_min", "temperature_max"} <= overrides.keys() and low > high:
+        raise ValueError("overrides.temperature_min: must not exceed temperature_max")
 
-    Raises ``ValueError`` naming the first override that is unknown or out of its range.
+
+def with_values(base: PolicyParams, values: Mapping[str, float]) -> PolicyParams:
+    """``base`` with some parameters replaced, each as the integer or float that it is."""
+    typed: dict[str, Any] = {k: int(v) if k in INTEGER_PARAMS else float(v) for k, v in values.items()}
+    return replace(base, **typed)
+
+
+def resolve(base: PolicyParams, sampling: SamplingParams, overrides: Mapping[str, float]) -> PolicyParams:
+    """A preset, then what the request's ordinary fields say, then its explicit overrides.
+
+    Raises ``ValueError`` as :func:`check_overrides` does.
     """
+    check_overrides(overrides)
     sent = {
         name: value
         for name in ("temperature", "top_p", "top_k", "min_p")
         if (value := getattr(sampling, name)) is not None
     }
-    known = dict(overrides)
-    for name in known:
-        if name not in PARAM_NAMES:
-            raise ValueError(f"overrides.{name}: no such policy parameter")
-    return replace(preset, **{**sent, **known})
+    return with_values(base, {**sent, **overrides})

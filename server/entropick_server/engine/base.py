@@ -45,7 +45,9 @@ class Tokenizer(Protocol):
         """The exact bytes of one token (may be part of a UTF-8 character); None for a special token."""
         ...
 
-    def apply_chat_template(self, messages: list[dict[str, Any]], *, add_generation_prompt: bool) -> list[int]:
+    def apply_chat_template(
+        self, messages: list[dict[str, Any]], *, add_generation_prompt: bool
+    ) -> list[int]:
         """Token ids of a conversation; raises ValueError where the model has no chat template."""
         ...
 

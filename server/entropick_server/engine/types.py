@@ -121,7 +121,8 @@ class StepReport:
     """One engine step, delivered to the event loop in a single call: outputs of every row, and the load.
 
     ``slots`` gives each output's place in the running set (0 <= slot < max_num_seqs), beside ``outputs``;
-    -1 for one that never ran. ``queued_seconds`` lists requests that got their first step, with the time they waited.
+    -1 for one that never ran. ``queued_seconds`` lists the requests that got their first step, with the time
+    they had waited.
     """
 
     outputs: tuple[RequestOutput, ...]
