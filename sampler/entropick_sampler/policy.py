@@ -221,9 +221,10 @@ def decide(
     """Pick a strategy and the parameters of the draw for every row.
 
     ``stats``: [B, S]; ``may_clarify``: bool [B], False where no text can be inserted now (the strategy is
-    then carried out by its raised temperature); returns the decision and the state after it. A row whose policy is off gets its base
-    values and STRATEGY_OFF. A filter that the base has switched off stays off. The temperature is clipped
-    to the row's limits, widened where the request itself asks for a base outside them.
+    then carried out by its raised temperature); returns the decision and the state after it. A row whose
+    policy is off gets its base values and STRATEGY_OFF. A filter that the base has switched off stays off.
+    The temperature is clipped to the row's limits, widened where the request itself asks for a base outside
+    them.
     """
     ranks = quantile_ranks(stats, rows)
     clarify_ok = ~rows.ranked | (rows.clarify_bias + (ranks * rows.clarify_weights).sum(-1) > 0)

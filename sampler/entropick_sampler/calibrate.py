@@ -1,0 +1,174 @@
+"""From measured tokens to a profile: quantiles, cut points, and a discriminant for CLARIFY.
+
+Knows nothing about models: it gets a table of signals, one row a token, and for CLARIFY labels that say at
+which tokens a clarifying question would have been right and at which the model merely had a free choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from .params import SEED_PARAMS
+from .policy import PolicyRows, quantile_ranks
+from .profile import DEFAULT_CLARIFY_TEXT, QUANTILE_LEVELS, Profile
+from .signals import POLICY_SIGNALS
+from .stats import StepStats
+
+_H: Final = 0
+_V: Final = 1
+MIN_LABELLED: Final = 20
+"""positions of each kind below which no discriminant is fitted"""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The tokens that calibration saw: ``values`` float64 [N, S], ``valid`` bool [N, S] in the order of
+    POLICY_SIGNALS, and ``ambiguous`` bool [N]: a clarifying question would be right at this token."""
+
+    values: Tensor
+    valid: Tensor
+    ambiguous: Tensor
+
+
+def fit(
+    measured: Measured,
+    *,
+    model_hash: str,
+    data_hash: str,
+    layers: Sequence[int],
+    date: str,
+    clarify_text: str = DEFAULT_CLARIFY_TEXT,
+) -> Profile:
+    """Quantiles of every signal, cut points of the plane, and where labels allow it the discriminant.
+
+    Raises ValueError for fewer than 100 tokens: quantiles of less mean nothing.
+    """
+    n = measured.values.shape[0]
+    if n < 100:
+        raise ValueError(f"calibration needs at least 100 measured tokens, got {n}")
+    quantiles = {
+        signal.name: tuple(_quantiles(measured.values[measured.valid[:, i], i]))
+        for i, signal in enumerate(POLICY_SIGNALS)
+        if bool(measured.valid[:, i].any())
+    }
+    thresholds, notes = cut_points(measured)
+    profile = Profile(
+        model_hash=model_hash,
+        data_hash=data_hash,
+        layers=tuple(layers),
+        date=date,
+        tokens=n,
+        quantiles=quantiles,
+        thresholds=thresholds,
+        clarify_text=clarify_text,
+    )
+    weights, bias, more = _discriminant(measured, profile)
+    return Profile(
+        model_hash=model_hash,
+        data_hash=data_hash,
+        layers=tuple(layers),
+        date=date,
+        tokens=n,
+        quantiles=quantiles,
+        thresholds=thresholds,
+        clarify_text=clarify_text,
+        clarify_weights=weights,
+        clarify_bias=bias,
+        notes=(*notes, *more),
+    )
+
+
+def _quantiles(values: Tensor) -> list[float]:
+    levels = torch.tensor(QUANTILE_LEVELS, dtype=torch.float64)
+    return [float(q) for q in torch.quantile(values.to(torch.float64)[: 1 << 23], levels)]
+
+
+def _at(values: Tensor, level: float) -> float:
+    return float(torch.quantile(values.to(torch.float64)[: 1 << 23], level))
+
+
+def cut_points(measured: Measured) -> tuple[dict[str, float], list[str]]:
+    """Thresholds of the five regions from the distribution of (H, V).
+
+    GREEDY takes the half of the tokens that is surest. Among the others ("open" tokens) the varentropy
+    says whether the doubt is spread evenly (low: a choice, CLARIFY's side) or lopsided (high: EXPLORE and
+    HIGH_UNCERTAINTY, split by entropy). The literal CLARIFY needs V < 0.1, which leaked tail mass alone
+    forbids: hence cut points relative to the model's own open tokens. With labelled ambiguous tokens,
+    CLARIFY's corner is put where it holds 90 % of them on either axis.
+    """
+    h, v = measured.values[:, _H], measured.values[:, _V]
+    greedy_h = max(min(_at(h, 0.5), 0.5), 0.01)
+    sure = h < greedy_h
+    greedy_v = max(_at(v[sure], 0.95), 0.1) if bool(sure.any()) else 0.1
+    is_open = h >= greedy_h
+    if int(is_open.sum()) < 20:
+        is_open = torch.ones_like(sure)
+    h_open, v_open = h[is_open], v[is_open]
+    uneven = max(_at(v_open, 0.80), greedy_v)
+    wide = _at(h_open[v_open > uneven], 0.60) if bool((v_open > uneven).any()) else _at(h_open, 0.90)
+    clarify_h, clarify_v = _at(h_open, 0.60), min(_at(v_open, 0.40), uneven)
+    notes = ["cut points from quantiles of the open tokens (entropy above the greedy cut)"]
+    if int(measured.ambiguous.sum()) >= MIN_LABELLED:
+        clarify_h = min(_at(h[measured.ambiguous], 0.05), clarify_h)
+        clarify_v = min(_at(v[measured.ambiguous], 0.95), uneven)
+        notes.append("the corner of CLARIFY holds 95 % of the labelled tokens on either axis")
+    return {
+        "greedy_entropy": greedy_h,
+        "greedy_varentropy": min(greedy_v, uneven),
+        "clarify_entropy": max(clarify_h, greedy_h),
+        "clarify_varentropy": clarify_v,
+        "explore_entropy": wide,
+        "explore_varentropy": uneven,
+        "high_uncertainty_entropy": wide,
+        "high_uncertainty_varentropy": uneven,
+    }, notes
+
+
+def _discriminant(measured: Measured, profile: Profile) -> tuple[Mapping[str, float], float, list[str]]:
+    """Logistic regression on quantile ranks: ambiguous tokens against the others in CLARIFY's corner.
+
+    Entropy and varentropy alone cannot tell an ambiguous question from a free choice of the same size; the
+    attention may. Newton steps with an L2 penalty of 1e-2 a row on standardised ranks; the bias then puts
+    the cut where at most 5 % of the unlabelled corner tokens pass, or at the logistic boundary if that is
+    stricter.
+    """
+    h, v = measured.values[:, _H], measured.values[:, _V]
+    t = profile.thresholds
+    corner = (h > t["clarify_entropy"]) & (v < t["clarify_varentropy"])
+    positive, negative = corner & measured.ambiguous, corner & ~measured.ambiguous
+    if int(positive.sum()) < MIN_LABELLED or int(negative.sum()) < MIN_LABELLED:
+        return {}, 1.0, ["no discriminant for CLARIFY: too few labelled tokens"]
+    rows = PolicyRows.build([SEED_PARAMS], [True], [True], profile, dtype=torch.float64)
+    ranks = quantile_ranks(StepStats(measured.values.to(torch.float64), measured.valid), rows)[corner]
+    label = measured.ambiguous[corner].to(torch.float64)
+    balance = torch.where(label > 0, 0.5 / label.mean(), 0.5 / (1 - label.mean()))
+    mean, std = ranks.mean(0), ranks.std(0).clamp_min(1e-3)
+    x = torch.cat([(ranks - mean) / std, torch.ones(len(ranks), 1, dtype=torch.float64)], dim=1)
+    penalty = torch.full((x.shape[1],), 1e-2 * len(ranks), dtype=torch.float64)
+    penalty[-1] = 0.0
+    w = torch.zeros(x.shape[1], dtype=torch.float64)
+    for _ in range(25):
+        p = torch.sigmoid(x @ w)
+        gradient = x.T @ (balance * (p - label)) + penalty * w
+        hessian = x.T @ ((balance * p * (1 - p)).unsqueeze(1) * x) + torch.diag(penalty + 1e-9)
+        w = w - torch.linalg.solve(hessian, gradient)
+    score = x @ w
+    cut = max(_at(score[label == 0], 0.95), 0.0)
+    weights = w[:-1] / std
+    bias = float(w[-1] - (weights * mean).sum()) - cut
+    hit = float((score[label > 0] > cut).double().mean())
+    false = float((score[label == 0] > cut).double().mean())
+    names = [signal.name for signal in POLICY_SIGNALS]
+    return (
+        {name: round(float(weight), 6) for name, weight in zip(names, weights, strict=True)},
+        round(bias, 6),
+        [
+            f"discriminant of CLARIFY on the calibration file: {hit:.1%} of {int(positive.sum())} ambiguous "
+            f"and {false:.1%} of {int(negative.sum())} other tokens in its corner pass"
+        ],
+    )

@@ -1,0 +1,278 @@
+"""decide against the known answers (groups 03, 05, 06), and the properties that hold for any input."""
+
+import itertools
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from entropick_sampler.params import (
+    FIXED_BASE,
+    PARAM_NAMES,
+    SEED_PARAMS,
+    STRATEGY_OFF,
+    PolicyParams,
+    SamplingParams,
+    Strategy,
+    check_overrides,
+    resolve,
+)
+from entropick_sampler.policy import (
+    Decision,
+    PolicyRows,
+    classify,
+    decide,
+    initial_state,
+    quantile_ranks,
+    seed_actions,
+)
+from entropick_sampler.profile import QUANTILE_LEVELS, THRESHOLDS, Profile
+from entropick_sampler.signals import POLICY_SIGNALS
+from entropick_sampler.stats import StepStats
+
+CASES = json.loads((Path(__file__).parents[1] / "golden" / "cases.json").read_text())
+NAMES = [signal.name for signal in POLICY_SIGNALS]
+
+
+def make_stats(*rows: dict[str, float], dtype: torch.dtype = torch.float64) -> StepStats:
+    values = torch.tensor([[row.get(name, 0.0) for name in NAMES] for row in rows], dtype=dtype)
+    return StepStats(values, torch.ones_like(values, dtype=torch.bool))
+
+
+def make_rows(
+    *params: PolicyParams, ranked: bool = False, profile: Profile | None = None, enabled: bool = True
+) -> PolicyRows:
+    n = len(params)
+    return PolicyRows.build(params, [enabled] * n, [ranked] * n, profile, dtype=torch.float64)
+
+
+def make_profile(**changes: object) -> Profile:
+    quantiles = {name: tuple(10.0 * level for level in QUANTILE_LEVELS) for name in NAMES}
+    thresholds = dict(zip(THRESHOLDS, (0.2, 0.5, 2.0, 1.0, 3.0, 4.0, 3.0, 4.0), strict=True))
+    profile = Profile("m", "d", (0, 1), "2026-01-01", 1000, quantiles, thresholds)
+    return replace(profile, **changes)  # type: ignore[arg-type]
+
+
+def guide_signals(metrics: dict[str, float]) -> dict[str, float]:
+    """The known answers' names -> ours; their agreement is the guide's."""
+    names = {
+        "attn_entropy": "attention_entropy",
+        "attn_varentropy": "attention_varentropy",
+        "agreement": "agreement_seed",
+    }
+    return {names.get(key, key): value for key, value in metrics.items()}
+
+
+def decide_one(stats: StepStats, params: PolicyParams = SEED_PARAMS, **kwargs: object) -> Decision:
+    rows = make_rows(params, **kwargs)  # type: ignore[arg-type]
+    return decide(stats, initial_state(1), rows)[0]
+
+
+@pytest.mark.parametrize("case", CASES["03_state_machine"]["cases"])
+def test_state_machine(case: dict[str, object]) -> None:
+    stats = make_stats({"logits_entropy": case["entropy"], "logits_varentropy": case["varentropy"]})  # type: ignore[dict-item]
+    assert Strategy(int(decide_one(stats).strategy)).label == case["seed_004"]
+
+
+@pytest.mark.parametrize("case", CASES["05_adaptive_parameter_adjustment"]["cases"])
+def test_adaptive_parameters_before_the_clip(case: dict[str, dict[str, float]]) -> None:
+    base = case["base"]
+    params = replace(SEED_PARAMS, **{**base, "top_k": int(base["top_k"])})
+    got = seed_actions(make_stats(guide_signals(case["metrics"])), make_rows(params)).adaptive
+    want = case["seed_004"]
+    for value, name in zip(got, ("temperature", "top_p", "top_k", "min_p"), strict=True):
+        assert float(value) == pytest.approx(want[name], abs=1e-9), name
+
+
+@pytest.mark.parametrize("case", CASES["06_quadrant_actions"]["cases"])
+def test_quadrant_actions_before_the_clip(case: dict[str, dict[str, float]]) -> None:
+    params = replace(SEED_PARAMS, temperature=case["base_T"], top_p=case["top_p"], top_k=case["top_k"])
+    signals = guide_signals({k: v for k, v in case.items() if isinstance(v, float)})
+    actions = seed_actions(make_stats(signals), make_rows(params))
+    assert float(actions.clarify_temperature) == pytest.approx(case["clarify_second_time"]["temperature"])
+    assert float(actions.explore[0]) == pytest.approx(case["explore"]["temperature"])
+    assert int(actions.explore[1]) == case["explore"]["top_k"]
+    assert float(actions.high[0]) == pytest.approx(case["high_uncertainty"]["temperature"])
+    assert float(actions.high[1]) == pytest.approx(case["high_uncertainty"]["top_p"])
+
+
+def test_decide_returns_the_known_actions_when_their_region_is_hit() -> None:
+    """Groups 05 and 06 through decide itself: the right formula reaches the right region."""
+    attention = {
+        "attention_entropy": 1.5,
+        "attention_varentropy": 0.9,
+        "agreement_seed": 0.05,
+        "interaction_strength": 0.8,
+    }
+    explore = decide_one(make_stats({"logits_entropy": 2.0, "logits_varentropy": 6.0, **attention}))
+    assert (float(explore.temperature), int(explore.top_k)) == (pytest.approx(0.95904), 39)
+    high = decide_one(make_stats({"logits_entropy": 6.0, "logits_varentropy": 6.0, **attention}))
+    assert (float(high.temperature), float(high.top_p)) == (pytest.approx(2.0), pytest.approx(0.6))
+    hot = decide_one(
+        make_stats(
+            {
+                "logits_entropy": 4.0,
+                "logits_varentropy": 3.0,
+                "attention_entropy": 6.0,
+                "attention_varentropy": 2.0,
+                "agreement_seed": 0.02,
+                "interaction_strength": 12.0,
+            }
+        )
+    )
+    assert float(hot.temperature) == 3.0, "3.1275 is clipped"
+    assert int(hot.n_candidates) == 12
+
+
+def test_regions_partition_the_plane() -> None:
+    """Every (H, V) falls into exactly one region, at the thresholds and beside them."""
+    edges = [0.0, 0.05, 0.1, 0.1000001, 1.0, 2.9999999, 3.0, 3.0000001, 5.0, 5.0000001, 12.0]
+    grid = list(itertools.product(edges, edges))
+    h = torch.tensor([x for x, _ in grid], dtype=torch.float64)
+    v = torch.tensor([y for _, y in grid], dtype=torch.float64)
+    got = classify(h, v, make_rows(*[SEED_PARAMS] * len(grid)), torch.ones(len(grid), dtype=torch.bool))
+    for x, y, strategy in zip(h.tolist(), v.tolist(), got.tolist(), strict=True):
+        hits = {
+            Strategy.GREEDY: x < 0.1 and y < 0.1,
+            Strategy.CLARIFY: x > 3 and y < 0.1,
+            Strategy.EXPLORE: x < 5 and y > 5,
+            Strategy.HIGH_UNCERTAINTY: x > 5 and y > 5,
+        }
+        named = [s for s, hit in hits.items() if hit]
+        assert len(named) <= 1
+        assert strategy == (named[0] if named else Strategy.ADAPTIVE)
+    assert set(got.tolist()) == set(range(5))
+
+
+def test_clarify_inserts_once_then_raises_the_temperature() -> None:
+    stats = make_stats({"logits_entropy": 4.0, "attention_entropy": 1.5})
+    rows = make_rows(SEED_PARAMS)
+    first, state = decide(stats, initial_state(1), rows)
+    second, state = decide(stats, state, rows)
+    assert (bool(first.insert_clarify), bool(second.insert_clarify)) == (True, False)
+    assert Strategy(int(second.strategy)) is Strategy.CLARIFY
+    assert float(second.temperature) == pytest.approx(0.666 * 1.6)
+    assert state.clarify_used.tolist() == [1]
+
+
+def test_clarify_waits_for_the_cooldown_and_for_permission() -> None:
+    stats = make_stats({"logits_entropy": 4.0})
+    rows = make_rows(replace(SEED_PARAMS, clarify_budget=2, clarify_cooldown=3))
+    state, inserted = initial_state(1), []
+    for _ in range(8):
+        decision, state = decide(stats, state, rows)
+        inserted.append(bool(decision.insert_clarify))
+    assert inserted == [True, False, False, False, True, False, False, False]
+    denied, state = decide(stats, initial_state(1), rows, torch.tensor([False]))
+    assert not bool(denied.insert_clarify)
+    assert state.clarify_used.tolist() == [0]
+
+
+def test_filters_that_are_off_stay_off() -> None:
+    off = replace(SEED_PARAMS, top_k=0, top_p=1.0, min_p=0.0)
+    for h, v in itertools.product((0.0, 2.0, 4.0, 6.0), (0.05, 1.0, 6.0)):
+        stats = make_stats({"logits_entropy": h, "logits_varentropy": v, "attention_varentropy": 1.0})
+        d = decide_one(stats, off)
+        assert (int(d.top_k), float(d.top_p), float(d.min_p)) == (0, 1.0, 0.0)
+
+
+def test_policy_off_hands_the_base_through() -> None:
+    d = decide_one(make_stats({"logits_entropy": 6.0, "logits_varentropy": 6.0}), FIXED_BASE, enabled=False)
+    assert (int(d.strategy), float(d.temperature), int(d.n_candidates)) == (STRATEGY_OFF, 1.0, 1)
+    zero = decide_one(make_stats({"logits_entropy": 6.0}), replace(SEED_PARAMS, temperature=0.0))
+    assert (int(zero.strategy), float(zero.temperature)) == (STRATEGY_OFF, 0.0)
+
+
+def test_rows_of_a_batch_do_not_touch_each_other() -> None:
+    """Mixed presets, random signals: each row alone decides as it does among 15 others."""
+    generator = torch.Generator().manual_seed(5)
+    values = torch.rand(16, len(NAMES), generator=generator, dtype=torch.float64) * 7
+    stats = StepStats(values, torch.rand(16, len(NAMES), generator=generator) > 0.1)
+    profile = make_profile(clarify_weights={"agreement": 2.0}, clarify_bias=-1.0)
+    params = [SEED_PARAMS if i % 2 else profile.params for i in range(16)]
+    ranked = [i % 2 == 0 for i in range(16)]
+    together, _ = decide(
+        stats, initial_state(16), PolicyRows.build(params, [True] * 16, ranked, profile, dtype=torch.float64)
+    )
+    for i in range(16):
+        row = PolicyRows.build([params[i]], [True], [ranked[i]], profile, dtype=torch.float64)
+        one = StepStats(stats.values[i : i + 1], stats.valid[i : i + 1])
+        alone, _ = decide(one, initial_state(1), row)
+        for a, b in zip(alone, together, strict=True):
+            assert torch.equal(a[0], b[i])
+
+
+def test_ranks_follow_the_profile() -> None:
+    flat = dict.fromkeys(NAMES, (0.0,) * 8 + (1.0,))
+    rows = make_rows(SEED_PARAMS, profile=make_profile(quantiles=flat))
+    stats = make_stats(dict.fromkeys(NAMES, -1.0))
+    assert torch.allclose(quantile_ranks(stats, rows), torch.tensor(0.01, dtype=torch.float64))
+    rows = make_rows(SEED_PARAMS, profile=make_profile())
+    ranks = quantile_ranks(make_stats({"logits_entropy": 5.0, "agreement": 99.0}), rows)
+    assert float(ranks[0, NAMES.index("logits_entropy")]) == pytest.approx(0.5)
+    assert float(ranks[0, NAMES.index("agreement")]) == pytest.approx(0.99)
+    missing = StepStats(torch.zeros(1, len(NAMES)), torch.zeros(1, len(NAMES), dtype=torch.bool))
+    assert torch.all(quantile_ranks(missing, rows) == 0.5)
+
+
+def test_calibrated_formulas_and_limits() -> None:
+    profile = make_profile()
+    stats = make_stats({"logits_entropy": 1.0, "logits_varentropy": 2.0})
+    d = decide_one(stats, profile.params, ranked=True, profile=profile)
+    low = 0.01  # the rank of every signal that is 0 here
+    want = 0.7 * (0.8 + 0.3 * (0.1 + 0.2) / 2 + 0.1 * low - 0.1 * low)
+    assert Strategy(int(d.strategy)) is Strategy.ADAPTIVE
+    assert float(d.temperature) == pytest.approx(want)
+    hot = decide_one(stats, replace(profile.params, temperature=2.0), ranked=True, profile=profile)
+    assert float(hot.temperature) == pytest.approx(min(2.0, want / 0.7 * 2.0)), (
+        "limits widen to the request's"
+    )
+    cold = decide_one(stats, replace(profile.params, temperature=0.05), ranked=True, profile=profile)
+    assert float(cold.temperature) == pytest.approx(0.05)
+
+
+def test_discriminant_gates_clarify_under_calibrated_only() -> None:
+    stats = make_stats({"logits_entropy": 4.0, "logits_varentropy": 0.05, "agreement": 9.0})
+    closed = make_profile(clarify_weights={"agreement": 1.0}, clarify_bias=-0.95)
+    opened = make_profile(clarify_weights={"agreement": 1.0}, clarify_bias=-0.5)
+    for profile, want in ((closed, Strategy.ADAPTIVE), (opened, Strategy.CLARIFY)):
+        d = decide_one(stats, profile.params, ranked=True, profile=profile)
+        assert Strategy(int(d.strategy)) is want
+    seed = decide_one(stats, SEED_PARAMS, profile=closed)
+    assert Strategy(int(seed.strategy)) is Strategy.CLARIFY
+
+
+def test_request_fields_replace_the_base_and_overrides_come_last() -> None:
+    sampling = SamplingParams(temperature=0.3, top_k=0)
+    got = resolve(SEED_PARAMS, sampling, {"top_k": 5, "clarify_entropy": 2.5})
+    assert (got.temperature, got.top_k, got.top_p, got.clarify_entropy) == (0.3, 5, 0.90, 2.5)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "needle"),
+    [
+        ({"greedy_entrpy": 1.0}, "greedy_entropy"),
+        ({"top_p": 0.0}, "overrides.top_p"),
+        ({"temperature": float("nan")}, "overrides.temperature"),
+        ({"top_k": 2.5}, "whole number"),
+        ({"top_k": float("inf")}, "overrides.top_k"),
+        ({"n_candidates": 65}, "64"),
+        ({"temperature": True}, "must be a number"),
+        ({"temperature_min": 2.0, "temperature_max": 1.0}, "temperature_max"),
+    ],
+)
+def test_bad_overrides_name_the_field(overrides: dict[str, float], needle: str) -> None:
+    with pytest.raises(ValueError, match=needle):
+        check_overrides(overrides)
+
+
+def test_every_parameter_has_a_range_that_holds_the_presets() -> None:
+    check_overrides({name: getattr(SEED_PARAMS, name) for name in PARAM_NAMES})
+    check_overrides({name: getattr(FIXED_BASE, name) for name in PARAM_NAMES})
+
+
+def test_calibrated_without_profile_is_refused() -> None:
+    with pytest.raises(ValueError, match="needs a profile"):
+        make_rows(SEED_PARAMS, ranked=True)

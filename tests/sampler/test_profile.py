@@ -1,0 +1,126 @@
+"""Profiles: the file round-trips, bad files say what is wrong, fit finds what was put in."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from entropick_sampler.calibrate import Measured, cut_points, fit
+from entropick_sampler.params import Strategy
+from entropick_sampler.policy import PolicyRows, decide, initial_state
+from entropick_sampler.profile import QUANTILE_LEVELS, Profile, ProfileError
+from entropick_sampler.signals import POLICY_SIGNALS
+from entropick_sampler.stats import StepStats
+
+NAMES = [signal.name for signal in POLICY_SIGNALS]
+
+
+def measured(n: int = 4000, shift: float = 3.0, labelled: bool = True) -> Measured:
+    """A made-up model: 60 % sure tokens, 20 % even choices (half of them ambiguous), 20 % lopsided ones.
+
+    On ambiguous tokens the agreement is ``shift`` standard deviations higher.
+    """
+    g = torch.Generator().manual_seed(3)
+    values = torch.rand(n, len(NAMES), generator=g, dtype=torch.float64)
+    kind = torch.rand(n, generator=g)
+    sure, even = kind < 0.6, (kind >= 0.6) & (kind < 0.8)
+    ambiguous = even & (torch.rand(n, generator=g) < 0.5)
+    noise = torch.rand(n, generator=g, dtype=torch.float64)
+    values[:, 0] = torch.where(sure, 0.05 * noise, torch.where(even, 4 + noise, 1 + 5 * noise))
+    values[:, 1] = torch.where(sure, 0.05 * noise, torch.where(even, 0.3 + 0.2 * noise, 6 + 4 * noise))
+    values[:, NAMES.index("agreement")] += shift * 0.3 * ambiguous
+    if not labelled:
+        ambiguous = torch.zeros_like(ambiguous)
+    return Measured(values, torch.ones_like(values, dtype=torch.bool), ambiguous)
+
+
+def make(**kwargs: object) -> Profile:
+    return fit(
+        measured(**kwargs),  # type: ignore[arg-type]
+        model_hash="m",
+        data_hash="d",
+        layers=(0, 1),
+        date="2026-01-01",
+    )
+
+
+def strategies(profile: Profile, data: Measured) -> torch.Tensor:
+    n = len(data.values)
+    rows = PolicyRows.build([profile.params] * n, [True] * n, [True] * n, profile, dtype=torch.float64)
+    return decide(StepStats(data.values, data.valid), initial_state(n), rows)[0].strategy
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    profile = replace(make(), clarify_text='Which "one"?\n✓')
+    profile.save(tmp_path / "p.toml")
+    again = Profile.load(tmp_path / "p.toml")
+    assert again == profile
+    assert again.id == profile.id
+    assert replace(profile, tokens=1).id != profile.id
+
+
+def test_quantiles_are_those_of_the_data() -> None:
+    data, profile = measured(), make()
+    want = torch.quantile(data.values[:, 3], torch.tensor(QUANTILE_LEVELS, dtype=torch.float64))
+    assert profile.quantiles[NAMES[3]] == pytest.approx(want.tolist())
+
+
+def test_no_strategy_is_dead_on_the_data_it_was_fitted_on() -> None:
+    data = measured()
+    counts = torch.bincount(strategies(make(), data), minlength=5)
+    assert (counts > 0.005 * len(data.values)).all(), counts.tolist()
+
+
+def test_attention_separates_ambiguous_from_free_choices_when_it_can() -> None:
+    data = measured()
+    clarify = strategies(make(), data) == int(Strategy.CLARIFY)
+    even = (data.values[:, 0] >= 4) & (data.values[:, 1] < 1)
+    hit = clarify[data.ambiguous].double().mean()
+    false = clarify[even & ~data.ambiguous].double().mean()
+    assert hit > 0.6
+    assert false < 0.06
+
+
+def test_where_attention_says_nothing_the_discriminant_lets_few_pass() -> None:
+    data = measured(shift=0.0)
+    clarify = strategies(make(shift=0.0), data) == int(Strategy.CLARIFY)
+    assert clarify[data.ambiguous].double().mean() < 0.2
+
+
+def test_without_labels_there_is_no_discriminant() -> None:
+    profile = make(labelled=False)
+    assert profile.clarify_weights == {}
+    assert profile.clarify_bias == 1.0
+    assert any("too few labelled" in note for note in profile.notes)
+
+
+def test_cut_points_do_not_overlap() -> None:
+    points, _ = cut_points(measured())
+    assert points["greedy_varentropy"] <= points["explore_varentropy"]
+    assert points["clarify_varentropy"] <= points["explore_varentropy"]
+    assert points["greedy_entropy"] <= points["clarify_entropy"]
+    assert points["explore_entropy"] == points["high_uncertainty_entropy"]
+
+
+def test_too_little_data_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least 100"):
+        make(n=99)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "needle"),
+    [
+        ("format = 1", "format = 9", "format"),
+        ("greedy_entropy", "greedy_entropi", "thresholds.greedy_entropy is missing"),
+        ("[quantiles]", "[quantiles]\nnonsense = [1.0]", "quantiles.nonsense"),
+        ("[thresholds]", "[thresholds", "cannot be read"),
+        ("tokens = 4000", 'tokens = "many"', "malformed"),
+    ],
+)
+def test_bad_files_say_what_is_wrong(tmp_path: Path, old: str, new: str, needle: str) -> None:
+    path = tmp_path / "p.toml"
+    make().save(path)
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(ProfileError, match=needle):
+        Profile.load(path)
