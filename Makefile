@@ -1,0 +1,59 @@
+# entropick: `make help` lists the targets. Every target sets up what it needs in .venv.
+
+PYTHON ?= python3
+VENV ?= .venv
+HOST ?= 127.0.0.1
+PORT ?= 8000
+MODEL ?=
+ARGS ?=
+# Same versions everywhere; which build of torch they mean is pip's choice (README, "Choose your torch").
+CONSTRAINTS ?= constraints.txt
+
+BIN := $(VENV)/bin
+SOURCES := kernels sampler server pico
+# libgomp's threads must not spin while they wait: it costs several times the work under load
+export OMP_WAIT_POLICY ?= PASSIVE
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## show this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(BIN)/.serve: pyproject.toml $(CONSTRAINTS)
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e .
+	@touch $@
+
+$(BIN)/.dev: $(BIN)/.serve
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[dev]'
+	@touch $@
+
+.PHONY: serve
+serve: $(BIN)/.serve ## set up and serve the shipped model (PORT=8000 HOST=127.0.0.1 MODEL=DIR ARGS='...')
+	$(BIN)/entropick serve $(MODEL) --host $(HOST) --port $(PORT) $(ARGS)
+
+.PHONY: test
+test: $(BIN)/.dev check ## set up, check style, types and layers, run the tests
+	$(BIN)/python -m pytest -q $(ARGS)
+
+.PHONY: check
+check: $(BIN)/.dev ## style, types, layering
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+.PHONY: model
+model: $(BIN)/.dev ## train the shipped model by its recipe (about an hour of one core), into build/pico
+	$(BIN)/python -m entropick_pico.train --out build/pico
+	$(BIN)/python -m entropick_pico.evaluate --model build/pico
+
+.PHONY: bench
+bench: $(BIN)/.dev ## decode against transformers generate, on this machine
+	$(BIN)/python benchmarks/engine.py
+
+.PHONY: clean
+clean: ## remove the environment and caches
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
