@@ -1,0 +1,52 @@
+"""From logits and counter-based uniform numbers to token ids."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from .torch_impl import draw_torch, philox_uniform_torch
+
+__all__ = ["draw", "philox_uniform"]
+
+
+def philox_uniform(seed: Tensor, position: Tensor, draw: Tensor, branch: Tensor) -> Tensor:
+    """One uniform number in [0, 1), float64, for each (seed, position, draw, branch): int64, broadcast.
+
+    Philox-4x32-10 with key = (low, high 32 bits of seed) and counter = (position, draw, branch, 0), each
+    modulo 2^32; with x the output words the number is (x0 * 2^21 + floor(x1 / 2^11)) * 2^-53. Counter-based:
+    the number does not depend on what else is drawn.
+    """
+    return philox_uniform_torch(seed, position, draw, branch)
+
+
+def draw(
+    logits: Tensor,
+    temperature: Tensor,
+    top_k: Tensor,
+    top_p: Tensor,
+    min_p: Tensor,
+    uniforms: Tensor,
+    *,
+    max_top_k: int | None = None,
+) -> Tensor:
+    """Token ids int64 [B, N]: softmax(logits / T), top-k, top-p, min-p, inverse CDF in order of token id.
+
+    ``logits`` [B, V] are masked and penalised already; ``temperature``, ``top_p``, ``min_p`` float [B] and
+    ``top_k`` int [B] belong to rows; ``uniforms`` float64 [B, N] in [0, 1). Filters as in
+    ``reference.filter_probabilities_reference``; off: top_k <= 0, top_p >= 1, min_p <= 0. Temperature 0 gives
+    the most probable token, lowest id on ties, in every column, and so does a row that holds a NaN or a +inf
+    or nothing but -inf. A row's tokens do not depend on its neighbours.
+
+    ``max_top_k`` says on the host what the tensors hold and never changes the outcome: 1..64 promises
+    0 < top_k <= max_top_k in every row (no full sort), 0 that no row uses top_k or top_p (no sort at all),
+    None promises nothing. Raises ValueError on shapes that do not fit.
+    """
+    rows = logits.shape[:1]
+    if logits.dim() != 2 or logits.shape[1] < 1 or uniforms.dim() != 2 or uniforms.shape[:1] != rows:
+        raise ValueError(
+            f"expected logits [B, V] and uniforms [B, N], got {tuple(logits.shape)}, {tuple(uniforms.shape)}"
+        )
+    for name, value in (("temperature", temperature), ("top_k", top_k), ("top_p", top_p), ("min_p", min_p)):
+        if value.shape != rows:
+            raise ValueError(f"{name} must have shape [{rows[0]}], got {tuple(value.shape)}")
+    return draw_torch(logits, temperature, top_k, top_p, min_p, uniforms, max_top_k=max_top_k)
