@@ -1,0 +1,104 @@
+"""Attention over a paged KV cache that measures the newest query's attention while it runs.
+
+Layout of one layer: ``k_pages, v_pages`` [P, Hk, page, D]; ``page_table`` int [B, N] page ids, entries beyond
+a row's pages being arbitrary valid ids; ``lengths`` int [B], the number of keys INCLUDING the newest.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+
+from .stats import HeadStats, head_stats, layer_signals
+from .torch_impl import decode_attention_torch, prefill_attention_torch, write_kv_torch
+
+__all__ = [
+    "HeadStats",
+    "Implementation",
+    "decode_attention",
+    "head_stats",
+    "layer_signals",
+    "prefill_attention",
+    "warmup",
+    "write_kv",
+]
+
+Implementation = Literal["torch", "numba"]
+
+
+def _check(q: Tensor, k_pages: Tensor, v_pages: Tensor, window: int | None, softcap: float | None) -> None:
+    """Raise ValueError on shapes and options that no kernel can serve."""
+    if q.dim() != 3 or k_pages.dim() != 4 or k_pages.shape != v_pages.shape or q.shape[2] != k_pages.shape[3]:
+        raise ValueError(
+            "expected q [.., H, D] and k_pages, v_pages [P, Hk, page, D], got "
+            f"{tuple(q.shape)}, {tuple(k_pages.shape)}, {tuple(v_pages.shape)}"
+        )
+    if q.shape[1] % k_pages.shape[1]:
+        raise ValueError(f"{q.shape[1]} query heads do not share {k_pages.shape[1]} key-value heads evenly")
+    if window is not None and window < 1:
+        raise ValueError(f"window must be at least 1, got {window}")
+    if softcap is not None and not softcap > 0:
+        raise ValueError(f"softcap must be positive, got {softcap}")
+
+
+def decode_attention(
+    q: Tensor,
+    k_pages: Tensor,
+    v_pages: Tensor,
+    page_table: Tensor,
+    lengths: Tensor,
+    *,
+    scale: float,
+    window: int | None = None,
+    softcap: float | None = None,
+    implementation: Implementation | None = None,
+) -> tuple[Tensor, HeadStats]:
+    """Attention of every row's newest query q [B, H, D] over its cached keys: (out [B, H, D], statistics).
+
+    The newest key and value are already in the cache (:func:`write_kv`); every length is at least 1. Query
+    head h reads key-value head h // (H // Hk); ``window``: the last so many keys; ``softcap``: tanh cap
+    before the softmax. Statistics are of the scores that enter the softmax, over the valid keys only:
+    padding, page order and the other rows do not change them. Raises ValueError on shapes that do not fit.
+    """
+    _check(q, k_pages, v_pages, window, softcap)
+    return decode_attention_torch(
+        q, k_pages, v_pages, page_table, lengths, scale=scale, window=window, softcap=softcap
+    )
+
+
+def prefill_attention(
+    q: Tensor,
+    k_pages: Tensor,
+    v_pages: Tensor,
+    page_row: Tensor,
+    length: int,
+    *,
+    scale: float,
+    window: int | None = None,
+    softcap: float | None = None,
+    want_stats: bool = True,
+) -> tuple[Tensor, HeadStats | None]:
+    """Causal attention of a sequence's last n positions q [n, H, D]: (out [n, H, D], statistics).
+
+    ``page_row`` [N] holds the sequence's pages, ``length`` its keys including the chunk. Statistics ([H]) are
+    of the last query alone. Raises ValueError on shapes that do not fit or where 1 <= n <= length fails.
+    """
+    _check(q, k_pages, v_pages, window, softcap)
+    if not 1 <= q.shape[0] <= length <= page_row.shape[0] * k_pages.shape[2]:
+        raise ValueError(
+            f"{q.shape[0]} queries, {length} keys, {page_row.shape[0]} pages of {k_pages.shape[2]} do not fit"
+        )
+    return prefill_attention_torch(
+        q, k_pages, v_pages, page_row, length,
+        scale=scale, window=window, softcap=softcap, want_stats=want_stats,
+    )  # fmt: skip
+
+
+def write_kv(k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, slots: Tensor) -> None:
+    """Store keys and values k, v [T, Hk, D] in place; slot [T] = page id * page size + offset."""
+    write_kv_torch(k, v, k_pages, v_pages, slots)
+
+
+def warmup() -> None:
+    """Compile what is compiled at first use, so that no request pays for it."""

@@ -1,0 +1,103 @@
+"""Float64 oracle of the attention statistics of ONE query.
+
+``scores`` are what enters the softmax (after scaling and softcap), [H, K] for one layer or [layers, H, K];
+``valid`` is a bool mask [K] (or [layers, K]) of the keys the query may see, all of them if None. Masked
+scores may hold anything. A signal is computed per layer; with a leading layer axis the result is the mean of
+the per-layer figures. Every function raises ValueError for another shape or where a layer has no valid key.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .._arrays import ArrayLike, BoolArray, FloatArray, as_float64, as_numpy
+
+
+def _checked(scores: ArrayLike, valid: ArrayLike | None) -> tuple[FloatArray, BoolArray]:
+    """Scores as [..., H, K] float64 with 0 at masked places, and the mask as [..., 1, K]."""
+    s = as_float64(scores)
+    if s.ndim not in (2, 3) or 0 in s.shape:
+        raise ValueError(f"scores must have shape [H, K] or [layers, H, K], got {s.shape}")
+    mask = np.asarray(True if valid is None else as_numpy(valid), dtype=np.bool_)
+    mask = np.broadcast_to(mask, s.shape[-1:]) if valid is None else mask
+    if mask.ndim not in (1, s.ndim - 1) or mask.shape != (*s.shape[:-2], s.shape[-1])[-mask.ndim :]:
+        raise ValueError(f"valid of shape {mask.shape} does not fit scores of shape {s.shape}")
+    mask = np.broadcast_to(mask, (*s.shape[:-2], s.shape[-1]))[..., None, :]
+    if not mask.any(axis=-1).all():
+        raise ValueError("a query needs at least one valid key")
+    return np.where(mask, s, 0.0), mask
+
+
+def attention_probabilities(scores: ArrayLike, valid: ArrayLike | None = None) -> FloatArray:
+    """A = softmax of the scores over the valid keys, 0 at the others; [.., H, K]."""
+    s, mask = _checked(scores, valid)
+    s = np.where(mask, s, -np.inf)
+    weights = np.exp(s - s.max(axis=-1, keepdims=True))
+    return np.asarray(weights / weights.sum(axis=-1, keepdims=True))
+
+
+def _entropy_bits(p: FloatArray) -> FloatArray:
+    return np.asarray(-(p * np.log2(np.where(p > 0, p, 1.0))).sum(axis=-1))
+
+
+def head_entropy(scores: ArrayLike, valid: ArrayLike | None = None) -> FloatArray:
+    """-sum_j A_hj log2 A_hj of each head in bits, [.., H]."""
+    return _entropy_bits(attention_probabilities(scores, valid))
+
+
+def head_entropy_normalized(scores: ArrayLike, valid: ArrayLike | None = None) -> FloatArray:
+    """Each head's entropy over log2(valid keys), 0..1, and 0 where there is one key; [.., H]."""
+    mask = _checked(scores, valid)[1]
+    keys = mask.sum(axis=-1)
+    return np.asarray(np.where(keys > 1, head_entropy(scores, valid) / np.log2(np.maximum(keys, 2)), 0.0))
+
+
+def head_varentropy(scores: ArrayLike, valid: ArrayLike | None = None) -> FloatArray:
+    """sum_j A_hj (log2 A_hj + H_h)^2 of each head in bits^2, [.., H]."""
+    p = attention_probabilities(scores, valid)
+    log2_p = np.log2(np.where(p > 0, p, 1.0))
+    return np.asarray((p * np.square(log2_p + _entropy_bits(p)[..., None])).sum(axis=-1))
+
+
+def head_deviation(scores: ArrayLike, valid: ArrayLike | None = None) -> FloatArray:
+    """Half the L1 distance of each head's attention to the mean head, 0..1; [.., H]."""
+    p = attention_probabilities(scores, valid)
+    return np.asarray(0.5 * np.abs(p - p.mean(axis=-2, keepdims=True)).sum(axis=-1))
+
+
+def head_jsd(scores: ArrayLike, valid: ArrayLike | None = None) -> FloatArray:
+    """Jensen-Shannon divergence of the heads in bits: entropy of the mean head - mean entropy; [..]."""
+    p = attention_probabilities(scores, valid)
+    return np.asarray(_entropy_bits(p.mean(axis=-2)) - _entropy_bits(p).mean(axis=-1))
+
+
+def attention_entropy(scores: ArrayLike, valid: ArrayLike | None = None) -> float:
+    """Mean over heads of the head entropy, in bits; mean over layers."""
+    return float(head_entropy(scores, valid).mean())
+
+
+def attention_entropy_normalized(scores: ArrayLike, valid: ArrayLike | None = None) -> float:
+    """Mean over heads of the entropy over log2(valid keys), 0..1; mean over layers."""
+    return float(head_entropy_normalized(scores, valid).mean())
+
+
+def attention_varentropy(scores: ArrayLike, valid: ArrayLike | None = None) -> float:
+    """Population variance over heads of the head entropy, in bits^2; mean over layers."""
+    return float(head_entropy(scores, valid).var(axis=-1).mean())
+
+
+def agreement(scores: ArrayLike, valid: ArrayLike | None = None) -> float:
+    """1 - mean over heads of half the L1 distance to the mean head, 0..1; mean over layers."""
+    return float(1.0 - head_deviation(scores, valid).mean())
+
+
+def agreement_seed(scores: ArrayLike, valid: ArrayLike | None = None) -> float:
+    """Mean over heads and valid keys of |A_h - mean head| (a DISagreement); mean over layers."""
+    keys = _checked(scores, valid)[1].sum(axis=-1)
+    return float((2.0 * head_deviation(scores, valid) / keys).mean())
+
+
+def interaction_strength(scores: ArrayLike, valid: ArrayLike | None = None) -> float:
+    """Mean of |score| over heads and valid keys, in score units; mean over layers."""
+    s, mask = _checked(scores, valid)
+    return float((np.abs(s).sum(axis=-1) / mask.sum(axis=-1)).mean())

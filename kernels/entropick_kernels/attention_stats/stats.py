@@ -1,0 +1,89 @@
+"""What is kept of the newest query's attention, head by head, and the six signals of a layer."""
+
+from __future__ import annotations
+
+import math
+from typing import Final, NamedTuple
+
+import torch
+from torch import Tensor
+
+_LOG2_E: Final = 1.0 / math.log(2.0)
+_FLOOR: Final = -800.0
+# exp(-800) is 0 in float32 and float64 alike, and 0 * -800 is 0 where 0 * -inf would be NaN
+
+
+class HeadStats(NamedTuple):
+    """Statistics of one query's attention over its valid keys, float32 [.., H] (float64 for float64)."""
+
+    entropy: Tensor
+    """bits"""
+    entropy_normalized: Tensor
+    """entropy / log2(keys), 0 where there is one key"""
+    mean_abs_score: Tensor
+    """mean of |score| entering the softmax"""
+    deviation: Tensor
+    """half the L1 distance of the head's attention to the mean head"""
+    keys: Tensor
+    """number of valid keys, int64 [..]"""
+
+
+def layer_signals(stats: HeadStats) -> Tensor:
+    """The six attention signals of a layer, [.., 6], the order of ``signals.ATTENTION_SIGNALS``.
+
+    attention_entropy (bits), attention_entropy_normalized, attention_varentropy (bits^2), agreement,
+    agreement_seed, interaction_strength. Average over a layer axis afterwards, never before.
+    """
+    figures = (stats.entropy, stats.entropy_normalized, stats.deviation, stats.mean_abs_score)
+    mean = torch.stack(figures).mean(-1)
+    spread = (stats.entropy - mean[0].unsqueeze(-1)).square().mean(-1)
+    seed = 2.0 * mean[2] / stats.keys.clamp(min=1)
+    return torch.stack((mean[0], mean[1], spread, 1.0 - mean[2], seed, mean[3]), dim=-1)
+
+
+def softmax_stats(scores: Tensor, valid: Tensor | None) -> tuple[Tensor, HeadStats]:
+    """Attention probabilities [..., H, K] and their statistics; arguments as :func:`head_stats`."""
+    s = scores if scores.dtype in (torch.float32, torch.float64) else scores.float()
+    if valid is None:
+        size = s.abs().sum(-1)
+        keys = torch.full(s.shape[:-2], s.shape[-1], dtype=torch.int64, device=s.device)
+    else:
+        # where, not a product: a masked score may be NaN
+        hidden = ~valid.unsqueeze(-2)
+        size = s.masked_fill(hidden, 0.0).abs_().sum(-1)
+        s = s.masked_fill(hidden, -math.inf)
+        keys = valid.sum(-1).expand(s.shape[:-2])
+    top = s.amax(-1, keepdim=True)
+    d = (s - top.masked_fill(top == -math.inf, 0.0)).clamp_(min=_FLOOR)
+    p = d.exp()
+    z = p.sum(-1, keepdim=True)
+    z = z.masked_fill(z == 0.0, 1.0)  # a query without keys gives zeros, not NaN
+    p.div_(z)
+    nats = (z.log() - d.mul_(p).sum(-1, keepdim=True)).squeeze(-1)
+    entropy = nats * _LOG2_E
+    count = keys.unsqueeze(-1).clamp(min=1)
+    ceiling = count.clamp(min=2).to(s.dtype).log2()
+    deviation = (p - p.mean(-2, keepdim=True)).abs_().sum(-1) * 0.5
+    return p, HeadStats(
+        entropy=entropy,
+        entropy_normalized=torch.where(count > 1, entropy / ceiling, 0.0),
+        mean_abs_score=size / count,
+        deviation=deviation,
+        keys=keys,
+    )
+
+
+def head_stats(scores: Tensor, valid: Tensor | None = None) -> HeadStats:
+    """Statistics of the attention of queries whose ``scores`` [..., H, K] enter the softmax.
+
+    ``valid``: bool [..., K] (broadcast over heads), True where the query may look; all keys if None. Any
+    float dtype and device; no synchronisation. Formulas: ``reference.py``. Raises ValueError on shapes that
+    do not fit.
+    """
+    if scores.dim() < 2 or scores.shape[-1] < 1:
+        raise ValueError(f"scores must have shape [..., H, K] with K >= 1, got {tuple(scores.shape)}")
+    if valid is not None and (valid.dtype != torch.bool or valid.shape[-1] != scores.shape[-1]):
+        raise ValueError(
+            f"valid must be bool [..., {scores.shape[-1]}], got {valid.dtype} {tuple(valid.shape)}"
+        )
+    return softmax_stats(scores, valid)[1]

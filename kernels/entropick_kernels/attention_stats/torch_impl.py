@@ -1,0 +1,138 @@
+"""Attention over a paged KV cache in torch, on any device.
+
+Layout of one layer: ``k_pages, v_pages`` [P, Hk, page, D]; a sequence is a row of page ids. Query head h
+reads key-value head h // (H // Hk). Position i sees j with i - window < j <= i (Hugging Face's convention),
+and softcap * tanh(score / softcap) is applied before the softmax (Gemma 2).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .stats import HeadStats, softmax_stats
+
+_QUERY_BLOCK: Final = 256
+
+
+def write_kv_torch(k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, slots: Tensor) -> None:
+    """See :func:`entropick_kernels.attention_stats.write_kv`."""
+    page = k_pages.shape[2]
+    ids, offsets = slots.long() // page, slots.long() % page
+    k_pages[ids, :, offsets] = k.to(k_pages.dtype)
+    v_pages[ids, :, offsets] = v.to(v_pages.dtype)
+
+
+def _gather(pages: Tensor, ids: Tensor, dtype: torch.dtype) -> Tensor:
+    """Pages [P, Hk, page, D] of ids [.., N] as one run of keys [.., Hk, N * page, D]."""
+    return pages[ids].transpose(-3, -4).flatten(-3, -2).to(dtype)
+
+
+def _capped(scores: Tensor, scale: float, softcap: float | None) -> Tensor:
+    """Scores entering the softmax, in place."""
+    scores.mul_(scale)
+    return scores if softcap is None else scores.div_(softcap).tanh_().mul_(softcap)
+
+
+def decode_attention_torch(
+    q: Tensor,
+    k_pages: Tensor,
+    v_pages: Tensor,
+    page_table: Tensor,
+    lengths: Tensor,
+    *,
+    scale: float,
+    window: int | None,
+    softcap: float | None,
+) -> tuple[Tensor, HeadStats]:
+    """See :func:`entropick_kernels.attention_stats.decode_attention`."""
+    rows, heads, width = q.shape
+    kv_heads = k_pages.shape[1]
+    work = torch.float64 if q.dtype == torch.float64 else torch.float32
+    keys = _gather(k_pages, page_table, work)
+    values = _gather(v_pages, page_table, work)
+    position = torch.arange(keys.shape[-2], device=q.device)
+    ends = lengths.unsqueeze(-1)
+    valid = position < ends
+    if window is not None:
+        valid = valid & (position >= ends - window)
+    grouped = q.to(work).reshape(rows, kv_heads, heads // kv_heads, width)
+    scores = _capped(torch.matmul(grouped, keys.transpose(-1, -2)), scale, softcap)
+    p, stats = softmax_stats(scores.flatten(1, 2), valid)
+    # a stale page may hold anything, and 0 * NaN is NaN
+    values.masked_fill_(~valid[:, None, :, None], 0.0)
+    out = torch.matmul(p.view(rows, kv_heads, -1, p.shape[-1]), values)
+    return out.reshape(rows, heads, width).to(q.dtype), stats
+
+
+def prefill_attention_torch(
+    q: Tensor,
+    k_pages: Tensor,
+    v_pages: Tensor,
+    page_row: Tensor,
+    length: int,
+    *,
+    scale: float,
+    window: int | None,
+    softcap: float | None,
+    want_stats: bool,
+) -> tuple[Tensor, HeadStats | None]:
+    """See :func:`entropick_kernels.attention_stats.prefill_attention`."""
+    n, heads, width = q.shape
+    page, kv_heads = k_pages.shape[2], k_pages.shape[1]
+    group = heads // kv_heads
+    # pages that no query of the chunk can see are not read
+    start = 0 if window is None else max(0, length - n - window + 1) // page * page
+    ids = page_row[start // page : -(-length // page)].long()
+    keys = _gather(k_pages, ids, q.dtype)[:, : length - start]
+    values = _gather(v_pages, ids, q.dtype)[:, : length - start]
+    visible: Tensor | None = None
+    if n > 1 and (n < length - start or window is not None):
+        query_at = torch.arange(length - n, length, device=q.device).unsqueeze(-1)
+        key_at = torch.arange(start, length, device=q.device)
+        visible = key_at <= query_at
+        if window is not None:
+            visible = visible & (key_at > query_at - window)
+    elif n == 1 and window is not None:
+        visible = (torch.arange(start, length, device=q.device) >= length - window).unsqueeze(0)
+    if softcap is None:
+        out = F.scaled_dot_product_attention(
+            q.transpose(0, 1).unsqueeze(0),
+            keys.repeat_interleave(group, dim=0).unsqueeze(0),
+            values.repeat_interleave(group, dim=0).unsqueeze(0),
+            attn_mask=visible,
+            is_causal=visible is None and n > 1,
+            scale=scale,
+        )[0].transpose(0, 1)
+    else:
+        if visible is None and n > 1:
+            visible = torch.ones(n, n, dtype=torch.bool, device=q.device).tril()
+        out = _eager(q, keys, values, visible, scale, softcap)
+    if not want_stats:
+        return out, None
+    seen = keys if window is None else keys[:, max(0, keys.shape[1] - window) :]
+    work = torch.float64 if q.dtype == torch.float64 else torch.float32
+    newest = q[-1].to(work).reshape(kv_heads, group, width)
+    scores = _capped(torch.matmul(newest, seen.to(work).transpose(-1, -2)), scale, softcap)
+    return out, softmax_stats(scores.flatten(0, 1), None)[1]
+
+
+def _eager(
+    q: Tensor, keys: Tensor, values: Tensor, visible: Tensor | None, scale: float, softcap: float
+) -> Tensor:
+    """Softmax attention with a softcap, [n, H, D], by blocks of queries so that the scores stay small."""
+    work = torch.float64 if q.dtype == torch.float64 else torch.float32
+    kv_heads, width = keys.shape[0], q.shape[2]
+    k, v = keys.to(work).transpose(-1, -2).unsqueeze(1), values.to(work).unsqueeze(1)
+    blocks = []
+    for lo in range(0, q.shape[0], _QUERY_BLOCK):
+        block = q[lo : lo + _QUERY_BLOCK].to(work).transpose(0, 1)
+        block = block.reshape(kv_heads, -1, block.shape[1], width)
+        scores = _capped(torch.matmul(block, k), scale, softcap)
+        if visible is not None:
+            scores.masked_fill_(~visible[lo : lo + _QUERY_BLOCK], float("-inf"))
+        blocks.append(torch.matmul(scores.softmax(-1), v).flatten(0, 1).transpose(0, 1))
+    return torch.cat(blocks).reshape(-1, q.shape[1], width).to(q.dtype)
