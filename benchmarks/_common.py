@@ -9,10 +9,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-from entropick_server.engine.torch_engine import TorchEngine
-
 from entropick_pico import grammar, model_path
 from entropick_sampler.params import PolicyConfig, SamplingParams
+from entropick_server.engine.torch_engine import TorchEngine
 from entropick_server.engine.types import EngineOptions, Request, Token
 
 

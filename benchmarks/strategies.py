@@ -13,7 +13,6 @@ import asyncio
 from collections import Counter, defaultdict
 
 from _common import make_engine, prompt_ids, ratio_interval, run_all, unseen_examples, wilson
-
 from entropick_pico import grammar
 from entropick_sampler.params import PolicyConfig, SamplingParams, Strategy
 

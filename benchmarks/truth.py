@@ -16,12 +16,11 @@ import statistics
 from collections import defaultdict
 
 from _common import make_engine, prompt_ids, run_all, unseen_examples
-from entropick_server.engine.torch_engine import TorchEngine
-
 from entropick_pico import grammar
 from entropick_sampler.params import PolicyConfig, SamplingParams
 from entropick_sampler.signals import SIGNAL_NAMES
 from entropick_server.calibration import token_indices
+from entropick_server.engine.torch_engine import TorchEngine
 
 ENTROPY = SIGNAL_NAMES.index("logits_entropy")
 
