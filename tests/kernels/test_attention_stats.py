@@ -22,7 +22,7 @@ from entropick_sampler.signals import ATTENTION_SIGNALS
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "cases.json").read_text())
 NAMES = [s.name for s in ATTENTION_SIGNALS]
-IMPLEMENTATIONS = ["torch"]
+IMPLEMENTATIONS = ["torch", "numba"]
 
 
 def golden_rows():
@@ -421,3 +421,24 @@ def test_write_kv_touches_only_its_slots():
         assert torch.equal(k_pages[page, :, offset], k[t])
         assert torch.equal(v_pages[page, :, offset], v[t])
     assert (k_pages != 0).sum() == 18
+
+
+def test_what_is_out_of_range_is_refused():
+    cache = Cache([20], 2, 16)
+    q, one = torch.zeros(1, 4, 16), torch.zeros(1, 2, 16)
+    for slot in (-1, cache.k.shape[0] * 16):
+        with pytest.raises(IndexError, match="slot"):
+            write_kv(one, one, cache.k, cache.v, torch.tensor([slot]))
+    with pytest.raises(ValueError, match="slots"):
+        write_kv(one, one, cache.k, cache.v, torch.tensor([1, 2]))
+    with pytest.raises(IndexError, match="page"):
+        decode_attention(q, cache.k, cache.v, cache.table + 100, cache.lengths, scale=1.0)
+    for length in (0, 49):
+        with pytest.raises(IndexError, match="length"):
+            decode_attention(q, cache.k, cache.v, cache.table, torch.tensor([length]), scale=1.0)
+    with pytest.raises(ValueError, match="lengths"):
+        decode_attention(q, cache.k, cache.v, cache.table, torch.tensor([3, 4]), scale=1.0)
+    with pytest.raises(ValueError, match="float32"):
+        decode_attention(
+            q.double(), cache.k, cache.v, cache.table, cache.lengths, scale=1.0, implementation="numba"
+        )

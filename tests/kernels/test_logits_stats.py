@@ -41,7 +41,9 @@ def head_and_tail(case: dict) -> np.ndarray:
     return np.log(p, out=np.full(vocabulary, -np.inf), where=p > 0)
 
 
-def assert_matches_reference(stats: LogitsStats, logits: torch.Tensor, rtol: float = 1e-4, atol: float = 1e-5):
+def assert_matches_reference(
+    stats: LogitsStats, logits: torch.Tensor, rtol: float = 1e-4, atol: float = 1e-5
+):
     expected = logits_stats_reference(logits)
     for name, value in stats._asdict().items():
         np.testing.assert_allclose(

@@ -10,6 +10,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from .numba_impl import decode_attention_numba, supports, warmup_numba, write_kv_numba
 from .stats import HeadStats, head_stats, layer_signals
 from .torch_impl import decode_attention_torch, prefill_attention_torch, write_kv_torch
 
@@ -59,12 +60,24 @@ def decode_attention(
     The newest key and value are already in the cache (:func:`write_kv`); every length is at least 1. Query
     head h reads key-value head h // (H // Hk); ``window``: the last so many keys; ``softcap``: tanh cap
     before the softmax. Statistics are of the scores that enter the softmax, over the valid keys only:
-    padding, page order and the other rows do not change them. Raises ValueError on shapes that do not fit.
+    padding, page order and the other rows do not change them.
+
+    ``implementation``: "numba" (native loops; CPU, float32, contiguous pages), "torch" (anything), or None
+    for the fastest that serves these tensors. The statistics may be views of one buffer. Raises ValueError
+    on shapes that do not fit and where the forced implementation cannot serve the tensors, IndexError on the
+    CPU where a page or a length is out of range.
     """
     _check(q, k_pages, v_pages, window, softcap)
-    return decode_attention_torch(
-        q, k_pages, v_pages, page_table, lengths, scale=scale, window=window, softcap=softcap
-    )
+    if page_table.dim() != 2 or page_table.shape[0] != q.shape[0] or lengths.shape != q.shape[:1]:
+        raise ValueError(
+            f"expected page_table [{q.shape[0]}, N] and lengths [{q.shape[0]}], got "
+            f"{tuple(page_table.shape)}, {tuple(lengths.shape)}"
+        )
+    native = implementation != "torch" and supports(q, k_pages, v_pages)
+    if implementation == "numba" and not native:
+        raise ValueError("the native loops need float32 tensors on the CPU and contiguous pages")
+    chosen = decode_attention_numba if native else decode_attention_torch
+    return chosen(q, k_pages, v_pages, page_table, lengths, scale=scale, window=window, softcap=softcap)
 
 
 def prefill_attention(
@@ -96,9 +109,20 @@ def prefill_attention(
 
 
 def write_kv(k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, slots: Tensor) -> None:
-    """Store keys and values k, v [T, Hk, D] in place; slot [T] = page id * page size + offset."""
-    write_kv_torch(k, v, k_pages, v_pages, slots)
+    """Store keys and values k, v [T, Hk, D] in place; slot [T] = page id * page size + offset.
+
+    Raises ValueError on shapes that do not fit, IndexError on the CPU where a slot is out of range.
+    """
+    tail = (k_pages.shape[1], k_pages.shape[3])
+    if k.dim() != 3 or k.shape != v.shape or k.shape[1:] != tail or slots.shape != k.shape[:1]:
+        raise ValueError(
+            f"expected k, v [T, {tail[0]}, {tail[1]}] and slots [T], got {tuple(k.shape)}, {tuple(v.shape)}, "
+            f"{tuple(slots.shape)}"
+        )
+    native = supports(k, k_pages, v_pages) and v.dtype == k.dtype
+    (write_kv_numba if native else write_kv_torch)(k, v, k_pages, v_pages, slots)
 
 
 def warmup() -> None:
-    """Compile what is compiled at first use, so that no request pays for it."""
+    """Compile the native loops now (seconds, once a machine: cached on disk), so that no request waits."""
+    warmup_numba()

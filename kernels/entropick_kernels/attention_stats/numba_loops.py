@@ -1,0 +1,219 @@
+"""Native loops of decode attention with statistics: CPU, float32, paged cache (layout: ``torch_impl``).
+
+One unit of work is (row, key-value head): keys are read once for the whole group of query heads, scores are
+kept, and every sum runs over the row's own keys in their order. So a row's numbers depend on that row alone.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from .._native import native
+
+Float32 = npt.NDArray[np.float32]
+Int32 = npt.NDArray[np.int32]
+
+_LOG2_E: Final = np.float32(1.0 / math.log(2.0))
+_ROUND: Final = np.float32(1.5 * 2**23)
+_LOWEST: Final = np.float32(-126.0)
+_ZERO: Final = np.float32(0.0)
+_HALF: Final = np.float32(0.5)
+_ONE: Final = np.float32(1.0)
+# 2^f on [-0.5, 0.5], minimax, relative error 2e-8 (float32 rounding excluded)
+_C1: Final = np.float32(0.693147180)
+_C2: Final = np.float32(0.240226507)
+_C3: Final = np.float32(0.0555041086)
+_C4: Final = np.float32(0.00961812910)
+_C5: Final = np.float32(0.00133335581)
+_C6: Final = np.float32(0.000154035303)
+
+
+@native("contract")
+def exp2(y: Any) -> Any:
+    """2^y of a float32 y <= 0, at least 2^-126; a NaN stays one. No branches, so that loops vectorise."""
+    y = _LOWEST if y < _LOWEST else y
+    shifted = np.float32(y + _ROUND)  # the low bits now hold round(y)
+    f = np.float32(y - np.float32(shifted - _ROUND))
+    p = np.float32(_C6 * f + _C5)
+    p = np.float32(p * f + _C4)
+    p = np.float32(p * f + _C3)
+    p = np.float32(p * f + _C2)
+    p = np.float32(p * f + _C1)
+    p = np.float32(p * f + _ONE)
+    exponent = np.int32(np.int32(shifted.view(np.int32) + np.int32(127)) << np.int32(23))
+    return np.float32(p * exponent.view(np.float32))
+
+
+@native("contract", "reassoc", "nsz")
+def dots(query: Float32, keys: Float32, first: int, count: int, scale: Any, scores: Float32, at: int) -> None:
+    """scores[at:] = scale * keys[first : first + count] @ query; keys [page, D], four keys at a time."""
+    width = query.shape[0]
+    j = 0
+    while j + 4 <= count:
+        i = first + j
+        s0 = s1 = s2 = s3 = _ZERO
+        for d in range(width):
+            x = query[d]
+            s0 += x * keys[i, d]
+            s1 += x * keys[i + 1, d]
+            s2 += x * keys[i + 2, d]
+            s3 += x * keys[i + 3, d]
+        scores[at + j] = s0 * scale
+        scores[at + j + 1] = s1 * scale
+        scores[at + j + 2] = s2 * scale
+        scores[at + j + 3] = s3 * scale
+        j += 4
+    while j < count:
+        s0 = _ZERO
+        for d in range(width):
+            s0 += query[d] * keys[first + j, d]
+        scores[at + j] = s0 * scale
+        j += 1
+
+
+@native("contract", "reassoc", "nsz")
+def blend(weights: Float32, at: int, values: Float32, first: int, count: int, out: Float32) -> None:
+    """out += weights[at : at + count] @ values[first : first + count]; values [page, D], four at a time."""
+    width = out.shape[0]
+    j = 0
+    while j + 4 <= count:
+        i = first + j
+        w0, w1, w2, w3 = weights[at + j], weights[at + j + 1], weights[at + j + 2], weights[at + j + 3]
+        for d in range(width):
+            out[d] += (
+                w0 * values[i, d] + w1 * values[i + 1, d] + w2 * values[i + 2, d] + w3 * values[i + 3, d]
+            )
+        j += 4
+    while j < count:
+        w0 = weights[at + j]
+        for d in range(width):
+            out[d] += w0 * values[first + j, d]
+        j += 1
+
+
+@native("contract", "reassoc", "nsz")
+def softmax(scores: Float32, n: int, figures: Float32) -> None:
+    """scores[:n] -> probabilities in place; figures = (entropy in bits, over log2 n, mean |score|)."""
+    top = scores[0]
+    for t in range(n):
+        top = scores[t] if scores[t] > top else top
+    z = moment = size = _ZERO
+    for t in range(n):
+        s = scores[t]
+        y = np.float32((s - top) * _LOG2_E)
+        e = exp2(y)
+        scores[t] = e
+        z += e
+        moment += e * y
+        size += abs(s)
+    inverse = _ONE / z
+    for t in range(n):
+        scores[t] *= inverse
+    entropy = np.float32(np.float32(math.log2(z)) - moment * inverse)
+    figures[0] = entropy
+    figures[1] = entropy / np.float32(math.log2(np.float32(n))) if n > 1 else _ZERO
+    figures[2] = size / np.float32(n)
+
+
+@native("contract", "reassoc", "nsz")
+def deviations(p: Float32, n: int, mean: Float32, figures: Float32) -> None:
+    """figures[h, 3] = half the L1 distance of p[h, :n] to the mean head; ``mean`` is scratch of n."""
+    heads = p.shape[0]
+    share = _ONE / np.float32(heads)
+    for t in range(n):
+        mean[t] = p[0, t]
+    for h in range(1, heads):
+        for t in range(n):
+            mean[t] += p[h, t]
+    for t in range(n):
+        mean[t] *= share
+    for h in range(heads):
+        total = _ZERO
+        for t in range(n):
+            total += abs(p[h, t] - mean[t])
+        figures[h, 3] = total * _HALF
+
+
+@native()
+def attend(
+    q: Float32,
+    k_pages: Float32,
+    v_pages: Float32,
+    table: Int32,
+    lengths: Int32,
+    scale: Any,
+    window: int,
+    softcap: Any,
+    p: Float32,
+    out: Float32,
+    figures: Float32,
+    begin: int,
+    end: int,
+) -> None:
+    """Units begin..end of (row, key-value head): out [B, H, D], p [B, H, K], figures [B, H, 4] but the last.
+
+    ``window`` and ``softcap`` are 0 where there is none. Raises IndexError on a page or length out of range.
+    """
+    kv_heads, page = k_pages.shape[1], k_pages.shape[2]
+    group = q.shape[1] // kv_heads
+    for unit in range(begin, end):
+        b, h = unit // kv_heads, unit % kv_heads
+        length = lengths[b]
+        start = length - window if 0 < window < length else 0
+        n = length - start
+        if length < 1 or n > p.shape[2] or length > table.shape[1] * page:
+            raise IndexError("a length is outside its page table")
+        for j in range(start // page, (length - 1) // page + 1):
+            if table[b, j] < 0 or table[b, j] >= k_pages.shape[0]:
+                raise IndexError("a page id is outside the cache")
+        t = start
+        while t < length:
+            i = t % page
+            count = min(page - i, length - t)
+            keys = k_pages[table[b, t // page], h]
+            for g in range(h * group, h * group + group):
+                dots(q[b, g], keys, i, count, scale, p[b, g], t - start)
+            t += count
+        for g in range(h * group, h * group + group):
+            if softcap > 0:
+                for j in range(n):
+                    p[b, g, j] = softcap * np.float32(math.tanh(p[b, g, j] / softcap))
+            softmax(p[b, g], n, figures[b, g])
+            out[b, g] = _ZERO
+        t = start
+        while t < length:
+            i = t % page
+            count = min(page - i, length - t)
+            values = v_pages[table[b, t // page], h]
+            for g in range(h * group, h * group + group):
+                blend(p[b, g], t - start, values, i, count, out[b, g])
+            t += count
+
+
+@native()
+def finish(p: Float32, lengths: Int32, window: int, figures: Float32, begin: int, end: int) -> None:
+    """Rows begin..end: the deviations of their heads, once every head's p is there."""
+    mean = np.empty(p.shape[2], dtype=np.float32)
+    for b in range(begin, end):
+        n = lengths[b]
+        n = window if 0 < window < n else n
+        deviations(p[b], n, mean, figures[b])
+
+
+@native()
+def store(k: Float32, v: Float32, k_pages: Float32, v_pages: Float32, slots: Int32) -> None:
+    """Write keys and values [T, Hk, D] to their slots. Raises IndexError on a slot out of range."""
+    page = k_pages.shape[2]
+    for t in range(slots.shape[0]):
+        if slots[t] < 0 or slots[t] >= k_pages.shape[0] * page:
+            raise IndexError("a slot is outside the cache")
+    for t in range(k.shape[0]):
+        where, offset = slots[t] // page, slots[t] % page
+        for h in range(k.shape[1]):
+            for d in range(k.shape[2]):
+                k_pages[where, h, offset, d] = k[t, h, d]
+                v_pages[where, h, offset, d] = v[t, h, d]
