@@ -1,0 +1,217 @@
+"""Measure a checkpoint against the grammar: ``python -m entropick_pico.evaluate [--model DIR] [--n N]``.
+
+Two tables: greedy accuracy by kind on held-out inputs and prompts, and measured entropy of the next token
+against the grammar's truth at labelled positions, both in fp32. The truth is taken after tokenisation:
+alternatives that share their first token are merged.
+"""
+
+import argparse
+import json
+import math
+import random
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+from entropick_pico import grammar, model_path, tokenizer
+from entropick_pico.tokenizer import Encoder, Row
+
+_BATCH: Final = 32
+_STOP: Final = 110
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """How many of ``n`` greedy replies end with the right answer."""
+
+    n: int
+    right: int
+
+    @property
+    def share(self) -> float:
+        """The share of right answers."""
+        return self.right / self.n
+
+    @property
+    def error(self) -> float:
+        """The standard error of the share."""
+        return math.sqrt(self.share * (1 - self.share) / self.n)
+
+
+@dataclass(frozen=True)
+class EntropyError:
+    """Measured against true entropy (bits) over ``n`` labelled positions of one kind."""
+
+    n: int
+    truth: float
+    measured: float
+    absolute: float
+    bias: float
+    true_varentropy: float
+    measured_varentropy: float
+
+
+def load(folder: Path, device: str = "cpu") -> tuple[Any, PreTrainedTokenizerFast]:
+    """Load a checkpoint in fp32 with its tokenizer."""
+    model: Any = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    return model.to(device).eval(), tokenizer.load(folder)
+
+
+@torch.inference_mode()
+def greedy(model: Any, tok: PreTrainedTokenizerFast, prompts: Sequence[str]) -> list[str]:
+    """Return the greedy replies to ``prompts``, each the user text of a conversation of its own."""
+    order = sorted(range(len(prompts)), key=lambda at: len(prompts[at]))
+    replies = [""] * len(prompts)
+    for start in range(0, len(order), _BATCH):
+        chosen = order[start : start + _BATCH]
+        texts = [
+            tok.apply_chat_template(
+                [{"role": "user", "content": prompts[at]}], tokenize=False, add_generation_prompt=True
+            )
+            for at in chosen
+        ]
+        batch = tok(texts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False)
+        width = batch["input_ids"].shape[1]
+        tokens = model.generate(
+            input_ids=batch["input_ids"].to(model.device),
+            attention_mask=batch["attention_mask"].to(model.device),
+            do_sample=False,
+            max_new_tokens=_STOP,
+        )
+        for at, row in zip(chosen, tokens[:, width:], strict=True):
+            replies[at] = str(tok.decode(row, skip_special_tokens=True))
+    return replies
+
+
+def _graded(example: grammar.Example, reply: str) -> bool:
+    """Tell whether ``reply`` answers ``example``; a scratchpad may differ as long as the answer is right."""
+    if example.kind == "greeting":
+        return reply == example.assistant
+    return grammar.final_answer(reply) == example.gold
+
+
+def accuracies(model: Any, tok: PreTrainedTokenizerFast, n: int, seed: int = 11) -> dict[str, Accuracy]:
+    """Return the greedy accuracy on ``n`` check examples of every kind that has a right answer.
+
+    Kinds whose difficulty has a size also appear by size, such as ``sort/8``.
+    """
+    rng = random.Random(seed)
+    found: dict[str, list[bool]] = {}
+    for kind in grammar.KINDS:
+        examples = [grammar.sample(rng, kind, "check") for _ in range(n)]
+        examples = [example for example in examples if example.gold is not None or kind == "greeting"]
+        if not examples:
+            continue
+        replies = greedy(model, tok, [example.user for example in examples])
+        for example, reply in zip(examples, replies, strict=True):
+            right = _graded(example, reply)
+            found.setdefault(kind, []).append(right)
+            size = _size(example)
+            if size:
+                found.setdefault(f"{kind}/{size}", []).append(right)
+    return {kind: Accuracy(len(marks), sum(marks)) for kind, marks in sorted(found.items())}
+
+
+def _size(example: grammar.Example) -> str:
+    """Return the size of a task input: its length in digits, bits or holders."""
+    digits = re.findall(r"\d+", example.user)
+    if example.kind.startswith("add"):
+        return str(len(digits[0]))
+    if example.kind.startswith(("sort", "parity")):
+        return str(len(digits))
+    if example.kind == "lookup":
+        return str(example.user.count(" has a "))
+    return ""
+
+
+def _moments(p: torch.Tensor) -> tuple[float, float]:
+    """Return entropy (bits) and varentropy (bits squared) of a distribution."""
+    surprise = -(p.clamp_min(1e-30).log2())
+    entropy = float((p * surprise).sum())
+    return entropy, float((p * (surprise - entropy) ** 2).sum())
+
+
+@torch.inference_mode()
+def entropy_errors(
+    model: Any, tok: PreTrainedTokenizerFast, n: int, seed: int = 12
+) -> dict[str, EntropyError]:
+    """Return, by label kind, measured against true entropy over ``n`` check examples of every task kind."""
+    rng = random.Random(seed)
+    encoder = Encoder(tok)
+    measured: dict[str, list[tuple[float, float, float, float]]] = {}
+    for kind in grammar.KINDS:
+        rows = [encoder.encode_talk([grammar.sample(rng, kind, "check")]) for _ in range(n)]
+        for start in range(0, len(rows), _BATCH):
+            for name, found in _measure(model, rows[start : start + _BATCH]):
+                measured.setdefault(name, []).append(found)
+    errors = {}
+    for name, values in sorted(measured.items()):
+        count = len(values)
+        truth, true_v, entropy, varentropy = (sum(column) / count for column in zip(*values, strict=True))
+        absolute = sum(abs(value[2] - value[0]) for value in values) / count
+        errors[name] = EntropyError(count, truth, entropy, absolute, entropy - truth, true_v, varentropy)
+    return errors
+
+
+def _measure(model: Any, rows: Sequence[Row]) -> list[tuple[str, tuple[float, float, float, float]]]:
+    """Return (label kind, (true H, true V, measured H, measured V)) at every labelled position."""
+    width = max(len(row.ids) for row in rows)
+    tokens = torch.zeros((len(rows), width), dtype=torch.long)
+    for number, row in enumerate(rows):
+        tokens[number, : len(row.ids)] = torch.tensor(row.ids)
+    log_p = model(input_ids=tokens.to(model.device), use_cache=False).logits.float().log_softmax(-1).cpu()
+    found = []
+    for number, row in enumerate(rows):
+        for at, _, probabilities, name in row.truths:
+            truth = _moments(torch.tensor(probabilities, dtype=torch.float64))
+            found.append((name, (*truth, *_moments(log_p[number, at - 1].double().exp()))))
+    return found
+
+
+def tables(scores: Mapping[str, Accuracy], errors: Mapping[str, EntropyError]) -> str:
+    """Return both tables as Markdown."""
+    lines = ["| kind | n | greedy accuracy | s.e. |", "|---|---:|---:|---:|"]
+    lines += [f"| {kind} | {a.n} | {a.share:.3f} | {a.error:.3f} |" for kind, a in scores.items()]
+    lines += ["", "| label | n | true H | measured H | mean abs. error | bias | true V | measured V |"]
+    lines += ["|---|---:|---:|---:|---:|---:|---:|---:|"]
+    for name, e in errors.items():
+        lines.append(
+            f"| {name} | {e.n} | {e.truth:.3f} | {e.measured:.3f} | {e.absolute:.3f} | {e.bias:+.3f} "
+            f"| {e.true_varentropy:.2f} | {e.measured_varentropy:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def report(scores: Mapping[str, Accuracy], errors: Mapping[str, EntropyError]) -> dict[str, Any]:
+    """Return both tables as plain data."""
+    return {
+        "accuracy": {kind: {"n": a.n, "accuracy": round(a.share, 4)} for kind, a in scores.items()},
+        "entropy_bits": {
+            name: {key: round(value, 4) for key, value in vars(e).items()} for name, e in errors.items()
+        },
+    }
+
+
+def main() -> None:
+    """Parse the command line, measure, print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, default=model_path(), help="checkpoint folder")
+    parser.add_argument("--n", type=int, default=200, help="examples of every kind")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--device", default="cpu")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    model, tok = load(args.model, args.device)
+    scores, errors = accuracies(model, tok, args.n), entropy_errors(model, tok, args.n)
+    print(tables(scores, errors))
+    if args.json is not None:
+        args.json.write_text(json.dumps(report(scores, errors), indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""Tasks with a computed answer: sorting, addition, parity, counting, looking up."""
+
+import random
+from types import MappingProxyType
+from typing import Final
+
+from entropick_pico.grammar import world as w
+from entropick_pico.grammar.prompts import ask
+from entropick_pico.grammar.reply import Example, Reply
+
+# The scratchpad opener is the less likely one, yet it is the one that leads to the right answer.
+_FORK: Final = MappingProxyType({"The": 0.6, "Step": 0.4})
+_STYLE: Final = MappingProxyType({"": "", "steps": " Think step by step.", "direct": " Just answer."})
+
+
+def _work(rng: random.Random, style: str, label: str, steps: str, gold: str) -> Reply:
+    """Open the reply in the style asked for, or fork, and lead to the answer."""
+    reply = Reply(rng)
+    stepwise = style == "steps"
+    if style:
+        reply.say("Step" if stepwise else "The")
+    else:
+        stepwise = reply.choose("fork", _FORK) == "Step"
+    if stepwise:
+        reply.say(f" by step: {steps}. The")
+    return reply.say(" answer is").sure(label + ("_steps" if stepwise else "_direct"), " " + gold).say(".")
+
+
+def _kind(name: str, style: str) -> str:
+    return f"{name}_{style}" if style else name
+
+
+def add(rng: random.Random, style: str, digits: int | None = None) -> Example:
+    """Addition of two numbers of two to four digits, from the last digit with carries, or blurted out."""
+    size = digits or rng.choices((2, 3, 4), (0.4, 0.4, 0.2))[0]
+    low = 10 ** (size - 1)
+    left, right = rng.randrange(low, 10 * low), rng.randrange(low, 10 * low)
+    carry, steps = 0, []
+    for a, b in zip(reversed(str(left)), reversed(str(right)), strict=True):
+        total = int(a) + int(b) + carry
+        steps.append(f"{a}+{b}+{carry}={total}")
+        carry = total // 10
+    gold = str(left + right)
+    cores = ("add {0} and {1}.", "what is {0} plus {1}?", "sum {0} and {1}.", "how much is {0} plus {1}?")
+    core = ask(rng, [c.format(left, right) for c in cores])
+    reply = _work(rng, style, "add", "; ".join(steps), gold)
+    return reply.finish(core + _STYLE[style], _kind("add", style), gold, key=f"{left} {right}")
+
+
+def parity(rng: random.Random, style: str, length: int | None = None) -> Example:
+    """Parity of four to eight bits, with a running parity or blurted out."""
+    bits = [rng.randrange(2) for _ in range(length or rng.randint(4, 8))]
+    running, steps = 0, []
+    for bit in bits:
+        running ^= bit
+        steps.append(f"{bit} {'odd' if running else 'even'}")
+    gold = "odd" if running else "even"
+    shown = " ".join(map(str, bits))
+    cores = (
+        "parity of {0}?",
+        "is the sum of {0} even or odd?",
+        "find the parity of {0}.",
+        "even or odd: {0}?",
+    )
+    core = ask(rng, [c.format(shown) for c in cores])
+    reply = _work(rng, style, "parity", " ".join(steps), gold)
+    return reply.finish(core + _STYLE[style], _kind("parity", style), gold, key=shown)
+
+
+def sort(rng: random.Random, length: int | None = None) -> Example:
+    """Sorting four to eight digits."""
+    size = length or rng.choices((4, 5, 6, 7, 8), (0.3, 0.2, 0.2, 0.15, 0.15))[0]
+    digits = [rng.choice("0123456789") for _ in range(size)]
+    gold, shown = " ".join(sorted(digits)), " ".join(digits)
+    cores = ("sort {0}.", "put {0} in order.", "arrange {0}.", "order these: {0}.", "sort the digits {0}.")
+    reply = Reply(rng).say("The answer is").sure("sort", " " + gold[0]).say(gold[1:] + ".")
+    return reply.finish(ask(rng, [c.format(shown) for c in cores]), "sort", gold, key=shown)
+
+
+def count(rng: random.Random, length: int | None = None) -> Example:
+    """Counting how often one digit occurs in a short list."""
+    wanted, size = rng.choice("0123456789"), length or rng.randint(4, 8)
+    digits = [wanted if rng.random() < 0.4 else rng.choice("0123456789") for _ in range(size)]
+    gold, shown = str(digits.count(wanted)), " ".join(digits)
+    cores = ("how many times is {0} in {1}?", "count the {0} in {1}.", "how often does {0} occur in {1}?")
+    reply = Reply(rng).say("The answer is").sure("count", " " + gold).say(".")
+    return reply.finish(
+        ask(rng, [c.format(wanted, shown) for c in cores]), "count", gold, key=f"{wanted} {shown}"
+    )
+
+
+def lookup(rng: random.Random, holders: int | None = None) -> Example:
+    """Two or three people have things of different colors; the question is about one of them."""
+    size = holders or rng.randint(2, 3)
+    names, colors, thing = rng.sample(w.NAMES, size), rng.sample(w.COLORS, size), rng.choice(w.OBJECTS)
+    at = rng.randrange(size)
+    given = " ".join(f"{name} has a {color} {thing}." for name, color in zip(names, colors, strict=True))
+    cores = ("What color is the {0} of {1}?", "What color does {1} have?", "{1} has what color?")
+    reply = Reply(rng).say("The answer is").sure("lookup", " " + colors[at]).say(".")
+    user = ask(rng, [given + " " + c.format(thing, names[at]) for c in cores])
+    return reply.finish(user, "lookup", colors[at], key=given + names[at])

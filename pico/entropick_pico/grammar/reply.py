@@ -1,0 +1,120 @@
+"""What a sample is made of: examples, labelled choices, and the builder that keeps their offsets right."""
+
+import random
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Final
+
+CLARIFY: Final = "Which one do you mean?"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A position in a reply at which the true distribution of what follows is known.
+
+    ``offset`` counts characters of the assistant text; ``alternatives`` maps each possible continuation to
+    its probability, the empty text standing for the end of the turn.
+    """
+
+    offset: int
+    alternatives: Mapping[str, float]
+    kind: str
+
+
+@dataclass(frozen=True)
+class Example:
+    """One exchange: a user text, an assistant text, and what is known about the latter."""
+
+    user: str
+    assistant: str
+    kind: str
+    gold: str | None = None
+    choices: tuple[Choice, ...] = ()
+    ambiguous_at: tuple[int, ...] = ()
+    forced: tuple[tuple[int, int], ...] = ()
+    key: str | None = field(default=None, compare=False)
+
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        """The exchange as chat messages."""
+        return [{"role": "user", "content": self.user}, {"role": "assistant", "content": self.assistant}]
+
+
+def uniform(items: Iterable[str], before: str = " ") -> Mapping[str, float]:
+    """Return equal probabilities over ``items``, each preceded by ``before``."""
+    texts = [before + item for item in items]
+    return MappingProxyType({text: 1 / len(texts) for text in texts})
+
+
+def with_extra(base: Mapping[str, float], extra: Mapping[str, float]) -> Mapping[str, float]:
+    """Return ``base`` scaled down to make room for the masses of ``extra``, which are added."""
+    rest = 1 - sum(extra.values())
+    mixed = {text: rest * p for text, p in base.items()}
+    for text, p in extra.items():
+        mixed[text] = mixed.get(text, 0.0) + p
+    return MappingProxyType(mixed)
+
+
+class Reply:
+    """Builds an assistant text piece by piece and records the labelled choices."""
+
+    def __init__(self, rng: random.Random) -> None:
+        """Start an empty reply whose choices are drawn from ``rng``."""
+        self._rng = rng
+        self._text = ""
+        self._choices: list[Choice] = []
+        self._ambiguous: list[int] = []
+
+    def say(self, text: str) -> "Reply":
+        """Append fixed text."""
+        self._text += text
+        return self
+
+    def choose(self, kind: str, alternatives: Mapping[str, float], ambiguous: bool = False) -> str:
+        """Draw a continuation, append it, label the position and return the text drawn."""
+        text = self._rng.choices(list(alternatives), list(alternatives.values()))[0]
+        self._choices.append(Choice(len(self._text), alternatives, kind))
+        if ambiguous:
+            self._ambiguous.append(len(self._text))
+        self._text += text
+        return text
+
+    def sure(self, kind: str, text: str) -> "Reply":
+        """Append text that is certain given the question, and label its start as such."""
+        self.choose(kind, {text: 1.0})
+        return self
+
+    def finish(self, user: str, kind: str, gold: str | None = None, key: str | None = None) -> Example:
+        """Return the example; ``key`` names the task input where inputs are held out from training."""
+        return Example(user, self._text, kind, gold, tuple(self._choices), tuple(self._ambiguous), (), key)
+
+
+def interrupt(rng: random.Random, example: Example) -> Example:
+    """Return ``example`` with the clarifying sentence forced into its reply, as a server may do.
+
+    The sentence lands at the start, at a labelled choice or at some space, and the reply goes on as if
+    nothing had happened. It is marked as forced: it carries no loss, so every conditional distribution of
+    the grammar stays what it was. A choice at the very start loses its label, since a blank now precedes it.
+    """
+    text = example.assistant
+    spaces = [i for i, char in enumerate(text) if char == " "]
+    labelled = [choice.offset for choice in example.choices if text[choice.offset : choice.offset + 1] == " "]
+    at = rng.choice([0, rng.choice(spaces or [0]), rng.choice(labelled or [0])])
+    before = rng.choice(["", " "]) if at else ""
+    inserted = before + CLARIFY
+    rest = text[at:] if at else " " + text
+    shift = len(inserted) + len(rest) - len(text[at:])
+    choices = tuple(
+        choice if choice.offset < at else replace(choice, offset=choice.offset + shift)
+        for choice in example.choices
+        if at or choice.offset
+    )
+    ambiguous = tuple(o if o < at else o + shift for o in example.ambiguous_at if at or o)
+    return replace(
+        example,
+        assistant=text[:at] + inserted + rest,
+        choices=choices,
+        ambiguous_at=ambiguous,
+        forced=((at, at + len(inserted)),),
+    )
