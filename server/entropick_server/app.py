@@ -1,0 +1,106 @@
+"""The application: routes, middleware, errors, and the engine's life."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from .engine.base import Engine
+from .middleware import ApiKey, BodyLimit, RequestId
+from .protocol.errors import ApiError
+from .protocol.requests import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
+from .protocol.responses import Completion, SignalStatistics, SignalValues
+from .routes import chat, completions, models, requests, system, tokenize
+from .settings import Settings
+from .state import ServerState
+from .streaming.sse import error_response
+from .version import server_version
+
+_SHOWN: tuple[type[BaseModel], ...] = (
+    ChatRequest,
+    CompletionRequest,
+    TokenizeRequest,
+    DetokenizeRequest,
+    Completion,
+    SignalValues,
+    SignalStatistics,
+)
+
+
+def create_app(
+    engine: Engine, settings: Settings, on_failure: Callable[[BaseException], None] | None = None
+) -> FastAPI:
+    """The server around ``engine``, which starts with the app and is closed with it.
+
+    ``on_failure`` is told when the model cannot be loaded; the app goes on answering 503.
+    """
+    state = ServerState(engine, settings, on_failure)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        state.begin_loading()
+        try:
+            yield
+        finally:
+            await state.close()
+
+    app = FastAPI(
+        title="entropick",
+        version=server_version(),
+        lifespan=lifespan,
+        # a redirect would answer before the key is asked for, and clients drop bodies on it
+        redirect_slashes=False,
+    )
+    app.state.server = state
+    for module in (chat, completions, models, tokenize, system, requests):
+        app.include_router(module.router)
+    _add_errors(app)
+    # added last runs first: every answer has an id, every refusal too
+    app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
+    if settings.api_key is not None:
+        app.add_middleware(ApiKey, key=settings.api_key.get_secret_value())
+    app.add_middleware(RequestId)
+    _describe(app)
+    return app
+
+
+def _add_errors(app: FastAPI) -> None:
+    @app.exception_handler(ApiError)
+    async def refused(_: Request, error: ApiError) -> Response:
+        return error_response(error)
+
+    @app.exception_handler(HTTPException)
+    async def http_error(_: Request, error: HTTPException) -> Response:
+        messages = {404: "There is no such route.", 405: "This route does not know this method."}
+        message = messages.get(error.status_code, str(error.detail))
+        code = {404: "route_not_found", 405: "method_not_allowed"}.get(error.status_code)
+        return error_response(ApiError(error.status_code, message, code=code, headers=error.headers))
+
+    @app.exception_handler(Exception)
+    async def broken(_: Request, error: Exception) -> Response:
+        # the server's log has the traceback; the client learns no more than that it is our fault
+        return error_response(ApiError(500, "Something went wrong in the server.", code="internal_error"))
+
+
+def _describe(app: FastAPI) -> None:
+    """Put the wire models into the OpenAPI document: the routes read their bodies themselves."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            schema = generate()
+            _, definitions = models_json_schema(
+                [(model, "validation") for model in _SHOWN], ref_template="#/components/schemas/{model}"
+            )
+            schema.setdefault("components", {}).setdefault("schemas", {}).update(definitions["$defs"])
+            app.openapi_schema = schema
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]

@@ -1,0 +1,144 @@
+"""The console script ``entropick``: serve, calibrate, version."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .engine.base import EngineError
+from .settings import Settings, SettingsError, load_settings
+from .version import server_version
+
+_EPILOG = """\
+every option can also be set as ENTROPICK_<NAME> (ENTROPICK_MAX_MODEL_LEN=4096) or in the TOML file that
+--config or ENTROPICK_CONFIG names; the command line wins over the environment, that over the file.
+"""
+# settings whose option is not simply --name VALUE
+_SPECIAL = frozenset({"model", "calibrate", "allow_unvalidated"})
+_CALIBRATION = ("max_model_len", "max_num_batched_tokens", "kv_cache_bytes", "dtype", "device", "threads")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    args = _parser().parse_args(argv)
+    if args.command == "version":
+        print(server_version())
+        return 0
+    options = {name: getattr(args, name, None) for name in Settings.model_fields}
+    given = {name: value for name, value in options.items() if value is not None}
+    try:
+        settings = load_settings(args.config, **given)
+        if args.command == "calibrate":
+            return _calibrate(settings, args.data, args.output)
+        return _serve(settings)
+    except SettingsError as error:
+        return _fail(str(error), 2)
+    except EngineError as error:
+        return _fail(str(error), 1)
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"entropick: error: {message}", file=sys.stderr)
+    return code
+
+
+def _serve(settings: Settings) -> int:
+    # a heavy import (torch), which neither --help nor `version` needs
+    from .engine.torch_engine import TorchEngine
+    from .serve import serve
+
+    engine = TorchEngine(settings.engine_options(settings.model or _shipped_model()))
+    error = serve(engine, settings)
+    if error is None:
+        return 0
+    return _fail(f"the model could not be loaded: {error}", 1)
+
+
+def _shipped_model() -> str:
+    from entropick_pico import model_path
+
+    return str(model_path())
+
+
+def _calibrate(settings: Settings, data: Path, output: Path | None) -> int:
+    from .calibration import calibrate_model
+
+    if not data.is_file():
+        return _fail(f"--data: there is no file {data}", 2)
+    model = settings.model or _shipped_model()
+    try:
+        written = calibrate_model(model, data, output, settings.engine_options(model))
+    except (ValueError, OSError) as error:
+        return _fail(str(error), 1)
+    print(f"profile written to {written}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="entropick",
+        description="An OpenAI-compatible server that measures a language model's uncertainty at every token "
+        "and lets it decide how the token is picked.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    serve = commands.add_parser(
+        "serve",
+        help="serve a model over HTTP",
+        description="Serve a model over HTTP, with OpenAI's API; without MODEL the small shipped one.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    serve.add_argument("model", nargs="?", default=None, metavar="MODEL", help="folder of the model")
+    _add_options(serve, [name for name in Settings.model_fields if name not in _SPECIAL])
+    serve.add_argument(
+        "--no-calibrate",
+        dest="calibrate",
+        action="store_const",
+        const=False,
+        help="serve a model without a profile under preset seed instead of calibrating it first",
+    )
+    calibrate = commands.add_parser(
+        "calibrate",
+        help="measure a model on text and write its profile",
+        description="Run text through a model, measure its signals, and write the profile (TOML) that preset "
+        "'calibrated' reads.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    calibrate.add_argument("model", metavar="MODEL", help="folder of the model")
+    calibrate.add_argument("--data", type=Path, required=True, metavar="FILE", help="text to measure on")
+    calibrate.add_argument(
+        "--output", type=Path, metavar="FILE", help="where to write the profile; left out: where serve looks"
+    )
+    _add_options(calibrate, _CALIBRATION)
+    for command in (serve, calibrate):
+        command.add_argument("--config", type=Path, metavar="FILE", help="TOML file with settings")
+        command.add_argument(
+            "--allow-unvalidated",
+            action="store_const",
+            const=True,
+            help="take an architecture that was not validated",
+        )
+    commands.add_parser("version", help="print the version")
+    return parser
+
+
+def _add_options(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
+    """One option a setting; the values are checked by the settings, so that every source is checked alike."""
+    for name in names:
+        field = Settings.model_fields[name]
+        default: Any = field.get_default()
+        shown = "" if default is None else f" (default: {default})"
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            dest=name,
+            metavar="VALUE",
+            help=f"{field.description}{shown}".replace("%", "%%"),
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,109 @@
+"""The metrics of one server: one registry, fed by the engine's step reports and by the routes."""
+
+from __future__ import annotations
+
+from collections import Counter as Tally
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
+from prometheus_client.exposition import choose_encoder
+
+from ..engine.types import EngineLoad, StepReport
+from .load import LoadCollector
+from .signals import SignalCollector
+
+_SHORT = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5)
+_WAIT = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 30.0)
+_LONG = (0.05, 0.1, 0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 60.0, 120.0, 300.0)
+
+
+class Metrics:
+    """Feed it from one thread, the event loop's."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._model_name = ""
+        self._signals = SignalCollector()
+        self._load = LoadCollector()
+        self._registry.register(self._signals)
+        self._registry.register(self._load)
+        ProcessCollector(registry=self._registry)
+        self._tokens = self._counter(
+            "tokens",
+            "Tokens by the strategy that picked them (none: the policy was off).",
+            "strategy",
+            "forced",
+        )
+        self._prompt_tokens = self._counter(
+            "prompt_tokens", "Prompt tokens of requests that began to answer."
+        )
+        self._generation_tokens = self._counter("generation_tokens", "Tokens that the engine generated.")
+        self._success = self._counter(
+            "request_success",
+            "Requests that ended, by reason (stop, length, cancelled, error).",
+            "finished_reason",
+        )
+        self._first = self._histogram(
+            "time_to_first_token_seconds", "From a request's arrival to its first token.", _WAIT
+        )
+        self._between = self._histogram(
+            "inter_token_latency_seconds", "Between a request's tokens, one observation a token.", _SHORT
+        )
+        self._whole = self._histogram(
+            "e2e_request_latency_seconds", "From a request's arrival to its end.", _LONG
+        )
+        self._queue = self._histogram(
+            "request_queue_time_seconds", "From a request's arrival to its first step.", _WAIT
+        )
+        self._step = self._histogram("engine_step_seconds", "Duration of an engine step.", _SHORT)
+
+    def bind(self, model_name: str, load: Callable[[], EngineLoad]) -> None:
+        """Name the model, once it is loaded."""
+        self._model_name = model_name
+        self._signals.bind(model_name)
+        self._load.bind(model_name, load)
+
+    def on_step(self, report: StepReport) -> None:
+        """Take one engine step (the listener for Engine.subscribe)."""
+        self._signals.observe(report)
+        self._step.labels(self._model_name).observe(report.duration)
+        for request_id, seconds in report.queued_seconds:
+            self._queue.labels(self._model_name).observe(seconds, {"request_id": request_id[:64]})
+        tally: Tally[tuple[str, str]] = Tally(
+            ("none" if token.strategy is None else token.strategy.label, "true" if token.forced else "false")
+            for output in report.outputs
+            for token in output.tokens
+        )
+        for (strategy, forced), count in tally.items():
+            self._tokens.labels(self._model_name, strategy, forced).inc(count)
+        if tally:
+            self._generation_tokens.labels(self._model_name).inc(tally.total())
+
+    def on_first_token(self, request_id: str, seconds: float, prompt_tokens: int) -> None:
+        """A request began to answer."""
+        self._first.labels(self._model_name).observe(seconds, {"request_id": request_id[:64]})
+        self._prompt_tokens.labels(self._model_name).inc(prompt_tokens)
+
+    def on_tokens(self, seconds: float, count: int) -> None:
+        """``count`` further tokens arrived ``seconds`` after the ones before them."""
+        for _ in range(count):
+            self._between.labels(self._model_name).observe(seconds / count)
+
+    def on_end(self, request_id: str, reason: str, seconds: float) -> None:
+        """A request ended, well or not."""
+        self._signals.forget(request_id)
+        self._success.labels(self._model_name, reason).inc()
+        self._whole.labels(self._model_name).observe(seconds, {"request_id": request_id[:64]})
+
+    def expose(self, accept: str) -> tuple[bytes, str]:
+        """The page and its content type; exemplars are in the OpenMetrics form only."""
+        encoder, content_type = choose_encoder(accept)
+        return encoder(self._registry), content_type
+
+    def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
+        return Counter(f"entropick_{name}", help_text, ["model_name", *labels], registry=self._registry)
+
+    def _histogram(self, name: str, help_text: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(
+            f"entropick_{name}", help_text, ["model_name"], registry=self._registry, buckets=buckets
+        )

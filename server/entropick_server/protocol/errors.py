@@ -1,0 +1,58 @@
+"""Refusals in OpenAI's shape: {"error": {"message", "type", "param", "code"}}."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from ..engine.base import EngineDeadError, EngineError, ModelLoadError, QueueFullError
+
+INVALID_REQUEST: Final = "invalid_request_error"
+SERVER_ERROR: Final = "server_error"
+
+
+class ApiError(Exception):
+    """A refusal with its HTTP status. The message is fit for a client: no paths, no echo of large input."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        type: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.param = param
+        self.code = code
+        self.type = type or (SERVER_ERROR if status >= 500 else INVALID_REQUEST)
+        self.headers = dict(headers or {})
+
+    def body(self) -> dict[str, Any]:
+        """The JSON body."""
+        error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+        return {"error": error}
+
+
+def bad_request(message: str, param: str | None = None, code: str | None = None) -> ApiError:
+    """A 400."""
+    return ApiError(400, message, param=param, code=code)
+
+
+def unavailable(message: str, code: str, retry_after: int = 1) -> ApiError:
+    """A 503 that says when to try again."""
+    return ApiError(503, message, code=code, headers={"Retry-After": str(retry_after)})
+
+
+def from_engine(error: EngineError) -> ApiError:
+    """The answer to what an engine raises on purpose."""
+    if isinstance(error, QueueFullError):
+        message = str(error) or "The waiting queue is full; try again later."
+        return unavailable(message, "queue_full")
+    if isinstance(error, EngineDeadError | ModelLoadError):
+        return unavailable(str(error) or "The engine has stopped.", "engine_stopped", retry_after=10)
+    return ApiError(500, str(error) or "The model failed on this request.", code="generation_failed")

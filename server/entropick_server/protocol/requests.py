@@ -1,0 +1,243 @@
+"""What a client may send to the two generating routes."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+
+from entropick_sampler.params import (
+    PolicyConfig,
+    PolicyName,
+    PresetName,
+    TelemetryLevel,
+    check_overrides,
+)
+
+from .errors import bad_request
+from .parsing import WireModel
+from .unserved import not_served
+
+MAX_STOPS = 16
+MAX_STOP_TOKENS = 64
+MAX_PROMPTS = 64
+MAX_TOP_LOGPROBS = 20
+MAX_MESSAGES = 4096
+_BRANCH = "branch"
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+StopString = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+StopStrings = Annotated[list[StopString], BeforeValidator(_as_list), Field(max_length=MAX_STOPS)]
+Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
+Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
+TopLogprobs = Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)]
+
+
+class EntropickOptions(WireModel):
+    """The ``entropick`` block of a request; what is left out is the server's default."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    policy: PolicyName | None = Field(
+        None, description="entropix: the signals decide; fixed: an ordinary sampler"
+    )
+    preset: PresetName | None = Field(None, description="where the policy's numbers come from")
+    overrides: dict[str, Any] | None = Field(None, description="numbers of the policy, by name")
+    telemetry: TelemetryLevel | None = Field(None, description="how much of what was seen comes back")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            raise ValueError("must be an object")
+        if data.get(_BRANCH) is not None:
+            raise not_served("entropick.branch")
+        known = [*cls.model_fields, _BRANCH]
+        for key in data:
+            if key not in known:
+                near = difflib.get_close_matches(key[:64], known, n=1)
+                hint = f"did you mean '{near[0]}'?" if near else f"known names: {', '.join(known)}."
+                raise bad_request(f"entropick.{key[:64]}: no such option; {hint}", f"entropick.{key[:64]}")
+        return {key: value for key, value in data.items() if key != _BRANCH}
+
+    @model_validator(mode="after")
+    def _ranges(self) -> EntropickOptions:
+        try:
+            check_overrides(self.overrides or {})
+        except ValueError as error:
+            param = f"entropick.{str(error).partition(':')[0]}"
+            raise bad_request(f"entropick.{error}", param) from error
+        return self
+
+    def config(self, default: PolicyConfig) -> PolicyConfig:
+        """The request's policy over the server's defaults."""
+        return PolicyConfig(
+            policy=self.policy or default.policy,
+            preset=self.preset or default.preset,
+            overrides=dict(self.overrides or {}),
+            telemetry=self.telemetry or default.telemetry,
+        )
+
+
+class StreamOptions(WireModel):
+    """OpenAI's ``stream_options``."""
+
+    include_usage: bool = False
+
+
+class GenerationRequest(WireModel):
+    """The fields that chat and completions share."""
+
+    model: str | None = Field(None, description="the served model's id; left out: the one that is served")
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: Count | None = None
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    top_k: int | None = Field(None, ge=-1, le=1_000_000, description="-1 or 0: off")
+    min_p: float | None = Field(None, ge=0, le=1)
+    seed: Int64 | None = None
+    stop: StopStrings | None = None
+    stop_token_ids: list[int] | None = Field(None, max_length=MAX_STOP_TOKENS)
+    ignore_eos: bool | None = None
+    entropick: EntropickOptions | None = None
+
+    @model_validator(mode="after")
+    def _stream_options_need_stream(self) -> GenerationRequest:
+        if self.stream_options is not None and not self.stream:
+            raise bad_request("stream_options: only allowed with stream: true.", "stream_options")
+        return self
+
+    @property
+    def limit(self) -> int | None:
+        """The most tokens the client wants, None where it is silent."""
+        return self.max_tokens
+
+    @property
+    def alternatives(self) -> int | None:
+        """How many alternatives to report beside each token; None for no log probabilities."""
+        return None
+
+
+class Message(WireModel):
+    """One turn of a conversation; text only."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _text(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            raise ValueError("must be an object with role and content")
+        if data.get("tool_calls") or data.get("role") in ("tool", "function"):
+            raise not_served("messages[].tool_calls")
+        content = data.get("content")
+        return {**data, "content": _joined(content)} if isinstance(content, list) else data
+
+
+def _joined(parts: list[Any]) -> str:
+    texts = []
+    for part in parts:
+        if not isinstance(part, dict) or not isinstance(part.get("type"), str):
+            raise ValueError("content parts must be objects with a type")
+        if part["type"] != "text":
+            # nothing that a request names is ever fetched or read
+            raise ValueError("content parts other than text are not served")
+        if not isinstance(part.get("text"), str):
+            raise ValueError("a text part must have a text")
+        texts.append(part["text"])
+    return "\n".join(texts)
+
+
+class ChatRequest(GenerationRequest):
+    """POST /v1/chat/completions."""
+
+    messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES)
+    max_completion_tokens: Count | None = None
+    logprobs: bool | None = None
+    top_logprobs: TopLogprobs | None = None
+
+    @model_validator(mode="after")
+    def _top_needs_logprobs(self) -> ChatRequest:
+        if self.top_logprobs is not None and not self.logprobs:
+            raise bad_request("top_logprobs: only allowed with logprobs: true.", "top_logprobs")
+        return self
+
+    @property
+    def limit(self) -> int | None:
+        """OpenAI's newer name wins over the older."""
+        return self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
+
+    @property
+    def alternatives(self) -> int | None:
+        """None unless ``logprobs`` is true."""
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+
+Prompt = str | list[int]
+
+
+def _prompts(value: Any) -> list[Prompt]:
+    """One text, several texts, the ids of one prompt, or the ids of several: always a list of prompts."""
+    if isinstance(value, str):
+        value = [value]
+    if not isinstance(value, list):
+        raise ValueError("must be a string, a list of strings, or token ids")
+    if value and _is_ids(value):
+        value = [value]
+    if not value:
+        raise ValueError("must not be empty")
+    if len(value) > MAX_PROMPTS:
+        raise ValueError(f"at most {MAX_PROMPTS} prompts in one request")
+    for prompt in value:
+        if not isinstance(prompt, str) and not (isinstance(prompt, list) and _is_ids(prompt)):
+            raise ValueError("must be a string, a list of strings, or token ids")
+        if not prompt:
+            raise ValueError("must not be empty")
+    return list(value)
+
+
+def _is_ids(value: list[Any]) -> bool:
+    return all(type(item) is int for item in value)
+
+
+class CompletionRequest(GenerationRequest):
+    """POST /v1/completions."""
+
+    prompt: Annotated[list[Any], BeforeValidator(_prompts)]
+    logprobs: TopLogprobs | None = None
+
+    @property
+    def alternatives(self) -> int | None:
+        """OpenAI's integer ``logprobs``."""
+        return self.logprobs
+
+
+class TokenizeRequest(WireModel):
+    """POST /tokenize: a text, or a conversation as the chat route would see it."""
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: list[Message] | None = Field(None, min_length=1, max_length=MAX_MESSAGES)
+    add_special_tokens: bool = True
+    add_generation_prompt: bool = True
+    return_token_strs: bool | None = None
+
+    @model_validator(mode="after")
+    def _one_of(self) -> TokenizeRequest:
+        if (self.prompt is None) == (self.messages is None):
+            raise bad_request("Exactly one of prompt and messages is required.", "prompt")
+        return self
+
+
+class DetokenizeRequest(WireModel):
+    """POST /detokenize."""
+
+    model: str | None = None
+    tokens: list[int]

@@ -1,0 +1,198 @@
+"""What a client gets back.
+
+Dumped with ``exclude_unset``: a field is on the wire where it was given, null or not.
+
+The signal fields are generated from the table of signals.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field, create_model
+
+from entropick_sampler.signals import SIGNALS
+
+
+class SignalStatistic(BaseModel):
+    """Over the tokens of one choice."""
+
+    mean: float
+    max: float
+
+
+_described: dict[str, Any] = {
+    s.name: (float | None, Field(None, description=f"{s.help} Unit: {s.unit}.")) for s in SIGNALS
+}
+SignalValues: type[BaseModel] = create_model(
+    "SignalValues", __doc__="The signals of one token; what could not be measured is absent.", **_described
+)
+_statistics: dict[str, Any] = {s.name: (SignalStatistic | None, None) for s in SIGNALS}
+SignalStatistics: type[BaseModel] = create_model(
+    "SignalStatistics", __doc__="Mean and maximum of each signal over a choice.", **_statistics
+)
+
+
+class Wire(BaseModel):
+    """Base of every answer."""
+
+    def wire(self) -> str:
+        """The JSON text."""
+        return self.model_dump_json(exclude_unset=True)
+
+
+class ParameterValues(BaseModel):
+    """What one token was drawn with."""
+
+    temperature: float
+    top_p: float
+    top_k: int
+    min_p: float
+    n_candidates: int
+
+
+class CandidateRow(BaseModel):
+    """A drawn candidate of a token."""
+
+    token: str
+    token_id: int
+    logprob: float
+    score: float
+
+
+class DetailRow(BaseModel):
+    """Telemetry ``full``: by monitored layer, and by head where a signal has heads."""
+
+    layers: list[int]
+    attention_entropy: list[list[float]] = Field(description="[layers][heads], bits")
+    interaction_strength: list[list[float]] = Field(description="[layers][heads]")
+    per_layer: dict[str, list[float]]
+
+
+class TokenRow(BaseModel):
+    """One completion token as the sampler saw it."""
+
+    index: int
+    token: str
+    token_id: int
+    strategy: str | None
+    forced: bool
+    parameters: ParameterValues
+    signals: Any = Field(description="signal name -> value; SignalValues")
+    eos: bool = False
+    detail: DetailRow | None = None
+    candidates: list[CandidateRow] | None = None
+
+
+class Summary(BaseModel):
+    """One choice at a glance. ``seed`` replays it."""
+
+    seed: int
+    policy: str
+    preset: str | None
+    profile: str | None
+    signals: Any = Field(description="signal name -> mean and max; SignalStatistics")
+    strategies: dict[str, int]
+    forced_tokens: int
+
+
+class ChoiceTelemetry(BaseModel):
+    """``choices[i].entropick``."""
+
+    summary: Summary | None = None
+    tokens: list[TokenRow] | None = None
+
+
+class Usage(BaseModel):
+    """OpenAI's counts."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class TopLogprob(BaseModel):
+    """An alternative."""
+
+    token: str
+    logprob: float
+    bytes: list[int] | None
+
+
+class TokenLogprob(TopLogprob):
+    """A token with its alternatives."""
+
+    top_logprobs: list[TopLogprob]
+
+
+class ChatLogprobs(BaseModel):
+    """OpenAI's chat form."""
+
+    content: list[TokenLogprob]
+    refusal: None = None
+
+
+class CompletionLogprobs(BaseModel):
+    """OpenAI's older form."""
+
+    tokens: list[str]
+    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]] | None
+    text_offset: list[int]
+
+
+class ChatMessage(BaseModel):
+    """The answer."""
+
+    role: Literal["assistant"]
+    content: str
+    refusal: None = None
+
+
+class ChatDelta(BaseModel):
+    """A piece of it."""
+
+    role: Literal["assistant"] | None = None
+    content: str | None = None
+
+
+class ChatChoice(BaseModel):
+    """One answer."""
+
+    index: int
+    message: ChatMessage
+    logprobs: ChatLogprobs | None
+    finish_reason: str
+    entropick: ChoiceTelemetry | None = None
+
+
+class ChatChunkChoice(BaseModel):
+    """One answer's next piece."""
+
+    index: int
+    delta: ChatDelta
+    logprobs: ChatLogprobs | None = None
+    finish_reason: str | None
+    entropick: ChoiceTelemetry | None = None
+
+
+class CompletionChoice(BaseModel):
+    """One answer, or in a stream its next piece."""
+
+    index: int
+    text: str
+    logprobs: CompletionLogprobs | None
+    finish_reason: str | None
+    entropick: ChoiceTelemetry | None = None
+
+
+class Completion(Wire):
+    """The envelope of all four kinds of answer."""
+
+    id: str
+    object: str
+    created: int
+    model: str
+    system_fingerprint: str | None = None
+    choices: list[ChatChoice | ChatChunkChoice | CompletionChoice]
+    usage: Usage | None = None

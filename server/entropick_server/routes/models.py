@@ -1,0 +1,51 @@
+"""GET /v1/models and /v1/models/{id}."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+
+from ..state import ServerState, server_state
+from ._common import check_model
+
+router = APIRouter()
+
+
+def _card(state: ServerState) -> dict[str, Any]:
+    info = state.info
+    return {
+        "id": info.name,
+        "object": "model",
+        "created": info.created,
+        "owned_by": "entropick",
+        "root": info.name,
+        "parent": None,
+        "max_model_len": info.max_model_len,
+        "entropick": {
+            "architecture": info.architecture,
+            "parameters": info.parameters,
+            "vocab_size": info.vocab_size,
+            "dtype": info.dtype,
+            "device": info.device,
+            "monitored_layers": list(info.monitored_layers),
+            "profile": state.profile_id,
+        },
+    }
+
+
+@router.get("/v1/models")
+async def list_models(request: Request) -> dict[str, Any]:
+    """The one model that is served."""
+    state = server_state(request)
+    state.check_ready()
+    return {"object": "list", "data": [_card(state)]}
+
+
+@router.get("/v1/models/{model_id:path}")
+async def get_model(request: Request, model_id: str) -> dict[str, Any]:
+    """The model of this id."""
+    state = server_state(request)
+    state.check_ready()
+    check_model(model_id, state)
+    return _card(state)

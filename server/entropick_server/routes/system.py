@@ -1,0 +1,61 @@
+"""GET /health, /version, /metrics, /v1/policy."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from entropick_sampler.params import FIXED_BASE, PARAM_RANGES, SEED_PARAMS, Strategy
+from entropick_sampler.signals import SIGNALS
+
+from ..state import server_state
+from ..version import server_version
+
+router = APIRouter()
+
+
+@router.get("/health")
+async def health(request: Request) -> dict[str, str]:
+    """200 while requests are taken, 503 while loading, draining or stopped."""
+    server_state(request).check_ready()
+    return {"status": "ok"}
+
+
+@router.get("/version")
+async def version() -> dict[str, str]:
+    """The server's version."""
+    return {"version": server_version()}
+
+
+@router.get("/metrics")
+async def metrics(request: Request) -> Response:
+    """Prometheus' page; OpenMetrics with exemplars where the scraper accepts it."""
+    page, content_type = server_state(request).metrics.expose(request.headers.get("accept", ""))
+    return Response(page, headers={"Content-Type": content_type})
+
+
+@router.get("/v1/policy")
+async def policy(request: Request) -> dict[str, Any]:
+    """The thresholds and the profile in force with its provenance, and the table of signals."""
+    state = server_state(request)
+    state.check_ready()
+    settings, profile = state.settings, state.engine.profile
+    presets = {"seed": asdict(SEED_PARAMS)}
+    if profile is not None:
+        presets["calibrated"] = asdict(profile.params)
+    preset = settings.preset if settings.preset in presets else "seed"
+    return {
+        "default": {"policy": settings.policy, "preset": preset, "telemetry": settings.telemetry},
+        "presets": presets,
+        "fixed": {name: asdict(FIXED_BASE)[name] for name in ("temperature", "top_p", "top_k", "min_p")},
+        "overrides": {name: {"min": low, "max": high} for name, (low, high) in PARAM_RANGES.items()},
+        "profile": None if profile is None else {"id": profile.id, **profile.as_dict()},
+        "strategies": [strategy.label for strategy in Strategy],
+        "signals": [
+            {"name": s.name, "unit": s.unit, "group": s.group, "help": s.help, "metric": s.metric}
+            for s in SIGNALS
+        ],
+    }

@@ -1,0 +1,125 @@
+"""What can be configured. The only reader of the environment and of configuration files.
+
+A value comes from the command line, else from ENTROPICK_<NAME>, else from the TOML file, else from here.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from entropick_sampler.params import PolicyConfig, PolicyName, PresetName, TelemetryLevel
+
+from .engine.types import EngineOptions
+
+_PREFIX = "ENTROPICK_"
+
+
+class SettingsError(ValueError):
+    """A configuration that cannot be used; the message names the setting."""
+
+
+class Settings(BaseSettings):
+    """Every setting with its default. The help of the command line is taken from the descriptions."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=_PREFIX, env_ignore_empty=True, extra="forbid", frozen=True, protected_namespaces=()
+    )
+
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on, 0 for any free one")
+    model: str | None = Field(None, description="folder of the model; left out: the shipped one")
+    served_model_name: str | None = Field(None, min_length=1, description="the model's id for clients")
+    max_model_len: int | None = Field(None, ge=1, description="tokens of context; left out: the model's own")
+    max_num_seqs: int = Field(16, ge=1, le=4096, description="requests that run at the same time")
+    max_queue: int = Field(256, ge=0, description="requests that may wait; one more is refused with 503")
+    max_num_batched_tokens: int = Field(512, ge=1, description="tokens of one engine step")
+    kv_cache_bytes: int = Field(1 << 29, ge=1 << 16, description="memory for the KV cache")
+    api_key: SecretStr | None = Field(
+        None, min_length=1, description="key that every route but /health asks for"
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="dtype of the weights"
+    )
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    seed: int | None = Field(
+        None, ge=-(2**63), le=2**63 - 1, description="seed of requests that send none; left out: a random one"
+    )
+    threads: int | None = Field(None, ge=1, description="CPU threads of the engine")
+    allow_unvalidated: bool = Field(False, description="serve an architecture that was not validated")
+    calibrate: bool = Field(True, description="calibrate a model without a profile at its first start")
+    profile: str | None = Field(None, description="profile to use instead of the model's own")
+    policy: PolicyName = Field("entropix", description="policy of requests that name none")
+    preset: PresetName = Field("calibrated", description="preset of requests that name none")
+    telemetry: TelemetryLevel = Field("summary", description="telemetry of requests that ask for none")
+    log_level: Literal["critical", "error", "warning", "info", "debug"] = Field(
+        "info", description="log level"
+    )
+    max_body_bytes: int = Field(4 << 20, ge=1024, description="largest request body")
+    drain_seconds: float = Field(30.0, ge=0, description="time for running requests after SIGTERM")
+    write_timeout_seconds: float = Field(60.0, gt=0, description="time a streaming client may not read")
+    recent_requests: int = Field(64, ge=0, le=10_000, description="finished requests kept for /v1/requests")
+
+    @property
+    def default_policy(self) -> PolicyConfig:
+        """What a request without an ``entropick`` block gets."""
+        return PolicyConfig(policy=self.policy, preset=self.preset, telemetry=self.telemetry)
+
+    def engine_options(self, model: str) -> EngineOptions:
+        """How to build the engine for ``model``."""
+        return EngineOptions(
+            model=model,
+            served_model_name=self.served_model_name,
+            max_model_len=self.max_model_len,
+            max_num_seqs=self.max_num_seqs,
+            max_queue=self.max_queue,
+            max_num_batched_tokens=self.max_num_batched_tokens,
+            kv_cache_bytes=self.kv_cache_bytes,
+            dtype=self.dtype,
+            device=self.device,
+            threads=self.threads,
+            allow_unvalidated=self.allow_unvalidated,
+            calibrate=self.calibrate,
+            profile=self.profile,
+            seed=self.seed,
+        )
+
+
+def load_settings(config: Path | None = None, **given: Any) -> Settings:
+    """Settings from all sources; ``given`` wins. Raises SettingsError."""
+    named = config or (Path(env) if (env := os.environ.get(f"{_PREFIX}CONFIG")) else None)
+    if named is not None and not named.is_file():
+        raise SettingsError(f"the configuration file {named} does not exist")
+
+    class FromFile(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            if named is None:
+                return init_settings, env_settings
+            return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, named)
+
+    try:
+        return FromFile(**given)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise SettingsError(f"setting {name}: {first['msg']}") from error
+    except ValueError as error:
+        # tomllib's error; the file's name is the operator's own
+        raise SettingsError(f"the configuration file cannot be read: {error}") from error

@@ -1,0 +1,234 @@
+"""A deterministic engine without a model, and an app around it."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from entropick_sampler.params import Strategy
+from entropick_sampler.profile import Profile
+from entropick_sampler.signals import POLICY_SIGNALS, SIGNAL_NAMES
+from entropick_server.app import create_app
+from entropick_server.engine.base import EngineDeadError, QueueFullError
+from entropick_server.engine.types import (
+    Candidate,
+    EngineLoad,
+    FinishReason,
+    GenerationDefaults,
+    ModelInfo,
+    Request,
+    RequestOutput,
+    StepReport,
+    Token,
+    TokenDetail,
+    TokenParameters,
+)
+from entropick_server.settings import Settings
+
+EOS = 256
+BOS = 257
+PAIR = 258
+"""a token of two characters and part of a third"""
+PAIR_BYTES = b"ab" + "é".encode()[:1]
+VOCAB = 259
+TEXT = "Grüße 🙂 from 北京, fine."
+
+
+class ByteTokenizer:
+    """A token for each byte, so that every character beyond ASCII is split."""
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        return ([BOS] if add_special_tokens else []) + list(text.encode())
+
+    def decode(self, ids: list[int], *, skip_special_tokens: bool) -> str:
+        names = {EOS: "<eos>", BOS: "<bos>"}
+        out, data = "", b""
+        for i in ids:
+            if i in names:
+                out, data = out + data.decode(errors="replace"), b""
+                out += "" if skip_special_tokens else names[i]
+            else:
+                data += self.token_bytes(i) or b""
+        return out + data.decode(errors="replace")
+
+    def token_bytes(self, token_id: int) -> bytes | None:
+        if token_id == PAIR:
+            return PAIR_BYTES
+        return bytes([token_id]) if token_id < EOS else None
+
+    def apply_chat_template(
+        self, messages: list[dict[str, Any]], *, add_generation_prompt: bool
+    ) -> list[int]:
+        if messages[0]["role"] == "assistant":
+            raise ValueError("the first message must not be the assistant's")
+        text = "".join(f"{m['role']}: {m['content']}\n" for m in messages)
+        return self.encode(text, add_special_tokens=True)
+
+
+class FakeEngine:
+    """Answers every prompt with ``script(request)``, token after token, then EOS."""
+
+    def __init__(self, text: str = TEXT, *, delay: float = 0.0, per_step: int = 1) -> None:
+        self.tokenizer = ByteTokenizer()
+        self.script: Callable[[Request], list[int]] = lambda request: list(text.encode())
+        self.delay = delay
+        self.per_step = per_step
+        self.profile: Profile | None = None
+        self.ready = False
+        self.load_error: Exception | None = None
+        self.load_gate = asyncio.Event()
+        self.load_gate.set()
+        self.full = False
+        self.fail_after: int | None = None
+        self.requests: list[Request] = []
+        self.running: dict[int, str] = {}
+        self.closed: list[str] = []
+        self.listeners: list[Callable[[StepReport], None]] = []
+        self.info = ModelInfo(
+            name="fake",
+            source="fake",
+            architecture="Fake",
+            max_model_len=256,
+            vocab_size=VOCAB,
+            eos_token_ids=(EOS,),
+            monitored_layers=(0, 1),
+            parameters=1,
+            dtype="float32",
+            device="cpu",
+            defaults=GenerationDefaults(),
+            created=1,
+        )
+
+    async def start(self) -> None:
+        await self.load_gate.wait()
+        if self.load_error is not None:
+            raise self.load_error
+        self.ready = True
+
+    async def close(self) -> None:
+        self.ready = False
+
+    def load(self) -> EngineLoad:
+        return EngineLoad(len(self.running), 3, len(self.running), 8)
+
+    def subscribe(self, listener: Callable[[StepReport], None]) -> None:
+        self.listeners.append(listener)
+
+    async def generate(self, request: Request) -> AsyncIterator[RequestOutput]:
+        self.requests.append(request)
+        if self.full:
+            raise QueueFullError("the queue is full")
+        slot = next(i for i in range(64) if i not in self.running)
+        self.running[slot] = request.request_id
+        queued = [(request.request_id, time.monotonic() - request.arrival)]
+        ids = [*self.script(request), EOS]
+        limit = request.sampling.max_tokens
+        try:
+            for start in range(0, len(ids), self.per_step):
+                await asyncio.sleep(self.delay)
+                if not self.ready:
+                    raise EngineDeadError("the engine was closed")
+                failed = self.fail_after is not None and start >= self.fail_after
+                cut = ids[start : min(start + self.per_step, limit)]
+                tokens = tuple(self.token(request, start + n, i) for n, i in enumerate(cut))
+                reason = None
+                if failed:
+                    tokens, reason = (), FinishReason.ERROR
+                elif cut[-1] in request.sampling.stop_token_ids:
+                    reason = FinishReason.STOP
+                elif start + len(cut) >= limit or start + len(cut) >= len(ids):
+                    reason = FinishReason.LENGTH
+                output = RequestOutput(
+                    request.request_id, tokens, reason, "logits were NaN" if failed else None
+                )
+                report = StepReport((output,), (slot,), self.load(), tuple(queued), 0.01)
+                queued.clear()
+                for listener in self.listeners:
+                    listener(report)
+                yield output
+                if reason is not None:
+                    return
+        finally:
+            del self.running[slot]
+            self.closed.append(request.request_id)
+
+    def token(self, request: Request, index: int, token_id: int) -> Token:
+        """A token whose figures depend on seed and position alone; agreement is not measurable."""
+        base = (request.sampling.seed + index * 7) % 50 / 10
+        signals = tuple(None if n == "agreement" else base + k / 10 for k, n in enumerate(SIGNAL_NAMES))
+        off = request.policy.policy == "fixed" or request.sampling.temperature == 0
+        detail = None
+        if request.policy.telemetry == "full":
+            detail = TokenDetail(
+                (0, 1),
+                ((1.0, 2.0),) * 2,
+                ((3.0, 4.0),) * 2,
+                {"agreement": (0.1, 0.2)},
+                (Candidate(65, -1.0, 2.0),),
+            )
+        asked = request.sampling.logprobs or 0
+        return Token(
+            token_id=token_id,
+            logprob=-0.5,
+            signals=signals,
+            strategy=None if off else Strategy(index % 5),
+            parameters=TokenParameters(0.7, 0.95, 50, 0.02, 1),
+            forced=not off and index == 1,
+            top_logprobs=tuple((65 + n, -1.0 - n) for n in range(asked)),
+            detail=detail,
+        )
+
+
+def make_profile() -> Profile:
+    return Profile(
+        model_hash="m",
+        data_hash="d",
+        layers=(0, 1),
+        date="2026-01-01",
+        tokens=10,
+        quantiles={s.name: tuple(float(q) for q in range(9)) for s in POLICY_SIGNALS},
+        thresholds={"greedy_entropy": 0.5},
+    )
+
+
+def make_settings(**given: Any) -> Settings:
+    return Settings(_env_file=None, **given)  # type: ignore[call-arg]
+
+
+@pytest.fixture
+def settings() -> Settings:
+    return make_settings()
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine()
+
+
+@pytest.fixture
+async def app(engine: FakeEngine, settings: Settings) -> AsyncIterator[FastAPI]:
+    """The running app, its model loaded."""
+    app = create_app(engine, settings)
+    async with app.router.lifespan_context(app):
+        for _ in range(100):
+            if app.state.server.ready:
+                break
+            await asyncio.sleep(0)
+        yield app
+
+
+@pytest.fixture
+async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        yield client
+
+
+replace = dataclasses.replace
