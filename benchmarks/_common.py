@@ -32,10 +32,11 @@ async def run_all(
 
     async def one(i: int) -> list[Token]:
         async with gate:
+            ends = () if sampling[i].ignore_eos else engine.info.eos_token_ids
             request = Request(
                 f"bench-{i}",
                 tuple(prompts[i]),
-                sampling[i],
+                replace(sampling[i], stop_token_ids=ends),
                 policy,
                 time.monotonic(),
                 tuple(forced[i]) if forced else (),

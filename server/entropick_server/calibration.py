@@ -14,7 +14,7 @@ import json
 import sys
 import time
 from collections.abc import AsyncGenerator, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,11 +22,12 @@ import torch
 
 from entropick_sampler.calibrate import Measured, fit
 from entropick_sampler.params import PolicyConfig, SamplingParams
-from entropick_sampler.profile import DEFAULT_CLARIFY_TEXT, Profile
+from entropick_sampler.profile import DEFAULT_CLARIFY_TEXT, PROFILE_FILE, Profile
 from entropick_sampler.signals import SIGNALS
 
 from .engine.base import Engine, Tokenizer
-from .engine.types import Request, Token
+from .engine.torch_engine import TorchEngine
+from .engine.types import EngineOptions, Request, Token
 
 MAX_LINE_BYTES: Final = 1 << 20
 BUILT_IN_TOKENS: Final = 48
@@ -233,3 +234,31 @@ async def calibrate_engine(
         date=datetime.date.today().isoformat(),
         clarify_text=clarify_text,
     )
+
+
+def calibrate_model(
+    model: str, data: Path, output: Path | None, options: EngineOptions, clarify_text: str | None = None
+) -> Path:
+    """Load a model, calibrate it on a file, write the profile; returns its path.
+
+    ``output`` defaults to the profile file beside the weights of a local model; ``clarify_text`` to that of
+    the profile in force. Raises ModelLoadError, CalibrationDataError, ValueError.
+    """
+    return asyncio.run(_calibrate_file(model, data, output, options, clarify_text))
+
+
+async def _calibrate_file(
+    model: str, data: Path, output: Path | None, options: EngineOptions, clarify_text: str | None
+) -> Path:
+    engine = TorchEngine(replace(options, model=model, calibrate=False))
+    await engine.start()
+    try:
+        known = engine.profile.clarify_text if engine.profile else DEFAULT_CLARIFY_TEXT
+        profile = await calibrate_engine(
+            engine, engine.model_hash, data, clarify_text or known, options.max_num_seqs
+        )
+    finally:
+        await engine.close()
+    path = output or Path(model) / PROFILE_FILE
+    profile.save(path)
+    return path
