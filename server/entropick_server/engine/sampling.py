@@ -1,0 +1,180 @@
+"""The step after the forward: a measured batch in, one :class:`~.types.Token` for every row out.
+
+Keeps what the policy remembers of each running sequence, and the resident parameters of the batch; both are
+rebuilt only when another set of sequences runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from entropick_sampler.params import Strategy
+from entropick_sampler.policy import PolicyState, initial_state
+from entropick_sampler.profile import DEFAULT_CLARIFY_TEXT, Profile
+from entropick_sampler.signals import ATTENTION_SIGNALS
+from entropick_sampler.step import SamplerRows, TokenRow, sample_step, unpack
+
+from .base import Tokenizer
+from .model_runner import Measured
+from .sequence import Sequence
+from .types import Candidate, Request, Token, TokenDetail, TokenParameters
+
+_BAD_LOGITS = "the model's logits are not finite (NaN or infinite): the weights or the dtype are at fault"
+
+
+@dataclass(frozen=True, slots=True)
+class ClarifyText:
+    """The clarifying text as tokens: at the beginning of a reply, and behind other tokens."""
+
+    first: tuple[int, ...] = ()
+    later: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, text: str, tokenizer: Tokenizer) -> ClarifyText:
+        """Tokenise once; behind other tokens the text begins with a space."""
+        text = text.strip()
+        if not text:
+            return cls()
+        return cls(
+            tuple(tokenizer.encode(text, add_special_tokens=False)),
+            tuple(tokenizer.encode(" " + text, add_special_tokens=False)),
+        )
+
+    def at(self, sequence: Sequence) -> tuple[int, ...]:
+        """The tokens that would stand at a sequence's next position; none for a replayed one."""
+        if sequence.replay or sequence.request.policy.policy != "entropix":
+            return ()
+        return self.later if sequence.generated else self.first
+
+
+class StepSampler:
+    """Draws the next token of every row of a batch."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        profile: Profile | None,
+        monitored_layers: tuple[int, ...],
+        device: torch.device,
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._layers = monitored_layers
+        self._device = device
+        self.set_profile(profile)
+
+    def set_profile(self, profile: Profile | None) -> None:
+        """Serve with another profile from the next step on."""
+        self._profile = profile
+        text = profile.clarify_text if profile else DEFAULT_CLARIFY_TEXT
+        self._clarify = ClarifyText.of(text, self._tokenizer)
+        self._sequences: tuple[Sequence, ...] = ()
+        self._rows = SamplerRows.build([], profile, self._device)
+        self._state = initial_state(0, self._device)
+
+    def check(self, request: Request) -> None:
+        """Raise ValueError for a request whose row could not be built, before it joins a batch."""
+        if not -(1 << 63) <= request.sampling.seed < 1 << 63:
+            raise ValueError("seed must fit into 64 bits")
+        SamplerRows.build([(request.sampling, request.policy)], self._profile)
+
+    def sample(self, measured: Measured) -> list[Token | str]:
+        """One token for every row, or what is wrong with its logits. Sequences are not changed yet."""
+        sequences = measured.rows
+        self._compose(sequences)
+        clarify = [self._clarify.at(s) for s in sequences]
+        n = len(sequences)
+        numbers = [s.generated for s in sequences]
+        numbers += [s.forced[0] if s.forced else -1 for s in sequences]
+        numbers += [text[0] if text else -1 for text in clarify]
+        columns = torch.tensor(numbers).to(self._device, non_blocking=True).view(3, n)
+        result, self._state = sample_step(
+            measured.logits,
+            measured.signals,
+            None,
+            self._rows,
+            self._state,
+            columns[0],
+            columns[1],
+            columns[2],
+        )
+        lines = unpack(result.pack().cpu())
+        tops = self._top_logprobs(measured)
+        details = self._details(measured, lines)
+        tokens: list[Token | str] = []
+        for i, (sequence, line) in enumerate(zip(sequences, lines, strict=True)):
+            if line.flags:
+                tokens.append(_BAD_LOGITS)
+                continue
+            if line.inserted:
+                sequence.forced.extend(clarify[i])
+            forced = bool(sequence.forced)
+            tokens.append(
+                Token(
+                    line.token,
+                    line.logprob,
+                    line.signals,
+                    Strategy.CLARIFY if forced and not sequence.replay else line.strategy,
+                    TokenParameters(line.temperature, line.top_p, line.top_k, line.min_p, line.n_candidates),
+                    forced,
+                    tops.get(i, ()),
+                    details.get(i),
+                )
+            )
+        return tokens
+
+    def _compose(self, sequences: tuple[Sequence, ...]) -> None:
+        """Resident parameters and policy state for these rows, carried over for those that ran before."""
+        if sequences == self._sequences:
+            return
+        before = {id(s): i for i, s in enumerate(self._sequences)}
+        fresh = len(self._sequences)
+        index = torch.tensor([before.get(id(s), fresh) for s in sequences], device=self._device)
+        blank = initial_state(1, self._device)
+        self._state = PolicyState(
+            *(torch.cat((old, new))[index] for old, new in zip(self._state, blank, strict=True))
+        )
+        self._rows = SamplerRows.build(
+            [(s.request.sampling, s.request.policy) for s in sequences], self._profile, self._device
+        )
+        self._sequences = sequences
+
+    def _top_logprobs(self, measured: Measured) -> dict[int, tuple[tuple[int, float], ...]]:
+        """The most probable tokens of the measured distribution, for the rows that ask: row -> pairs."""
+        wanted = {i: n for i, s in enumerate(measured.rows) if (n := s.request.sampling.logprobs)}
+        if not wanted:
+            return {}
+        logits = _select(measured.logits, list(wanted)).float()
+        best = logits.log_softmax(-1).topk(min(max(wanted.values()), logits.shape[1]))
+        return {
+            i: tuple(zip(ids[:n], values[:n], strict=True))
+            for (i, n), ids, values in zip(
+                wanted.items(), best.indices.tolist(), best.values.tolist(), strict=True
+            )
+        }
+
+    def _details(self, measured: Measured, lines: Seq[TokenRow]) -> dict[int, TokenDetail]:
+        """What telemetry ``full`` adds, for the rows that ask."""
+        wanted = [i for i, s in enumerate(measured.rows) if s.request.policy.telemetry == "full"]
+        if not wanted:
+            return {}
+        entropy = _select(measured.heads.entropy.transpose(0, 1), wanted).tolist()
+        scores = _select(measured.heads.mean_abs_score.transpose(0, 1), wanted).tolist()
+        layers = _select(measured.by_layer.permute(1, 2, 0), wanted).tolist()
+        return {
+            i: TokenDetail(
+                self._layers,
+                tuple(map(tuple, entropy[at])),
+                tuple(map(tuple, scores[at])),
+                {signal.name: tuple(row) for signal, row in zip(ATTENTION_SIGNALS, layers[at], strict=True)},
+                tuple(Candidate(*candidate) for candidate in lines[i].candidates),
+            )
+            for at, i in enumerate(wanted)
+        }
+
+
+def _select(rows: Tensor, wanted: list[int]) -> Tensor:
+    return rows.index_select(0, torch.tensor(wanted, device=rows.device))

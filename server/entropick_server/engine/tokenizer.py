@@ -1,0 +1,121 @@
+"""A Hugging Face fast tokenizer behind :class:`~.base.Tokenizer`, with the exact bytes of every token."""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import lru_cache
+from typing import Any, Final, Literal
+
+from transformers import PreTrainedTokenizerBase
+
+_BYTE_TOKEN: Final = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+_SPACE_MARK: Final = "\u2581"
+
+Scheme = Literal["byte_level", "sentencepiece", "text"]
+
+
+@lru_cache(maxsize=1)
+def byte_map() -> dict[str, int]:
+    """GPT-2's table: the printable character that stands for each byte in a byte-level vocabulary."""
+    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [b for b in range(256) if b not in set(plain)]
+    return {chr(b): b for b in plain} | {chr(256 + i): b for i, b in enumerate(others)}
+
+
+def _decoder_types(decoder: dict[str, Any] | None) -> list[dict[str, Any]]:
+    if decoder is None:
+        return []
+    if decoder.get("type") == "Sequence":
+        return [part for d in decoder["decoders"] for part in _decoder_types(d)]
+    return [decoder]
+
+
+def decoding_scheme(backend_json: str) -> Scheme:
+    """How a tokenizer turns vocabulary strings into text, read from its ``tokenizer.json``.
+
+    ``byte_level``: characters stand for bytes (GPT-2, Llama 3, Qwen). ``sentencepiece``: U+2581 stands for a
+    space and ``<0xNN>`` for a byte (Llama 2, Mistral, Gemma). ``text``: anything else.
+    """
+    parts = _decoder_types(json.loads(backend_json).get("decoder"))
+    kinds = {part["type"] for part in parts}
+    if "ByteLevel" in kinds:
+        return "byte_level"
+    marks = any(p["type"] == "Replace" and p.get("pattern") == {"String": _SPACE_MARK} for p in parts)
+    if marks or kinds & {"Metaspace", "ByteFallback"}:
+        return "sentencepiece"
+    return "text"
+
+
+class FastTokenizer:
+    """Encodes, decodes, applies chat templates.
+
+    ``token_bytes`` is what a token adds to a reply that continues a prompt: the space that some decoders
+    strip from the beginning of a TEXT is kept, because a reply is not the beginning.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Raises ValueError for a tokenizer without a fast backend."""
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            raise ValueError("the model has no fast tokenizer (tokenizer.json)")
+        self._tokenizer = tokenizer
+        self._backend = backend
+        self._scheme = decoding_scheme(backend.to_str())
+        added = backend.get_added_tokens_decoder()
+        self._special = frozenset(tokenizer.all_special_ids) | {i for i, t in added.items() if t.special}
+        self._bytes: dict[int, bytes | None] = {}
+
+    @property
+    def size(self) -> int:
+        """Ids that mean something: 0 .. size."""
+        return int(self._backend.get_vocab_size(with_added_tokens=True))
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """Token ids of a text."""
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=add_special_tokens)
+        return ids
+
+    def decode(self, ids: list[int], *, skip_special_tokens: bool) -> str:
+        """Text of token ids, as they are: no spaces are tidied away."""
+        text: str = self._backend.decode(ids, skip_special_tokens=skip_special_tokens)
+        return text
+
+    def token_bytes(self, token_id: int) -> bytes | None:
+        """The exact bytes of one token; None for a special token or an id the vocabulary does not have."""
+        if token_id not in self._bytes:
+            self._bytes[token_id] = self._measure(token_id)
+        return self._bytes[token_id]
+
+    def apply_chat_template(
+        self, messages: list[dict[str, Any]], *, add_generation_prompt: bool
+    ) -> list[int]:
+        """Token ids of a conversation; raises ValueError where the model has no template or it refuses.
+
+        transformers renders the template in jinja2's sandbox.
+        """
+        if not getattr(self._tokenizer, "chat_template", None):
+            raise ValueError("this model has no chat template; use /v1/completions")
+        text = self._tokenizer.apply_chat_template(
+            messages, add_generation_prompt=add_generation_prompt, tokenize=False
+        )
+        return self.encode(str(text), add_special_tokens=False)
+
+    def _measure(self, token_id: int) -> bytes | None:
+        token = self._backend.id_to_token(token_id) if token_id >= 0 else None
+        if token is None or token_id in self._special:
+            return None
+        if self._scheme == "byte_level":
+            table = byte_map()
+            # a token that was added as plain text is not written in the table's characters
+            return bytes(table[c] for c in token) if all(c in table for c in token) else token.encode()
+        if self._scheme == "sentencepiece":
+            byte = _BYTE_TOKEN.fullmatch(token)
+            return bytes([int(byte[1], 16)]) if byte else token.replace(_SPACE_MARK, " ").encode()
+        return self._in_context(token_id)
+
+    def _in_context(self, token_id: int) -> bytes:
+        """What a token adds behind another one, for decoders that cannot be read token by token."""
+        before = self._backend.decode([token_id], skip_special_tokens=False)
+        both: str = self._backend.decode([token_id, token_id], skip_special_tokens=False)
+        return both[len(before) :].encode()

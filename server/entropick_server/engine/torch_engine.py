@@ -1,0 +1,172 @@
+"""The embedded engine, as the HTTP side sees it: everything here runs in the asyncio loop.
+
+Commands go to the engine's thread through a queue; after every step one ``call_soon_threadsafe`` carries a
+StepReport back, from which each request's own queue is filled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+from entropick_sampler.profile import Profile
+
+from .base import EngineDeadError, EngineError, Tokenizer
+from .profiles import cached_profile_path, check_layers, default_cache
+from .types import EngineLoad, EngineOptions, ModelInfo, Request, RequestOutput, StepReport
+from .worker import Add, Cancel, Served, Stop, UseProfile, Worker
+
+_log = logging.getLogger(__name__)
+
+Calibrator = Callable[["TorchEngine"], Awaitable[Profile]]
+
+
+class TorchEngine:
+    """Implements :class:`~.base.Engine` with transformers' modules and a cache and scheduler of our own."""
+
+    def __init__(
+        self,
+        options: EngineOptions,
+        calibrator: Calibrator | None = None,
+        profile_cache: Path | None = None,
+    ) -> None:
+        """``calibrator`` is awaited at the first start of a model without a profile, before the engine is
+        ready; its profile is kept in ``profile_cache`` (default: the user's cache folder)."""
+        self._options = options
+        self._calibrator = calibrator
+        self._profile_cache = profile_cache or default_cache()
+        self._worker = Worker(options, self._profile_cache, self)
+        self._streams: dict[str, asyncio.Queue[RequestOutput | EngineError]] = {}
+        self._listeners: list[Callable[[StepReport], None]] = []
+        self._served: Served | None = None
+        self._profile: Profile | None = None
+        self._started = False
+        self._alive = False
+        self._ready = False
+
+    @property
+    def info(self) -> ModelInfo:
+        """What is served; raises EngineDeadError before start()."""
+        return self._what.info
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer; raises EngineDeadError before start()."""
+        return self._what.loaded.tokenizer
+
+    @property
+    def model_hash(self) -> str:
+        """Digest of the weights, for a profile's provenance; raises EngineDeadError before start()."""
+        return self._what.loaded.model_hash
+
+    @property
+    def profile(self) -> Profile | None:
+        """The calibration profile in force."""
+        return self._profile
+
+    @property
+    def ready(self) -> bool:
+        """True between start() and close() while the engine is alive."""
+        return self._ready and self._alive
+
+    async def start(self) -> None:
+        """Load in the engine's thread, calibrate if need be; raises ModelLoadError."""
+        if self._started:
+            raise EngineError("an engine is started once; build another one")
+        self._started = True
+        try:
+            self._served = await self._worker.start()
+            self._profile = self._served.profile
+            self._alive = True
+            if self._profile is None and self._options.calibrate and self._calibrator is not None:
+                await self._calibrate(self._calibrator)
+        except BaseException:
+            await self.close()
+            raise
+        self._ready = True
+
+    async def close(self) -> None:
+        """Stop the thread; open streams end with EngineDeadError. Harmless when called again."""
+        self._ready = False
+        self._worker.send(Stop())
+        await self._worker.join()
+        self.on_death("the engine was stopped")
+
+    async def generate(self, request: Request) -> AsyncIterator[RequestOutput]:
+        """Stream a request's outputs; leaving the iterator early cancels the request.
+
+        Raises QueueFullError, EngineDeadError, and EngineError for a request id that is in use.
+        """
+        if not self._alive:
+            raise EngineDeadError("the engine is not running")
+        name = request.request_id
+        if name in self._streams:
+            raise EngineError(f"request id {name!r} is in use")
+        stream: asyncio.Queue[RequestOutput | EngineError] = asyncio.Queue()
+        self._streams[name] = stream
+        self._worker.send(Add(request))
+        ended = False
+        try:
+            while not ended:
+                output = await stream.get()
+                if isinstance(output, EngineError):
+                    ended = True
+                    raise output
+                ended = output.finish_reason is not None
+                yield output
+        finally:
+            del self._streams[name]
+            if not ended:
+                self._worker.send(Cancel(name))
+
+    def load(self) -> EngineLoad:
+        """The gauges after the last step or command."""
+        return self._worker.load
+
+    def subscribe(self, listener: Callable[[StepReport], None]) -> None:
+        """Call ``listener`` in the event loop with every report.
+
+        A report whose duration is 0 is not a step: it tells of cancels and refusals while nothing ran.
+        """
+        self._listeners.append(listener)
+
+    def on_report(self, report: StepReport) -> None:
+        """Called by the worker: hand out what a step did."""
+        for output in report.outputs:
+            stream = self._streams.get(output.request_id)
+            if stream is not None:
+                stream.put_nowait(output)
+        for listener in self._listeners:
+            listener(report)
+
+    def on_refused(self, request_id: str, error: EngineError) -> None:
+        """Called by the worker: a request was not taken."""
+        stream = self._streams.get(request_id)
+        if stream is not None:
+            stream.put_nowait(error)
+
+    def on_death(self, reason: str) -> None:
+        """Called by the worker: end every stream."""
+        self._alive = False
+        for stream in self._streams.values():
+            stream.put_nowait(EngineDeadError(reason))
+
+    @property
+    def _what(self) -> Served:
+        if self._served is None:
+            raise EngineDeadError("the engine has not been started")
+        return self._served
+
+    async def _calibrate(self, calibrator: Calibrator) -> None:
+        profile = await calibrator(self)
+        layers = self.info.monitored_layers
+        check_layers(profile, layers, "from calibration")
+        path = cached_profile_path(self._profile_cache, self.model_hash, layers)
+        try:
+            profile.save(path)
+        except OSError as error:
+            _log.warning("the profile cannot be kept as %s, the next start calibrates again: %s", path, error)
+        self._profile = profile
+        self._worker.send(UseProfile(profile))
