@@ -50,6 +50,11 @@ model: $(BIN)/.dev ## train the shipped model by its recipe (about an hour of on
 	$(BIN)/python -m entropick_pico.train --out build/pico
 	$(BIN)/python -m entropick_pico.evaluate --model build/pico
 
+.PHONY: profile
+profile: $(BIN)/.serve ## calibrate the shipped model on its calibration file
+	$(BIN)/entropick calibrate pico/entropick_pico/model --data pico/entropick_pico/calibration.jsonl \
+	  --clarify-text "Which one do you mean?"
+
 .PHONY: bench
 bench: $(BIN)/.dev ## decode against transformers generate, on this machine
 	$(BIN)/python benchmarks/engine.py

@@ -6,8 +6,12 @@ tensor library.
 """
 
 from pathlib import Path
+from typing import Final
 
-__all__ = ["calibration_path", "model_path"]
+__all__ = ["MODEL_NAME", "calibration_path", "model_path"]
+
+MODEL_NAME: Final = "pico"
+"""The id under which the shipped checkpoint is served."""
 
 _HERE = Path(__file__).resolve().parent
 

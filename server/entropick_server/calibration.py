@@ -236,6 +236,11 @@ async def calibrate_engine(
     )
 
 
+async def calibrate_first(engine: TorchEngine) -> Profile:
+    """What an engine does at first start of a model without a profile: the built-in prompts."""
+    return await calibrate_engine(engine, engine.model_hash)
+
+
 def calibrate_model(
     model: str, data: Path, output: Path | None, options: EngineOptions, clarify_text: str | None = None
 ) -> Path:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from .engine.base import EngineError
+from .engine.types import EngineOptions
 from .settings import Settings, SettingsError, load_settings
 from .version import server_version
 
@@ -32,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         settings = load_settings(args.config, **given)
         if args.command == "calibrate":
-            return _calibrate(settings, args.data, args.output)
+            return _calibrate(settings, args.data, args.output, args.clarify_text)
         return _serve(settings)
     except SettingsError as error:
         return _fail(str(error), 2)
@@ -47,30 +49,34 @@ def _fail(message: str, code: int) -> int:
 
 def _serve(settings: Settings) -> int:
     # a heavy import (torch), which neither --help nor `version` needs
+    from .calibration import calibrate_first
     from .engine.torch_engine import TorchEngine
     from .serve import serve
 
-    engine = TorchEngine(settings.engine_options(settings.model or _shipped_model()))
-    error = serve(engine, settings)
+    error = serve(TorchEngine(_engine_options(settings), calibrate_first), settings)
     if error is None:
         return 0
     return _fail(f"the model could not be loaded: {error}", 1)
 
 
-def _shipped_model() -> str:
-    from entropick_pico import model_path
+def _engine_options(settings: Settings) -> EngineOptions:
+    """Without a model, the shipped one, under its own name."""
+    if settings.model is not None:
+        return settings.engine_options(settings.model)
+    from entropick_pico import MODEL_NAME, model_path
 
-    return str(model_path())
+    options = settings.engine_options(str(model_path()))
+    return replace(options, served_model_name=options.served_model_name or MODEL_NAME)
 
 
-def _calibrate(settings: Settings, data: Path, output: Path | None) -> int:
+def _calibrate(settings: Settings, data: Path, output: Path | None, clarify_text: str | None) -> int:
     from .calibration import calibrate_model
 
     if not data.is_file():
         return _fail(f"--data: there is no file {data}", 2)
-    model = settings.model or _shipped_model()
+    options = _engine_options(settings)
     try:
-        written = calibrate_model(model, data, output, settings.engine_options(model))
+        written = calibrate_model(options.model, data, output, options, clarify_text)
     except (ValueError, OSError) as error:
         return _fail(str(error), 1)
     print(f"profile written to {written}")
@@ -112,6 +118,9 @@ def _parser() -> argparse.ArgumentParser:
     calibrate.add_argument("--data", type=Path, required=True, metavar="FILE", help="text to measure on")
     calibrate.add_argument(
         "--output", type=Path, metavar="FILE", help="where to write the profile; left out: where serve looks"
+    )
+    calibrate.add_argument(
+        "--clarify-text", metavar="TEXT", help="what CLARIFY inserts; left out: that of the profile in force"
     )
     _add_options(calibrate, _CALIBRATION)
     for command in (serve, calibrate):
