@@ -1,0 +1,135 @@
+"""Small random models with a small tokenizer, saved as folders that the engine loads like any other."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GemmaConfig,
+    LlamaConfig,
+    MistralConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from entropick_sampler.params import PolicyConfig, SamplingParams
+from entropick_server.engine.types import Request
+
+VOCAB = 300
+END = 256
+CONTEXT = 256
+CHAT = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+
+
+def tiny_config(name: str) -> PreTrainedConfig:
+    """A configuration by name; wide initial weights, so that attention is far from uniform."""
+    base: dict[str, Any] = {
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "vocab_size": VOCAB,
+        "max_position_embeddings": CONTEXT,
+        "initializer_range": 0.15,
+        "bos_token_id": None,
+        "eos_token_id": END,
+        "pad_token_id": None,
+    }
+    window = {"sliding_window": 16}
+    match name:
+        case "llama":
+            return LlamaConfig(**base)
+        case "llama-rope":
+            rope = {
+                "rope_type": "llama3",
+                "rope_theta": 10000.0,
+                "factor": 4.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 64,
+            }
+            return LlamaConfig(**base, rope_parameters=rope)
+        case "mistral":
+            return MistralConfig(**base, **window)
+        case "qwen2":
+            return Qwen2Config(**base)
+        case "qwen3":
+            return Qwen3Config(**base, **window, use_sliding_window=True, max_window_layers=1)
+        case "gemma":
+            return GemmaConfig(**base)
+        case "gemma2":
+            caps = {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 5.0, "query_pre_attn_scalar": 20}
+            return Gemma2Config(**base, **window, **caps)
+        case "gemma3_text":
+            kinds = ["sliding_attention", "full_attention", "sliding_attention"]
+            return Gemma3TextConfig(**base, **window, layer_types=kinds, query_pre_attn_scalar=20)
+    raise ValueError(name)
+
+
+def tiny_model(name: str, seed: int = 0) -> PreTrainedModel:
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(tiny_config(name), attn_implementation="eager")
+    return model.eval().requires_grad_(False)
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """Every byte is a token: 0 to 255; then one token for the end."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<end>")
+    tokenizer.chat_template = CHAT
+    return tokenizer
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a tiny model, saved once a session."""
+    made: dict[str, Path] = {}
+
+    def folder(name: str) -> Path:
+        if name not in made:
+            made[name] = tmp_path_factory.mktemp("models") / name
+            tiny_model(name).save_pretrained(made[name])
+            byte_tokenizer().save_pretrained(made[name])
+        return made[name]
+
+    return folder
+
+
+@pytest.fixture
+def make_request() -> Callable[..., Request]:
+    """A request with a name of its own; fields of SamplingParams and PolicyConfig by keyword."""
+    count = 0
+
+    def make(
+        prompt: tuple[int, ...] = (1, 2, 3),
+        forced: tuple[int, ...] = (),
+        policy: PolicyConfig | None = None,
+        request_id: str | None = None,
+        **sampling: Any,
+    ) -> Request:
+        nonlocal count
+        count += 1
+        params = SamplingParams(**{"temperature": 1.0, "max_tokens": 8, **sampling})
+        policy = policy or PolicyConfig(policy="fixed")
+        return Request(
+            request_id or f"request-{count}", prompt, params, policy, time.monotonic(), forced_token_ids=forced
+        )
+
+    return make

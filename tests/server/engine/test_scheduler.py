@@ -1,0 +1,188 @@
+"""The scheduler alone: no tensors, no model."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import pytest
+
+from entropick_server.engine.base import QueueFullError
+from entropick_server.engine.pages import PagePool
+from entropick_server.engine.scheduler import Batch, Scheduler
+from entropick_server.engine.sequence import Sequence
+from entropick_server.engine.types import FinishReason, Request
+
+PAGE = 4
+
+
+def build(pages: int = 64, seqs: int = 4, max_queue: int = 8, tokens: int = 16) -> tuple[PagePool, Scheduler]:
+    pool = PagePool(pages)
+    return pool, Scheduler(pool, PAGE, seqs, max_queue, tokens)
+
+
+@pytest.fixture
+def sequence(make_request: Callable[..., Request]) -> Callable[..., Sequence]:
+    def make(prompt: int, tokens: int = 4, **more: object) -> Sequence:
+        request = make_request(tuple(range(prompt)), max_tokens=tokens, **more)
+        return Sequence.of(request, 200)
+
+    return make
+
+
+def run(scheduler: Scheduler, batch: Batch) -> None:
+    """What the engine does after a forward, with a model that always says 7."""
+    scheduler.advance(batch)
+    rows = [*batch.decode, *(c.sequence for c in batch.chunks if c.last)]
+    for s in rows:
+        if s.take(7) is not None:
+            scheduler.finish(s)
+
+
+def test_decode_goes_first_and_prompts_share_what_is_left(sequence: Callable[..., Sequence]) -> None:
+    _, scheduler = build(tokens=16)
+    first, second, third = sequence(10), sequence(20), sequence(3)
+    scheduler.add(first)
+    run(scheduler, scheduler.schedule())
+    scheduler.add(second)
+    scheduler.add(third)
+    batch = scheduler.schedule()
+    assert batch.decode == (first,)
+    assert [(c.sequence, c.start, c.length, c.last) for c in batch.chunks] == [(second, 0, 15, False)]
+    run(scheduler, batch)
+    batch = scheduler.schedule()
+    assert [(c.sequence, c.start, c.length, c.last) for c in batch.chunks] == [
+        (second, 15, 5, True),
+        (third, 0, 3, True),
+    ]
+    assert batch.tokens == 9
+    run(scheduler, batch)
+    assert scheduler.schedule().decode == (first, second, third)
+
+
+def test_first_in_first_out_even_where_a_later_one_would_fit(sequence: Callable[..., Sequence]) -> None:
+    _, scheduler = build(pages=6)
+    running, large, small = sequence(8, 8), sequence(12, 4), sequence(1, 1)
+    for s in (running, large, small):
+        scheduler.add(s)
+    assert scheduler.schedule().sequences == [running]
+    assert scheduler.load().waiting == 2
+
+
+def test_admission_reserves_prompt_and_all_tokens(sequence: Callable[..., Sequence]) -> None:
+    pool, scheduler = build(pages=6)
+    s = sequence(5, 8)
+    scheduler.add(s)
+    scheduler.schedule()
+    assert len(s.pages) == pool.used == 4
+
+
+def test_queue_full_counts_what_free_slots_will_not_take(sequence: Callable[..., Sequence]) -> None:
+    _, scheduler = build(seqs=2, max_queue=1)
+    for _ in range(3):
+        scheduler.add(sequence(2))
+    with pytest.raises(QueueFullError, match="waiting"):
+        scheduler.add(sequence(2))
+    scheduler.schedule()
+    with pytest.raises(QueueFullError):
+        scheduler.add(sequence(2))
+
+
+def test_a_sequence_larger_than_the_cache_is_refused(sequence: Callable[..., Sequence]) -> None:
+    _, scheduler = build(pages=3)
+    with pytest.raises(ValueError, match="pages"):
+        scheduler.add(sequence(10, 4))
+
+
+def test_request_ids_are_unique(sequence: Callable[..., Sequence]) -> None:
+    _, scheduler = build()
+    scheduler.add(sequence(2, request_id="a"))
+    with pytest.raises(ValueError, match="in use"):
+        scheduler.add(sequence(2, request_id="a"))
+
+
+def test_a_budget_that_starves_prompts_is_refused() -> None:
+    with pytest.raises(ValueError, match="must exceed"):
+        build(seqs=8, tokens=8)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_random_arrivals_and_cancels_lose_no_page_and_no_request(
+    seed: int, sequence: Callable[..., Sequence]
+) -> None:
+    rng = random.Random(seed)
+    seqs, tokens = rng.randint(1, 5), rng.randint(6, 24)
+    pool, scheduler = build(pages=rng.randint(12, 40), seqs=seqs, max_queue=6, tokens=tokens)
+    live: list[Sequence] = []
+    cancelled: set[Sequence] = set()
+    for _ in range(150):
+        if rng.random() < 0.4:
+            s = sequence(rng.randint(1, 30), rng.randint(1, 12))
+            try:
+                scheduler.add(s)
+                live.append(s)
+            except QueueFullError:
+                assert scheduler.load().waiting >= 6
+        if live and rng.random() < 0.15:
+            victim = rng.choice(live)
+            cancelled.add(victim)
+            scheduler.finish(victim)
+            scheduler.finish(victim)  # harmless
+        batch = scheduler.schedule()
+        check(batch, pool, seqs, tokens)
+        run(scheduler, batch)
+    while not scheduler.idle:
+        batch = scheduler.schedule()
+        assert batch.tokens, "a step without work while requests wait"
+        check(batch, pool, seqs, tokens)
+        run(scheduler, batch)
+    assert pool.used == 0
+    assert scheduler.load().running == 0
+    for s in live:
+        assert s in cancelled or s.generated == s.request.sampling.max_tokens
+
+
+def check(batch: Batch, pool: PagePool, seqs: int, tokens: int) -> None:
+    everyone = batch.sequences
+    assert batch.tokens <= tokens
+    assert len(everyone) == len(set(everyone)) <= seqs
+    slots = [s.slot for s in everyone]
+    assert len(set(slots)) == len(slots)
+    assert all(0 <= slot < seqs for slot in slots)
+    held = [page for s in everyone for page in s.pages]
+    assert len(set(held)) == len(held) <= pool.used
+    for s in everyone:
+        assert len(s.pages) * PAGE >= s.limit
+
+
+@pytest.mark.parametrize(
+    ("sampling", "tokens", "reason"),
+    [
+        ({"max_tokens": 2}, [7, 7], FinishReason.LENGTH),
+        ({"max_tokens": 9, "stop_token_ids": (5,)}, [7, 5], FinishReason.STOP),
+        ({"max_tokens": 1, "stop_token_ids": (7,)}, [7], FinishReason.STOP),
+        ({"max_tokens": 99}, [7] * 7, FinishReason.LENGTH),
+    ],
+)
+def test_why_a_sequence_ends(
+    sampling: dict[str, object], tokens: list[int], reason: FinishReason, make_request: Callable[..., Request]
+) -> None:
+    s = Sequence.of(make_request((1, 2, 3), **sampling), max_model_len=10)
+    assert [s.take(t) for t in tokens] == [None] * (len(tokens) - 1) + [reason]
+
+
+def test_forced_tokens_end_the_request_and_stop_ids_do_not(make_request: Callable[..., Request]) -> None:
+    s = Sequence.of(make_request((1,), forced=(4, 5, 6), max_tokens=1, stop_token_ids=(5,)), 100)
+    assert s.limit == 4
+    assert [s.take(t) for t in (4, 5, 6)] == [None, None, FinishReason.LENGTH]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "sampling", "message"),
+    [((), {}, "empty"), ((1,) * 10, {}, "context"), ((1,), {"max_tokens": 0}, "at least 1")],
+)
+def test_requests_that_cannot_run(
+    prompt: tuple[int, ...], sampling: dict[str, int], message: str, make_request: Callable[..., Request]
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        Sequence.of(make_request(prompt, **sampling), max_model_len=10)
