@@ -6,12 +6,13 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import numba
+from numba import types
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def native(*flags: str) -> Callable[[Function], Function]:
-    """Decorator: compile a function at its first call for the types it gets.
+    """Compile a function at its first call for the types it gets.
 
     ``flags`` are LLVM fast-math flags. ``reassoc`` lets a sum be vectorised (the order stays a function of
     the length alone); flags that assume away NaN or infinity are never used: a bad row must show.
@@ -25,3 +26,12 @@ def native(*flags: str) -> Callable[[Function], Function]:
             return cast(Function, numba.njit(**options)(function))
 
     return compile_lazily
+
+
+def native_worker(function: Callable[[Any], None]) -> Any:
+    """Compile ``void(int64*)`` for :func:`entropick_kernels._threads.run`, now, not at the first call."""
+    signature = types.void(types.CPointer(types.int64))
+    try:
+        return numba.cfunc(signature, cache=True)(function)
+    except RuntimeError:  # as above
+        return numba.cfunc(signature)(function)

@@ -2,6 +2,8 @@
 
 import json
 import math
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -9,11 +11,13 @@ import numpy as np
 import pytest
 import torch
 
+from entropick_kernels import _threads
 from entropick_kernels.attention_stats import (
     HeadStats,
     decode_attention,
     head_stats,
     layer_signals,
+    numba_impl,
     prefill_attention,
     write_kv,
 )
@@ -442,3 +446,32 @@ def test_what_is_out_of_range_is_refused():
         decode_attention(
             q.double(), cache.k, cache.v, cache.table, cache.lengths, scale=1.0, implementation="numba"
         )
+
+
+def test_several_threads_give_the_numbers_of_one(monkeypatch):
+    lengths = [300, 9, 77, 1]
+    cache = Cache(lengths, 4, 64)
+    q = torch.randn(4, 12, 64, generator=torch.Generator().manual_seed(2))
+    run = partial(decode_attention, q, cache.k, cache.v, cache.table, cache.lengths, scale=0.3)
+    serial = run(implementation="numba")
+    if _threads.torch_openmp() is None:
+        pytest.skip("torch does not run on GNU OpenMP here")
+    before = torch.get_num_threads()
+    monkeypatch.setattr(numba_impl, "threads_for", lambda work: 3)
+    results = [run(implementation="numba")]
+    with ThreadPoolExecutor(2) as pool:  # two callers at a time
+        results += [f.result() for f in [pool.submit(run, implementation="numba") for _ in range(20)]]
+    for out, stats in results:
+        assert torch.equal(out, serial[0])
+        assert all(torch.equal(a, b) for a, b in zip(stats, serial[1], strict=True))
+    assert torch.get_num_threads() == before
+
+
+def test_only_large_loops_get_threads():
+    assert _threads.threads_for(1000) == 1
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        assert _threads.threads_for(1 << 30) == 1
+    finally:
+        torch.set_num_threads(before)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Final
+import functools
+from typing import Any, Final
 
+import numba
 import numpy as np
 import torch
 from torch import Tensor
 
-from .numba_loops import attend, finish, store
+from .._native import native_worker
+from .._threads import address, claim, run, threads_for, torch_openmp
+from .numba_loops import attend, check, finish, store
 from .stats import HeadStats
 
 _SCRATCH_FLOATS: Final = 1 << 24
@@ -20,6 +24,67 @@ def supports(q: Tensor, k_pages: Tensor, v_pages: Tensor) -> bool:
     return all(t.device.type == "cpu" and t.dtype == torch.float32 for t in (q, k_pages, v_pages)) and (
         k_pages.is_contiguous() and v_pages.is_contiguous()
     )
+
+
+def _worker(data: Any) -> None:
+    """One thread's share of :func:`attend` or, in phase 1, of :func:`finish`; ``data`` is laid out below."""
+    rows, heads, width, kv_heads = data[2], data[3], data[4], data[5]
+    count, page, columns, span = data[6], data[7], data[8], data[9]
+    reach, phase = data[10], data[11]
+    lengths = numba.carray(address(data[16]), (rows,), np.int32)
+    p = numba.carray(address(data[17]), (rows, heads, span), np.float32)
+    figures = numba.carray(address(data[18]), (rows, heads, 4), np.float32)
+    if phase == 1:
+        b = claim(data, 1)
+        while b < rows:
+            finish(p, lengths, reach, figures, b, b + 1)
+            b = claim(data, 1)
+        return
+    options = numba.carray(address(data[20]), (2,), np.float32)
+    q = numba.carray(address(data[12]), (rows, heads, width), np.float32)
+    k_pages = numba.carray(address(data[13]), (count, kv_heads, page, width), np.float32)
+    v_pages = numba.carray(address(data[14]), (count, kv_heads, page, width), np.float32)
+    table = numba.carray(address(data[15]), (rows, columns), np.int32)
+    out = numba.carray(address(data[19]), (rows, heads, width), np.float32)
+    unit = claim(data, 0)
+    while unit < rows * kv_heads:
+        attend(
+            q,
+            k_pages,
+            v_pages,
+            table,
+            lengths,
+            options[0],
+            reach,
+            options[1],
+            p,
+            out,
+            figures,
+            unit,
+            unit + 1,
+        )
+        unit = claim(data, 0)
+
+
+@functools.cache
+def _compiled_worker() -> Any:
+    """:func:`_worker` as machine code; compiled at the first use, not at import."""
+    return native_worker(_worker)
+
+
+def _attend_threaded(
+    q: Any, k: Any, v: Any, table: Any, lengths: Any, options: Any, reach: int, p: Any, out: Any,
+    figures: Any, threads: int,
+) -> None:  # fmt: skip
+    """:func:`attend` and :func:`finish` on torch's threads; the same numbers as one thread gives."""
+    rows, heads, width = q.shape
+    count, kv_heads, page, _ = k.shape
+    arrays = (q, k, v, table, lengths, p, figures, out, options)
+    sizes = (rows, heads, width, kv_heads, count, page, table.shape[1], p.shape[2], reach)
+    data = np.array([0, 0, *sizes, 0, *(a.ctypes.data for a in arrays)], dtype=np.int64)
+    run(_compiled_worker(), data, threads)
+    data[11] = 1
+    run(_compiled_worker(), data, threads)
 
 
 def decode_attention_numba(
@@ -34,33 +99,34 @@ def decode_attention_numba(
     softcap: float | None,
 ) -> tuple[Tensor, HeadStats]:
     """See :func:`entropick_kernels.attention_stats.decode_attention`."""
-    rows, heads, _ = q.shape
-    kv_heads, page = k_pages.shape[1], k_pages.shape[2]
+    rows, heads, width = q.shape
+    count, kv_heads, page, _ = k_pages.shape
     out = torch.empty(q.shape)
     figures = torch.empty(rows, heads, 4)
-    keys = lengths.long() if window is None else lengths.long().clamp(max=window)
-    span = page_table.shape[1] * page
-    span = span if window is None else min(span, window)
+    span = page_table.shape[1] * page if window is None else min(page_table.shape[1] * page, window)
     block = max(1, _SCRATCH_FLOATS // (heads * span))
     p = np.empty((min(block, rows), heads, span), dtype=np.float32)
     k, v = k_pages.detach().numpy(), v_pages.detach().numpy()
     query = q.detach().contiguous().numpy()
     table = page_table.to(torch.int32).contiguous().numpy()
-    counts = lengths.to(torch.int32).contiguous().numpy()
-    reach, cap = window or 0, np.float32(softcap or 0.0)
+    ends = lengths.to(torch.int32).contiguous().numpy()
+    reach, options = window or 0, np.array([scale, softcap or 0.0], dtype=np.float32)
+    threads = threads_for(check(table, ends, count, page, reach) * heads * width)
     answer, numbers = out.numpy(), figures.numpy()
     for lo in range(0, rows, block):
         part = slice(lo, lo + block)
-        args = (query[part], k, v, table[part], counts[part], np.float32(scale), reach, cap)
-        here = counts[part].shape[0]
-        attend(*args, p, answer[part], numbers[part], 0, here * kv_heads)
-        finish(p, counts[part], reach, numbers[part], 0, here)
+        inputs, outputs = (query[part], k, v, table[part], ends[part]), (answer[part], numbers[part])
+        if threads > 1:
+            _attend_threaded(*inputs, options, reach, p, *outputs, threads)
+        else:
+            attend(*inputs, options[0], reach, options[1], p, *outputs, 0, ends[part].shape[0] * kv_heads)
+            finish(p, ends[part], reach, numbers[part], 0, ends[part].shape[0])
     return out, HeadStats(
         entropy=figures[..., 0],
         entropy_normalized=figures[..., 1],
         mean_abs_score=figures[..., 2],
         deviation=figures[..., 3],
-        keys=keys,
+        keys=lengths.long() if window is None else lengths.long().clamp(max=window),
     )
 
 
@@ -75,6 +141,8 @@ def write_kv_numba(k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, slots
 
 def warmup_numba() -> None:
     """Compile the loops (or load them from numba's cache)."""
+    if torch_openmp() is not None:
+        _compiled_worker()
     pages = torch.zeros(1, 1, 4, 8)
     one = torch.ones(1, dtype=torch.int32)
     write_kv_numba(torch.zeros(1, 1, 8), torch.zeros(1, 1, 8), pages, pages.clone(), one)

@@ -139,6 +139,22 @@ def deviations(p: Float32, n: int, mean: Float32, figures: Float32) -> None:
 
 
 @native()
+def check(table: Int32, lengths: Int32, pages: int, page: int, window: int) -> int:
+    """Keys that will be read, all rows together. Raises IndexError on a page or a length out of range."""
+    total = 0
+    for b in range(lengths.shape[0]):
+        length = lengths[b]
+        if length < 1 or length > table.shape[1] * page:
+            raise IndexError("a length is outside its page table")
+        start = length - window if 0 < window < length else 0
+        for j in range(start // page, (length - 1) // page + 1):
+            if table[b, j] < 0 or table[b, j] >= pages:
+                raise IndexError("a page id is outside the cache")
+        total += length - start
+    return total
+
+
+@native()
 def attend(
     q: Float32,
     k_pages: Float32,
@@ -156,7 +172,7 @@ def attend(
 ) -> None:
     """Units begin..end of (row, key-value head): out [B, H, D], p [B, H, K], figures [B, H, 4] but the last.
 
-    ``window`` and ``softcap`` are 0 where there is none. Raises IndexError on a page or length out of range.
+    ``window`` and ``softcap`` are 0 where there is none. The arguments have passed :func:`check`.
     """
     kv_heads, page = k_pages.shape[1], k_pages.shape[2]
     group = q.shape[1] // kv_heads
@@ -165,11 +181,6 @@ def attend(
         length = lengths[b]
         start = length - window if 0 < window < length else 0
         n = length - start
-        if length < 1 or n > p.shape[2] or length > table.shape[1] * page:
-            raise IndexError("a length is outside its page table")
-        for j in range(start // page, (length - 1) // page + 1):
-            if table[b, j] < 0 or table[b, j] >= k_pages.shape[0]:
-                raise IndexError("a page id is outside the cache")
         t = start
         while t < length:
             i = t % page
