@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
+import os
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import httpx
 import pytest
-from fastapi import FastAPI
+from openai import AsyncOpenAI
 
 from entropick_sampler.params import Strategy
 from entropick_sampler.profile import Profile
@@ -76,6 +77,7 @@ class FakeEngine:
     """Answers every prompt with ``script(request)``, token after token, then EOS."""
 
     def __init__(self, text: str = TEXT, *, delay: float = 0.0, per_step: int = 1) -> None:
+        self.text = text
         self.tokenizer = ByteTokenizer()
         self.script: Callable[[Request], list[int]] = lambda request: list(text.encode())
         self.delay = delay
@@ -203,32 +205,51 @@ def make_settings(**given: Any) -> Settings:
 
 
 @pytest.fixture
-def settings() -> Settings:
-    return make_settings()
-
-
-@pytest.fixture
 def engine() -> FakeEngine:
     return FakeEngine()
 
 
 @pytest.fixture
-async def app(engine: FakeEngine, settings: Settings) -> AsyncIterator[FastAPI]:
-    """The running app, its model loaded."""
-    app = create_app(engine, settings)
+def profile() -> Profile:
+    return make_profile()
+
+
+@asynccontextmanager
+async def running(engine: FakeEngine, *, wait: bool = True, **given: Any) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of an app around ``engine``; ``client.app`` is the app. The model is loaded if ``wait``."""
+    app = create_app(engine, Settings(**given))
     async with app.router.lifespan_context(app):
-        for _ in range(100):
+        for _ in range(100 if wait else 0):
+            await asyncio.sleep(0)
             if app.state.server.ready:
                 break
-            await asyncio.sleep(0)
-        yield app
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            client.app = app  # type: ignore[attr-defined]
+            yield client
+
+
+Serve = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
 
 
 @pytest.fixture
-async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
-    transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+def serve() -> Serve:
+    return running
+
+
+@pytest.fixture
+async def client(engine: FakeEngine) -> AsyncIterator[httpx.AsyncClient]:
+    async with running(engine) as client:
         yield client
 
 
-replace = dataclasses.replace
+@pytest.fixture
+def openai(client: httpx.AsyncClient) -> AsyncOpenAI:
+    """The official client, talking to the app."""
+    return AsyncOpenAI(api_key="none", base_url="http://test/v1", http_client=client, max_retries=0)
+
+
+@pytest.fixture(autouse=True)
+def _no_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("ENTROPICK_")]:
+        monkeypatch.delenv(name)

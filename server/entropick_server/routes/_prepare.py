@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from jinja2 import TemplateError
+
 from entropick_sampler.params import PolicyConfig, SamplingParams
 
 from ..engine.types import ModelInfo, Request
@@ -45,7 +47,8 @@ async def chat_tokens(
                 turns, add_generation_prompt=add_generation_prompt
             ),
         )
-    except ValueError as error:
+    except (ValueError, TemplateError) as error:
+        # the model's template refuses this conversation (or the model has none)
         raise bad_request(f"messages: {str(error)[:300]}", "messages") from error
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,11 @@ def tiny_config(name: str) -> PreTrainedConfig:
         case "gemma":
             return GemmaConfig(**base)
         case "gemma2":
-            caps = {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 5.0, "query_pre_attn_scalar": 20}
+            caps = {
+                "attn_logit_softcapping": 2.0,
+                "final_logit_softcapping": 5.0,
+                "query_pre_attn_scalar": 20,
+            }
             return Gemma2Config(**base, **window, **caps)
         case "gemma3_text":
             kinds = ["sliding_attention", "full_attention", "sliding_attention"]
@@ -95,6 +99,15 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<end>")
     tokenizer.chat_template = CHAT
     return tokenizer
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads that wait for each other over tensors this small cost more than they do."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
@@ -129,7 +142,12 @@ def make_request() -> Callable[..., Request]:
         params = SamplingParams(**{"temperature": 1.0, "max_tokens": 8, **sampling})
         policy = policy or PolicyConfig(policy="fixed")
         return Request(
-            request_id or f"request-{count}", prompt, params, policy, time.monotonic(), forced_token_ids=forced
+            request_id or f"request-{count}",
+            prompt,
+            params,
+            policy,
+            time.monotonic(),
+            forced_token_ids=forced,
         )
 
     return make

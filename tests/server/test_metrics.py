@@ -1,0 +1,141 @@
+"""Prometheus: every metric moves, nothing stays behind, the page is well formed."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_open
+from prometheus_client.parser import text_string_to_metric_families as parse_plain
+
+from entropick_sampler.signals import SIGNALS, Signal
+from entropick_server.metrics import Metrics
+from entropick_server.metrics.signals import SignalHistogram
+
+CHAT = "/v1/chat/completions"
+BODY = {"messages": [{"role": "user", "content": "Hi"}]}
+
+
+async def samples(client: httpx.AsyncClient) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    page = (await client.get("/metrics")).text
+    return {
+        (s.name, frozenset(s.labels.items())): s.value
+        for family in parse_plain(page)
+        for s in family.samples
+        if s.name.startswith("entropick_")
+    }
+
+
+def total(found: dict[Any, float], name: str, **labels: str) -> float:
+    return sum(v for (n, have), v in found.items() if n == name and set(labels.items()) <= set(have))
+
+
+async def test_the_page_before_the_model_is_loaded(engine: Any, serve: Any) -> None:
+    engine.load_gate.clear()
+    async with serve(engine, wait=False) as client:
+        assert (await client.get("/metrics")).status_code == 200
+        assert await samples(client) == {}
+
+
+async def test_every_metric_moves(engine: Any, serve: Any) -> None:
+    """Whole requests, one that fails and one that is cancelled: each sample of ours changes somewhere."""
+    async with serve(engine) as client:
+        await client.post(CHAT, json=BODY)
+        await client.post(CHAT, json={**BODY, "max_tokens": 1})
+        await client.post(CHAT, json={**BODY, "temperature": 0})
+        engine.fail_after = 2
+        await client.post(CHAT, json=BODY)
+        engine.fail_after = None
+        engine.delay = 0.01
+        slow = asyncio.create_task(client.post(CHAT, json={**BODY, "stream": True}))
+        await asyncio.sleep(0.05)
+        running = await samples(client)
+        slow.cancel()
+        await asyncio.wait({slow})
+        done = await samples(client)
+        names = {name for name, _ in running} | {name for name, _ in done}
+        # this engine does not measure agreement: absent
+        still = {"entropick_agreement_ratio", "entropick_live_agreement_ratio"}
+        for name in names:
+            if name.startswith(tuple(still)):
+                continue
+            assert total(running, name) + total(done, name) > 0, name
+
+
+async def test_counts(engine: Any, serve: Any) -> None:
+    async with serve(engine) as client:
+        usage = (await client.post(CHAT, json=BODY)).json()["usage"]
+        await client.post(CHAT, json={**BODY, "max_tokens": 2, "temperature": 0})
+        found = await samples(client)
+        tokens = usage["completion_tokens"] + 2
+        assert total(found, "entropick_generation_tokens_total") == tokens
+        assert total(found, "entropick_tokens_total") == tokens
+        assert total(found, "entropick_tokens_total", strategy="none") == 2
+        assert total(found, "entropick_tokens_total", forced="true") == 1
+        assert total(found, "entropick_prompt_tokens_total") == 2 * usage["prompt_tokens"]
+        assert total(found, "entropick_logits_entropy_bits_count") == tokens
+        assert total(found, "entropick_logits_entropy_bits_bucket", le="+Inf") == tokens
+        assert total(found, "entropick_agreement_ratio_count") == 0
+        assert total(found, "entropick_request_success_total", finished_reason="stop") == 1
+        assert total(found, "entropick_request_success_total", finished_reason="length") == 1
+        assert total(found, "entropick_time_to_first_token_seconds_count") == 2
+        assert total(found, "entropick_inter_token_latency_seconds_count") == tokens - 2
+        assert total(found, "entropick_e2e_request_latency_seconds_count") == 2
+        assert total(found, "entropick_request_queue_time_seconds_count") == 2
+        assert total(found, "entropick_engine_step_seconds_count") == tokens
+        assert {dict(labels).get("model_name") for _, labels in found} == {"fake"}
+
+
+async def test_gauges_of_running_requests_come_and_go(engine: Any, serve: Any) -> None:
+    async with serve(engine) as client:
+        engine.delay = 0.02
+        both = [asyncio.create_task(client.post(CHAT, json=BODY)) for _ in range(2)]
+        await asyncio.sleep(0.1)
+        found = await samples(client)
+        slots = {dict(k[1])["slot"] for k in found if k[0] == "entropick_live_logits_entropy_bits"}
+        assert slots == {"0", "1"}
+        assert total(found, "entropick_num_requests_running") == 2
+        assert total(found, "entropick_kv_cache_usage_ratio") == pytest.approx(2 / 8)
+        both[0].cancel()
+        engine.delay = 0
+        await both[1]
+        await asyncio.wait(both)
+        found = await samples(client)
+        assert not [k for k in found if k[0].startswith("entropick_live_")]
+        assert total(found, "entropick_num_requests_running") == 0
+
+
+async def test_openmetrics_with_exemplars(client: httpx.AsyncClient) -> None:
+    answer = await client.post(CHAT, json=BODY)
+    page = await client.get("/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"})
+    assert page.headers["content-type"].startswith("application/openmetrics-text")
+    families = {family.name: family for family in parse_open(page.text)}
+    for name in ("entropick_logits_entropy_bits", "entropick_time_to_first_token_seconds"):
+        exemplars = [s.exemplar for s in families[name].samples if s.exemplar]
+        assert {e.labels["request_id"] for e in exemplars} == {answer.json()["id"] + "-0"}
+    assert not any("request_id" in s.labels for f in families.values() for s in f.samples)
+
+
+@pytest.mark.parametrize("signal", SIGNALS, ids=lambda s: s.name)
+def test_histograms_agree_with_counting(signal: Signal) -> None:
+    rng = np.random.default_rng(0)
+    histogram = SignalHistogram(signal)
+    bounds = np.array(signal.buckets)
+    values = np.concatenate([rng.uniform(0, bounds[-1] * 1.2, 200), bounds, [np.nan, np.inf]])
+    for part in np.array_split(values, 7):
+        histogram.observe(part, ["r"] * len(part))
+    known = values[np.isfinite(values)]
+    found = {
+        s.labels["le"]: s.value for s in histogram.family("m").samples if s.name == f"{signal.metric}_bucket"
+    }
+    for bound in signal.buckets:
+        assert found[str(float(bound))] == np.sum(known <= bound)
+    assert found["+Inf"] == len(known)
+
+
+def test_two_apps_do_not_share_metrics() -> None:
+    Metrics()
+    Metrics()

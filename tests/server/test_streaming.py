@@ -1,0 +1,144 @@
+"""Clients that go away or do not read, and how the pieces of a stream come together."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+
+BODY = {"messages": [{"role": "user", "content": "Hello"}]}
+
+
+class Client:
+    """A bare ASGI client that can go away, or stop reading, at any moment."""
+
+    def __init__(self, app: FastAPI, body: dict[str, Any], path: str = "/v1/chat/completions") -> None:
+        self.gone = asyncio.Event()
+        self.blocked = False
+        self.messages: list[dict[str, Any]] = []
+        self.arrived = asyncio.Event()
+        self._request = [{"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}]
+        headers = [(b"content-type", b"application/json")]
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "http_version": "1.1",
+            "method": "POST",
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": b"",
+            "headers": headers,
+            "scheme": "http",
+            "server": ("test", 80),
+            "client": ("test", 1),
+        }
+        self.task = asyncio.create_task(app(scope, self.receive, self.send))
+
+    async def receive(self) -> Any:
+        if self._request:
+            return self._request.pop()
+        await self.gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Any) -> None:
+        if self.blocked:
+            await asyncio.Event().wait()
+        self.messages.append(message)
+        if message.get("body"):
+            self.arrived.set()
+
+
+async def until(condition: Any) -> None:
+    async with asyncio.timeout(3):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("prompts", [1, 3])
+async def test_a_client_that_leaves_cancels_at_once(
+    engine: Any, serve: Any, stream: bool, prompts: int
+) -> None:
+    async with serve(engine) as client:
+        engine.delay = 0.02
+        body = {"prompt": ["Hello"] * prompts, "stream": stream}
+        gone = Client(client.app, body, "/v1/completions")
+        await until(lambda: len(engine.running) == prompts and (gone.arrived.is_set() or not stream))
+        gone.gone.set()
+        await asyncio.wait_for(gone.task, 1)
+        assert engine.running == {}
+        assert len(engine.closed) == prompts
+        newest = client.app.state.server.recent.newest()
+        assert {finished.finish_reason for finished in newest} == {"cancelled"}
+        assert client.app.state.server.in_flight == 0
+        engine.delay = 0
+        assert (await client.post("/v1/completions", json={"prompt": "x"})).status_code == 200
+
+
+async def test_a_client_that_leaves_before_the_first_token(engine: Any, serve: Any) -> None:
+    async with serve(engine) as client:
+        engine.delay = 30
+        gone = Client(client.app, {**BODY, "stream": True})
+        await until(lambda: engine.running)
+        gone.gone.set()
+        await asyncio.wait_for(gone.task, 1)
+        assert engine.running == {}
+        assert gone.messages == []
+
+
+async def test_many_clients_leave(engine: Any, serve: Any) -> None:
+    async with serve(engine) as client:
+        engine.delay = 0.05
+        leaving = [Client(client.app, {**BODY, "stream": n % 2 == 0}) for n in range(60)]
+        await until(lambda: len(engine.running) == 60)
+        for one in leaving:
+            one.gone.set()
+        await asyncio.wait_for(asyncio.gather(*(one.task for one in leaving)), 3)
+        assert engine.running == {}
+        engine.delay = 0
+        assert (await client.post("/v1/chat/completions", json=BODY)).status_code == 200
+
+
+async def test_headers_come_even_if_the_first_token_takes_long(engine: Any, serve: Any) -> None:
+    async with serve(engine) as client:
+        engine.delay = 30
+        waiting = Client(client.app, {**BODY, "stream": True})
+        await until(lambda: waiting.messages)
+        assert waiting.messages[0]["status"] == 200
+        waiting.gone.set()
+        await asyncio.wait_for(waiting.task, 1)
+
+
+async def test_a_client_that_does_not_read_is_dropped(engine: Any, serve: Any) -> None:
+    async with serve(engine, write_timeout_seconds=0.05) as client:
+        engine.delay = 0.01
+        slow = Client(client.app, {**BODY, "stream": True})
+        await slow.arrived.wait()
+        slow.blocked = True
+        await asyncio.wait_for(slow.task, 2)
+        assert engine.running == {}
+        assert slow.messages[-1].get("more_body")
+
+
+async def test_the_engines_end_is_told(engine: Any, serve: Any) -> None:
+    async with serve(engine) as client:
+        engine.delay = 0.01
+        open_stream = Client(client.app, {**BODY, "stream": True})
+        await open_stream.arrived.wait()
+        await client.app.state.server.close()
+        await asyncio.wait_for(open_stream.task, 2)
+        event = open_stream.messages[-2]["body"].decode()
+        assert json.loads(event.removeprefix("data: "))["error"]["code"] == "engine_stopped"
+        assert open_stream.messages[-1]["more_body"] is False
+
+
+async def test_requests_side_by_side(engine: Any, serve: Any) -> None:
+    engine.delay = 0.001
+    engine.script = lambda request: list(reversed(request.prompt_token_ids[1:]))
+    async with serve(engine) as client:
+        prompts = [f"text {n}" for n in range(8)]
+        answers = await asyncio.gather(*(client.post("/v1/completions", json={"prompt": p}) for p in prompts))
+        assert [a.json()["choices"][0]["text"] for a in answers] == [p[::-1] for p in prompts]

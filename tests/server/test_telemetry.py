@@ -1,0 +1,153 @@
+"""Rows and summaries: whole and streamed answers tell the same, one row a completion token."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+
+from entropick_sampler.signals import SIGNAL_NAMES
+
+CHAT = "/v1/chat/completions"
+
+
+def body(telemetry: str, **fields: Any) -> dict[str, Any]:
+    return {
+        "messages": [{"role": "user", "content": "Hi"}],
+        "seed": 42,
+        "entropick": {"telemetry": telemetry},
+        **fields,
+    }
+
+
+async def whole(client: httpx.AsyncClient, fields: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    answer = (await client.post(CHAT, json=fields)).json()
+    return answer["choices"][0].get("entropick", {}), answer["usage"]
+
+
+async def streamed(client: httpx.AsyncClient, fields: dict[str, Any]) -> list[dict[str, Any]]:
+    answer = await client.post(CHAT, json={**fields, "stream": True})
+    events = [e.removeprefix("data: ") for e in answer.text.strip().split("\n\n")]
+    return [json.loads(event)["choices"][0] for event in events[:-1]]
+
+
+async def test_none(client: httpx.AsyncClient) -> None:
+    answer = (await client.post(CHAT, json=body("none"))).json()
+    assert "entropick" not in answer["choices"][0]
+    assert all("entropick" not in choice for choice in await streamed(client, body("none")))
+
+
+async def test_summary_is_the_default(client: httpx.AsyncClient) -> None:
+    answer = (await client.post(CHAT, json={"messages": [{"role": "user", "content": "Hi"}]})).json()
+    assert set(answer["choices"][0]["entropick"]) == {"summary"}
+
+
+async def test_summary(client: httpx.AsyncClient, engine: Any) -> None:
+    told, usage = await whole(client, body("summary"))
+    summary = told["summary"]
+    assert summary["seed"] == 42
+    assert summary["policy"] == "entropix"
+    assert summary["preset"] == "seed"
+    assert summary["profile"] is None
+    # agreement is not measured by this engine: absent, not zero
+    assert set(summary["signals"]) == set(SIGNAL_NAMES) - {"agreement"}
+    tokens = [engine.token(engine.requests[0], i, 65) for i in range(usage["completion_tokens"])]
+    entropies = [t.signals[0] for t in tokens]
+    assert summary["signals"]["logits_entropy"]["mean"] == pytest.approx(sum(entropies) / len(entropies))
+    assert summary["signals"]["logits_entropy"]["max"] == max(entropies)
+    assert sum(summary["strategies"].values()) == usage["completion_tokens"]
+    assert summary["forced_tokens"] == 1
+
+
+@pytest.mark.parametrize(
+    "off", [{"temperature": 0}, {"entropick": {"policy": "fixed", "telemetry": "tokens"}}]
+)
+async def test_no_strategy_is_counted_with_the_policy_off(client: httpx.AsyncClient, off: Any) -> None:
+    told, _ = await whole(client, {**body("tokens"), **off})
+    assert set(told["summary"]["strategies"].values()) == {0}
+    assert {row["strategy"] for row in told["tokens"]} == {None}
+
+
+async def test_a_row_for_each_token(client: httpx.AsyncClient, engine: Any) -> None:
+    told, usage = await whole(client, body("tokens"))
+    rows = told["tokens"]
+    assert len(rows) == usage["completion_tokens"]
+    assert [row["index"] for row in rows] == list(range(len(rows)))
+    assert [row["token_id"] for row in rows] == [*engine.text.encode(), 256]
+    assert rows[-1]["eos"] is True
+    assert rows[-1]["token"] == "<eos>"
+    assert all("eos" not in row for row in rows[:-1])
+    assert set(rows[0]) == {"index", "token", "token_id", "strategy", "forced", "parameters", "signals"}
+    assert rows[0]["strategy"] == "greedy"
+    assert [row["forced"] for row in rows[:3]] == [False, True, False]
+    assert rows[0]["parameters"] == {
+        "temperature": 0.7,
+        "top_p": 0.95,
+        "top_k": 50,
+        "min_p": 0.02,
+        "n_candidates": 1,
+    }
+    assert set(rows[0]["signals"]) == set(SIGNAL_NAMES) - {"agreement"}
+
+
+@pytest.mark.parametrize("level", ["summary", "tokens", "full"])
+@pytest.mark.parametrize("fields", [{}, {"stop": "from 北"}, {"max_tokens": 3}, {"ignore_eos": True}])
+@pytest.mark.parametrize("per_step", [1, 4])
+async def test_whole_and_streamed_are_equal(
+    client: httpx.AsyncClient, engine: Any, level: str, fields: dict[str, Any], per_step: int
+) -> None:
+    engine.per_step = per_step
+    told, usage = await whole(client, body(level, **fields))
+    choices = await streamed(client, body(level, **fields))
+    rows = [row for c in choices for row in c.get("entropick", {}).get("tokens", [])]
+    assert rows == told.get("tokens", [])
+    if level != "summary":
+        assert len(rows) == usage["completion_tokens"]
+    assert choices[-1]["entropick"]["summary"] == told["summary"]
+    assert all("summary" not in c.get("entropick", {}) for c in choices[:-1])
+
+
+async def test_rows_ride_on_the_chunk_that_completes_their_text(client: httpx.AsyncClient) -> None:
+    for choice in (await streamed(client, body("tokens")))[1:-1]:
+        rows = choice["entropick"]["tokens"]
+        assert bytes(row["token_id"] for row in rows).decode() == choice["delta"]["content"]
+
+
+async def test_full_adds_layers_and_candidates(client: httpx.AsyncClient) -> None:
+    row = (await whole(client, body("full")))[0]["tokens"][0]
+    assert row["detail"] == {
+        "layers": [0, 1],
+        "attention_entropy": [[1.0, 2.0], [1.0, 2.0]],
+        "interaction_strength": [[3.0, 4.0], [3.0, 4.0]],
+        "per_layer": {"agreement": [0.1, 0.2]},
+    }
+    assert row["candidates"] == [{"token": "A", "token_id": 65, "logprob": -1.0, "score": 2.0}]
+
+
+async def test_seeds(client: httpx.AsyncClient, engine: Any, serve: Any) -> None:
+    plain = {"messages": [{"role": "user", "content": "Hi"}]}
+    seeds = [(await whole(client, plain))[0]["summary"]["seed"] for _ in range(4)]
+    assert len(set(seeds)) == 4
+    assert all(0 <= seed < 2**53 for seed in seeds)
+    assert [r.sampling.seed for r in engine.requests] == seeds
+    async with serve(type(engine)(), seed=7) as other:
+        assert (await whole(other, plain))[0]["summary"]["seed"] == 7
+
+
+async def test_the_profile_in_force(engine: Any, serve: Any, profile: Any) -> None:
+    engine.profile = profile
+    async with serve(engine) as client:
+        summary = (await whole(client, body("summary")))[0]["summary"]
+        assert summary["preset"] == "calibrated"
+        assert summary["profile"] == profile.id
+        fixed = {"entropick": {"policy": "fixed"}}
+        assert (await whole(client, {**body("summary"), **fixed}))[0]["summary"]["preset"] is None
+
+
+async def test_server_defaults(engine: Any, serve: Any) -> None:
+    async with serve(engine, policy="fixed", telemetry="tokens") as client:
+        told, _ = await whole(client, {"messages": [{"role": "user", "content": "Hi"}]})
+        assert told["summary"]["policy"] == "fixed"
+        assert told["tokens"]
