@@ -76,9 +76,12 @@ class PolicyRows(NamedTuple):
         ranked: Sequence[bool],
         profile: Profile | None,
         device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype = torch.float64,
     ) -> PolicyRows:
-        """Stack the rows of a batch. Raises ValueError where a row is ranked and there is no profile."""
+        """Stack the rows of a batch, in float64 so that telemetry shows what was asked for.
+
+        Raises ValueError where a row is ranked and there is no profile.
+        """
         if profile is None and any(ranked):
             raise ValueError("preset 'calibrated' needs a profile; this model has none, use preset 'seed'")
         table = [[float(getattr(p, name)) for name in PARAM_NAMES] for p in params]
