@@ -1,7 +1,7 @@
 """Training batches: the curriculum, length bucketing, and the loss with known truths."""
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
@@ -25,12 +25,33 @@ _SECOND: Final = (*_FIRST, "add_steps", "parity_steps", "pick", "count")
 _BOOST: Final[Mapping[str, float]] = MappingProxyType({"add_steps": 2.0, "parity_steps": 1.5, "sort": 1.5})
 
 
+# Once everything is in, what is learned early needs less and what is computed needs more.
+_LAST: Final[Mapping[str, float]] = MappingProxyType(
+    {
+        "capital": 0.6,
+        "flag": 0.6,
+        "ambiguous": 0.8,
+        "greeting": 0.6,
+        "add_direct": 0.7,
+        "parity_direct": 0.7,
+        "sort": 1.4,
+        "parity_steps": 2.0,
+        "lookup": 1.2,
+        "count": 1.3,
+        "pick": 1.6,
+    }
+)
+
+
+def _boosted(kinds: Iterable[str], boost: Mapping[str, float]) -> Mapping[str, float]:
+    return MappingProxyType({kind: grammar.WEIGHTS[kind] * boost.get(kind, 1.0) for kind in kinds})
+
+
 def stage_weights(progress: float, first: float, second: float) -> Mapping[str, float]:
     """Return the share of each kind at ``progress`` (0..1); stages end at ``first`` and ``second``."""
     if progress >= second:
-        return grammar.WEIGHTS
-    kinds = _FIRST if progress < first else _SECOND
-    return MappingProxyType({kind: grammar.WEIGHTS[kind] * _BOOST.get(kind, 1.0) for kind in kinds})
+        return _boosted(grammar.KINDS, _LAST)
+    return _boosted(_FIRST if progress < first else _SECOND, _BOOST)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Write conversations of the grammar as JSON lines.
 
-``python -m entropick_pico.data --split calibration --n 600 --seed 1 --out FILE.jsonl``: one exchange a line, with
+``python -m entropick_pico.data --split calibration --out FILE.jsonl``: one exchange a line, with
 the offsets at which a clarifying question would be right and the truth at every labelled position.
 """
 

@@ -26,20 +26,19 @@ class Muon:
     """Momentum whose update is orthogonalised; matrices of one shape are stepped as one batch."""
 
     def __init__(
-        self, parameters: Iterable[nn.Parameter], lr: float, momentum: float = 0.95, decay: float = 0.05
+        self, parameters: Iterable[nn.Parameter], momentum: float = 0.95, decay: float = 0.05
     ) -> None:
-        """Take the matrices to train, the peak learning rate, the momentum and the weight decay."""
+        """Take the matrices to train, the momentum and the weight decay."""
         groups: dict[torch.Size, list[nn.Parameter]] = {}
         for parameter in parameters:
             groups.setdefault(parameter.shape, []).append(parameter)
         self._groups = list(groups.values())
         self._moments = [torch.zeros_like(torch.stack([p.data for p in group])) for group in self._groups]
-        self._lr, self._momentum, self._decay = lr, momentum, decay
+        self._momentum, self._decay = momentum, decay
 
     @torch.no_grad()
-    def step(self, scale: float) -> None:
-        """Update by ``scale`` times the peak learning rate."""
-        rate = self._lr * scale
+    def step(self, rate: float) -> None:
+        """Update with learning rate ``rate``."""
         for group, moment in zip(self._groups, self._moments, strict=True):
             gradients = torch.stack([p.grad if p.grad is not None else torch.zeros_like(p) for p in group])
             moment.lerp_(gradients, 1 - self._momentum)
@@ -60,33 +59,31 @@ class Muon:
 
 
 class Optimizer:
-    """Muon and AdamW under one learning-rate scale."""
+    """Muon and AdamW side by side."""
 
-    def __init__(self, model: nn.Module, lr: float, muon_lr: float) -> None:
-        """Divide the parameters of ``model``; a ``muon_lr`` of 0 leaves all of them to AdamW."""
+    def __init__(self, model: nn.Module, muon: bool = True) -> None:
+        """Divide the parameters of ``model``; without ``muon`` AdamW gets all of them."""
         matrices, others, plain = [], [], []
         for name, parameter in model.named_parameters():
-            if muon_lr > 0 and parameter.ndim == 2 and "embed" not in name and "lm_head" not in name:
+            if muon and parameter.ndim == 2 and "embed" not in name and "lm_head" not in name:
                 matrices.append(parameter)
             elif parameter.ndim >= 2:
                 others.append(parameter)
             else:
                 plain.append(parameter)
-        self._muon = Muon(matrices, muon_lr) if matrices else None
+        self._muon = Muon(matrices) if matrices else None
         self._adam = torch.optim.AdamW(
             [{"params": others, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}],
-            lr=lr,
             betas=(0.9, 0.98),
             eps=1e-8,
         )
-        self._lr = lr
 
-    def step(self, scale: float) -> None:
-        """Update all parameters at ``scale`` times the peak learning rates and clear the gradients."""
+    def step(self, adam_rate: float, muon_rate: float) -> None:
+        """Update all parameters with the two learning rates."""
         for group in self._adam.param_groups:
-            group["lr"] = self._lr * scale
+            group["lr"] = adam_rate
         if self._muon is not None:
-            self._muon.step(scale)
+            self._muon.step(muon_rate)
         self._adam.step()
 
     def state(self) -> dict[str, Any]:

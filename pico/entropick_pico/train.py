@@ -42,10 +42,13 @@ class Recipe:
     steps: int = 7000
     batch_tokens: int = 3072
     seed: int = 1
-    lr: float = 4e-3
-    muon_lr: float = 0.03
+    lr: float = 2e-3
+    muon_lr: float = 0.01
+    early_lr: float = 4e-3
+    early_muon_lr: float = 0.03
+    early_until: float = 0.2572
     warmup: int = 100
-    decay_from: float = 0.55
+    decay_from: float = 0.4
     first_stage: float = 0.08
     second_stage: float = 0.3
     hidden: int = 128
@@ -54,10 +57,17 @@ class Recipe:
     kv_heads: int = 2
     intermediate: int = 352
 
-    def scale(self, step: int) -> float:
-        """Return the learning-rate factor of ``step``: warmup, plateau, linear decay to 1 %."""
+    def rates(self, step: int) -> tuple[float, float]:
+        """Return the learning rates of AdamW and Muon at ``step``.
+
+        After a warmup come a high plateau, which is quick to learn facts, a lower one, since computed answers
+        do not settle at the high rates, and a linear decay to 1 %.
+        """
         left = (self.steps - step) / (self.steps * (1 - self.decay_from))
-        return min(1.0, (step + 1) / self.warmup, max(0.01, left))
+        scale = min(1.0, (step + 1) / self.warmup, max(0.01, left))
+        if step < self.early_until * self.steps:
+            return scale * self.early_lr, scale * self.early_muon_lr
+        return scale * self.lr, scale * self.muon_lr
 
 
 def new_model(recipe: Recipe, tok: PreTrainedTokenizerFast) -> Any:
@@ -106,7 +116,7 @@ def save(model: Any, tok: PreTrainedTokenizerFast, folder: Path, log: list[dict[
 class Watch:
     """A small fixed check set: exact replies under teacher forcing and entropy error at labels."""
 
-    def __init__(self, encoder: tokenizer.Encoder, pad: int, count: int = 40) -> None:
+    def __init__(self, encoder: tokenizer.Encoder, pad: int, count: int) -> None:
         """Draw ``count`` examples of every watched kind from the check split."""
         rng = random.Random(99)
 
@@ -152,16 +162,24 @@ def batches(
 
 
 def train(
-    recipe: Recipe, out: Path, every: int = 250, device: str = "cpu", resume: Path | None = None
+    recipe: Recipe,
+    out: Path,
+    every: int = 250,
+    device: str = "cpu",
+    resume: Path | None = None,
+    watched: int = 40,
 ) -> list[dict[str, Any]]:
-    """Train by ``recipe``, saving to ``out`` at every ``every`` steps and at the end; return the log."""
+    """Train by ``recipe``, saving to ``out`` every ``every`` steps and at the end; return the log.
+
+    ``watched`` is the number of check examples of each kind that a log entry is measured on.
+    """
     out.mkdir(parents=True, exist_ok=True)
     tok = tokenizer.build()
     encoder = tokenizer.Encoder(tok)
     pad = encoder.ids(tokenizer.PAD)[0]
     model = new_model(recipe, tok).to(device)
-    optimizer = Optimizer(model, recipe.lr, recipe.muon_lr)
-    watch = Watch(encoder, pad)
+    optimizer = Optimizer(model)
+    watch = Watch(encoder, pad, watched)
     parameters = sum(p.numel() for p in model.parameters())
     log: list[dict[str, Any]] = [{"recipe": asdict(recipe), "parameters": parameters}]
     start = seen = supervised = 0
@@ -178,7 +196,7 @@ def train(
         model.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step(recipe.scale(step))
+        optimizer.step(*recipe.rates(step))
         seen, supervised = seen + batch.tokens.numel(), supervised + len(batch.targets)
         total, counted = total + loss.item(), counted + 1
         if (step + 1) % every == 0 or step + 1 == recipe.steps:
@@ -208,17 +226,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoint")
     parser.add_argument("--steps", type=int, default=default.steps, help="length of the whole schedule")
     parser.add_argument("--seed", type=int, default=default.seed)
-    parser.add_argument("--lr", type=float, default=default.lr, help="peak learning rate of AdamW")
-    parser.add_argument(
-        "--muon-lr", type=float, default=default.muon_lr, help="peak rate of Muon; 0: AdamW alone"
-    )
     parser.add_argument("--batch-tokens", type=int, default=default.batch_tokens)
     parser.add_argument("--every", type=int, default=250, help="steps between log lines and checkpoints")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--resume", type=Path, help="state.pt of an interrupted run")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    recipe = Recipe(args.steps, args.batch_tokens, args.seed, args.lr, args.muon_lr)
+    recipe = Recipe(args.steps, args.batch_tokens, args.seed)
     train(recipe, args.out, args.every, args.device, args.resume)
 
 

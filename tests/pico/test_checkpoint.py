@@ -1,0 +1,61 @@
+"""The shipped checkpoint: it loads, it is the one the card describes, it answers."""
+
+import hashlib
+import random
+import re
+
+from entropick_pico import evaluate, grammar, model_path
+
+
+def test_size_and_files() -> None:
+    folder = model_path()
+    names = {path.name for path in folder.iterdir()}
+    needed = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "MODEL_CARD.md"}
+    assert needed | {"tokenizer_config.json", "chat_template.jinja", "train_log.json"} <= names
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 3_000_000
+
+
+def test_the_card_names_these_weights_and_this_tokenizer() -> None:
+    card = (model_path() / "MODEL_CARD.md").read_text()
+    for name in ("model.safetensors", "tokenizer.json"):
+        digest = hashlib.sha256((model_path() / name).read_bytes()).hexdigest()
+        assert re.search(rf"`{re.escape(name)}`.*{digest}", card)
+
+
+def test_it_answers_facts_and_small_talk() -> None:
+    model, tok = evaluate.load(model_path())
+    rng = random.Random(8)
+    examples = [grammar.sample(rng, kind, "check") for kind in ("capital", "flag") for _ in range(10)]
+    replies = evaluate.greedy(model, tok, [example.user for example in examples])
+    right = [grammar.final_answer(r) == e.gold for r, e in zip(replies, examples, strict=True)]
+    assert sum(right) >= 19
+    assert evaluate.greedy(model, tok, ["Hello!", "Thank you!"]) == [
+        "Hello! How can I help you?",
+        "You are welcome!",
+    ]
+
+
+def test_its_entropy_is_near_the_truth_where_the_card_says_so() -> None:
+    model, tok = evaluate.load(model_path())
+    errors = evaluate.entropy_errors(model, tok, 8)
+    for label in (
+        "fact",
+        "uniform2",
+        "uniform6",
+        "uniform16",
+        "uniform64",
+        "uniform256",
+        "spread",
+        "mixture",
+    ):
+        assert errors[label].absolute < 0.25, label
+
+
+def test_a_forced_clarifying_question_is_carried_on_and_ended() -> None:
+    model, tok = evaluate.load(model_path())
+    prompt = tok.apply_chat_template(
+        [{"role": "user", "content": "What color is it?"}], tokenize=False, add_generation_prompt=True
+    )
+    batch = tok(prompt + grammar.CLARIFY, return_tensors="pt", add_special_tokens=False)
+    out = model.generate(**batch, do_sample=False, max_new_tokens=20)
+    assert out[0, -1].item() == tok.eos_token_id
