@@ -45,7 +45,7 @@ class ModelRunner:
         self._device = cache.keys[0].device
         self._monitored = frozenset(monitored_layers)
         self._rows: tuple[Sequence, ...] = ()
-        self._full_table = torch.zeros(0, 1, dtype=torch.int64)
+        self._full_table = torch.zeros(0, 1, dtype=torch.int32)
         self._table = self._full_table
 
     @property
@@ -82,21 +82,23 @@ class ModelRunner:
             slots.append(s.pages[at // size] * size + at % size)
             ends.append(at + 1)
         n = len(ids)
-        packed = torch.tensor(ids + positions + slots + ends).to(self._device, non_blocking=True)
+        packed = torch.tensor(ids + positions).to(self._device, non_blocking=True)
+        # the kernels read 32-bit places
+        places32 = torch.tensor(slots + ends, dtype=torch.int32).to(self._device, non_blocking=True)
         context = AttentionContext(
             keys=self._cache.keys,
             values=self._cache.values,
-            slots=packed[2 * n : 3 * n],
+            slots=places32[:n],
             pieces=[PromptPiece(at, count, self._pages(s), stop) for at, count, s, stop in places],
             page_table=self._page_table(rows, ends),
-            lengths=packed[3 * n :],
+            lengths=places32[n:],
             rows=len(rows),
             monitored=self._monitored,
             stats=[],
         )
         logits: Tensor = self._model(
             input_ids=packed[:n].unsqueeze(0),
-            position_ids=packed[n : 2 * n].unsqueeze(0),
+            position_ids=packed[n:].unsqueeze(0),
             use_cache=False,
             logits_to_keep=len(rows) or 1,
             entropick=context,
@@ -119,7 +121,7 @@ class ModelRunner:
         if rows != self._rows:
             width = max((len(s.pages) for s in rows), default=1)
             table = [s.pages + [0] * (width - len(s.pages)) for s in rows]
-            self._full_table = torch.tensor(table, dtype=torch.int64).view(len(rows), width).to(self._device)
+            self._full_table = torch.tensor(table, dtype=torch.int32).view(len(rows), width).to(self._device)
             self._table = self._full_table[:, :0]
             self._rows = rows
         width = max((-(-end // self._cache.shape.page_size) for end in ends), default=1)
