@@ -38,6 +38,10 @@ class DrainingServer(uvicorn.Server):
         """Listen, and say where."""
         self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
+        if self.should_exit:
+            # uvicorn leaves at once where it is to end before it has begun: the socket is ours to close
+            await self.shutdown(sockets)
+            return
         for server in self.servers:
             for listening in server.sockets:
                 _announce(listening.getsockname(), self._state.settings)

@@ -1,0 +1,96 @@
+"""The command line: its help, its errors, and that it hands on what it is given."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from entropick_server import cli
+from entropick_server.settings import Settings
+
+
+@pytest.fixture
+def built(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Stands in for the engine and the server; collects what they are given."""
+    seen: list[Any] = []
+    engine = ModuleType("torch_engine")
+    engine.TorchEngine = lambda options, calibrator: seen.append(options) or "engine"  # type: ignore[attr-defined]
+    serving = ModuleType("serve")
+    serving.serve = lambda engine, settings: seen.append(settings)  # type: ignore[attr-defined]
+    pico = ModuleType("entropick_pico")
+    pico.model_path = lambda: Path("/shipped")  # type: ignore[attr-defined]
+    pico.MODEL_NAME = "small"  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "entropick_server.engine.torch_engine", engine)
+    monkeypatch.setitem(sys.modules, "entropick_server.serve", serving)
+    monkeypatch.setitem(sys.modules, "entropick_pico", pico)
+    return seen
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["version"]) == 0
+    assert capsys.readouterr().out.strip()
+
+
+@pytest.mark.parametrize("command", ["serve", "calibrate"])
+def test_help_names_every_setting(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main([command, "--help"])
+    text = capsys.readouterr().out
+    assert "--config" in text
+    if command == "serve":
+        for name in Settings.model_fields:
+            option = {"model": "MODEL", "calibrate": "--no-calibrate"}.get(
+                name, f"--{name.replace('_', '-')}"
+            )
+            assert option in text
+
+
+def test_serve_the_shipped_model(built: list[Any]) -> None:
+    assert cli.main(["serve"]) == 0
+    assert (built[0].model, built[0].served_model_name) == ("/shipped", "small")
+    assert built[1].port == 8000
+
+
+def test_serve_with_options(built: list[Any]) -> None:
+    args = [
+        "serve",
+        "folder",
+        "--port",
+        "0",
+        "--max-model-len",
+        "64",
+        "--no-calibrate",
+        "--allow-unvalidated",
+    ]
+    assert cli.main([*args, "--api-key", "k", "--policy", "fixed"]) == 0
+    options, settings = built
+    assert (options.model, options.max_model_len) == ("folder", 64)
+    assert (options.calibrate, options.allow_unvalidated) == (False, True)
+    assert (settings.port, settings.policy) == (0, "fixed")
+
+
+@pytest.mark.parametrize(
+    "args", [["--port", "x"], ["--policy", "best"], ["--config", "/does/not/exist.toml"]]
+)
+def test_bad_options_are_exit_code_2(
+    built: list[Any], args: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["serve", *args]) == 2
+    assert "entropick: error:" in capsys.readouterr().err
+
+
+def test_a_model_that_cannot_be_loaded_is_exit_code_1(
+    built: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    sys.modules["entropick_server.serve"].serve = lambda *_: OSError("no weights")  # type: ignore[attr-defined]
+    assert cli.main(["serve", "folder"]) == 1
+    assert "no weights" in capsys.readouterr().err
+
+
+def test_calibrate_needs_its_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["calibrate", "folder", "--data", str(tmp_path / "none.txt")]) == 2
+    assert "--data" in capsys.readouterr().err

@@ -1,0 +1,136 @@
+"""The process: a real socket on loopback, draining on SIGTERM, ending when the model cannot be loaded."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+
+from entropick_server.engine.base import ModelLoadError
+from entropick_server.serve import DrainingServer, build_server, serve
+from entropick_server.settings import Settings
+
+BODY = {"messages": [{"role": "user", "content": "Hi"}]}
+CHAT = "/v1/chat/completions"
+Start = Callable[..., AbstractAsyncContextManager[tuple[DrainingServer, httpx.AsyncClient]]]
+
+
+@asynccontextmanager
+async def listening(engine: Any, **given: Any) -> AsyncIterator[tuple[DrainingServer, httpx.AsyncClient]]:
+    server = build_server(engine, Settings(port=0, log_level="critical", **given))
+    task = asyncio.create_task(server.serve())
+    async with asyncio.timeout(5):
+        while not server.started or not engine.ready:
+            await asyncio.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+        yield server, client
+    server.should_exit = True
+    await asyncio.wait_for(task, 10)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def test_an_answer_over_a_socket(engine: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    async with listening(engine) as (_, client):
+        answer = await client.post(CHAT, json=BODY)
+        assert answer.json()["choices"][0]["message"]["content"] == engine.text
+    said = capsys.readouterr().out
+    assert str(client.base_url).rstrip("/") in said
+    assert "curl" in said
+
+
+async def test_sigterm_drains(engine: Any) -> None:
+    engine.delay = 0.02
+    async with listening(engine) as (server, client):
+        running = asyncio.create_task(client.post(CHAT, json={**BODY, "stream": True}))
+        await until(lambda: engine.running)
+        server.handle_exit(signal.SIGTERM, None)
+        await asyncio.sleep(0.05)
+        # a new connection still gets an answer, which says no
+        refused = await client.post(CHAT, json=BODY)
+        assert refused.status_code == 503
+        assert (await client.get("/health")).status_code == 503
+        assert "data: [DONE]" in (await running).text
+        await until(lambda: server.should_exit)
+    assert not engine.ready
+
+
+async def test_the_drain_has_an_end(engine: Any) -> None:
+    engine.delay = 0.2
+    async with listening(engine, drain_seconds=0.1) as (server, client):
+        running = asyncio.create_task(client.post(CHAT, json={**BODY, "stream": True}))
+        await until(lambda: engine.running)
+        server.handle_exit(signal.SIGTERM, None)
+        assert "engine_stopped" in (await running).text
+        await until(lambda: server.should_exit)
+
+
+async def test_a_second_signal_ends_the_drain(engine: Any) -> None:
+    engine.delay = 0.1
+    async with listening(engine) as (server, client):
+        running = asyncio.create_task(client.post(CHAT, json={**BODY, "stream": True}))
+        await until(lambda: engine.running)
+        server.handle_exit(signal.SIGINT, None)
+        await asyncio.sleep(0.01)
+        server.handle_exit(signal.SIGINT, None)
+        assert "[DONE]" not in (await running).text
+
+
+async def test_a_closed_connection_cancels(engine: Any) -> None:
+    engine.delay = 0.05
+    async with listening(engine) as (_, client):
+        async with client.stream("POST", CHAT, json={**BODY, "stream": True}) as answer:
+            async for _line in answer.aiter_lines():
+                break
+            assert engine.running
+        await until(lambda: not engine.running)
+        waiting = asyncio.create_task(client.post(CHAT, json=BODY))
+        await until(lambda: engine.running)
+        waiting.cancel()
+        await until(lambda: not engine.running)
+
+
+async def test_large_headers_are_refused(engine: Any) -> None:
+    async with listening(engine) as (_, client):
+        many = {f"X-{n}": "y" * 20 for n in range(10_000)}
+        for headers in ({"X-Big": "x" * (1 << 20)}, many):
+            try:
+                answer = await client.get("/health", headers=headers)
+            except (httpx.WriteError, httpx.ReadError):
+                # the server answered and closed while the client was still writing
+                continue
+            assert answer.status_code in (400, 431)
+        assert (await client.get("/health")).status_code == 200
+
+
+async def test_a_body_over_the_cap_over_a_socket(engine: Any) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(80):
+            yield b" " * 65_536
+
+    async with listening(engine) as (_, client):
+        headers = {"Content-Type": "application/json"}
+        for content in (b" " * (5 << 20), chunks()):
+            try:
+                answer = await client.post(CHAT, content=content, headers=headers)
+            except (httpx.WriteError, httpx.ReadError):
+                # the server answered and closed while the client was still writing
+                continue
+            assert answer.status_code == 413
+        assert (await client.post(CHAT, json=BODY)).status_code == 200
+
+
+def test_a_model_that_cannot_be_loaded_ends_the_process(engine: Any) -> None:
+    engine.load_error = ModelLoadError("no weights here")
+    error = serve(engine, Settings(port=0, log_level="critical"))
+    assert str(error) == "no weights here"

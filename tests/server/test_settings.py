@@ -1,0 +1,86 @@
+"""Settings from four sources, checked alike."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from entropick_server.settings import Settings, SettingsError, load_settings
+
+
+def test_defaults() -> None:
+    settings = load_settings()
+    assert (settings.host, settings.port, settings.max_num_seqs) == ("127.0.0.1", 8000, 16)
+    assert settings.default_policy.policy == "entropix"
+    assert settings.default_policy.preset == "calibrated"
+    assert settings.default_policy.telemetry == "summary"
+
+
+def test_the_command_line_wins_over_the_environment_and_that_over_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "entropick.toml"
+    file.write_text("port = 1\nmax_queue = 2\nseed = 3\n")
+    monkeypatch.setenv("ENTROPICK_CONFIG", str(file))
+    monkeypatch.setenv("ENTROPICK_MAX_QUEUE", "20")
+    monkeypatch.setenv("ENTROPICK_SEED", "30")
+    settings = load_settings(seed="300")
+    assert (settings.port, settings.max_queue, settings.seed) == (1, 20, 300)
+    other = tmp_path / "other.toml"
+    other.write_text("port = 9\n")
+    assert load_settings(other).port == 9
+
+
+def test_an_empty_variable_is_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENTROPICK_API_KEY", "")
+    monkeypatch.setenv("ENTROPICK_PORT", "")
+    settings = load_settings()
+    assert settings.api_key is None
+    assert settings.port == 8000
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("port", "x"),
+        ("port", 70000),
+        ("max_num_seqs", 0),
+        ("policy", "best"),
+        ("preset", "x"),
+        ("telemetry", "all"),
+        ("log_level", "loud"),
+        ("seed", 2**63),
+        ("api_key", ""),
+        ("drain_seconds", -1),
+        ("dtype", "int8"),
+        ("no_such_setting", 1),
+    ],
+)
+def test_errors_name_the_setting(name: str, value: object) -> None:
+    with pytest.raises(SettingsError, match=name):
+        load_settings(**{name: value})
+
+
+def test_bad_files(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="does not exist"):
+        load_settings(tmp_path / "none.toml")
+    file = tmp_path / "entropick.toml"
+    file.write_text("port = = 1")
+    with pytest.raises(SettingsError, match="cannot be read"):
+        load_settings(file)
+    file.write_text("prot = 1")
+    with pytest.raises(SettingsError, match="prot"):
+        load_settings(file)
+
+
+def test_engine_options() -> None:
+    settings = Settings(max_model_len=128, served_model_name="m", calibrate=False, threads=2, seed=5)
+    options = settings.engine_options("folder")
+    assert options.model == "folder"
+    assert (options.max_model_len, options.served_model_name, options.calibrate) == (128, "m", False)
+    assert (options.threads, options.seed, options.max_num_seqs) == (2, 5, 16)
+
+
+def test_the_key_is_not_shown() -> None:
+    assert "s3cret" not in repr(load_settings(api_key="s3cret"))

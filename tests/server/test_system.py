@@ -1,0 +1,149 @@
+"""Health over the server's life, and what it tells about itself."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import httpx
+import pytest
+
+from entropick_sampler.params import PARAM_NAMES
+from entropick_sampler.signals import SIGNAL_NAMES
+from entropick_server.engine.base import ModelLoadError
+from entropick_server.recent import RecentRequests
+
+BODY = {"messages": [{"role": "user", "content": "Hi"}]}
+CHAT = "/v1/chat/completions"
+
+
+async def test_health_while_loading_and_after(engine: Any, serve: Any) -> None:
+    engine.load_gate.clear()
+    async with serve(engine, wait=False) as client:
+        for method, path in (
+            ("GET", "/health"),
+            ("POST", CHAT),
+            ("GET", "/v1/models"),
+            ("GET", "/v1/policy"),
+        ):
+            answer = await client.request(method, path)
+            assert answer.status_code == 503
+            assert answer.json()["error"]["code"] == "model_loading"
+            assert "retry-after" in answer.headers
+        engine.load_gate.set()
+        await asyncio.sleep(0.01)
+        assert (await client.get("/health")).json() == {"status": "ok"}
+
+
+async def test_draining_refuses_new_requests_and_lets_the_running_end(engine: Any, serve: Any) -> None:
+    async with serve(engine) as client:
+        engine.delay = 0.005
+        running = asyncio.create_task(client.post(CHAT, json=BODY))
+        await asyncio.sleep(0.02)
+        client.app.state.server.draining = True
+        for method, path in (("GET", "/health"), ("POST", CHAT)):
+            answer = await client.request(method, path, json=BODY)
+            assert answer.status_code == 503
+            assert answer.json()["error"]["code"] == "shutting_down"
+        assert (await running).status_code == 200
+
+
+async def test_a_stopped_engine(engine: Any, serve: Any) -> None:
+    async with serve(engine) as client:
+        engine.ready = False
+        answer = await client.get("/health")
+        assert answer.status_code == 503
+        assert answer.json()["error"]["code"] == "engine_stopped"
+
+
+@pytest.mark.parametrize("error", [ModelLoadError("no such folder"), OSError("disk")])
+async def test_a_model_that_cannot_be_loaded(engine: Any, error: Exception) -> None:
+    from entropick_server.app import create_app
+    from entropick_server.settings import Settings
+
+    engine.load_error = error
+    told: list[BaseException] = []
+    app = create_app(engine, Settings(), told.append)
+    async with app.router.lifespan_context(app):
+        await asyncio.sleep(0.01)
+        assert told == [error]
+        assert not app.state.server.ready
+
+
+async def test_leaving_while_loading(engine: Any, serve: Any) -> None:
+    engine.load_gate.clear()
+    async with serve(engine, wait=False):
+        pass
+
+
+async def test_version(client: httpx.AsyncClient) -> None:
+    assert (await client.get("/version")).json()["version"]
+
+
+async def test_models(client: httpx.AsyncClient) -> None:
+    listed = (await client.get("/v1/models")).json()
+    assert [card["id"] for card in listed["data"]] == ["fake"]
+    assert (await client.get("/v1/models/fake")).json() == listed["data"][0]
+
+
+async def test_policy_without_a_profile(client: httpx.AsyncClient) -> None:
+    told = (await client.get("/v1/policy")).json()
+    assert told["default"] == {"policy": "entropix", "preset": "seed", "telemetry": "summary"}
+    assert told["profile"] is None
+    assert set(told["presets"]) == {"seed"}
+    assert [signal["name"] for signal in told["signals"]] == list(SIGNAL_NAMES)
+    assert set(told["overrides"]) == set(PARAM_NAMES)
+
+
+async def test_policy_with_a_profile(engine: Any, serve: Any, profile: Any) -> None:
+    engine.profile = profile
+    async with serve(engine) as client:
+        told = (await client.get("/v1/policy")).json()
+        assert told["default"]["preset"] == "calibrated"
+        assert told["profile"]["id"] == profile.id
+        assert told["profile"]["model_hash"] == "m"
+        assert told["presets"]["calibrated"]["greedy_entropy"] == 0.5
+
+
+async def test_recent_requests(engine: Any, serve: Any) -> None:
+    async with serve(engine, recent_requests=3) as client:
+        answers = [
+            (await client.post(CHAT, json=BODY, headers={"X-Request-Id": f"mine-{n}"})).json()
+            for n in range(4)
+        ]
+        listed = (await client.get("/v1/requests")).json()["data"]
+        assert [r["request_id"] for r in listed] == ["mine-3", "mine-2", "mine-1"]
+        assert (await client.get(f"/v1/requests/{answers[0]['id']}")).status_code == 404
+        found = (await client.get(f"/v1/requests/{answers[3]['id']}")).json()["choices"][0]
+        assert found["finish_reason"] == "stop"
+        assert found["completion_tokens"] == answers[3]["usage"]["completion_tokens"]
+        assert found["summary"] == answers[3]["choices"][0]["entropick"]["summary"]
+        series = found["series"]
+        assert {len(column) for column in series.values()} == {found["completion_tokens"]}
+        assert set(SIGNAL_NAMES) < set(series)
+        assert series["token"][-1] == "<eos>"
+        assert series["agreement"] == [None] * found["completion_tokens"]
+        assert series["strategy"][0] == "greedy"
+
+
+async def test_an_answers_choices_stay_together(engine: Any, serve: Any) -> None:
+    async with serve(engine, recent_requests=1) as client:
+        answer = (await client.post("/v1/completions", json={"prompt": ["a", "b", "c"]})).json()
+        found = (await client.get(f"/v1/requests/{answer['id']}")).json()
+        assert [choice["choice"] for choice in found["choices"]] == [0, 1, 2]
+
+
+async def test_nothing_is_remembered_with_a_limit_of_zero(engine: Any, serve: Any) -> None:
+    async with serve(engine, recent_requests=0) as client:
+        await client.post(CHAT, json=BODY)
+        assert (await client.get("/v1/requests")).json()["data"] == []
+    assert RecentRequests(0).newest() == []
+
+
+async def test_openapi_shows_the_wire(client: httpx.AsyncClient) -> None:
+    document = (await client.get("/openapi.json")).json()
+    schemas = document["components"]["schemas"]
+    assert {"ChatRequest", "CompletionRequest", "EntropickOptions", "Message"} <= set(schemas)
+    assert set(schemas["SignalValues"]["properties"]) == set(SIGNAL_NAMES)
+    route = document["paths"][CHAT]["post"]["requestBody"]["content"]["application/json"]
+    assert route["schema"]["$ref"] == "#/components/schemas/ChatRequest"
