@@ -10,12 +10,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from entropick_kernels import _threads
 from entropick_kernels.logits_stats import (
     ALL_MASKED_FLAG,
     NAN_FLAG,
     POSITIVE_INFINITY_FLAG,
     LogitsStats,
     logits_stats,
+    numba_impl,
 )
 from entropick_kernels.logits_stats.reference import (
     logits_entropy,
@@ -27,7 +29,11 @@ from entropick_kernels.logits_stats.reference import (
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "cases.json").read_text())
 CASES = GOLDEN["01_logits_entropy_varentropy"]["cases"]
 TAILS = GOLDEN["02_clarify_reachability"]["cases"]
+BOTH = pytest.mark.parametrize("implementation", ["torch", "numba"])
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
+SERVED = pytest.mark.parametrize(
+    ("implementation", "dtype"), [("torch", d) for d in DTYPES] + [("numba", d) for d in DTYPES[1:]], ids=str
+)
 
 
 def masked(values: list[float | None]) -> np.ndarray:
@@ -51,8 +57,9 @@ def assert_matches_reference(
         )
 
 
+@BOTH
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c["name"])
-def test_known_answers(case):
+def test_known_answers(case, implementation):
     x = masked(case["logits"])
     entropy = logits_entropy(x, case["temperature"])
     assert entropy == pytest.approx(case["entropy_bits"], rel=1e-9, abs=1e-9)
@@ -60,24 +67,27 @@ def test_known_answers(case):
         case["varentropy_bits2"], rel=1e-9, abs=1e-9
     )
     assert 2**entropy == pytest.approx(case["perplexity"], rel=1e-9)
-    stats = logits_stats(torch.tensor(x / case["temperature"], dtype=torch.float32)[None])
+    stats = logits_stats(
+        torch.tensor(x / case["temperature"], dtype=torch.float32)[None], implementation=implementation
+    )
     assert stats.entropy.item() == pytest.approx(case["entropy_bits"], rel=1e-4, abs=1e-5)
     assert stats.varentropy.item() == pytest.approx(case["varentropy_bits2"], rel=1e-4, abs=1e-5)
 
 
 @pytest.mark.parametrize("case", TAILS, ids=lambda c: f"{c['head_tokens']}-{c['tail_mass']}")
-def test_known_answers_of_a_leaking_tail(case):
+@BOTH
+def test_known_answers_of_a_leaking_tail(case, implementation):
     x = head_and_tail(case)
     assert logits_entropy(x) == pytest.approx(case["entropy_bits"], rel=1e-9)
     assert logits_varentropy(x) == pytest.approx(case["varentropy_bits2"], rel=1e-9, abs=1e-9)
-    stats = logits_stats(torch.tensor(x, dtype=torch.float32)[None])
+    stats = logits_stats(torch.tensor(x, dtype=torch.float32)[None], implementation=implementation)
     assert stats.entropy.item() == pytest.approx(case["entropy_bits"], rel=1e-4, abs=1e-5)
     assert stats.varentropy.item() == pytest.approx(case["varentropy_bits2"], rel=1e-4, abs=1e-5)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("vocabulary", [1, 2, 33, 1023, 1024, 4099, 32001])
-def test_every_field_matches_the_reference(dtype, vocabulary):
+@SERVED
+def test_every_field_matches_the_reference(dtype, vocabulary, implementation):
     g = torch.Generator().manual_seed(vocabulary)
     x = (torch.randn(5, vocabulary, generator=g, dtype=torch.float64) * 4).to(dtype)
     x[1] = 0.0
@@ -85,7 +95,7 @@ def test_every_field_matches_the_reference(dtype, vocabulary):
     if vocabulary > 1:
         x[3, 1:] = -math.inf
     x[4, : vocabulary // 2] = -math.inf
-    stats = logits_stats(x)
+    stats = logits_stats(x, implementation=implementation)
     tight = dtype == torch.float64
     assert_matches_reference(stats, x, rtol=1e-9 if tight else 1e-4, atol=1e-9 if tight else 1e-5)
     assert stats.entropy.dtype == (torch.float64 if tight else torch.float32)
@@ -107,31 +117,37 @@ def test_a_constant_and_a_permutation_change_nothing(values, shift):
     assert stats.varentropy[0].item() == pytest.approx(stats.varentropy[1].item(), abs=1e-4, rel=1e-5)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("vocabulary", [9, 1000, 32000, 50257])
-def test_a_row_does_not_depend_on_its_neighbours(dtype, vocabulary):
+@SERVED
+def test_a_row_does_not_depend_on_its_neighbours(dtype, vocabulary, implementation):
     x = (torch.randn(16, vocabulary, generator=torch.Generator().manual_seed(1)) * 3).to(dtype)
     x[3, 5] = math.nan
     x[7] = -math.inf
     x[8, 2] = math.inf
-    together = logits_stats(x)
+    together = logits_stats(x, implementation=implementation)
     for rows in ([0], [15], [2, 9], [4, 6, 1]):
-        alone = logits_stats(x[rows].clone())
+        alone = logits_stats(x[rows].clone(), implementation=implementation)
         for name, value in alone._asdict().items():
             assert torch.equal(value, getattr(together, name)[rows]), name
 
 
-def test_bad_rows_are_flagged_and_contained():
-    x = torch.zeros(6, 8)
+@BOTH
+def test_bad_rows_are_flagged_and_contained(implementation):
+    x = torch.zeros(8, 8)
     x[1, 3] = math.nan
     x[2, 3] = math.inf
     x[3] = -math.inf
     x[4, 2], x[4, 3] = math.nan, math.inf
-    stats = logits_stats(x)
-    assert stats.flags.tolist() == [0, NAN_FLAG, POSITIVE_INFINITY_FLAG, ALL_MASKED_FLAG, NAN_FLAG, 0]
+    x[6, 5] = torch.tensor(-4194304, dtype=torch.int32).view(torch.float32)  # a NaN with its sign bit set
+    x[7] = -math.inf
+    x[7, [4, 6]] = torch.tensor(-4194304, dtype=torch.int32).view(torch.float32)
+    stats = logits_stats(x, implementation=implementation)
+    expected_flags = [0, NAN_FLAG, POSITIVE_INFINITY_FLAG, ALL_MASKED_FLAG, NAN_FLAG, 0, NAN_FLAG, NAN_FLAG]
+    assert stats.flags.tolist() == expected_flags
+    assert stats.argmax.tolist() == [0, 3, 3, 0, 2, 0, 5, 4]
     assert stats.entropy[[0, 5]].tolist() == [3.0, 3.0]
-    assert stats.entropy[[1, 2, 4]].isnan().all()
-    assert stats.varentropy[[1, 2, 4]].isnan().all()
+    for name in ("entropy", "varentropy", "log_z", "top_probability"):
+        assert getattr(stats, name)[[1, 2, 4, 6, 7]].isnan().all(), name
     for name in ("entropy", "varentropy", "log_z", "top_probability", "argmax"):
         assert getattr(stats, name)[3] == 0, name
     expected = logits_stats_reference(x)
@@ -140,10 +156,30 @@ def test_bad_rows_are_flagged_and_contained():
     assert expected.top_probability[3] == 0
 
 
-def test_ties_take_the_lowest_id():
-    x = torch.zeros(2, 5000)
+@BOTH
+def test_ties_take_the_lowest_id(implementation):
+    x = torch.zeros(3, 5000)
     x[0, [77, 78, 4000]] = 2.0
-    assert logits_stats(x).argmax.tolist() == [77, 0]
+    x[2] = -1.0
+    x[2, 1500], x[2, 3000] = -0.0, 0.0
+    assert logits_stats(x, implementation=implementation).argmax.tolist() == [77, 0, 1500]
+
+
+def test_masked_rows_that_are_uniform_have_no_varentropy():
+    x = torch.full((1, 3000), -math.inf)
+    x[0, ::3] = 5.0
+    for implementation in ("torch", "numba"):
+        assert logits_stats(x, implementation=implementation).varentropy.item() == 0
+
+
+def test_several_threads_give_the_numbers_of_one(monkeypatch):
+    if _threads.torch_openmp() is None:
+        pytest.skip("torch does not run on GNU OpenMP here")
+    x = torch.randn(9, 3001, generator=torch.Generator().manual_seed(1))
+    serial = logits_stats(x, implementation="numba")
+    monkeypatch.setattr(numba_impl, "threads_for", lambda work: 3)
+    threaded = logits_stats(x, implementation="numba")
+    assert all(torch.equal(a, b) for a, b in zip(serial, threaded, strict=True))
 
 
 def test_the_normaliser_keeps_its_digits_far_from_zero():

@@ -12,40 +12,15 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from .._exp2 import LOG2_E, exp2
 from .._native import native
 
 Float32 = npt.NDArray[np.float32]
 Int32 = npt.NDArray[np.int32]
 
-_LOG2_E: Final = np.float32(1.0 / math.log(2.0))
-_ROUND: Final = np.float32(1.5 * 2**23)
-_LOWEST: Final = np.float32(-126.0)
 _ZERO: Final = np.float32(0.0)
 _HALF: Final = np.float32(0.5)
 _ONE: Final = np.float32(1.0)
-# 2^f on [-0.5, 0.5], minimax, relative error 2e-8 (float32 rounding excluded)
-_C1: Final = np.float32(0.693147180)
-_C2: Final = np.float32(0.240226507)
-_C3: Final = np.float32(0.0555041086)
-_C4: Final = np.float32(0.00961812910)
-_C5: Final = np.float32(0.00133335581)
-_C6: Final = np.float32(0.000154035303)
-
-
-@native("contract")
-def exp2(y: Any) -> Any:
-    """2^y of a float32 y <= 0, at least 2^-126; a NaN stays one. No branches, so that loops vectorise."""
-    y = _LOWEST if y < _LOWEST else y
-    shifted = np.float32(y + _ROUND)  # the low bits now hold round(y)
-    f = np.float32(y - np.float32(shifted - _ROUND))
-    p = np.float32(_C6 * f + _C5)
-    p = np.float32(p * f + _C4)
-    p = np.float32(p * f + _C3)
-    p = np.float32(p * f + _C2)
-    p = np.float32(p * f + _C1)
-    p = np.float32(p * f + _ONE)
-    exponent = np.int32(np.int32(shifted.view(np.int32) + np.int32(127)) << np.int32(23))
-    return np.float32(p * exponent.view(np.float32))
 
 
 @native("contract", "reassoc", "nsz")
@@ -104,7 +79,7 @@ def softmax(scores: Float32, n: int, figures: Float32) -> None:
     z = moment = size = _ZERO
     for t in range(n):
         s = scores[t]
-        y = np.float32((s - top) * _LOG2_E)
+        y = np.float32((s - top) * LOG2_E)
         e = exp2(y)
         scores[t] = e
         z += e

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+import torch
 from torch import Tensor
 
+from .numba_impl import logits_stats_numba, warmup_numba
 from .torch_impl import (
     ALL_MASKED_FLAG,
     NAN_FLAG,
@@ -12,18 +16,39 @@ from .torch_impl import (
     logits_stats_torch,
 )
 
-__all__ = ["ALL_MASKED_FLAG", "NAN_FLAG", "POSITIVE_INFINITY_FLAG", "LogitsStats", "logits_stats"]
+__all__ = [
+    "ALL_MASKED_FLAG",
+    "NAN_FLAG",
+    "POSITIVE_INFINITY_FLAG",
+    "Implementation",
+    "LogitsStats",
+    "logits_stats",
+    "warmup",
+]
+
+Implementation = Literal["torch", "numba"]
 
 
-def logits_stats(logits: Tensor) -> LogitsStats:
+def logits_stats(logits: Tensor, *, implementation: Implementation | None = None) -> LogitsStats:
     """Statistics of every row of ``logits`` [B, V] (fp64, fp32, bf16, fp16; V >= 1), on the tensor's device.
 
     Maths in float32 (float64 for float64). -inf is a mask; a bad row is flagged and touches no other row; a
-    row's figures do not depend on its neighbours. Formulas: ``reference.py``. Raises ValueError for another
-    shape and TypeError for integers; never synchronises.
+    row's figures do not depend on its neighbours. Formulas: ``reference.py``. Never synchronises.
+
+    ``implementation``: "numba" (native loops; CPU, not float64), "torch" (anything), or None for the fastest
+    that serves the tensor. Raises ValueError for another shape or where the forced implementation cannot
+    serve it, TypeError for integers.
     """
     if logits.dim() != 2 or logits.shape[1] < 1:
         raise ValueError(f"logits must have shape [B, V] with V >= 1, got {tuple(logits.shape)}")
     if not logits.is_floating_point():
         raise TypeError(f"logits must be floating point, got {logits.dtype}")
-    return logits_stats_torch(logits)
+    native = implementation != "torch" and logits.device.type == "cpu" and logits.dtype != torch.float64
+    if implementation == "numba" and not native:
+        raise ValueError("the native loops need a tensor on the CPU that is not float64")
+    return logits_stats_numba(logits) if native else logits_stats_torch(logits)
+
+
+def warmup() -> None:
+    """Compile the native loops now (seconds, once a machine: cached on disk), so that no request waits."""
+    warmup_numba()

@@ -1,0 +1,162 @@
+"""Logits statistics on the CPU in float32: native loops that read a row twice and keep a chunk in cache."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any, Final
+
+import numba
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from .._exp2 import LOG2_E, LOWEST, exp2
+from .._native import native, native_worker
+from .._threads import address, claim, run, threads_for, torch_openmp
+from .torch_impl import ALL_MASKED_FLAG, NAN_FLAG, POSITIVE_INFINITY_FLAG, LogitsStats
+
+Float32 = npt.NDArray[np.float32]
+
+_CHUNK: Final = 1024
+_ZERO: Final = np.float32(0.0)
+_NEGATIVE: Final = np.int32(0x7FFFFFFF)
+_SIGN: Final = np.int32(31)
+_LEAST: Final = np.int32(-(2**31))
+_WORK_PER_LOGIT: Final = 8
+_NAN: Final = int(NAN_FLAG)
+_INFINITE: Final = int(POSITIVE_INFINITY_FLAG)
+_MASKED: Final = int(ALL_MASKED_FLAG)
+
+
+@native()
+def row_top(x: Float32) -> int:
+    """Index of the largest element of x [V], the lowest on ties; where there is a NaN, it may be passed over.
+
+    Floats are compared as integers of the same order: that loop vectorises, a float maximum does not.
+    """
+    best, where = _LEAST, 0
+    for lo in range(0, x.shape[0], _CHUNK):
+        top = _LEAST
+        for i in range(lo, min(lo + _CHUNK, x.shape[0])):
+            bits = np.float32(x[i] + _ZERO).view(np.int32)  # -0 + 0 = +0: equal zeros get equal bits
+            key = np.int32(bits ^ np.int32(np.int32(bits >> _SIGN) & _NEGATIVE))
+            top = max(top, key)
+        if top > best:
+            best, where = top, lo
+    index = where
+    for i in range(where, min(where + _CHUNK, x.shape[0])):
+        if x[i] > x[index]:
+            index = i
+    return index
+
+
+@native("contract", "reassoc", "nsz")
+def chunk_moments(x: Float32, lo: int, hi: int, top: Any, weights: Float32) -> tuple[Any, Any, Any]:
+    """(z, mean, centred second moment) of y = (x[lo:hi] - top) log2 e under the weights 2^y; bits."""
+    z = first = second = _ZERO
+    for i in range(hi - lo):
+        y = np.float32((x[lo + i] - top) * LOG2_E)
+        w = exp2(y)
+        w = _ZERO if y < LOWEST else w
+        y = LOWEST if y < LOWEST else y
+        weights[i] = w
+        z += w
+        first += w * y
+    mean = first / z if z != _ZERO else _ZERO
+    for i in range(hi - lo):
+        y = np.float32((x[lo + i] - top) * LOG2_E)
+        y = LOWEST if y < LOWEST else y
+        d = y - mean
+        second += weights[i] * d * d
+    return z, mean, second
+
+
+@native()
+def row_stats(x: Float32, figures: Float32, weights: Float32) -> tuple[int, int]:
+    """(argmax, flag) of x [V]; figures = (H, V, maximum, ln z, top probability)."""
+    index = row_top(x)
+    top = x[index]
+    nan = False
+    if not (top > -math.inf and top < math.inf):  # rare: look for a NaN that the integers passed over
+        for i in range(x.shape[0]):
+            if not nan and math.isnan(x[i]):
+                nan, index = True, i
+        if not nan and top < 0:
+            figures[:] = _ZERO
+            figures[2] = top
+            return 0, _MASKED
+    z, mean, second = 0.0, 0.0, 0.0
+    for lo in range(0, x.shape[0], _CHUNK):
+        # Chan, Golub, LeVeque (1979): moments of a union; in float64, so that no length can hurt
+        part, centre, spread = chunk_moments(x, lo, min(lo + _CHUNK, x.shape[0]), top, weights)
+        if part != 0:
+            d, union = centre - mean, z + part
+            second += spread + d * d * (z * part / union)
+            mean += d * (part / union)
+            z = union
+    if math.isnan(z) or nan:
+        infinite = not nan and top == math.inf
+        if not nan and not infinite:
+            for i in range(x.shape[0] - 1, -1, -1):
+                index = i if math.isnan(x[i]) else index
+        figures[:] = np.float32(math.nan)
+        figures[2] = top if infinite else np.float32(math.nan)
+        return index, _INFINITE if infinite else _NAN
+    figures[0] = math.log2(z) - mean
+    figures[1] = second / z
+    figures[2] = top
+    figures[3] = math.log(z)
+    figures[4] = 1.0 / z
+    return index, 0
+
+
+@native()
+def rows_stats(x: Float32, figures: Float32, argmax: Any, flags: Any, begin: int, end: int) -> None:
+    """Rows begin..end of x [B, V]: figures [B, 5], argmax int64 [B], flags int32 [B]."""
+    weights = np.empty(_CHUNK, dtype=np.float32)
+    for b in range(begin, end):
+        argmax[b], flags[b] = row_stats(x[b], figures[b], weights)
+
+
+def _worker(data: Any) -> None:
+    """One thread's rows; ``data`` = (next row, B, V, addresses)."""
+    rows = data[1]
+    x = numba.carray(address(data[3]), (rows, data[2]), np.float32)
+    figures = numba.carray(address(data[4]), (rows, 5), np.float32)
+    argmax = numba.carray(address(data[5]), (rows,), np.int64)
+    flags = numba.carray(address(data[6]), (rows,), np.int32)
+    b = claim(data, 0)
+    while b < rows:
+        rows_stats(x, figures, argmax, flags, b, b + 1)
+        b = claim(data, 0)
+
+
+@functools.cache
+def _compiled_worker() -> Any:
+    return native_worker(_worker)
+
+
+def logits_stats_numba(logits: Tensor) -> LogitsStats:
+    """See :func:`entropick_kernels.logits_stats.logits_stats`; any float dtype but float64, on the CPU."""
+    x = logits.detach().float().contiguous()
+    rows, vocabulary = x.shape
+    figures, argmax = torch.empty(rows, 5), torch.empty(rows, dtype=torch.int64)
+    flags = torch.empty(rows, dtype=torch.int32)
+    arrays = (x.numpy(), figures.numpy(), argmax.numpy(), flags.numpy())
+    threads = min(rows, threads_for(rows * vocabulary * _WORK_PER_LOGIT))
+    if threads > 1:
+        data = np.array([0, rows, vocabulary, *(a.ctypes.data for a in arrays)], dtype=np.int64)
+        run(_compiled_worker(), data, threads)
+    else:
+        rows_stats(*arrays, 0, rows)
+    entropy, varentropy, top, log_z, top_probability = figures.unbind(1)
+    return LogitsStats(entropy, varentropy, top, log_z, argmax, top_probability, flags)
+
+
+def warmup_numba() -> None:
+    """Compile the loops (or load them from numba's cache)."""
+    if torch_openmp() is not None:
+        _compiled_worker()
+    logits_stats_numba(torch.zeros(1, 8))
