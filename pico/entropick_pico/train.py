@@ -46,7 +46,7 @@ class Recipe:
     muon_lr: float = 0.01
     early_lr: float = 4e-3
     early_muon_lr: float = 0.03
-    early_until: float = 0.2572
+    early_until: float = 0.2857
     warmup: int = 100
     decay_from: float = 0.4
     first_stage: float = 0.08

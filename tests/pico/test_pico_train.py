@@ -1,5 +1,6 @@
 """The recipe on a tiny scale: the loss falls, the truths enter the loss, the checkpoint loads."""
 
+import hashlib
 import json
 import math
 import random
@@ -11,6 +12,7 @@ import torch
 
 from entropick_pico import evaluate, grammar, tokenizer
 from entropick_pico.batches import collate, expected_loss, rows, stage_weights, stream
+from entropick_pico.card import compose
 from entropick_pico.grammar.reply import Choice
 from entropick_pico.optim import orthogonalise
 from entropick_pico.train import Recipe, train
@@ -42,7 +44,8 @@ def test_a_short_run_learns_and_saves(tmp_path: Path) -> None:
     assert model.generation_config.pad_token_id == tok.pad_token_id
     errors = evaluate.entropy_errors(model, tok, 1)
     assert errors["uniform256"].truth == pytest.approx(8.0)
-    assert "greedy accuracy" in evaluate.tables(evaluate.accuracies(model, tok, 1), errors)
+    card = compose(tmp_path, evaluate.accuracies(model, tok, 1), errors)
+    assert hashlib.sha256((tmp_path / "model.safetensors").read_bytes()).hexdigest() in card
 
 
 def test_the_same_seed_gives_the_same_run(tmp_path: Path) -> None:
