@@ -39,6 +39,8 @@ class TorchEngine:
         self._profile_cache = profile_cache or default_cache()
         self._worker = Worker(options, self._profile_cache, self)
         self._streams: dict[str, asyncio.Queue[RequestOutput | EngineError]] = {}
+        self._leaving: dict[str, asyncio.Event] = {}
+        """requests whose reader is gone, until the worker has told their end: their id is not free before"""
         self._listeners: list[Callable[[StepReport], None]] = []
         self._served: Served | None = None
         self._profile: Profile | None = None
@@ -99,9 +101,11 @@ class TorchEngine:
 
         Raises QueueFullError, EngineDeadError, and EngineError for a request id that is in use.
         """
+        name = request.request_id
+        if name in self._leaving:
+            await self._leaving[name].wait()
         if not self._alive:
             raise EngineDeadError("the engine is not running")
-        name = request.request_id
         if name in self._streams:
             raise EngineError(f"request id {name!r} is in use")
         stream: asyncio.Queue[RequestOutput | EngineError] = asyncio.Queue()
@@ -118,7 +122,8 @@ class TorchEngine:
                 yield output
         finally:
             del self._streams[name]
-            if not ended:
+            if not ended and self._alive:
+                self._leaving[name] = asyncio.Event()
                 self._worker.send(Cancel(name))
 
     def load(self) -> EngineLoad:
@@ -135,21 +140,27 @@ class TorchEngine:
     def on_report(self, report: StepReport) -> None:
         """Called by the worker: hand out what a step did."""
         for output in report.outputs:
-            stream = self._streams.get(output.request_id)
-            if stream is not None:
-                stream.put_nowait(output)
+            if output.request_id in self._leaving:
+                if output.finish_reason is not None:
+                    self._leaving.pop(output.request_id).set()
+            elif output.request_id in self._streams:
+                self._streams[output.request_id].put_nowait(output)
         for listener in self._listeners:
             listener(report)
 
     def on_refused(self, request_id: str, error: EngineError) -> None:
         """Called by the worker: a request was not taken."""
-        stream = self._streams.get(request_id)
-        if stream is not None:
-            stream.put_nowait(error)
+        if request_id in self._leaving:
+            self._leaving.pop(request_id).set()
+        elif request_id in self._streams:
+            self._streams[request_id].put_nowait(error)
 
     def on_death(self, reason: str) -> None:
         """Called by the worker: end every stream."""
         self._alive = False
+        for event in self._leaving.values():
+            event.set()
+        self._leaving.clear()
         for stream in self._streams.values():
             stream.put_nowait(EngineDeadError(reason))
 
