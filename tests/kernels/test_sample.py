@@ -2,13 +2,15 @@
 
 import json
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from entropick_kernels.sample import draw, philox_uniform
+from entropick_kernels import _threads
+from entropick_kernels.sample import draw, numba_impl, philox_uniform
 from entropick_kernels.sample.reference import (
     draw_reference,
     filter_probabilities_reference,
@@ -30,6 +32,9 @@ KNOWN_WORDS = [
         (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
     ),
 ]
+
+
+BOTH = pytest.mark.parametrize("implementation", ["torch", "numba"])
 
 
 def ints(values) -> torch.Tensor:
@@ -65,12 +70,13 @@ def test_philox_known_words(counter, key, words):
     assert tuple(got.tolist()) == words
 
 
-def test_philox_layout_and_equality_with_the_reference():
+@BOTH
+def test_philox_layout_and_equality_with_the_reference(implementation):
     g = torch.Generator().manual_seed(0)
     seed = torch.randint(-(2**63), 2**63 - 1, (200, 1), generator=g)
     position = torch.randint(0, 2**31, (200, 1), generator=g)
     candidate, branch = torch.arange(12), ints(5)
-    u = philox_uniform(seed, position, candidate, branch)
+    u = philox_uniform(seed, position, candidate, branch, implementation=implementation)
     assert u.shape == (200, 12)
     assert u.dtype == torch.float64
     np.testing.assert_array_equal(u.numpy(), philox_uniform_reference(seed, position, candidate, branch))
@@ -80,18 +86,21 @@ def test_philox_layout_and_equality_with_the_reference():
     assert u[3, 7].item() == (int(words[0]) * 2**21 + int(words[1]) // 2**11) / 2**53
 
 
-def test_philox_numbers_are_uniform_and_do_not_depend_on_the_batch():
-    u = philox_uniform(ints(7), torch.arange(50000), ints(0), ints(0))
+@BOTH
+def test_philox_numbers_are_uniform_and_do_not_depend_on_the_batch(implementation):
+    uniform = partial(philox_uniform, implementation=implementation)
+    u = uniform(ints(7), torch.arange(50000), ints(0), ints(0))
     assert abs(u.mean().item() - 0.5) < 0.006
     assert abs(u.var().item() - 1 / 12) < 0.002
     assert len(u.unique()) == 50000
-    assert philox_uniform(ints(7), ints(123), ints(0), ints(0)).item() == u[123].item()
-    assert philox_uniform(ints(7), ints(123), ints(1), ints(0)).item() != u[123].item()
-    assert philox_uniform(ints(7), ints(123), ints(0), ints(1)).item() != u[123].item()
+    assert uniform(ints(7), ints(123), ints(0), ints(0)).item() == u[123].item()
+    assert uniform(ints(7), ints(123), ints(1), ints(0)).item() != u[123].item()
+    assert uniform(ints(7), ints(123), ints(0), ints(1)).item() != u[123].item()
 
 
 @pytest.mark.parametrize("case", FILTERS)
-def test_filters_known_answers(case):
+@BOTH
+def test_filters_known_answers(case, implementation):
     arguments = (case["top_k"], case["top_p"], case["min_p"])
     filtered = filter_probabilities_reference(case["p"], *arguments)
     np.testing.assert_allclose(filtered, case["correct_p"], rtol=1e-9, atol=1e-12)
@@ -101,13 +110,18 @@ def test_filters_known_answers(case):
     logits = torch.tensor(case["p"], dtype=torch.float32).log()[None]
     for hint in (None, 64):
         tokens = draw(
-            logits, *parameters([1.0], [arguments[0]], [arguments[1]], [arguments[2]]), u, max_top_k=hint
+            logits,
+            *parameters([1.0], [arguments[0]], [arguments[1]], [arguments[2]]),
+            u,
+            max_top_k=hint,
+            implementation=implementation,
         )
         frequency = torch.bincount(tokens[0], minlength=len(case["p"])).double() / 20000
         np.testing.assert_allclose(frequency.numpy(), case["correct_p"], atol=6e-5)
 
 
-def test_filters_that_are_off_change_nothing_and_the_top_token_survives():
+@BOTH
+def test_filters_that_are_off_change_nothing_and_the_top_token_survives(implementation):
     p = np.random.default_rng(0).dirichlet(np.ones(50), size=4)
     for off in ((0, 1.0, 0.0), (-1, 1.5, -1.0), (50, 1.0, 0.0), (1000, 1.0, 0.0)):
         np.testing.assert_allclose(filter_probabilities_reference(p, *off), p, rtol=1e-12)
@@ -117,22 +131,28 @@ def test_filters_that_are_off_change_nothing_and_the_top_token_survives():
         assert (kept.argmax(-1) == p.argmax(-1)).all()
         tokens = draw(
             torch.tensor(p).log(), *parameters([1.0] * 4, [hard[0]] * 4, [hard[1]] * 4, [hard[2]] * 4),
-            torch.rand(4, 8, dtype=torch.float64),
-        )  # fmt: skip
+            torch.rand(4, 8, dtype=torch.float64), implementation=implementation)  # fmt: skip
         assert (tokens == torch.tensor(p.argmax(-1))[:, None]).all()
 
 
-def test_exact_ties_do_not_hang_on_rounding():
+@BOTH
+def test_exact_ties_do_not_hang_on_rounding(implementation):
     u = (torch.arange(1000, dtype=torch.float64)[None] + 0.5) / 1000
     for tenths in range(1, 10):
         kept = filter_probabilities_reference(np.full(10, 0.1), 0, tenths / 10, 0.0)
         assert (kept > 0).sum() == tenths
-        tokens = draw(torch.zeros(1, 10), *parameters([1.0], [0], [tenths / 10], [0.0]), u)
+        tokens = draw(
+            torch.zeros(1, 10),
+            *parameters([1.0], [0], [tenths / 10], [0.0]),
+            u,
+            implementation=implementation,
+        )
         assert sorted(set(tokens[0].tolist())) == list(range(tenths))
 
 
 @pytest.mark.parametrize("vocabulary", [3, 64, 200, 4099])
-def test_draw_equals_the_reference(vocabulary):
+@BOTH
+def test_draw_equals_the_reference(vocabulary, implementation):
     g = torch.Generator().manual_seed(vocabulary)
     rows = 60 if vocabulary > 1000 else 500
     x = torch.randn(rows, vocabulary, generator=g) * 3
@@ -141,7 +161,7 @@ def test_draw_equals_the_reference(vocabulary):
     u = torch.rand(rows, 6, generator=g, dtype=torch.float64)
     temperature, top_k, top_p, min_p = random_parameters(rows, g, min(vocabulary, 100))
     top_k[::5] = 0
-    tokens = draw(x, temperature, top_k, top_p, min_p, u)
+    tokens = draw(x, temperature, top_k, top_p, min_p, u, implementation=implementation)
     np.testing.assert_array_equal(tokens.numpy(), draw_reference(x, temperature, top_k, top_p, min_p, u))
 
 
@@ -165,23 +185,33 @@ def test_the_hint_never_changes_the_outcome(vocabulary, coarse):
 
 
 @pytest.mark.parametrize("hint", [None, 64])
-def test_a_row_draws_the_same_alone_and_in_a_batch(hint):
+@BOTH
+def test_a_row_draws_the_same_alone_and_in_a_batch(hint, implementation):
     g = torch.Generator().manual_seed(5)
     x = torch.randn(16, 32001, generator=g) * 3
     x[4, 7] = math.nan
     u = torch.rand(16, 4, generator=g, dtype=torch.float64)
     arguments = random_parameters(16, g, 64)
-    together = draw(x, *arguments, u, max_top_k=hint)
+    together = draw(x, *arguments, u, max_top_k=hint, implementation=implementation)
     for row in (0, 3, 5, 15):
         one = slice(row, row + 1)
-        alone = draw(x[one].clone(), *(a[one] for a in arguments), u[one], max_top_k=hint)
+        alone = draw(
+            x[one].clone(),
+            *(a[one] for a in arguments),
+            u[one],
+            max_top_k=hint,
+            implementation=implementation,
+        )
         assert torch.equal(alone, together[one])
 
 
-def test_frequencies_follow_the_filtered_distribution():
+@BOTH
+def test_frequencies_follow_the_filtered_distribution(implementation):
     x = torch.tensor([[2.0, 1.0, 0.0, -1.0, -2.0, 0.5]])
-    u = philox_uniform(ints([[11]]), torch.arange(200000)[None], ints(0), ints(0))
-    tokens = draw(x, *parameters([0.8], [4], [0.95], [0.05]), u)
+    u = philox_uniform(
+        ints([[11]]), torch.arange(200000)[None], ints(0), ints(0), implementation=implementation
+    )
+    tokens = draw(x, *parameters([0.8], [4], [0.95], [0.05]), u, implementation=implementation)
     p = torch.softmax(x[0].double() / 0.8, -1)
     expected = filter_probabilities_reference(p, 4, 0.95, 0.05)
     frequency = torch.bincount(tokens[0], minlength=6).double().numpy() / 200000
@@ -189,7 +219,8 @@ def test_frequencies_follow_the_filtered_distribution():
     assert (frequency[expected == 0] == 0).all()
 
 
-def test_temperature_zero_and_bad_rows_give_the_top_token():
+@BOTH
+def test_temperature_zero_and_bad_rows_give_the_top_token(implementation):
     x = torch.zeros(6, 9)
     x[0, [4, 6]] = 3.0
     x[1, 2] = math.nan
@@ -197,17 +228,22 @@ def test_temperature_zero_and_bad_rows_give_the_top_token():
     x[3, 5] = math.inf
     x[4, 8] = 1.0
     arguments = parameters([0.0, 1.0, 1.0, 1.0, 0.0, 1e-30], [50, 0, 5, 0, 0, 1], [0.9] * 6, [0.1] * 6)
-    tokens = draw(x, *arguments, torch.full((6, 3), 0.999, dtype=torch.float64))
+    tokens = draw(
+        x, *arguments, torch.full((6, 3), 0.999, dtype=torch.float64), implementation=implementation
+    )
     assert tokens.tolist() == [[4] * 3, [2] * 3, [0] * 3, [5] * 3, [8] * 3, [0] * 3]
 
 
-def test_extreme_numbers_stay_inside_the_support():
+@BOTH
+def test_extreme_numbers_stay_inside_the_support(implementation):
     x = torch.tensor([[-math.inf, 1.0, -200.0, 1.0, -math.inf]])
     ends = torch.tensor([[0.0, 0.5, 1 - 2.0**-53]], dtype=torch.float64)
     off = parameters([1.0], [0], [1.0], [0.0])
-    assert draw(x, *off, ends).tolist() == [[1, 3, 3]]
-    assert draw(x * 1e4, *off, ends).tolist() == [[1, 3, 3]]
-    assert draw(x, *parameters([1e-6], [0], [1.0], [0.0]), ends).tolist() == [[1, 3, 3]]
+    assert draw(x, *off, ends, implementation=implementation).tolist() == [[1, 3, 3]]
+    assert draw(x * 1e4, *off, ends, implementation=implementation).tolist() == [[1, 3, 3]]
+    assert draw(x, *parameters([1e-6], [0], [1.0], [0.0]), ends, implementation=implementation).tolist() == [
+        [1, 3, 3]
+    ]
 
 
 def test_wrong_shapes_are_refused():
@@ -217,3 +253,28 @@ def test_wrong_shapes_are_refused():
         draw(torch.zeros(3, 4), *good, u)
     with pytest.raises(ValueError, match="top_k"):
         draw(torch.zeros(2, 4), good[0], ints([1]), good[2], good[3], u)
+
+
+@pytest.mark.parametrize("vocabulary", [5, 4096])
+def test_both_implementations_draw_the_same(vocabulary):
+    g = torch.Generator().manual_seed(vocabulary + 1)
+    x = torch.randn(400, vocabulary, generator=g) * 4
+    x[::3] = x[::3].round()
+    u = torch.rand(400, 5, generator=g, dtype=torch.float64)
+    temperature, top_k, top_p, min_p = random_parameters(400, g, 3000)
+    top_k[::4], top_p[::7], min_p[::2] = 0, 1.0, 0.0
+    arguments = (x, temperature, top_k, top_p, min_p, u)
+    assert torch.equal(draw(*arguments, implementation="torch"), draw(*arguments, implementation="numba"))
+
+
+def test_several_threads_draw_what_one_draws(monkeypatch):
+    if _threads.torch_openmp() is None:
+        pytest.skip("torch does not run on GNU OpenMP here")
+    g = torch.Generator().manual_seed(2)
+    x = torch.randn(9, 3001, generator=g)
+    x[4, 7] = math.nan
+    u = torch.rand(9, 5, generator=g, dtype=torch.float64)
+    arguments = (x, *random_parameters(9, g, 64), u)
+    serial = draw(*arguments, implementation="numba")
+    monkeypatch.setattr(numba_impl, "threads_for", lambda work: 3)
+    assert torch.equal(draw(*arguments, implementation="numba"), serial)

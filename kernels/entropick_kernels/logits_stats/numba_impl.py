@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .._exp2 import LOG2_E, LOWEST, exp2
 from .._native import native, native_worker
+from .._rows import first_nan, row_top
 from .._threads import address, claim, run, threads_for, torch_openmp
 from .torch_impl import ALL_MASKED_FLAG, NAN_FLAG, POSITIVE_INFINITY_FLAG, LogitsStats
 
@@ -21,35 +22,10 @@ Float32 = npt.NDArray[np.float32]
 
 _CHUNK: Final = 1024
 _ZERO: Final = np.float32(0.0)
-_NEGATIVE: Final = np.int32(0x7FFFFFFF)
-_SIGN: Final = np.int32(31)
-_LEAST: Final = np.int32(-(2**31))
 _WORK_PER_LOGIT: Final = 8
 _NAN: Final = int(NAN_FLAG)
 _INFINITE: Final = int(POSITIVE_INFINITY_FLAG)
 _MASKED: Final = int(ALL_MASKED_FLAG)
-
-
-@native()
-def row_top(x: Float32) -> int:
-    """Index of the largest element of x [V], the lowest on ties; where there is a NaN, it may be passed over.
-
-    Floats are compared as integers of the same order: that loop vectorises, a float maximum does not.
-    """
-    best, where = _LEAST, 0
-    for lo in range(0, x.shape[0], _CHUNK):
-        top = _LEAST
-        for i in range(lo, min(lo + _CHUNK, x.shape[0])):
-            bits = np.float32(x[i] + _ZERO).view(np.int32)  # -0 + 0 = +0: equal zeros get equal bits
-            key = np.int32(bits ^ np.int32(np.int32(bits >> _SIGN) & _NEGATIVE))
-            top = max(top, key)
-        if top > best:
-            best, where = top, lo
-    index = where
-    for i in range(where, min(where + _CHUNK, x.shape[0])):
-        if x[i] > x[index]:
-            index = i
-    return index
 
 
 @native("contract", "reassoc", "nsz")
@@ -78,15 +54,17 @@ def row_stats(x: Float32, figures: Float32, weights: Float32) -> tuple[int, int]
     """(argmax, flag) of x [V]; figures = (H, V, maximum, ln z, top probability)."""
     index = row_top(x)
     top = x[index]
-    nan = False
-    if not (top > -math.inf and top < math.inf):  # rare: look for a NaN that the integers passed over
-        for i in range(x.shape[0]):
-            if not nan and math.isnan(x[i]):
-                nan, index = True, i
-        if not nan and top < 0:
+    if not (top > -math.inf and top < math.inf):  # rare: the integers may have passed over a NaN
+        nan = first_nan(x)
+        if nan < 0 and top < 0:
             figures[:] = _ZERO
             figures[2] = top
             return 0, _MASKED
+        figures[:] = np.float32(math.nan)
+        if nan < 0:
+            figures[2] = top
+            return index, _INFINITE
+        return nan, _NAN
     z, mean, second = 0.0, 0.0, 0.0
     for lo in range(0, x.shape[0], _CHUNK):
         # Chan, Golub, LeVeque (1979): moments of a union; in float64, so that no length can hurt
@@ -96,14 +74,9 @@ def row_stats(x: Float32, figures: Float32, weights: Float32) -> tuple[int, int]
             second += spread + d * d * (z * part / union)
             mean += d * (part / union)
             z = union
-    if math.isnan(z) or nan:
-        infinite = not nan and top == math.inf
-        if not nan and not infinite:
-            for i in range(x.shape[0] - 1, -1, -1):
-                index = i if math.isnan(x[i]) else index
+    if math.isnan(z):
         figures[:] = np.float32(math.nan)
-        figures[2] = top if infinite else np.float32(math.nan)
-        return index, _INFINITE if infinite else _NAN
+        return first_nan(x), _NAN
     figures[0] = math.log2(z) - mean
     figures[1] = second / z
     figures[2] = top

@@ -2,20 +2,43 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor
 
+from .numba_impl import draw_numba, philox_uniform_numba, warmup_numba
 from .torch_impl import draw_torch, philox_uniform_torch
 
-__all__ = ["draw", "philox_uniform"]
+__all__ = ["Implementation", "draw", "philox_uniform", "warmup"]
+
+Implementation = Literal["torch", "numba"]
 
 
-def philox_uniform(seed: Tensor, position: Tensor, draw: Tensor, branch: Tensor) -> Tensor:
+def _native(tensors: tuple[Tensor, ...], implementation: Implementation | None) -> bool:
+    """Whether the native loops are to run; ValueError where they are demanded and cannot."""
+    possible = all(t.device.type == "cpu" for t in tensors)
+    if implementation == "numba" and not possible:
+        raise ValueError("the native loops need tensors on the CPU")
+    return possible and implementation != "torch"
+
+
+def philox_uniform(
+    seed: Tensor,
+    position: Tensor,
+    draw: Tensor,
+    branch: Tensor,
+    *,
+    implementation: Implementation | None = None,
+) -> Tensor:
     """One uniform number in [0, 1), float64, for each (seed, position, draw, branch): int64, broadcast.
 
     Philox-4x32-10 with key = (low, high 32 bits of seed) and counter = (position, draw, branch, 0), each
     modulo 2^32; with x the output words the number is (x0 * 2^21 + floor(x1 / 2^11)) * 2^-53. Counter-based:
-    the number does not depend on what else is drawn.
+    the number does not depend on what else is drawn. ``implementation`` as for :func:`draw`; both give the
+    same bits.
     """
+    if _native((seed, position, draw, branch), implementation):
+        return philox_uniform_numba(seed, position, draw, branch)
     return philox_uniform_torch(seed, position, draw, branch)
 
 
@@ -28,6 +51,7 @@ def draw(
     uniforms: Tensor,
     *,
     max_top_k: int | None = None,
+    implementation: Implementation | None = None,
 ) -> Tensor:
     """Token ids int64 [B, N]: softmax(logits / T), top-k, top-p, min-p, inverse CDF in order of token id.
 
@@ -39,7 +63,11 @@ def draw(
 
     ``max_top_k`` says on the host what the tensors hold and never changes the outcome: 1..64 promises
     0 < top_k <= max_top_k in every row (no full sort), 0 that no row uses top_k or top_p (no sort at all),
-    None promises nothing. Raises ValueError on shapes that do not fit.
+    None promises nothing.
+
+    ``implementation``: "numba" (native loops, on the CPU), "torch" (anything), or None for the fastest that
+    serves the tensors. Their weights differ in the last bit, so their tokens may where a uniform number lies
+    within 1e-7 of a boundary. Raises ValueError on shapes that do not fit.
     """
     rows = logits.shape[:1]
     if logits.dim() != 2 or logits.shape[1] < 1 or uniforms.dim() != 2 or uniforms.shape[:1] != rows:
@@ -49,4 +77,11 @@ def draw(
     for name, value in (("temperature", temperature), ("top_k", top_k), ("top_p", top_p), ("min_p", min_p)):
         if value.shape != rows:
             raise ValueError(f"{name} must have shape [{rows[0]}], got {tuple(value.shape)}")
+    if _native((logits, temperature, top_k, top_p, min_p, uniforms), implementation):
+        return draw_numba(logits, temperature, top_k, top_p, min_p, uniforms)
     return draw_torch(logits, temperature, top_k, top_p, min_p, uniforms, max_top_k=max_top_k)
+
+
+def warmup() -> None:
+    """Compile the native loops now (seconds, once a machine: cached on disk), so that no request waits."""
+    warmup_numba()
