@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from .engine.base import Engine
-from .middleware import ApiKey, BodyLimit, RequestId
+from .middleware import ApiKey, RequestId, SizeLimit
 from .protocol.errors import ApiError
 from .protocol.requests import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
 from .protocol.responses import Completion, SignalStatistics, SignalValues
@@ -63,7 +63,7 @@ def create_app(
         app.include_router(module.router)
     _add_errors(app)
     # added last runs first: every answer has an id, every refusal too
-    app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
+    app.add_middleware(SizeLimit, limit=settings.max_body_bytes)
     if settings.api_key is not None:
         app.add_middleware(ApiKey, key=settings.api_key.get_secret_value())
     app.add_middleware(RequestId)

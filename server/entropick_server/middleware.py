@@ -16,6 +16,7 @@ from .protocol.errors import ApiError
 from .streaming.sse import error_response
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_MAX_HEADERS = 128
 _OPEN_PATHS = frozenset({"/health"})
 
 
@@ -72,8 +73,8 @@ class ApiKey:
         return False
 
 
-class BodyLimit:
-    """413 for a body over the cap: by its declared length before a byte is read, else while it arrives."""
+class SizeLimit:
+    """431 for too many headers; 413 for a body over the cap, by its declared length or while it arrives."""
 
     def __init__(self, app: ASGIApp, limit: int) -> None:
         self._app = app
@@ -83,6 +84,11 @@ class BodyLimit:
         """Pass on, or refuse."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
+            return
+        if len(scope["headers"]) > _MAX_HEADERS:
+            # the HTTP parser bounds their size only where they do not arrive in one piece
+            error = ApiError(431, f"More than {_MAX_HEADERS} headers.", code="too_many_headers")
+            await error_response(error)(scope, receive, send)
             return
         declared = Headers(scope=scope).get("content-length", "")
         if declared.isascii() and declared.isdigit() and int(declared[:20]) > self._limit:

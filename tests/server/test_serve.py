@@ -100,16 +100,16 @@ async def test_a_closed_connection_cancels(engine: Any) -> None:
         await until(lambda: not engine.running)
 
 
-async def test_large_headers_are_refused(engine: Any) -> None:
+@pytest.mark.parametrize(
+    "headers", [b"X-Big: " + b"x" * (1 << 20), b"\r\n".join(b"X-%d: y" % n for n in range(10_000))]
+)
+async def test_large_headers_are_refused(engine: Any, headers: bytes) -> None:
     async with listening(engine) as (_, client):
-        many = {f"X-{n}": "y" * 20 for n in range(10_000)}
-        for headers in ({"X-Big": "x" * (1 << 20)}, many):
-            try:
-                answer = await client.get("/health", headers=headers)
-            except (httpx.WriteError, httpx.ReadError):
-                # the server answered and closed while the client was still writing
-                continue
-            assert answer.status_code in (400, 431)
+        reader, writer = await asyncio.open_connection(client.base_url.host, client.base_url.port)
+        writer.write(b"GET /health HTTP/1.1\r\nHost: x\r\n" + headers + b"\r\n\r\n")
+        status = await asyncio.wait_for(reader.readline(), 2)
+        assert status.split()[1] in (b"400", b"431")
+        writer.close()
         assert (await client.get("/health")).status_code == 200
 
 
