@@ -143,7 +143,7 @@ def _discriminant(measured: Measured, profile: Profile) -> tuple[Mapping[str, fl
     positive, negative = corner & measured.ambiguous, corner & ~measured.ambiguous
     if int(positive.sum()) < MIN_LABELLED or int(negative.sum()) < MIN_LABELLED:
         return {}, 1.0, ["no discriminant for CLARIFY: too few labelled tokens"]
-    rows = PolicyRows.build([SEED_PARAMS], [True], [True], profile, dtype=torch.float64)
+    rows = PolicyRows.build([SEED_PARAMS], [True], [True], profile)
     ranks = quantile_ranks(StepStats(measured.values.to(torch.float64), measured.valid), rows)[corner]
     label = measured.ambiguous[corner].to(torch.float64)
     balance = torch.where(label > 0, 0.5 / label.mean(), 0.5 / (1 - label.mean()))

@@ -1,9 +1,9 @@
 """``decide``: the signals of a step in, a sampling decision for every row out.
 
 Pure and batched: no ``.item()``, no Python ``if`` on data, so the same code serves the embedded engine, a
-captured graph and a vLLM plugin. Rows may mix presets. The formulas of preset ``seed`` are those of the
-2024 guide to Entropix (known answers in tests/golden, groups 03, 05, 06); ``calibrated`` keeps their shape
-and puts quantile ranks of the model's own profile where the guide puts raw values.
+captured graph and a vLLM plugin. Rows may mix presets. Regions are those of the 2024 guide to Entropix with
+a preset's cut points (known answers in tests/golden, group 03); what a region does is in
+:mod:`entropick_sampler.formulas`.
 """
 
 from __future__ import annotations
@@ -14,15 +14,22 @@ from typing import Final, NamedTuple
 import torch
 from torch import Tensor
 
-from .params import PARAM_NAMES, STRATEGY_OFF, PolicyParams, Strategy
+from .formulas import CALIBRATED_ACTIONS, PARAMETERS, SEED_ACTIONS, table
+from .params import STRATEGY_OFF, PolicyParams, Strategy
 from .profile import QUANTILE_LEVELS, Profile
 from .signals import POLICY_SIGNALS
 from .stats import StepStats
 
-_COLUMN: Final = {name: i for i, name in enumerate(PARAM_NAMES)}
-_SIGNAL: Final = {signal.name: i for i, signal in enumerate(POLICY_SIGNALS)}
 _NEVER: Final = 1 << 30
 """tokens_since_clarify of a request that never clarified: no cooldown reaches it"""
+_N: Final = len(Strategy)
+# GREEDY, CLARIFY, EXPLORE, HIGH_UNCERTAINTY: the cuts of each region in H and V, and on which side of them it
+# lies (+1 above, -1 below); ADAPTIVE, the last strategy, takes what is left
+_CUTS: Final = (
+    ("greedy_entropy", "clarify_entropy", "explore_entropy", "high_uncertainty_entropy"),
+    ("greedy_varentropy", "clarify_varentropy", "explore_varentropy", "high_uncertainty_varentropy"),
+)
+_SIDES: Final = ((-1.0, 1.0, -1.0, 1.0), (-1.0, -1.0, 1.0, 1.0))
 
 
 class PolicyState(NamedTuple):
@@ -50,23 +57,33 @@ class Decision(NamedTuple):
 
 
 class PolicyRows(NamedTuple):
-    """The parameters of a batch: ``values`` [B, P] in the order of PARAM_NAMES, flags [B], one profile.
+    """The resident tensors of a batch, B rows, S policy signals; float64 unless said.
 
-    ``enabled``: the policy decides (else the base values are used as they are). ``ranked``: preset
-    ``calibrated``. ``quantiles`` [S, Q] at ``levels`` [Q]; ``clarify_weights`` [S], ``clarify_bias`` [].
+    ``cuts`` [B, 2, 4]: entropy and varentropy cut points of the regions; ``sides`` [2, 4]; ``priority`` [5].
+    ``coefficients`` [B, 5 * 4, 1 + S], ``low``, ``high`` [B, 5 * 4]: every strategy's parameters, affine in
+    the signals. ``clarify`` [B, 1 + S]: bias and weights of the discriminant. ``base`` [B, 4]. ``candidates``
+    [B, 5] int64. ``enabled``, ``ranked`` [B] bool: the policy decides; preset ``calibrated``. ``budget``,
+    ``cooldown`` [B] int64. ``rank_low``, ``rank_scale`` [S, Q - 1], ``rank_step`` [Q - 1]: the profile's
+    quantiles. ``any_ranked`` is known to the host and does not depend on device data.
     """
 
-    values: Tensor
+    cuts: Tensor
+    sides: Tensor
+    priority: Tensor
+    coefficients: Tensor
+    low: Tensor
+    high: Tensor
+    clarify: Tensor
+    base: Tensor
+    candidates: Tensor
     enabled: Tensor
     ranked: Tensor
-    quantiles: Tensor
-    levels: Tensor
-    clarify_weights: Tensor
-    clarify_bias: Tensor
-
-    def column(self, name: str) -> Tensor:
-        """One parameter by name, [B]."""
-        return self.values[:, _COLUMN[name]]
+    budget: Tensor
+    cooldown: Tensor
+    rank_low: Tensor
+    rank_scale: Tensor
+    rank_step: Tensor
+    any_ranked: bool
 
     @classmethod
     def build(
@@ -76,28 +93,58 @@ class PolicyRows(NamedTuple):
         ranked: Sequence[bool],
         profile: Profile | None,
         device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float64,
     ) -> PolicyRows:
-        """Stack the rows of a batch, in float64 so that telemetry shows what was asked for.
+        """Lay out the rows of a batch; temperature 0 switches a row's policy off.
 
         Raises ValueError where a row is ranked and there is no profile.
         """
         if profile is None and any(ranked):
             raise ValueError("preset 'calibrated' needs a profile; this model has none, use preset 'seed'")
-        table = [[float(getattr(p, name)) for name in PARAM_NAMES] for p in params]
-        quantiles = [
-            profile.quantiles.get(s.name, QUANTILE_LEVELS) if profile else QUANTILE_LEVELS
-            for s in POLICY_SIGNALS
+        enabled = [on and p.temperature > 0 for p, on in zip(params, enabled, strict=True)]
+        tables = [
+            table(p, None if not on else CALIBRATED_ACTIONS if rank else SEED_ACTIONS)
+            for p, on, rank in zip(params, enabled, ranked, strict=True)
         ]
-        weights = [profile.clarify_weights.get(s.name, 0.0) if profile else 0.0 for s in POLICY_SIGNALS]
+        names = [s.name for s in POLICY_SIGNALS]
+        weights, bias = (profile.clarify_weights, profile.clarify_bias) if profile else ({}, 1.0)
+        fitted = [bias, *(weights.get(n, 0.0) for n in names)]
+        always = [1.0, *(0.0 for _ in names)]
+        known = profile.quantiles if profile else {}
+        quantiles = torch.tensor([list(known.get(n, QUANTILE_LEVELS)) for n in names], dtype=torch.float64)
+
+        def floats(values: object, *shape: int) -> Tensor:
+            return torch.tensor(values, dtype=torch.float64).reshape(shape).to(device)
+
+        def integers(values: object, *shape: int) -> Tensor:
+            return torch.tensor(values, dtype=torch.int64).reshape(shape).to(device)
+
+        n, cells = len(params), _N * len(PARAMETERS)
         return cls(
-            torch.tensor(table, dtype=dtype, device=device),
-            torch.tensor(list(enabled), device=device),
-            torch.tensor(list(ranked), device=device),
-            torch.tensor(quantiles, dtype=dtype, device=device),
-            torch.tensor(QUANTILE_LEVELS, dtype=dtype, device=device),
-            torch.tensor(weights, dtype=dtype, device=device),
-            torch.tensor(profile.clarify_bias if profile else 1.0, dtype=dtype, device=device),
+            floats([[[getattr(p, name) for name in axis] for axis in _CUTS] for p in params], n, 2, 4),
+            floats(_SIDES, 2, 4),
+            integers([1 << (_N - i) for i in range(_N)], _N),
+            floats([t[0] for t in tables], n, cells, 1 + len(names)),
+            floats([t[1] for t in tables], n, cells),
+            floats([t[2] for t in tables], n, cells),
+            floats([fitted if rank else always for rank in ranked], n, 1 + len(names)),
+            floats([[getattr(p, name) for name in PARAMETERS] for p in params], n, len(PARAMETERS)),
+            integers(
+                [
+                    [p.n_candidates if on and s is Strategy.ADAPTIVE else 1 for s in Strategy]
+                    for p, on in zip(params, enabled, strict=True)
+                ],
+                n,
+                _N,
+            ),
+            torch.tensor(list(enabled), dtype=torch.bool, device=device),
+            torch.tensor(list(ranked), dtype=torch.bool, device=device),
+            integers([p.clarify_budget for p in params], n),
+            integers([p.clarify_cooldown for p in params], n),
+            quantiles[:, :-1].contiguous().to(device),
+            # a run of equal quantiles becomes a step
+            quantiles.diff().clamp_min(1e-12).reciprocal().to(device),
+            floats(QUANTILE_LEVELS, len(QUANTILE_LEVELS)).diff(),
+            any(ranked),
         )
 
 
@@ -115,107 +162,9 @@ def quantile_ranks(stats: StepStats, rows: PolicyRows) -> Tensor:
     Linear between the profile's quantiles; a run of equal quantiles is a step, so that a signal which is
     nearly always the same has a rank, too.
     """
-    low, high = rows.quantiles[:, :-1], rows.quantiles[:, 1:]
-    x = stats.values.to(rows.quantiles.dtype).unsqueeze(-1)
-    width = high - low
-    share = torch.where(width > 0, (x - low) / width.clamp_min(1e-30), (x > low).to(x.dtype)).clamp(0, 1)
-    rank = rows.levels[0] + (share * rows.levels.diff()).sum(-1)
-    return torch.where(stats.valid, rank, 0.5)
-
-
-def classify(entropy: Tensor, varentropy: Tensor, rows: PolicyRows, clarify_ok: Tensor) -> Tensor:
-    """The region of the (H, V) plane that each row is in, int64 [B]; every comparison is strict.
-
-    The regions are asked in the order GREEDY, CLARIFY, EXPLORE, HIGH_UNCERTAINTY; what none claims is
-    ADAPTIVE. With the presets they do not overlap; overrides may make them, and then the order decides.
-    """
-    h, v = entropy, varentropy
-    column = rows.column
-    strategy = torch.full_like(h, int(Strategy.ADAPTIVE), dtype=torch.int64)
-    high = (h > column("high_uncertainty_entropy")) & (v > column("high_uncertainty_varentropy"))
-    explore = (h < column("explore_entropy")) & (v > column("explore_varentropy"))
-    clarify = (h > column("clarify_entropy")) & (v < column("clarify_varentropy")) & clarify_ok
-    greedy = (h < column("greedy_entropy")) & (v < column("greedy_varentropy"))
-    for region, where in (
-        (Strategy.HIGH_UNCERTAINTY, high),
-        (Strategy.EXPLORE, explore),
-        (Strategy.CLARIFY, clarify),
-        (Strategy.GREEDY, greedy),
-    ):
-        strategy = strategy.masked_fill(where, int(region))
-    return strategy
-
-
-class _Actions(NamedTuple):
-    """What every strategy would do, before the region picks one; each [B]."""
-
-    adaptive: tuple[Tensor, Tensor, Tensor, Tensor]
-    clarify_temperature: Tensor
-    explore: tuple[Tensor, Tensor]
-    high: tuple[Tensor, Tensor]
-
-
-def seed_actions(stats: StepStats, rows: PolicyRows) -> _Actions:
-    """The guide's formulas on raw signals (golden groups 05 and 06), before the clip of the temperature.
-
-    Attention terms drop out (0) where the engine has no attention signals.
-    """
-    t0, p0, k0, m0 = (rows.column(n) for n in ("temperature", "top_p", "top_k", "min_p"))
-    values = stats.values * stats.valid
-    h, v, a, av, agree, inter = (
-        values[:, _SIGNAL[n]]
-        for n in (
-            "logits_entropy",
-            "logits_varentropy",
-            "attention_entropy",
-            "attention_varentropy",
-            "agreement_seed",
-            "interaction_strength",
-        )
-    )
-    uncertainty = h + v
-    adaptive = (
-        t0 * (1 + 0.3 * uncertainty + 0.2 * (a + av) - 0.2 * agree),
-        (p0 * (1 + 0.1 * av)).clamp(0.1, 1.0),
-        (k0 * (1 + 0.3 * inter - 0.2 * agree)).round().clamp(1, 100),
-        (m0 * (1 - 0.5 * uncertainty)).clamp(0.01, 0.5),
-    )
-    return _Actions(
-        adaptive,
-        (t0 * (1.3 + 0.2 * a)).clamp_max(1.5),
-        ((t0 * (1.2 + 0.3 * inter)).clamp_max(1.5), (k0 * (1 + 0.5 * (1 - agree))).trunc().clamp_min(5)),
-        ((t0 * (2 + 0.5 * av)).clamp_min(2.0), (p0 - 0.2 * a).clamp_min(0.5)),
-    )
-
-
-def ranked_actions(ranks: Tensor, rows: PolicyRows) -> _Actions:
-    """The calibrated formulas on quantile ranks [B, S]; docs/policy.md gives the reasons."""
-    t0, p0, k0, m0 = (rows.column(n) for n in ("temperature", "top_p", "top_k", "min_p"))
-    rh, rv, ra, rav, agree, inter = (
-        ranks[:, _SIGNAL[n]]
-        for n in (
-            "logits_entropy",
-            "logits_varentropy",
-            "attention_entropy",
-            "attention_varentropy",
-            "agreement",
-            "interaction_strength",
-        )
-    )
-    uncertainty = (rh + rv) / 2
-    adaptive = (
-        t0 * (0.8 + 0.3 * uncertainty + 0.1 * (ra + rav) / 2 - 0.1 * agree),
-        (p0 * (1 + 0.04 * (rav - 0.5))).clamp(0.1, 1.0),
-        (k0 * (1 + 0.3 * inter - 0.2 * agree)).round().clamp_min(1),
-        (m0 * (1 - 0.5 * uncertainty)).clamp_max(0.5),
-    )
-    return _Actions(
-        adaptive,
-        t0 * (1.1 + 0.2 * ra),
-        (t0 * (1 + 0.3 * inter), torch.maximum((k0 * (1.5 - 0.5 * agree)).trunc(), k0.clamp_max(5))),
-        # a request that sent a nucleus below 0.5 keeps it
-        (t0 * (1.1 + 0.3 * rav), torch.minimum((p0 - 0.2 * ra).clamp_min(0.5), p0)),
-    )
+    share = ((stats.values.unsqueeze(-1) - rows.rank_low) * rows.rank_scale).clamp_(0, 1)
+    rank = share.mul_(rows.rank_step).sum(-1).add_(QUANTILE_LEVELS[0])
+    return rank.masked_fill_(~stats.valid, 0.5)
 
 
 def decide(
@@ -225,60 +174,43 @@ def decide(
 
     ``stats``: [B, S]; ``may_clarify``: bool [B], False where no text can be inserted now (the strategy is
     then carried out by its raised temperature); returns the decision and the state after it. A row whose
-    policy is off gets its base values and STRATEGY_OFF. A filter that the base has switched off stays off.
-    The temperature is clipped to the row's limits, widened where the request itself asks for a base outside
-    them.
+    policy is off gets its base values and STRATEGY_OFF. Regions are asked in the order of Strategy and every
+    comparison is strict; with the presets they do not overlap, overrides may make them. Formulas see raw
+    signals under ``seed`` (0 where not measured) and quantile ranks under ``calibrated`` (0.5).
     """
-    ranks = quantile_ranks(stats, rows)
-    clarify_ok = ~rows.ranked | (rows.clarify_bias + (ranks * rows.clarify_weights).sum(-1) > 0)
-    strategy = classify(stats.column("logits_entropy"), stats.column("logits_varentropy"), rows, clarify_ok)
+    x = (stats.values * stats.valid).to(rows.coefficients.dtype)
+    if rows.any_ranked:
+        x = torch.where(rows.ranked.unsqueeze(1), quantile_ranks(stats, rows), x)
+    x = torch.nn.functional.pad(x, (1, 0), value=1.0)
 
-    seed, ranked = seed_actions(stats, rows), ranked_actions(ranks, rows)
+    # each side of each cut, [B, 2, 4] -> [B, 4]; the sign of a difference is exact
+    beyond = (stats.values[:, :2].unsqueeze(-1) - rows.cuts) * rows.sides > 0
+    hits = torch.nn.functional.pad(beyond[:, 0] & beyond[:, 1], (0, 1), value=True)
+    hits[:, int(Strategy.CLARIFY)] &= (rows.clarify * x).sum(-1) > 0
+    strategy = (hits * rows.priority).argmax(-1)
 
-    def pick(a: Tensor, b: Tensor) -> Tensor:
-        return torch.where(rows.ranked, b, a)
+    # products row by row: a matrix product may sum in an order that depends on the batch
+    cells = (rows.coefficients * x.unsqueeze(1)).sum(-1)
+    cells = torch.minimum(torch.maximum(cells, rows.low), rows.high).view(-1, _N, len(PARAMETERS))
+    column = strategy.unsqueeze(1)
+    chosen = cells.gather(1, column.unsqueeze(2).expand(-1, 1, len(PARAMETERS))).squeeze(1)
+    temperature, top_p, top_k, min_p = chosen.unbind(1)
+    # the guide rounds ADAPTIVE's top_k (half to even) and cuts off EXPLORE's
+    top_k = torch.where(strategy == int(Strategy.ADAPTIVE), top_k.round(), top_k.trunc()).to(torch.int64)
 
-    t0, p0, k0, m0 = (rows.column(n) for n in ("temperature", "top_p", "top_k", "min_p"))
-    is_adaptive = strategy == int(Strategy.ADAPTIVE)
-    is_explore = strategy == int(Strategy.EXPLORE)
-    is_high = strategy == int(Strategy.HIGH_UNCERTAINTY)
-    is_clarify = strategy == int(Strategy.CLARIFY)
-
-    temperature = torch.where(is_adaptive, pick(seed.adaptive[0], ranked.adaptive[0]), t0)
-    temperature = torch.where(is_explore, pick(seed.explore[0], ranked.explore[0]), temperature)
-    temperature = torch.where(is_high, pick(seed.high[0], ranked.high[0]), temperature)
-    temperature = torch.where(
-        is_clarify, pick(seed.clarify_temperature, ranked.clarify_temperature), temperature
-    )
-    lowest = torch.minimum(rows.column("temperature_min"), t0)
-    highest = torch.maximum(rows.column("temperature_max"), t0)
-    temperature = torch.minimum(torch.maximum(temperature, lowest), highest)
-    temperature = temperature.masked_fill(strategy == int(Strategy.GREEDY), 0.0)
-
-    top_p = torch.where(is_adaptive, pick(seed.adaptive[1], ranked.adaptive[1]), p0)
-    top_p = torch.where(is_high, pick(seed.high[1], ranked.high[1]), top_p)
-    top_p = torch.where(p0 >= 1, p0, top_p)
-    top_k = torch.where(is_adaptive, pick(seed.adaptive[2], ranked.adaptive[2]), k0)
-    top_k = torch.where(is_explore, pick(seed.explore[1], ranked.explore[1]), top_k)
-    top_k = torch.where(k0 <= 0, k0, top_k)
-    min_p = torch.where(is_adaptive, pick(seed.adaptive[3], ranked.adaptive[3]), m0)
-    min_p = torch.where(m0 <= 0, m0, min_p)
-
-    on = rows.enabled & (t0 > 0)
-    waited = state.tokens_since_clarify >= rows.column("clarify_cooldown")
-    insert = on & is_clarify & waited & (state.clarify_used < rows.column("clarify_budget"))
+    insert = rows.enabled & (strategy == int(Strategy.CLARIFY)) & (state.clarify_used < rows.budget)
+    insert &= state.tokens_since_clarify >= rows.cooldown
     if may_clarify is not None:
-        insert = insert & may_clarify
+        insert &= may_clarify
     decision = Decision(
-        torch.where(on, strategy, STRATEGY_OFF),
-        torch.where(on, temperature, t0),
-        torch.where(on, top_p, p0),
-        torch.where(on, top_k, k0).to(torch.int64),
-        torch.where(on, min_p, m0),
-        torch.where(on & is_adaptive, rows.column("n_candidates"), 1.0).to(torch.int64),
+        torch.where(rows.enabled, strategy, STRATEGY_OFF),
+        temperature,
+        top_p,
+        top_k,
+        min_p,
+        rows.candidates.gather(1, column).squeeze(1),
         insert,
     )
     return decision, PolicyState(
-        state.clarify_used + insert,
-        torch.where(insert, 0, state.tokens_since_clarify + 1),
+        state.clarify_used + insert, (state.tokens_since_clarify + 1).masked_fill_(insert, 0)
     )

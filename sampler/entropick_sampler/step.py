@@ -257,13 +257,8 @@ def sample_step(
 
 def _base_decision(rows: PolicyRows) -> Decision:
     """What ``decide`` returns for a batch in which no row's policy is on, without computing it."""
-    temperature = rows.column("temperature")
+    temperature, top_p, top_k, min_p = rows.base.unbind(1)
+    off = torch.zeros_like(rows.budget)
     return Decision(
-        torch.full_like(temperature, STRATEGY_OFF, dtype=torch.int64),
-        temperature,
-        rows.column("top_p"),
-        rows.column("top_k").to(torch.int64),
-        rows.column("min_p"),
-        torch.ones_like(temperature, dtype=torch.int64),
-        torch.zeros_like(temperature, dtype=torch.bool),
+        off + STRATEGY_OFF, temperature, top_p, top_k.to(torch.int64), min_p, off + 1, off.to(torch.bool)
     )

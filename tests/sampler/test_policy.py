@@ -22,11 +22,9 @@ from entropick_sampler.params import (
 from entropick_sampler.policy import (
     Decision,
     PolicyRows,
-    classify,
     decide,
     initial_state,
     quantile_ranks,
-    seed_actions,
 )
 from entropick_sampler.profile import QUANTILE_LEVELS, THRESHOLDS, Profile
 from entropick_sampler.signals import POLICY_SIGNALS
@@ -45,7 +43,7 @@ def make_rows(
     *params: PolicyParams, ranked: bool = False, profile: Profile | None = None, enabled: bool = True
 ) -> PolicyRows:
     n = len(params)
-    return PolicyRows.build(params, [enabled] * n, [ranked] * n, profile, dtype=torch.float64)
+    return PolicyRows.build(params, [enabled] * n, [ranked] * n, profile)
 
 
 def make_profile(**changes: object) -> Profile:
@@ -76,53 +74,50 @@ def test_state_machine(case: dict[str, object]) -> None:
     assert Strategy(int(decide_one(stats).strategy)).label == case["seed_004"]
 
 
+UNCLIPPED = {"temperature_min": 0.0, "temperature_max": 100.0}
+
+
 @pytest.mark.parametrize("case", CASES["05_adaptive_parameter_adjustment"]["cases"])
 def test_adaptive_parameters_before_the_clip(case: dict[str, dict[str, float]]) -> None:
     base = case["base"]
-    params = replace(SEED_PARAMS, **{**base, "top_k": int(base["top_k"])})
-    got = seed_actions(make_stats(guide_signals(case["metrics"])), make_rows(params)).adaptive
-    want = case["seed_004"]
-    for value, name in zip(got, ("temperature", "top_p", "top_k", "min_p"), strict=True):
-        assert float(value) == pytest.approx(want[name], abs=1e-9), name
+    # no region but ADAPTIVE: the known answers hold wherever in the plane their signals lie
+    nowhere = {
+        "greedy_entropy": 0.0,
+        "clarify_entropy": 64.0,
+        "explore_entropy": 0.0,
+        "high_uncertainty_entropy": 64.0,
+    }
+    params = replace(SEED_PARAMS, **{**base, "top_k": int(base["top_k"])}, **nowhere, **UNCLIPPED)
+    got = decide_one(make_stats(guide_signals(case["metrics"])), params)
+    assert Strategy(int(got.strategy)) is Strategy.ADAPTIVE
+    for name in ("temperature", "top_p", "top_k", "min_p"):
+        assert float(getattr(got, name)) == pytest.approx(case["seed_004"][name], abs=1e-9), name
 
 
 @pytest.mark.parametrize("case", CASES["06_quadrant_actions"]["cases"])
-def test_quadrant_actions_before_the_clip(case: dict[str, dict[str, float]]) -> None:
-    params = replace(SEED_PARAMS, temperature=case["base_T"], top_p=case["top_p"], top_k=case["top_k"])
-    signals = guide_signals({k: v for k, v in case.items() if isinstance(v, float)})
-    actions = seed_actions(make_stats(signals), make_rows(params))
-    assert float(actions.clarify_temperature) == pytest.approx(case["clarify_second_time"]["temperature"])
-    assert float(actions.explore[0]) == pytest.approx(case["explore"]["temperature"])
-    assert int(actions.explore[1]) == case["explore"]["top_k"]
-    assert float(actions.high[0]) == pytest.approx(case["high_uncertainty"]["temperature"])
-    assert float(actions.high[1]) == pytest.approx(case["high_uncertainty"]["top_p"])
-
-
-def test_decide_returns_the_known_actions_when_their_region_is_hit() -> None:
-    """Groups 05 and 06 through decide itself: the right formula reaches the right region."""
-    attention = {
-        "attention_entropy": 1.5,
-        "attention_varentropy": 0.9,
-        "agreement_seed": 0.05,
-        "interaction_strength": 0.8,
-    }
-    explore = decide_one(make_stats({"logits_entropy": 2.0, "logits_varentropy": 6.0, **attention}))
-    assert (float(explore.temperature), int(explore.top_k)) == (pytest.approx(0.95904), 39)
-    high = decide_one(make_stats({"logits_entropy": 6.0, "logits_varentropy": 6.0, **attention}))
-    assert (float(high.temperature), float(high.top_p)) == (pytest.approx(2.0), pytest.approx(0.6))
-    hot = decide_one(
-        make_stats(
-            {
-                "logits_entropy": 4.0,
-                "logits_varentropy": 3.0,
-                "attention_entropy": 6.0,
-                "attention_varentropy": 2.0,
-                "agreement_seed": 0.02,
-                "interaction_strength": 12.0,
-            }
-        )
+def test_quadrant_actions(case: dict[str, dict[str, float]]) -> None:
+    params = replace(
+        SEED_PARAMS, temperature=case["base_T"], top_p=case["top_p"], top_k=case["top_k"], clarify_budget=0
     )
-    assert float(hot.temperature) == 3.0, "3.1275 is clipped"
+    signals = guide_signals({k: v for k, v in case.items() if isinstance(v, float)})
+
+    def at(h: float, v: float) -> Decision:
+        return decide_one(make_stats({**signals, "logits_entropy": h, "logits_varentropy": v}), params)
+
+    clarify, explore, high = at(4.0, 0.05), at(2.0, 6.0), at(6.0, 6.0)
+    assert float(clarify.temperature) == pytest.approx(case["clarify_second_time"]["temperature"])
+    assert float(explore.temperature) == pytest.approx(case["explore"]["temperature"])
+    assert int(explore.top_k) == case["explore"]["top_k"]
+    assert float(high.temperature) == pytest.approx(case["high_uncertainty"]["temperature"])
+    assert float(high.top_p) == pytest.approx(case["high_uncertainty"]["top_p"])
+
+
+def test_the_temperature_is_clipped_to_the_limits() -> None:
+    """The third known answer of group 05 asks for 3.1275; the preset stops at 3."""
+    case = CASES["05_adaptive_parameter_adjustment"]["cases"][4]
+    hot = decide_one(make_stats(guide_signals(case["metrics"])))
+    assert case["seed_004"]["temperature"] > 3.0
+    assert float(hot.temperature) == 3.0
     assert int(hot.n_candidates) == 12
 
 
@@ -132,7 +127,9 @@ def test_regions_partition_the_plane() -> None:
     grid = list(itertools.product(edges, edges))
     h = torch.tensor([x for x, _ in grid], dtype=torch.float64)
     v = torch.tensor([y for _, y in grid], dtype=torch.float64)
-    got = classify(h, v, make_rows(*[SEED_PARAMS] * len(grid)), torch.ones(len(grid), dtype=torch.bool))
+    stats = make_stats(*({"logits_entropy": x, "logits_varentropy": y} for x, y in grid))
+    rows = make_rows(*[SEED_PARAMS] * len(grid))
+    got = decide(stats, initial_state(len(grid)), rows)[0].strategy
     for x, y, strategy in zip(h.tolist(), v.tolist(), got.tolist(), strict=True):
         hits = {
             Strategy.GREEDY: x < 0.1 and y < 0.1,
@@ -193,11 +190,9 @@ def test_rows_of_a_batch_do_not_touch_each_other() -> None:
     profile = make_profile(clarify_weights={"agreement": 2.0}, clarify_bias=-1.0)
     params = [SEED_PARAMS if i % 2 else profile.params for i in range(16)]
     ranked = [i % 2 == 0 for i in range(16)]
-    together, _ = decide(
-        stats, initial_state(16), PolicyRows.build(params, [True] * 16, ranked, profile, dtype=torch.float64)
-    )
+    together, _ = decide(stats, initial_state(16), PolicyRows.build(params, [True] * 16, ranked, profile))
     for i in range(16):
-        row = PolicyRows.build([params[i]], [True], [ranked[i]], profile, dtype=torch.float64)
+        row = PolicyRows.build([params[i]], [True], [ranked[i]], profile)
         one = StepStats(stats.values[i : i + 1], stats.valid[i : i + 1])
         alone, _ = decide(one, initial_state(1), row)
         for a, b in zip(alone, together, strict=True):

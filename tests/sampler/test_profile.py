@@ -47,7 +47,7 @@ def make(**kwargs: object) -> Profile:
 
 def strategies(profile: Profile, data: Measured) -> torch.Tensor:
     n = len(data.values)
-    rows = PolicyRows.build([profile.params] * n, [True] * n, [True] * n, profile, dtype=torch.float64)
+    rows = PolicyRows.build([profile.params] * n, [True] * n, [True] * n, profile)
     return decide(StepStats(data.values, data.valid), initial_state(n), rows)[0].strategy
 
 
