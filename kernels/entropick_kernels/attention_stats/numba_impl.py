@@ -101,41 +101,41 @@ def decode_attention_numba(
     """See :func:`entropick_kernels.attention_stats.decode_attention`."""
     rows, heads, width = q.shape
     count, kv_heads, page, _ = k_pages.shape
-    out = torch.empty(q.shape)
-    figures = torch.empty(rows, heads, 4)
+    out = np.empty((rows, heads, width), dtype=np.float32)
+    figures = np.empty((rows, heads, 4), dtype=np.float32)
     span = page_table.shape[1] * page if window is None else min(page_table.shape[1] * page, window)
-    block = max(1, _SCRATCH_FLOATS // (heads * span))
-    p = np.empty((min(block, rows), heads, span), dtype=np.float32)
-    k, v = k_pages.detach().numpy(), v_pages.detach().numpy()
-    query = q.detach().contiguous().numpy()
-    table = page_table.to(torch.int32).contiguous().numpy()
-    ends = lengths.to(torch.int32).contiguous().numpy()
+    block = min(rows, max(1, _SCRATCH_FLOATS // (heads * span)))
+    p = np.empty((block, heads, span), dtype=np.float32)
+    k, v, query = _numpy(k_pages), _numpy(v_pages), _numpy(q.contiguous())
+    table, ends = (
+        _numpy(page_table.to(torch.int32).contiguous()),
+        _numpy(lengths.to(torch.int32).contiguous()),
+    )
     reach, options = window or 0, np.array([scale, softcap or 0.0], dtype=np.float32)
     threads = threads_for(check(table, ends, count, page, reach) * heads * width)
-    answer, numbers = out.numpy(), figures.numpy()
     for lo in range(0, rows, block):
         part = slice(lo, lo + block)
-        inputs, outputs = (query[part], k, v, table[part], ends[part]), (answer[part], numbers[part])
+        inputs, outputs = (query[part], k, v, table[part], ends[part]), (out[part], figures[part])
         if threads > 1:
             _attend_threaded(*inputs, options, reach, p, *outputs, threads)
         else:
             attend(*inputs, options[0], reach, options[1], p, *outputs, 0, ends[part].shape[0] * kv_heads)
-            finish(p, ends[part], reach, numbers[part], 0, ends[part].shape[0])
-    return out, HeadStats(
-        entropy=figures[..., 0],
-        entropy_normalized=figures[..., 1],
-        mean_abs_score=figures[..., 2],
-        deviation=figures[..., 3],
-        keys=lengths.long() if window is None else lengths.long().clamp(max=window),
-    )
+            finish(p, ends[part], reach, figures[part], 0, ends[part].shape[0])
+    keys = lengths.long() if window is None else lengths.long().clamp(max=window)
+    entropy, normalized, size, deviation = torch.from_numpy(figures).unbind(-1)
+    return torch.from_numpy(out), HeadStats(entropy, normalized, size, deviation, keys)
+
+
+def _numpy(tensor: Tensor) -> Any:
+    """The tensor's memory as a numpy array; gradients do not come this way."""
+    return (tensor.detach() if tensor.requires_grad else tensor).numpy()
 
 
 def write_kv_numba(k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, slots: Tensor) -> None:
     """See :func:`entropick_kernels.attention_stats.write_kv`."""
+    where = slots.to(torch.int32).contiguous()
     store(
-        k.detach().contiguous().numpy(), v.detach().contiguous().numpy(),
-        k_pages.detach().numpy(), v_pages.detach().numpy(),
-        slots.to(torch.int32).contiguous().numpy(),
+        _numpy(k.contiguous()), _numpy(v.contiguous()), _numpy(k_pages), _numpy(v_pages), _numpy(where)
     )  # fmt: skip
 
 
