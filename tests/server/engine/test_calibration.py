@@ -1,0 +1,130 @@
+"""Calibration through the engine: what is read, what is measured, what is written, and the first start."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from entropick_sampler.params import PolicyConfig
+from entropick_sampler.profile import PROFILE_FILE, Profile
+from entropick_sampler.signals import POLICY_SIGNALS
+from entropick_server.calibration import (
+    BUILT_IN_PROMPTS,
+    BUILT_IN_TOKENS,
+    CalibrationDataError,
+    calibrate_first,
+    calibrate_model,
+    read_samples,
+    token_indices,
+)
+from entropick_server.engine.torch_engine import TorchEngine
+from entropick_server.engine.types import EngineOptions, Request
+
+Folder = Callable[[str], Path]
+END = 256
+
+
+@pytest.fixture
+async def engine(model_folder: Folder, tmp_path: Path) -> Any:
+    options = EngineOptions(str(model_folder("llama")), calibrate=False, threads=1)
+    running = TorchEngine(options, profile_cache=tmp_path)
+    await running.start()
+    yield running
+    await running.close()
+
+
+def lines(path: Path, *rows: object) -> Path:
+    path.write_text("\n".join(json.dumps(row) for row in rows) + "\n")
+    return path
+
+
+def chat(question: str, answer: str, *ambiguous_at: int) -> dict[str, object]:
+    messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    return {"messages": messages, "ambiguous_at": list(ambiguous_at)}
+
+
+async def test_the_three_shapes_of_a_line(engine: TorchEngine, tmp_path: Path) -> None:
+    path = lines(
+        tmp_path / "data.jsonl",
+        chat("Hi?", "Is it so?", 3),
+        {"prompt": "ab", "completion": "cd"},
+        {"text": "xyz"},
+    )
+
+    def ids(text: str) -> tuple[int, ...]:
+        return tuple(engine.tokenizer.encode(text, add_special_tokens=False))
+
+    first, second, third = read_samples(path, engine.tokenizer, (END,), 200)
+    assert first.reply == (*ids("Is it so?"), END)
+    assert first.ambiguous == {3}
+    assert first.prompt == ids("user: Hi?\n")
+    assert (second.prompt, second.reply) == (ids("ab"), ids("cd"))
+    assert (third.prompt, third.reply) == (ids("x"), ids("yz"))
+
+
+@pytest.mark.parametrize(
+    ("row", "needle"),
+    [
+        ({"nothing": 1}, "line 1: expected one of the keys"),
+        ({"messages": [{"role": "user", "content": "x"}]}, "line 1: the last message"),
+        ({"messages": []}, "line 1"),
+        ({"prompt": "x"}, "line 1: 'completion'"),
+        ([1], "line 1"),
+        ({"text": ""}, "no usable line"),
+    ],
+)
+async def test_bad_lines_are_named(engine: TorchEngine, tmp_path: Path, row: object, needle: str) -> None:
+    with pytest.raises(CalibrationDataError, match=needle):
+        read_samples(lines(tmp_path / "data.jsonl", row), engine.tokenizer, (END,), 200)
+
+
+async def test_offsets_are_characters_and_tokens_are_bytes(engine: TorchEngine) -> None:
+    text = "é ü?"
+    ids = engine.tokenizer.encode(text, add_special_tokens=False)
+    assert token_indices(ids, text, [0, 2, 3], engine.tokenizer) == {0, 3, 5}
+
+
+def test_a_file_becomes_a_profile_beside_the_weights(model_folder: Folder, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for file in model_folder("llama").iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    rows = [chat(f"What is {i}?", f"It is the number {i}, of course.", 0) for i in range(30)]
+    data = lines(tmp_path / "data.jsonl", *rows)
+    options = EngineOptions(str(folder), threads=1)
+    written = calibrate_model(str(folder), data, None, options, "Which of them?")
+    assert written == folder / PROFILE_FILE
+    profile = Profile.load(written)
+    assert profile.clarify_text == "Which of them?"
+    assert profile.layers == (0, 1, 2)
+    assert set(profile.quantiles) == {signal.name for signal in POLICY_SIGNALS}
+    replies = [row["messages"][1]["content"] for row in rows]  # type: ignore[index]
+    assert profile.tokens == sum(len(reply) + 1 for reply in replies)
+    # with the weights' own hash it is found again, and the text in force is kept
+    again = Profile.load(calibrate_model(str(folder), data, tmp_path / "other.toml", options))
+    assert again.clarify_text == "Which of them?"
+    assert again.model_hash == profile.model_hash
+    assert again.thresholds == pytest.approx(dict(profile.thresholds), rel=1e-3, abs=1e-4)
+
+
+async def test_first_start_calibrates_and_the_next_one_does_not(
+    model_folder: Folder, tmp_path: Path, make_request: Callable[..., Request]
+) -> None:
+    options = EngineOptions(str(model_folder("qwen2")), threads=1)
+    first = TorchEngine(options, calibrate_first, profile_cache=tmp_path)
+    await first.start()
+    made = first.profile
+    calibrated = make_request(policy=PolicyConfig(preset="calibrated"))
+    outputs = [output async for output in first.generate(calibrated)]
+    await first.close()
+    assert made is not None
+    assert made.tokens == len(BUILT_IN_PROMPTS) * BUILT_IN_TOKENS
+    assert all(t.strategy is not None for output in outputs for t in output.tokens)
+
+    second = TorchEngine(replace(options), None, profile_cache=tmp_path)
+    await second.start()
+    assert second.profile == made
+    await second.close()
