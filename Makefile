@@ -59,6 +59,12 @@ profile: $(BIN)/.serve ## calibrate the shipped model on its calibration file
 bench: $(BIN)/.dev ## decode against transformers generate, on this machine
 	$(BIN)/python benchmarks/engine.py
 
+.PHONY: evaluate
+evaluate: $(BIN)/.dev ## entropy against truth, strategies by kind of prompt, the same request alone and batched
+	$(BIN)/python benchmarks/truth.py
+	$(BIN)/python benchmarks/strategies.py
+	$(BIN)/python benchmarks/determinism.py
+
 .PHONY: clean
 clean: ## remove the environment and caches
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
