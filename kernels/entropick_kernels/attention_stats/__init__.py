@@ -10,9 +10,13 @@ from typing import Literal
 
 from torch import Tensor
 
-from .numba_impl import decode_attention_numba, supports, warmup_numba, write_kv_numba
 from .stats import HeadStats, head_stats, layer_signals
 from .torch_impl import decode_attention_torch, prefill_attention_torch, write_kv_torch
+
+try:
+    from . import numba_impl as _loops
+except ImportError:  # numba is not installed: torch serves everything
+    _loops = None  # type: ignore[assignment]
 
 __all__ = [
     "HeadStats",
@@ -73,10 +77,10 @@ def decode_attention(
             f"expected page_table [{q.shape[0]}, N] and lengths [{q.shape[0]}], got "
             f"{tuple(page_table.shape)}, {tuple(lengths.shape)}"
         )
-    native = implementation != "torch" and supports(q, k_pages, v_pages)
+    native = implementation != "torch" and _loops is not None and _loops.supports(q, k_pages, v_pages)
     if implementation == "numba" and not native:
-        raise ValueError("the native loops need float32 tensors on the CPU and contiguous pages")
-    chosen = decode_attention_numba if native else decode_attention_torch
+        raise ValueError("the native loops need numba, float32 tensors on the CPU and contiguous pages")
+    chosen = _loops.decode_attention_numba if native else decode_attention_torch
     return chosen(q, k_pages, v_pages, page_table, lengths, scale=scale, window=window, softcap=softcap)
 
 
@@ -119,10 +123,11 @@ def write_kv(k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, slots: Tens
             f"expected k, v [T, {tail[0]}, {tail[1]}] and slots [T], got {tuple(k.shape)}, {tuple(v.shape)}, "
             f"{tuple(slots.shape)}"
         )
-    native = supports(k, k_pages, v_pages) and v.dtype == k.dtype
-    (write_kv_numba if native else write_kv_torch)(k, v, k_pages, v_pages, slots)
+    native = _loops is not None and _loops.supports(k, k_pages, v_pages) and v.dtype == k.dtype
+    (_loops.write_kv_numba if native else write_kv_torch)(k, v, k_pages, v_pages, slots)
 
 
 def warmup() -> None:
     """Compile the native loops now (seconds, once a machine: cached on disk), so that no request waits."""
-    warmup_numba()
+    if _loops is not None:
+        _loops.warmup_numba()

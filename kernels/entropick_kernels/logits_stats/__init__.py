@@ -7,7 +7,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .numba_impl import logits_stats_numba, warmup_numba
 from .torch_impl import (
     ALL_MASKED_FLAG,
     NAN_FLAG,
@@ -15,6 +14,11 @@ from .torch_impl import (
     LogitsStats,
     logits_stats_torch,
 )
+
+try:
+    from . import numba_impl as _loops
+except ImportError:  # numba is not installed: torch serves everything
+    _loops = None  # type: ignore[assignment]
 
 __all__ = [
     "ALL_MASKED_FLAG",
@@ -43,12 +47,14 @@ def logits_stats(logits: Tensor, *, implementation: Implementation | None = None
         raise ValueError(f"logits must have shape [B, V] with V >= 1, got {tuple(logits.shape)}")
     if not logits.is_floating_point():
         raise TypeError(f"logits must be floating point, got {logits.dtype}")
-    native = implementation != "torch" and logits.device.type == "cpu" and logits.dtype != torch.float64
-    if implementation == "numba" and not native:
-        raise ValueError("the native loops need a tensor on the CPU that is not float64")
-    return logits_stats_numba(logits) if native else logits_stats_torch(logits)
+    served = _loops is not None and logits.device.type == "cpu" and logits.dtype != torch.float64
+    if implementation == "numba" and not served:
+        raise ValueError("the native loops need numba and a tensor on the CPU that is not float64")
+    native = served and implementation != "torch"
+    return _loops.logits_stats_numba(logits) if native else logits_stats_torch(logits)
 
 
 def warmup() -> None:
     """Compile the native loops now (seconds, once a machine: cached on disk), so that no request waits."""
-    warmup_numba()
+    if _loops is not None:
+        _loops.warmup_numba()

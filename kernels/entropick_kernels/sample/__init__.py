@@ -6,8 +6,12 @@ from typing import Literal
 
 from torch import Tensor
 
-from .numba_impl import draw_numba, philox_uniform_numba, warmup_numba
 from .torch_impl import draw_torch, philox_uniform_torch
+
+try:
+    from . import numba_impl as _loops
+except ImportError:  # numba is not installed: torch serves everything
+    _loops = None  # type: ignore[assignment]
 
 __all__ = ["Implementation", "draw", "philox_uniform", "warmup"]
 
@@ -16,9 +20,9 @@ Implementation = Literal["torch", "numba"]
 
 def _native(tensors: tuple[Tensor, ...], implementation: Implementation | None) -> bool:
     """Whether the native loops are to run; ValueError where they are demanded and cannot."""
-    possible = all(t.device.type == "cpu" for t in tensors)
+    possible = _loops is not None and all(t.device.type == "cpu" for t in tensors)
     if implementation == "numba" and not possible:
-        raise ValueError("the native loops need tensors on the CPU")
+        raise ValueError("the native loops need numba and tensors on the CPU")
     return possible and implementation != "torch"
 
 
@@ -38,7 +42,7 @@ def philox_uniform(
     same bits.
     """
     if _native((seed, position, draw, branch), implementation):
-        return philox_uniform_numba(seed, position, draw, branch)
+        return _loops.philox_uniform_numba(seed, position, draw, branch)
     return philox_uniform_torch(seed, position, draw, branch)
 
 
@@ -78,10 +82,11 @@ def draw(
         if value.shape != rows:
             raise ValueError(f"{name} must have shape [{rows[0]}], got {tuple(value.shape)}")
     if _native((logits, temperature, top_k, top_p, min_p, uniforms), implementation):
-        return draw_numba(logits, temperature, top_k, top_p, min_p, uniforms)
+        return _loops.draw_numba(logits, temperature, top_k, top_p, min_p, uniforms)
     return draw_torch(logits, temperature, top_k, top_p, min_p, uniforms, max_top_k=max_top_k)
 
 
 def warmup() -> None:
     """Compile the native loops now (seconds, once a machine: cached on disk), so that no request waits."""
-    warmup_numba()
+    if _loops is not None:
+        _loops.warmup_numba()
