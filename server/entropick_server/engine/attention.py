@@ -72,12 +72,25 @@ def paged_attention(
     """
     if attention_mask is not None or unused.get("s_aux") is not None:
         raise NotImplementedError("this architecture needs a mask of its own or attention sinks")
-    context = entropick
     layer: int = module.layer_idx  # type: ignore[assignment]
-    keys, values = context.keys[layer], context.values[layer]
-    q = query[0].transpose(0, 1)
-    write_kv(key[0].transpose(0, 1), value[0].transpose(0, 1), keys, values, context.slots)
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     scale = q.shape[2] ** -0.5 if scaling is None else scaling
+    return attend(layer, q, k, v, entropick, scale, sliding_window, softcap).unsqueeze(0), None
+
+
+def attend(
+    layer: int,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    context: AttentionContext,
+    scale: float,
+    window: int | None,
+    softcap: float | None,
+) -> Tensor:
+    """One layer's attention of a packed step: q [T, H, D], k and v [T, Hk, D] -> [T, H, D]."""
+    keys, values = context.keys[layer], context.values[layer]
+    write_kv(k, v, keys, values, context.slots)
     out: list[Tensor] = []
     for piece in context.pieces:
         of_piece, _ = prefill_attention(
@@ -87,7 +100,7 @@ def paged_attention(
             piece.pages,
             piece.length,
             scale=scale,
-            window=sliding_window,
+            window=window,
             softcap=softcap,
             want_stats=False,
         )
@@ -100,13 +113,13 @@ def paged_attention(
             context.page_table,
             context.lengths,
             scale=scale,
-            window=sliding_window,
+            window=window,
             softcap=softcap,
         )
         out.append(of_rows)
         if layer in context.monitored:
             context.stats.append(stats)
-    return (out[0] if len(out) == 1 else torch.cat(out)).unsqueeze(0), None
+    return out[0] if len(out) == 1 else torch.cat(out)
 
 
 def register() -> None:

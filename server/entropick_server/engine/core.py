@@ -16,6 +16,7 @@ from entropick_sampler.profile import Profile
 
 from .base import ModelLoadError
 from .cache import CacheShape, KVCache, pages_that_fit
+from .fused import FusedDecoder
 from .loader import Loaded
 from .model_runner import ModelRunner
 from .pages import PagePool
@@ -73,7 +74,9 @@ class EngineCore:
         except ValueError as error:
             raise ModelLoadError(str(error)) from error
         cache = KVCache(replace(shape, pages=pages + 1), parameter.device)
-        self._runner = ModelRunner(loaded.model, cache, self.info.monitored_layers)
+        model = loaded.model
+        fused = FusedDecoder(model, self.info.max_model_len) if FusedDecoder.serves(model) else None
+        self._runner = ModelRunner(model, cache, self.info.monitored_layers, fused)
         self._sampler = StepSampler(loaded.tokenizer, profile, self.info.monitored_layers, parameter.device)
         self._batch = Batch((), ())
         self._between: list[tuple[RequestOutput, int]] = []

@@ -17,6 +17,7 @@ from entropick_kernels.attention_stats import HeadStats, layer_signals
 
 from .attention import AttentionContext, PromptPiece
 from .cache import KVCache
+from .fused import FusedDecoder
 from .scheduler import Batch
 from .sequence import Sequence
 
@@ -39,8 +40,16 @@ class Measured:
 class ModelRunner:
     """Owns the model and the cache; called by the engine thread alone, under ``inference_mode``."""
 
-    def __init__(self, model: PreTrainedModel, cache: KVCache, monitored_layers: Seq[int]) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        cache: KVCache,
+        monitored_layers: Seq[int],
+        fused: FusedDecoder | None = None,
+    ) -> None:
+        """``fused``: a shorter way through the same model, where there is one."""
         self._model = model
+        self._fused = fused
         self._cache = cache
         self._device = cache.keys[0].device
         self._monitored = frozenset(monitored_layers)
@@ -96,18 +105,25 @@ class ModelRunner:
             monitored=self._monitored,
             stats=[],
         )
-        logits: Tensor = self._model(
-            input_ids=packed[:n].unsqueeze(0),
-            position_ids=packed[n:].unsqueeze(0),
-            use_cache=False,
-            logits_to_keep=len(rows) or 1,
-            entropick=context,
-        ).logits[0]
-        if not rows:
+        logits = self._logits(packed[:n], packed[n:], context)
+        if logits is None:
             return None
         heads = HeadStats(*(torch.stack(figures) for figures in zip(*context.stats, strict=True)))
         by_layer = layer_signals(heads)
         return Measured(rows, logits, heads, by_layer, by_layer.mean(0))
+
+    def _logits(self, ids: Tensor, positions: Tensor, context: AttentionContext) -> Tensor | None:
+        """Logits [B, V] of the rows, None where there are none."""
+        if self._fused is not None:
+            return self._fused(ids, positions, context)
+        logits: Tensor = self._model(
+            input_ids=ids.unsqueeze(0),
+            position_ids=positions.unsqueeze(0),
+            use_cache=False,
+            logits_to_keep=context.rows or 1,
+            entropick=context,
+        ).logits[0]
+        return logits if context.rows else None
 
     def clear(self, pages: Seq[int]) -> None:
         """Zero the pages of a sequence whose numbers went bad."""

@@ -25,6 +25,7 @@ from transformers import (
 )
 
 from entropick_sampler.params import PolicyConfig, SamplingParams
+from entropick_server.engine.tokenizer import byte_map
 from entropick_server.engine.types import Request
 
 VOCAB = 300
@@ -91,9 +92,8 @@ def tiny_model(name: str, seed: int = 0) -> PreTrainedModel:
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """Every byte is a token: 0 to 255; then one token for the end."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    backend = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    """Every byte is the token of its number; then one token for the end."""
+    backend = Tokenizer(models.BPE(vocab=byte_map(), merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<end>")

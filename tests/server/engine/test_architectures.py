@@ -17,13 +17,14 @@ from entropick_kernels.attention_stats import reference
 from entropick_sampler.signals import ATTENTION_SIGNALS
 from entropick_server.engine.attention import ATTENTION_NAME, paged_attention, register
 from entropick_server.engine.cache import CacheShape, KVCache
+from entropick_server.engine.fused import FAMILY, FusedDecoder
 from entropick_server.engine.model_runner import ModelRunner
 from entropick_server.engine.pages import PagePool
 from entropick_server.engine.scheduler import Scheduler
 from entropick_server.engine.sequence import Sequence
 from entropick_server.engine.types import Request
 
-from .conftest import VOCAB, tiny_model
+from .conftest import VOCAB, tiny_config, tiny_model
 
 ARCHITECTURES = ("llama", "llama-rope", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text")
 STEPS = 5
@@ -78,7 +79,11 @@ def expected(model: PreTrainedModel, ids: list[int], prompt: int) -> list[Row]:
 
 
 def served(
-    model: PreTrainedModel, texts: list[tuple[list[int], int]], make: Callable[..., Request], budget: int
+    model: PreTrainedModel,
+    texts: list[tuple[list[int], int]],
+    make: Callable[..., Request],
+    budget: int,
+    fused: bool = False,
 ) -> list[list[Row]]:
     """What the engine's own forward gives for the same texts, all in one run."""
     register()
@@ -90,7 +95,8 @@ def served(
     cache = KVCache(shape, torch.device("cpu"))
     for tensor in (*cache.keys, *cache.values):
         tensor.fill_(math.nan)  # whatever is not written must not matter
-    runner = ModelRunner(model, cache, range(config.num_hidden_layers))
+    short = FusedDecoder(model, 256) if fused else None
+    runner = ModelRunner(model, cache, range(config.num_hidden_layers), short)
     rows: dict[Sequence, list[Row]] = {}
     for ids, prompt in texts:
         sequence = Sequence.of(make(tuple(ids[:prompt]), forced=(*ids[prompt:], 0)), 256)
@@ -115,13 +121,24 @@ def random_texts(prompts: tuple[int, ...]) -> list[tuple[list[int], int]]:
     return [(torch.randint(0, VOCAB, (n + STEPS,), generator=rng).tolist(), n) for n in prompts]
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
-def test_logits_and_signals_equal_eager_attention(name: str, make_request: Callable[..., Request]) -> None:
+FUSED = [name for name in ARCHITECTURES if tiny_config(name).model_type in FAMILY]
+
+
+@pytest.mark.parametrize(
+    ("name", "fused"), [*((n, False) for n in ARCHITECTURES), *((n, True) for n in FUSED)]
+)
+def test_logits_and_signals_equal_eager_attention(
+    name: str, fused: bool, make_request: Callable[..., Request]
+) -> None:
     model = tiny_model(name)
+    for parameter in model.parameters():
+        if parameter.dim() == 1:  # norms and biases begin as ones and zeros, which would hide a mistake
+            parameter.add_(torch.randn(parameter.shape) * 0.2)
+    assert FusedDecoder.serves(model) == (name in FUSED)
     texts = random_texts((70, 5, 33, 1))
     with torch.inference_mode():
         wanted = [expected(model, ids, prompt) for ids, prompt in texts]
-        got = served(model, texts, make_request, budget=23)
+        got = served(model, texts, make_request, budget=23, fused=fused)
     for gs, ws in zip(got, wanted, strict=True):
         assert len(gs) == STEPS + 1
         for (logits, signals), (reference_logits, reference_signals) in zip(gs, ws, strict=True):
