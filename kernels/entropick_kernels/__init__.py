@@ -1,1 +1,14 @@
 """Statistics and sampling kernels: tensors in, tensors out; no policy, no model, no server."""
+
+from __future__ import annotations
+
+__all__ = ["warmup"]
+
+
+def warmup() -> None:
+    """Compile every native loop now (seconds, once a machine: cached on disk), so that no request waits."""
+    from . import attention_stats, logits_stats, sample
+
+    attention_stats.warmup()
+    logits_stats.warmup()
+    sample.warmup()
