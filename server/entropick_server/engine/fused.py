@@ -7,6 +7,7 @@ The tests hold its logits to those of eager transformers; any other architecture
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -20,18 +21,39 @@ from .attention import AttentionContext, attend
 FAMILY: Final = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 
 
+class _Norm:
+    """RMS norm over the last axis.
+
+    On the CPU torch makes it of seven passes; x * w * sqrt(n) / sqrt(|x|^2 + n * eps) is the same in four.
+    """
+
+    __slots__ = ("_eps", "_floor", "_scaled", "_weight")
+
+    def __init__(self, weight: Tensor, eps: float) -> None:
+        self._weight, self._eps = weight, eps
+        short = weight.device.type == "cpu" and weight.dtype == torch.float32
+        self._scaled = weight * math.sqrt(weight.numel()) if short else None
+        self._floor = torch.tensor(math.sqrt(weight.numel() * eps), device=weight.device)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self._scaled is None:
+            return F.rms_norm(x, self._weight.shape, self._weight, self._eps)
+        length = torch.linalg.vector_norm(x, 2, -1, keepdim=True).hypot_(self._floor)
+        return torch.mul(x, self._scaled).div_(length)
+
+
 @dataclass(frozen=True, slots=True)
 class _Layer:
     """Weights of one layer; ``w_*`` [in, out] views, ``b_*`` None or [out]."""
 
-    norm_in: Tensor
+    norm_in: _Norm
     w_qkv: Tensor
     b_qkv: Tensor | None
-    norm_q: Tensor | None
-    norm_k: Tensor | None
+    norm_q: _Norm | None
+    norm_k: _Norm | None
     w_out: Tensor
     b_out: Tensor | None
-    norm_post: Tensor
+    norm_post: _Norm
     w_gate_up: Tensor
     b_gate_up: Tensor | None
     w_down: Tensor
@@ -49,9 +71,8 @@ class FusedDecoder:
         self._heads = int(config.num_attention_heads)
         self._kv_heads = int(config.num_key_value_heads)
         self._width = int(body.layers[0].self_attn.head_dim)
-        self._eps = float(config.rms_norm_eps)
         self._embed: Tensor = body.embed_tokens.weight
-        self._norm: Tensor = body.norm.weight
+        self._norm = _Norm(body.norm.weight, config.rms_norm_eps)
         self._head: Tensor = model.lm_head.weight
         self._layers = [_layer(layer, config) for layer in body.layers]
         positions = torch.arange(max_len, device=self._embed.device).unsqueeze(0)
@@ -80,26 +101,26 @@ class FusedDecoder:
         split = heads + kv_heads
         cos, sin = self._cos[positions], self._sin[positions]
         x = self._embed[ids]
-        tokens, hidden = x.shape
+        tokens = x.shape[0]
         for index, layer in enumerate(self._layers):
-            y = F.rms_norm(x, (hidden,), layer.norm_in, self._eps)
+            y = layer.norm_in(x)
             qkv = _product(y, layer.w_qkv, layer.b_qkv).view(tokens, split + kv_heads, width)
             qk = qkv[:, :split]
             if layer.norm_q is not None and layer.norm_k is not None:
-                q = F.rms_norm(qk[:, :heads], (width,), layer.norm_q, self._eps)
-                k = F.rms_norm(qk[:, heads:], (width,), layer.norm_k, self._eps)
+                q = layer.norm_q(qk[:, :heads])
+                k = layer.norm_k(qk[:, heads:])
                 qk = torch.cat((q, k), 1)
             qk = torch.addcmul(qk * cos, qk.roll(width // 2, -1), sin)
             out = attend(
                 index, qk[:, :heads], qk[:, heads:], qkv[:, split:], context, layer.scale, layer.window, None
             )
             x = _add_product(x, out.reshape(tokens, -1), layer.w_out, layer.b_out)
-            y = F.rms_norm(x, (hidden,), layer.norm_post, self._eps)
+            y = layer.norm_post(x)
             gate, up = _product(y, layer.w_gate_up, layer.b_gate_up).chunk(2, -1)
             x = _add_product(x, F.silu(gate).mul_(up), layer.w_down, layer.b_down)
         if not context.rows:
             return None
-        last = F.rms_norm(x[-context.rows :], (hidden,), self._norm, self._eps)
+        last = self._norm(x[-context.rows :])
         return F.linear(last, self._head)
 
 
@@ -113,7 +134,7 @@ def _add_product(residual: Tensor, x: Tensor, weight: Tensor, bias: Tensor | Non
 
 
 def _layer(layer: Any, config: Any) -> _Layer:
-    attention, mlp = layer.self_attn, layer.mlp
+    attention, mlp, eps = layer.self_attn, layer.mlp, float(config.rms_norm_eps)
     w_qkv, b_qkv = _join(attention.q_proj, attention.k_proj, attention.v_proj)
     w_gate_up, b_gate_up = _join(mlp.gate_proj, mlp.up_proj)
     window = (
@@ -122,14 +143,14 @@ def _layer(layer: Any, config: Any) -> _Layer:
         else getattr(attention, "sliding_window", None)
     )
     return _Layer(
-        norm_in=layer.input_layernorm.weight,
+        norm_in=_Norm(layer.input_layernorm.weight, eps),
         w_qkv=w_qkv,
         b_qkv=b_qkv,
-        norm_q=attention.q_norm.weight if hasattr(attention, "q_norm") else None,
-        norm_k=attention.k_norm.weight if hasattr(attention, "k_norm") else None,
+        norm_q=_Norm(attention.q_norm.weight, eps) if hasattr(attention, "q_norm") else None,
+        norm_k=_Norm(attention.k_norm.weight, eps) if hasattr(attention, "k_norm") else None,
         w_out=attention.o_proj.weight.t(),
         b_out=attention.o_proj.bias,
-        norm_post=layer.post_attention_layernorm.weight,
+        norm_post=_Norm(layer.post_attention_layernorm.weight, eps),
         w_gate_up=w_gate_up,
         b_gate_up=b_gate_up,
         w_down=mlp.down_proj.weight.t(),
