@@ -8,6 +8,7 @@ a preset's cut points (known answers in tests/golden, group 03); what a region d
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
@@ -24,12 +25,12 @@ _NEVER: Final = 1 << 30
 """tokens_since_clarify of a request that never clarified: no cooldown reaches it"""
 _N: Final = len(Strategy)
 # GREEDY, CLARIFY, EXPLORE, HIGH_UNCERTAINTY: the cuts of each region in H and V, and on which side of them it
-# lies (+1 above, -1 below); ADAPTIVE, the last strategy, takes what is left
+# lies (+1 above, -1 below); ADAPTIVE, the last strategy, lies above nothing at all and takes what is left
 _CUTS: Final = (
     ("greedy_entropy", "clarify_entropy", "explore_entropy", "high_uncertainty_entropy"),
     ("greedy_varentropy", "clarify_varentropy", "explore_varentropy", "high_uncertainty_varentropy"),
 )
-_SIDES: Final = ((-1.0, 1.0, -1.0, 1.0), (-1.0, -1.0, 1.0, 1.0))
+_SIDES: Final = ((-1.0, 1.0, -1.0, 1.0, 1.0), (-1.0, -1.0, 1.0, 1.0, 1.0))
 
 
 class PolicyState(NamedTuple):
@@ -59,9 +60,10 @@ class Decision(NamedTuple):
 class PolicyRows(NamedTuple):
     """The resident tensors of a batch, B rows, S policy signals; float64 unless said.
 
-    ``cuts`` [B, 2, 4]: entropy and varentropy cut points of the regions; ``sides`` [2, 4]; ``priority`` [5].
-    ``coefficients`` [B, 5 * 4, 1 + S], ``low``, ``high`` [B, 5 * 4]: every strategy's parameters, affine in
-    the signals. ``clarify`` [B, 1 + S]: bias and weights of the discriminant. ``base`` [B, 4]. ``candidates``
+    ``cuts`` [B, 2, 5]: entropy and varentropy cut points of the regions; ``sides`` [2, 5]; ``priority`` [5].
+    ``coefficients`` [B, 5 * 4, S], ``constants``, ``low``, ``high`` [B, 5 * 4]: every strategy's parameters,
+    affine in the signals. ``clarify`` [B, S]: weights of the discriminant, which must exceed ``clarify_cut``
+    [B], minus its bias. ``base`` [B, 4]. ``candidates``
     [B, 5] int64. ``enabled``, ``ranked`` [B] bool: the policy decides; preset ``calibrated``. ``budget``,
     ``cooldown`` [B] int64. ``rank_low``, ``rank_scale`` [S, Q - 1], ``rank_step`` [Q - 1]: the profile's
     quantiles. ``any_ranked`` is known to the host and does not depend on device data.
@@ -71,9 +73,11 @@ class PolicyRows(NamedTuple):
     sides: Tensor
     priority: Tensor
     coefficients: Tensor
+    constants: Tensor
     low: Tensor
     high: Tensor
     clarify: Tensor
+    clarify_cut: Tensor
     base: Tensor
     candidates: Tensor
     enabled: Tensor
@@ -107,8 +111,7 @@ class PolicyRows(NamedTuple):
         ]
         names = [s.name for s in POLICY_SIGNALS]
         weights, bias = (profile.clarify_weights, profile.clarify_bias) if profile else ({}, 1.0)
-        fitted = [bias, *(weights.get(n, 0.0) for n in names)]
-        always = [1.0, *(0.0 for _ in names)]
+        fitted, always = [weights.get(n, 0.0) for n in names], [0.0] * len(names)
         known = profile.quantiles if profile else {}
         quantiles = torch.tensor([list(known.get(n, QUANTILE_LEVELS)) for n in names], dtype=torch.float64)
 
@@ -120,13 +123,17 @@ class PolicyRows(NamedTuple):
 
         n, cells = len(params), _N * len(PARAMETERS)
         return cls(
-            floats([[[getattr(p, name) for name in axis] for axis in _CUTS] for p in params], n, 2, 4),
-            floats(_SIDES, 2, 4),
+            floats(
+                [[[*(getattr(p, c) for c in axis), -math.inf] for axis in _CUTS] for p in params], n, 2, _N
+            ),
+            floats(_SIDES, 2, _N),
             integers([1 << (_N - i) for i in range(_N)], _N),
-            floats([t[0] for t in tables], n, cells, 1 + len(names)),
+            floats([[row[1:] for row in t[0]] for t in tables], n, cells, len(names)),
+            floats([[row[0] for row in t[0]] for t in tables], n, cells),
             floats([t[1] for t in tables], n, cells),
             floats([t[2] for t in tables], n, cells),
-            floats([fitted if rank else always for rank in ranked], n, 1 + len(names)),
+            floats([fitted if rank else always for rank in ranked], n, len(names)),
+            floats([-bias if rank else -1.0 for rank in ranked], n),
             floats([[getattr(p, name) for name in PARAMETERS] for p in params], n, len(PARAMETERS)),
             integers(
                 [
@@ -164,7 +171,7 @@ def quantile_ranks(stats: StepStats, rows: PolicyRows) -> Tensor:
     """
     share = ((stats.values.unsqueeze(-1) - rows.rank_low) * rows.rank_scale).clamp_(0, 1)
     rank = share.mul_(rows.rank_step).sum(-1).add_(QUANTILE_LEVELS[0])
-    return rank.masked_fill_(~stats.valid, 0.5)
+    return rank if stats.valid is None else rank.masked_fill_(~stats.valid, 0.5)
 
 
 def decide(
@@ -178,19 +185,17 @@ def decide(
     comparison is strict; with the presets they do not overlap, overrides may make them. Formulas see raw
     signals under ``seed`` (0 where not measured) and quantile ranks under ``calibrated`` (0.5).
     """
-    x = (stats.values * stats.valid).to(rows.coefficients.dtype)
+    x = stats.known.to(rows.coefficients.dtype)
     if rows.any_ranked:
         x = torch.where(rows.ranked.unsqueeze(1), quantile_ranks(stats, rows), x)
-    x = torch.nn.functional.pad(x, (1, 0), value=1.0)
 
-    # each side of each cut, [B, 2, 4] -> [B, 4]; the sign of a difference is exact
-    beyond = (stats.values[:, :2].unsqueeze(-1) - rows.cuts) * rows.sides > 0
-    hits = torch.nn.functional.pad(beyond[:, 0] & beyond[:, 1], (0, 1), value=True)
-    hits[:, int(Strategy.CLARIFY)] &= (rows.clarify * x).sum(-1) > 0
+    # how far beyond the nearer of its two cuts each region has the row, [B, 5]; a difference's sign is exact
+    hits = ((stats.values[:, :2].unsqueeze(-1) - rows.cuts) * rows.sides).amin(1) > 0
+    hits[:, int(Strategy.CLARIFY)] &= (rows.clarify * x).sum(-1) > rows.clarify_cut
     strategy = (hits * rows.priority).argmax(-1)
 
     # products row by row: a matrix product may sum in an order that depends on the batch
-    cells = (rows.coefficients * x.unsqueeze(1)).sum(-1)
+    cells = (rows.coefficients * x.unsqueeze(1)).sum(-1).add_(rows.constants)
     cells = torch.minimum(torch.maximum(cells, rows.low), rows.high).view(-1, _N, len(PARAMETERS))
     column = strategy.unsqueeze(1)
     chosen = cells.gather(1, column.unsqueeze(2).expand(-1, 1, len(PARAMETERS))).squeeze(1)

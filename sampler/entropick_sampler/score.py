@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from torch import Tensor
 
+from .signals import POLICY_SIGNALS
 from .stats import StepStats
+
+# 0.1(1 - H) + 0.2(1 - Ha) + 0.3(1 - V) + 0.4(1 - Va) + 0.5 agreement_seed + 0.6 interaction
+_CONSTANT: Final = 1.0
+_WEIGHTS: Final = {
+    "logits_entropy": -0.1,
+    "attention_entropy": -0.2,
+    "logits_varentropy": -0.3,
+    "attention_varentropy": -0.4,
+    "agreement_seed": 0.5,
+    "interaction_strength": 0.6,
+}
+_ROW: Final = tuple(_WEIGHTS.get(signal.name, 0.0) for signal in POLICY_SIGNALS)
 
 
 def seed_confidence(stats: StepStats) -> Tensor:
-    """0.1(1-H) + 0.2(1-Ha) + 0.3(1-V) + 0.4(1-Va) + 0.5 agreement_seed + 0.6 interaction, [B].
+    """1 - 0.1 H - 0.2 Ha - 0.3 V - 0.4 Va + 0.5 agreement_seed + 0.6 interaction, [B].
 
     Bits and nats are mixed as in the guide. The sum is the same for every candidate of a step, so it cannot
     change which one wins; it is reported, not used. Signals that were not measured count 0.
     """
-    values = stats._replace(values=stats.values * stats.valid)
-    return (
-        0.1 * (1 - values.column("logits_entropy"))
-        + 0.2 * (1 - values.column("attention_entropy"))
-        + 0.3 * (1 - values.column("logits_varentropy"))
-        + 0.4 * (1 - values.column("attention_varentropy"))
-        + 0.5 * values.column("agreement_seed")
-        + 0.6 * values.column("interaction_strength")
-    )
+    values = stats.known
+    return (values * values.new_tensor(_ROW)).sum(-1) + _CONSTANT
 
 
 def score_candidates(logprobs: Tensor, stats: StepStats) -> Tensor:

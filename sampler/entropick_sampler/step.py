@@ -103,7 +103,8 @@ class TokenRow:
 
 
 class StepResult(NamedTuple):
-    """What a step decided and drew; [B] unless said. ``signals``, ``valid``: [B, len(SIGNALS)].
+    """What a step decided and drew; [B] unless said. ``signals``, ``valid``: [B, len(SIGNALS)]; valid None
+    where everything was measured.
 
     ``flags``: 1 NaN, 2 +inf, 4 all -inf in the row's logits: its token means nothing then.
     ``candidates``, ``candidate_logprobs``, ``candidate_scores``: [B, N].
@@ -112,7 +113,7 @@ class StepResult(NamedTuple):
     token: Tensor
     logprob: Tensor
     signals: Tensor
-    valid: Tensor
+    valid: Tensor | None
     decision: Decision
     inserted: Tensor
     flags: Tensor
@@ -135,10 +136,13 @@ class StepResult(NamedTuple):
             self.inserted,
             self.flags,
         )
+        signals = self.signals.to(torch.float64)
+        if self.valid is not None:
+            signals = signals.masked_fill(~self.valid, torch.nan)
         return torch.cat(
             [
                 torch.stack([h.to(torch.float64) for h in heads], dim=1),
-                torch.where(self.valid, self.signals.to(torch.float64), torch.nan),
+                signals,
                 self.candidates.to(torch.float64),
                 self.candidate_logprobs.to(torch.float64),
                 self.candidate_scores.to(torch.float64),
@@ -177,16 +181,16 @@ def unpack(packed: Tensor) -> list[TokenRow]:
 def step_stats(measured: LogitsStats, attention: Tensor | None, attention_valid: Tensor | None) -> StepStats:
     """Put the two sources into one table: logits [B] and attention [B, 6] (or None: not measured)."""
     logits = torch.stack([measured.entropy, measured.varentropy], dim=1)
+    rows = logits.shape[0]
     if attention is None:
-        attention = logits.new_zeros(logits.shape[0], _N_ATTENTION)
-        attention_valid = torch.zeros(logits.shape[0], dtype=torch.bool, device=logits.device)
+        attention = logits.new_zeros(rows, _N_ATTENTION)
+        attention_valid = torch.zeros(rows, dtype=torch.bool, device=logits.device)
+    values = torch.cat([logits, attention.to(logits.dtype)], dim=1)
     if attention_valid is None:
-        attention_valid = torch.ones(logits.shape[0], dtype=torch.bool, device=logits.device)
-    seen = attention_valid.unsqueeze(1).expand(-1, _N_ATTENTION)
-    return StepStats(
-        torch.cat([logits, attention.to(logits.dtype)], dim=1),
-        torch.cat([torch.ones_like(logits, dtype=torch.bool), seen], dim=1),
-    )
+        return StepStats(values)
+    seen = torch.ones_like(values, dtype=torch.bool)
+    seen[:, logits.shape[1] :] &= attention_valid.unsqueeze(1)
+    return StepStats(values, seen)
 
 
 def sample_step(
@@ -235,15 +239,17 @@ def sample_step(
     token = torch.where(decision.insert_clarify, clarify, token)
     token = torch.where(free, token, forced)
     logprob = logits.gather(1, token.unsqueeze(1)).squeeze(1).to(log_total.dtype) - log_total
-    surprisal = (-logprob / _LN2).unsqueeze(1)
-    seen = torch.ones_like(surprisal, dtype=torch.bool)
+    surprisal = (logprob * (-1 / _LN2)).unsqueeze(1)
     s = _SURPRISAL
+    valid = stats.valid
+    if valid is not None:
+        valid = torch.cat([valid[:, :s], torch.ones_like(valid[:, :1]), valid[:, s:]], dim=1)
     return (
         StepResult(
             token,
             logprob,
             torch.cat([stats.values[:, :s], surprisal, stats.values[:, s:]], dim=1),
-            torch.cat([stats.valid[:, :s], seen, stats.valid[:, s:]], dim=1),
+            valid,
             decision,
             decision.insert_clarify,
             measured.flags,
