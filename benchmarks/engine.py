@@ -1,6 +1,7 @@
 """Decode speed of the embedded engine, all signals on, against transformers ``generate`` on the same weights.
 
 Both run in this process, interleaved, on the same number of threads; a figure is the median over the rounds.
+Ratios are of wall time and, for machines that do other things meanwhile, of this process's CPU time.
 transformers decodes greedily with its default attention and measures nothing; the engine runs the whole
 policy, measures every signal at every token and delivers each token to an asyncio reader.
 """
@@ -11,6 +12,7 @@ import argparse
 import asyncio
 import statistics
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,25 +20,48 @@ import torch
 from transformers import AutoModelForCausalLM, StoppingCriteria
 
 from _common import make_engine
-from entropick_sampler.params import PolicyConfig, SamplingParams
+from entropick_sampler.params import PolicyConfig, PresetName, SamplingParams
 from entropick_server.engine.threads import default_threads
 from entropick_server.engine.torch_engine import TorchEngine
 from entropick_server.engine.types import Request
 
 
-class Clock(StoppingCriteria):  # type: ignore[misc]
+@dataclass(frozen=True, order=True)
+class Stamp:
+    """Seconds of the wall clock and of this process on all CPUs."""
+
+    wall: float
+    cpu: float
+
+    def speed(self, end: Stamp, tokens: int) -> Speed:
+        return Speed(tokens / (end.wall - self.wall), tokens / (end.cpu - self.cpu))
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Tokens a second of wall time, and a second of CPU time."""
+
+    wall: float
+    cpu: float
+
+
+def now() -> Stamp:
+    return Stamp(time.perf_counter(), time.process_time())
+
+
+class Clock(StoppingCriteria):
     """Notes when each token of ``generate`` is there; never stops."""
 
     def __init__(self, rows: int) -> None:
-        self.times: list[float] = []
+        self.times: list[Stamp] = []
         self.never = torch.zeros(rows, dtype=torch.bool)
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
-        self.times.append(time.perf_counter())
+        self.times.append(now())
         return self.never
 
 
-def with_transformers(model: Any, prompts: list[list[int]], tokens: int) -> float:
+def with_transformers(model: Any, prompts: list[list[int]], tokens: int) -> Speed:
     """Tokens a second of ``generate`` behind the first token."""
     clock = Clock(len(prompts))
     with torch.inference_mode():
@@ -49,29 +74,30 @@ def with_transformers(model: Any, prompts: list[list[int]], tokens: int) -> floa
             pad_token_id=0,
             stopping_criteria=[clock],
         )
-    return len(prompts) * (len(clock.times) - 1) / (clock.times[-1] - clock.times[0])
+    return clock.times[0].speed(clock.times[-1], len(prompts) * (len(clock.times) - 1))
 
 
 async def with_engine(
     engine: TorchEngine, prompts: list[list[int]], tokens: int, policy: PolicyConfig
-) -> float:
+) -> Speed:
     """Tokens a second of the engine, from the moment that every row has its first token."""
-    times: list[float] = []
+    times: list[Stamp] = []
 
-    async def one(i: int, prompt: list[int]) -> float:
+    async def one(i: int, prompt: list[int]) -> Stamp:
         sampling = SamplingParams(seed=i, max_tokens=tokens, ignore_eos=True)
         request = Request(f"bench-{i}", tuple(prompt), sampling, policy, time.monotonic())
-        first = 0.0
+        first: Stamp | None = None
         async for output in engine.generate(request):
             if output.error:
                 raise RuntimeError(output.error)
-            now = time.perf_counter()
-            first = first or now
-            times.append(now)
+            times.append(now())
+            first = first or times[-1]
+        if first is None:
+            raise RuntimeError("no token")
         return first
 
     begin = max(await asyncio.gather(*(one(i, p) for i, p in enumerate(prompts))))
-    return sum(t > begin for t in times) / (times[-1] - begin)
+    return begin.speed(times[-1], sum(t > begin for t in times))
 
 
 async def compare(args: argparse.Namespace) -> None:
@@ -81,33 +107,34 @@ async def compare(args: argparse.Namespace) -> None:
     engine = make_engine(args.model, max_num_seqs=max(rows), threads=threads, device="cpu", calibrate=False)
     await engine.start()
     info = engine.info
-    model = AutoModelForCausalLM.from_pretrained(args.model or engine.info.source, dtype=torch.float32).eval()
-    preset = "calibrated" if engine.profile else "seed"
+    model: Any = AutoModelForCausalLM.from_pretrained(info.source, dtype=torch.float32)
+    model.eval()
+    preset: PresetName = "calibrated" if engine.profile else "seed"
     policy = PolicyConfig(preset=preset, overrides={"clarify_budget": 0})
     generator = torch.Generator().manual_seed(0)
-    found: dict[tuple[int, str], list[float]] = {}
+    found: dict[int, list[tuple[Speed, Speed]]] = {}
     for round_ in range(args.rounds + 1):
         for b in rows:
             prompts = torch.randint(0, info.vocab_size, (b, args.prompt), generator=generator).tolist()
             theirs = with_transformers(model, prompts, args.tokens)
             ours = await with_engine(engine, prompts, args.tokens, policy)
             if round_:  # the first round warms both up
-                found.setdefault((b, "theirs"), []).append(theirs)
-                found.setdefault((b, "ours"), []).append(ours)
+                found.setdefault(b, []).append((ours, theirs))
     await engine.close()
     name = Path(info.source).name
     print(
         f"\n{name}: {info.parameters / 1e6:.1f} M parameters, {info.dtype}, {threads} threads, "
         f"preset {preset}, prompt {args.prompt}, {args.tokens} new tokens, median of {args.rounds}\n"
     )
-    print("| batch | entropick, tokens/s | transformers generate, tokens/s | ratio | ratios seen |")
-    print("|---|---|---|---|---|")
-    for b in rows:
-        ours_, theirs_ = found[b, "ours"], found[b, "theirs"]
-        ratios = sorted(o / t for o, t in zip(ours_, theirs_, strict=True))
+    print("| batch | entropick, tokens/s | transformers, tokens/s | ratio | of CPU time | ratios seen |")
+    print("|---|---|---|---|---|---|")
+    median = statistics.median
+    for b, pairs in found.items():
+        wall = sorted(ours.wall / theirs.wall for ours, theirs in pairs)
+        cpu = median(ours.cpu / theirs.cpu for ours, theirs in pairs)
         print(
-            f"| {b} | {statistics.median(ours_):.0f} | {statistics.median(theirs_):.0f} "
-            f"| {statistics.median(ratios):.2f} | {ratios[0]:.2f} to {ratios[-1]:.2f} |"
+            f"| {b} | {median(o.wall for o, _ in pairs):.0f} | {median(t.wall for _, t in pairs):.0f} "
+            f"| {median(wall):.2f} | {cpu:.2f} | {wall[0]:.2f} to {wall[-1]:.2f} |"
         )
 
 
