@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import torch
 
-from entropick_kernels.attention_stats import warmup
+from entropick_kernels import warmup
 from entropick_sampler.params import PolicyConfig, SamplingParams
 from entropick_sampler.profile import Profile
 
@@ -35,6 +35,7 @@ from .types import (
 )
 
 _WARM_UP = "warm-up"
+_STEP_FAILED = "the engine failed while it ran this request; the server's log says why"
 
 
 class EngineCore:
@@ -141,14 +142,13 @@ class EngineCore:
                 results.append((self._emit(sequence, token), sequence.slot))
         return self._report(results, queued, time.perf_counter() - begin)
 
-    def fail_step(self, error: Exception) -> StepReport:
-        """End every request of the step that raised ``error``; the others go on."""
+    def fail_step(self) -> StepReport:
+        """End every request of the step that raised; the others go on. The reason belongs in the log alone."""
         results = []
         for sequence in self._batch.sequences:
             if self._scheduler.find(sequence.request.request_id) is sequence:
                 self._end(sequence)
-                text = f"the engine failed while it ran this request: {type(error).__name__}: {error}"
-                results.append((_failed(sequence.request.request_id, text), sequence.slot))
+                results.append((_failed(sequence.request.request_id, _STEP_FAILED), sequence.slot))
         return self._report(results, (), 0.0)
 
     def report_between(self) -> StepReport | None:

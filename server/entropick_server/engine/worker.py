@@ -154,9 +154,9 @@ class Worker:
         except torch.AcceleratorError:
             # a device that failed once fails every later call: let the engine die
             raise
-        except Exception as error:  # noqa: BLE001 - whatever a step trips over, only its requests end
+        except Exception:  # whatever a step trips over, only its requests end; logged below
             _log.exception("a step failed")
-            return core.fail_step(error)
+            return core.fail_step()
 
     def _take_commands(self, core: EngineCore, loop: asyncio.AbstractEventLoop) -> bool:
         """Carry out what is queued; waits for a command where there is nothing to run. False: stop."""
