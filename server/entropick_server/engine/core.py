@@ -143,7 +143,7 @@ class EngineCore:
         return self._report(results, queued, time.perf_counter() - begin)
 
     def fail_step(self) -> StepReport:
-        """End every request of the step that raised; the others go on. The reason belongs in the log alone."""
+        """End every request of the step that raised; the others go on. Only the log learns the reason."""
         results = []
         for sequence in self._batch.sequences:
             if self._scheduler.find(sequence.request.request_id) is sequence:

@@ -154,7 +154,7 @@ class Worker:
         except torch.AcceleratorError:
             # a device that failed once fails every later call: let the engine die
             raise
-        except Exception:  # whatever a step trips over, only its requests end; logged below
+        except Exception:  # noqa: BLE001 - whatever a step trips over, only its requests end
             _log.exception("a step failed")
             return core.fail_step()
 
