@@ -8,8 +8,6 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-import torch
-
 from entropick_kernels import warmup
 from entropick_sampler.params import PolicyConfig, SamplingParams
 from entropick_sampler.profile import Profile
@@ -92,7 +90,10 @@ class EngineCore:
         return self._scheduler.load()
 
     def warm_up(self) -> None:
-        """Run a little text through everything, so that no request pays for first uses."""
+        """Run a little text through everything, so that no request pays for first uses.
+
+        Raises ModelLoadError where the model gives no finite logits.
+        """
         warmup()
         request = Request(
             _WARM_UP,
@@ -103,7 +104,9 @@ class EngineCore:
         )
         self.add(request)
         while not self.idle:
-            self.step()
+            for output in self.step().outputs:
+                if output.error is not None:
+                    raise ModelLoadError(output.error)
 
     def set_profile(self, profile: Profile) -> None:
         """Serve with another profile."""
@@ -205,9 +208,9 @@ def _failed(request_id: str, text: str) -> RequestOutput:
 
 def build(loaded: Loaded, options: EngineOptions, profile: Profile | None) -> EngineCore:
     """A warm core. Raises ModelLoadError where the model does not run."""
-    core = EngineCore(loaded, options, profile)
     try:
+        core = EngineCore(loaded, options, profile)
         core.warm_up()
-    except (RuntimeError, NotImplementedError, TypeError, ValueError, torch.OutOfMemoryError) as error:
+    except (RuntimeError, TypeError, ValueError) as error:
         raise ModelLoadError(f"{loaded.info.source} was loaded but does not run: {error}") from error
     return core

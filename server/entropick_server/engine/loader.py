@@ -61,17 +61,16 @@ def load_model(options: EngineOptions) -> Loaded:
     device = _device(options.device)
     dtype = _dtype(options.dtype, device)
     folder = _folder(source)
+    # a folder for a folder, an id for an id: transformers then fetches what is missing itself
+    where = folder if _is_folder(source) else source
     register()
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        config = AutoConfig.from_pretrained(where, trust_remote_code=False)
         if not options.allow_unvalidated:
             check_architecture(config)
-        tokenizer = FastTokenizer(
-            AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        )
+        tokenizer = FastTokenizer(AutoTokenizer.from_pretrained(where, trust_remote_code=False))
         made: Any = AutoModelForCausalLM.from_pretrained(
-            # the folder for a folder, the id for an id: transformers then fetches the weights itself
-            folder if Path(source).is_dir() else source,
+            where,
             config=config,
             dtype=dtype,
             attn_implementation=ATTENTION_NAME,
@@ -85,7 +84,10 @@ def load_model(options: EngineOptions) -> Loaded:
     missing = sorted(problems["missing_keys"]) + sorted(str(key) for key in problems["mismatched_keys"])
     if missing:
         raise ModelLoadError(f"{source}: the weights lack {len(missing)} tensors, the first is {missing[0]}")
-    model = model.to(device).eval().requires_grad_(False)
+    try:
+        model = model.to(device).eval().requires_grad_(False)
+    except RuntimeError as error:
+        raise ModelLoadError(f"{source} cannot be moved to {device}: {error}") from error
     return describe(model, tokenizer, options, folder)
 
 
@@ -109,10 +111,10 @@ def describe(
         if options.max_model_len < 2:
             raise ModelLoadError("max_model_len must be at least 2")
         longest = min(longest, options.max_model_len)
-    path = Path(options.model)
     parameter = next(model.parameters())
     info = ModelInfo(
-        name=options.served_model_name or (path.resolve().name if path.is_dir() else options.model),
+        name=options.served_model_name
+        or (folder.resolve().name if _is_folder(options.model) else options.model),
         source=options.model,
         architecture=str(config.model_type),
         max_model_len=longest,
@@ -180,10 +182,14 @@ def model_hash(folder: Path) -> str:
     return digest.hexdigest()
 
 
+def _is_folder(source: str) -> bool:
+    return Path(source).expanduser().is_dir()
+
+
 def _folder(source: str) -> Path:
     """The local folder of a model; a hub id's small files are fetched for it. Raises ModelLoadError."""
     path = Path(source).expanduser()
-    if path.is_dir():
+    if _is_folder(source):
         if not (path / "config.json").is_file():
             raise ModelLoadError(f"{source} has no config.json: it is not a Hugging Face model folder")
         return path

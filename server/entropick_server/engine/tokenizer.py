@@ -7,6 +7,7 @@ import re
 from functools import lru_cache
 from typing import Any, Final, Literal
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 _BYTE_TOKEN: Final = re.compile(r"<0x([0-9A-Fa-f]{2})>")
@@ -96,9 +97,12 @@ class FastTokenizer:
         """
         if not getattr(self._tokenizer, "chat_template", None):
             raise ValueError("this model has no chat template; use /v1/completions")
-        text = self._tokenizer.apply_chat_template(
-            messages, add_generation_prompt=add_generation_prompt, tokenize=False
-        )
+        try:
+            text = self._tokenizer.apply_chat_template(
+                messages, add_generation_prompt=add_generation_prompt, tokenize=False
+            )
+        except TemplateError as error:
+            raise ValueError(f"the model's chat template refuses these messages: {error}") from error
         return self.encode(str(text), add_special_tokens=False)
 
     def _measure(self, token_id: int) -> bytes | None:

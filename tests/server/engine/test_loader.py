@@ -15,7 +15,7 @@ from transformers import AutoConfig
 from entropick_sampler.policy import POLICY_SIGNALS
 from entropick_sampler.profile import PROFILE_FILE, QUANTILE_LEVELS, THRESHOLDS, Profile
 from entropick_server.engine.base import ModelLoadError
-from entropick_server.engine.core import EngineCore
+from entropick_server.engine.core import EngineCore, build
 from entropick_server.engine.loader import check_architecture, load_model, model_hash
 from entropick_server.engine.profiles import cached_profile_path, find_profile
 from entropick_server.engine.threads import default_threads
@@ -216,3 +216,12 @@ def test_profiles_that_do_not_fit(tmp_path: Path) -> None:
 
 def test_threads_are_at_least_one() -> None:
     assert default_threads() >= 1
+
+
+def test_weights_that_are_not_numbers_are_refused(model_folder: Folder, tmp_path: Path) -> None:
+    folder = edited(model_folder("llama"), tmp_path / "m")
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"].fill_(float("nan"))
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelLoadError, match="not finite"):
+        build(load_model(options(folder)), options(folder), None)

@@ -121,7 +121,13 @@ def test_chat_templates() -> None:
         wrap(byte_level()).apply_chat_template([], add_generation_prompt=True)
 
 
+def test_what_a_template_refuses() -> None:
+    tokenizer = wrap(byte_level(), chat_template="{{ raise_exception('roles must alternate') }}")
+    with pytest.raises(ValueError, match="refuses these messages: roles must alternate"):
+        tokenizer.apply_chat_template([{"role": "user", "content": "x"}], add_generation_prompt=True)
+
+
 def test_a_template_cannot_leave_the_sandbox() -> None:
     tokenizer = wrap(byte_level(), chat_template="{{ ''.__class__.__mro__ }}")
     with pytest.raises(ValueError, match="chat template"):
-        tokenizer.apply_chat_template([], add_generation_prompt=True)
+        tokenizer.apply_chat_template([{"role": "user", "content": "x"}], add_generation_prompt=True)

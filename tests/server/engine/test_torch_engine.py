@@ -396,8 +396,12 @@ async def test_no_calibration(open_engine: Open) -> None:
     assert not seen
 
 
-@pytest.mark.parametrize("name", ["gemma2", "qwen3"])
-async def test_other_architectures_run_too(name: str, open_engine: Open, make_request: Make) -> None:
-    async with open_engine(name) as engine:
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("gemma2", "auto"), ("qwen3", "auto"), ("llama", "bfloat16"), ("gemma", "bfloat16")]
+)
+async def test_other_architectures_and_dtypes_run_too(
+    name: str, dtype: str, open_engine: Open, make_request: Make
+) -> None:
+    async with open_engine(name, dtype=dtype) as engine:
         tokens, _ = await run(engine, make_request(prompt(40), max_tokens=5))
         assert len(tokens) == 5
