@@ -69,7 +69,7 @@ bits.
 ## Greedy accuracy
 
 Of the last answer in the reply; `kind/size` counts digits, bits or holders. Sizes within a kind are
-subsets of it.
+subsets of it. The `_long` kinds have lists of ten digits where training has eight at most.
 
 {accuracy}
 

@@ -102,7 +102,7 @@ def accuracies(model: Any, tok: PreTrainedTokenizerFast, n: int, seed: int = 11)
     """
     rng = random.Random(seed)
     found: dict[str, list[bool]] = {}
-    for kind in grammar.KINDS:
+    for kind in grammar.KINDS + grammar.PROBES:
         examples = [grammar.sample(rng, kind, "check") for _ in range(n)]
         examples = [example for example in examples if example.gold is not None or kind == "greeting"]
         if not examples:

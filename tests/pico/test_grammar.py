@@ -119,6 +119,14 @@ def test_only_the_first_turn_may_be_ambiguous() -> None:
         assert all(example.kind not in ("ambiguous", "clarified") for example in talk[1:])
 
 
+@pytest.mark.parametrize("kind", grammar.PROBES)
+def test_probes_come_only_by_name(kind: str) -> None:
+    assert kind not in grammar.KINDS
+    for example in draw(kind, "check", 20):
+        assert example.kind == kind
+        assert grammar.final_answer(example.assistant) == example.gold
+
+
 def test_unknown_names_are_refused() -> None:
     with pytest.raises(ValueError, match="unknown kind"):
         grammar.sample(random.Random(0), "poem")

@@ -19,6 +19,7 @@ from entropick_pico.grammar.splits import SPLITS, Split, belongs, half, held_out
 __all__ = [
     "CLARIFY",
     "KINDS",
+    "PROBES",
     "SPLITS",
     "WEIGHTS",
     "Choice",
@@ -58,6 +59,11 @@ _TASKS: Final[Mapping[str, Callable[[random.Random], Example]]] = MappingProxyTy
     }
 )
 KINDS: Final = tuple(_TASKS)
+# Longer inputs than training has: harder versions of two tasks, drawn only by name.
+_LONG: Final[Mapping[str, Callable[[random.Random], Example]]] = MappingProxyType(
+    {"sort_long": partial(puzzles.sort, length=10), "count_long": partial(puzzles.count, length=10)}
+)
+PROBES: Final = tuple(_LONG)
 WEIGHTS: Final[Mapping[str, float]] = MappingProxyType(
     {
         "capital": 7.0,
@@ -102,15 +108,19 @@ def sample(
     split: Split = "train",
     weights: Mapping[str, float] = WEIGHTS,
 ) -> Example:
-    """Draw one example of ``kind`` (any kind by ``weights`` if None) that belongs to ``split``."""
+    """Draw one example of ``kind`` (any of KINDS by ``weights`` if None) that belongs to ``split``.
+
+    The kinds in ``PROBES`` come only when named; training never sees them.
+    """
     if kind is None:
         kind = rng.choices(list(weights), list(weights.values()))[0]
-    if kind not in _TASKS:
-        raise ValueError(f"unknown kind {kind!r}; known: {', '.join(KINDS)}")
+    task = _TASKS.get(kind) or _LONG.get(kind)
+    if task is None:
+        raise ValueError(f"unknown kind {kind!r}; known: {', '.join(KINDS + PROBES)}")
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
     while True:
-        example = _TASKS[kind](rng)
+        example = task(rng)
         if belongs(example, split):
             return example
 

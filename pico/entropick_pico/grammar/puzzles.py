@@ -8,6 +8,8 @@ from entropick_pico.grammar import world as w
 from entropick_pico.grammar.prompts import ask
 from entropick_pico.grammar.reply import Example, Reply
 
+LONGEST: Final = 8  # the longest list in training
+
 # The scratchpad opener is the less likely one, yet it is the one that leads to the right answer.
 _FORK: Final = MappingProxyType({"The": 0.6, "Step": 0.4})
 _STYLE: Final = MappingProxyType({"": "", "steps": " Think step by step.", "direct": " Just answer."})
@@ -74,7 +76,8 @@ def sort(rng: random.Random, length: int | None = None) -> Example:
     gold, shown = " ".join(sorted(digits)), " ".join(digits)
     cores = ("sort {0}.", "put {0} in order.", "arrange {0}.", "order these: {0}.", "sort the digits {0}.")
     reply = Reply(rng).say("The answer is").sure("sort", " " + gold[0]).say(gold[1:] + ".")
-    return reply.finish(ask(rng, [c.format(shown) for c in cores]), "sort", gold, key=shown)
+    kind = "sort" if size <= LONGEST else "sort_long"
+    return reply.finish(ask(rng, [c.format(shown) for c in cores]), kind, gold, key=shown)
 
 
 def count(rng: random.Random, length: int | None = None) -> Example:
@@ -84,9 +87,9 @@ def count(rng: random.Random, length: int | None = None) -> Example:
     gold, shown = str(digits.count(wanted)), " ".join(digits)
     cores = ("how many times is {0} in {1}?", "count the {0} in {1}.", "how often does {0} occur in {1}?")
     reply = Reply(rng).say("The answer is").sure("count", " " + gold).say(".")
-    return reply.finish(
-        ask(rng, [c.format(wanted, shown) for c in cores]), "count", gold, key=f"{wanted} {shown}"
-    )
+    kind = "count" if size <= LONGEST else "count_long"
+    user = ask(rng, [c.format(wanted, shown) for c in cores])
+    return reply.finish(user, kind, gold, key=f"{wanted} {shown}")
 
 
 def lookup(rng: random.Random, holders: int | None = None) -> Example:
