@@ -48,10 +48,12 @@ check: $(BIN)/.dev ## style, types, layering
 .PHONY: model
 model: $(BIN)/.dev ## train the shipped model by its recipe (about an hour of one core), into build/pico
 	$(BIN)/python -m entropick_pico.train --out build/pico
-	$(BIN)/python -m entropick_pico.evaluate --model build/pico
+	$(BIN)/python -m entropick_pico.card --model build/pico
 
 .PHONY: profile
-profile: $(BIN)/.serve ## calibrate the shipped model on its calibration file
+profile: $(BIN)/.serve ## write the shipped model's calibration file and its profile
+	$(BIN)/python -m entropick_pico.data --split calibration --n 600 --seed 1 --widest 4 \
+	  --extra ambiguous=200 word=200 --out pico/entropick_pico/calibration.jsonl
 	$(BIN)/entropick calibrate pico/entropick_pico/model --data pico/entropick_pico/calibration.jsonl \
 	  --clarify-text "Which one do you mean?"
 

@@ -2,12 +2,16 @@
 
 ``python -m entropick_pico.data --split calibration --out FILE.jsonl``: one exchange a line, with
 the offsets at which a clarifying question would be right and the truth at every labelled position.
+
+The shipped file has more ambiguous questions, and more of their look-alikes, than training: CLARIFY's
+discriminant is fitted on them (``--n 600 --widest 4 --extra ambiguous=200 word=200``).
 """
 
 import argparse
 import json
 import math
 import random
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +44,19 @@ def record(example: grammar.Example, widest: int = 256) -> dict[str, Any]:
     }
 
 
-def write(out: Path, split: grammar.Split, n: int, seed: int, widest: int = 256) -> None:
-    """Write ``n`` exchanges of ``split``; the kinds come up as often as in training."""
+def write(
+    out: Path,
+    split: grammar.Split,
+    n: int,
+    seed: int,
+    widest: int = 256,
+    extra: Mapping[str, int] | None = None,
+) -> None:
+    """Write ``n`` exchanges of ``split``, the kinds as often as in training, then ``extra`` ones by kind."""
     rng = random.Random(seed)
     examples = [grammar.sample(rng, None, split) for _ in range(n)]
+    for kind, count in (extra or {}).items():
+        examples += [grammar.sample(rng, kind, split) for _ in range(count)]
     lines = [json.dumps(record(example, widest), separators=(",", ":")) for example in examples]
     out.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
@@ -55,9 +68,13 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=600)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--widest", type=int, default=256, help="leave out longer lists of alternatives")
+    parser.add_argument(
+        "--extra", nargs="*", default=[], metavar="KIND=N", help="N further exchanges of a kind"
+    )
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    write(args.out, args.split, args.n, args.seed, args.widest)
+    extra = {kind: int(count) for kind, _, count in (item.partition("=") for item in args.extra)}
+    write(args.out, args.split, args.n, args.seed, args.widest, extra)
 
 
 if __name__ == "__main__":

@@ -13,11 +13,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from .params import SEED_PARAMS
-from .policy import PolicyRows, quantile_ranks
 from .profile import DEFAULT_CLARIFY_TEXT, QUANTILE_LEVELS, Profile
 from .signals import POLICY_SIGNALS
-from .stats import StepStats
 
 _H: Final = 0
 _V: Final = 1
@@ -130,10 +127,10 @@ def cut_points(measured: Measured) -> tuple[dict[str, float], list[str]]:
 
 
 def _discriminant(measured: Measured, profile: Profile) -> tuple[Mapping[str, float], float, list[str]]:
-    """Logistic regression on quantile ranks: ambiguous tokens against the others in CLARIFY's corner.
+    """Logistic regression on the signals: ambiguous tokens against the others in CLARIFY's corner.
 
-    Entropy and varentropy alone cannot tell an ambiguous question from a free choice of the same size; the
-    attention may. Newton steps with an L2 penalty of 1e-2 a row on standardised ranks; the bias then puts
+    True entropy and varentropy cannot tell an ambiguous question from a free choice of the same size; the
+    attention may. Newton steps with an L2 penalty of 1e-2 a row on standardised signals; the bias then puts
     the cut where at most 5 % of the unlabelled corner tokens pass, or at the logistic boundary if that is
     stricter.
     """
@@ -143,13 +140,12 @@ def _discriminant(measured: Measured, profile: Profile) -> tuple[Mapping[str, fl
     positive, negative = corner & measured.ambiguous, corner & ~measured.ambiguous
     if int(positive.sum()) < MIN_LABELLED or int(negative.sum()) < MIN_LABELLED:
         return {}, 1.0, ["no discriminant for CLARIFY: too few labelled tokens"]
-    rows = PolicyRows.build([SEED_PARAMS], [True], [True], profile)
-    ranks = quantile_ranks(StepStats(measured.values.to(torch.float64), measured.valid), rows)[corner]
+    signals = (measured.values * measured.valid).to(torch.float64)[corner]
     label = measured.ambiguous[corner].to(torch.float64)
     balance = torch.where(label > 0, 0.5 / label.mean(), 0.5 / (1 - label.mean()))
-    mean, std = ranks.mean(0), ranks.std(0).clamp_min(1e-3)
-    x = torch.cat([(ranks - mean) / std, torch.ones(len(ranks), 1, dtype=torch.float64)], dim=1)
-    penalty = torch.full((x.shape[1],), 1e-2 * len(ranks), dtype=torch.float64)
+    mean, std = signals.mean(0), signals.std(0).clamp_min(1e-6)
+    x = torch.cat([(signals - mean) / std, torch.ones(len(signals), 1, dtype=torch.float64)], dim=1)
+    penalty = torch.full((x.shape[1],), 1e-2 * len(signals), dtype=torch.float64)
     penalty[-1] = 0.0
     w = torch.zeros(x.shape[1], dtype=torch.float64)
     for _ in range(25):

@@ -182,16 +182,21 @@ def decide(
     ``stats``: [B, S]; ``may_clarify``: bool [B], False where no text can be inserted now (the strategy is
     then carried out by its raised temperature); returns the decision and the state after it. A row whose
     policy is off gets its base values and STRATEGY_OFF. Regions are asked in the order of Strategy and every
-    comparison is strict; with the presets they do not overlap, overrides may make them. Formulas see raw
-    signals under ``seed`` (0 where not measured) and quantile ranks under ``calibrated`` (0.5).
+    comparison is strict; with the presets they do not overlap, overrides may make them. Where a profile has
+    a discriminant, CLARIFY asks for it too, and for every signal that it reads. Formulas see raw signals
+    under ``seed`` (0 where not measured) and quantile ranks under ``calibrated`` (0.5).
     """
-    x = stats.known.to(rows.coefficients.dtype)
+    raw = x = stats.known.to(rows.coefficients.dtype)
     if rows.any_ranked:
-        x = torch.where(rows.ranked.unsqueeze(1), quantile_ranks(stats, rows), x)
+        x = torch.where(rows.ranked.unsqueeze(1), quantile_ranks(stats, rows), raw)
 
     # how far beyond the nearer of its two cuts each region has the row, [B, 5]; a difference's sign is exact
     hits = ((stats.values[:, :2].unsqueeze(-1) - rows.cuts) * rows.sides).amin(1) > 0
-    hits[:, int(Strategy.CLARIFY)] &= (rows.clarify * x).sum(-1) > rows.clarify_cut
+    # the discriminant sees raw values: the tokens it tells apart lie in the tail, where ranks are all alike
+    clear = (rows.clarify * raw).sum(-1) > rows.clarify_cut
+    if stats.valid is not None:
+        clear &= stats.valid.all(-1) | ~rows.ranked
+    hits[:, int(Strategy.CLARIFY)] &= clear
     strategy = (hits * rows.priority).argmax(-1)
 
     # products row by row: a matrix product may sum in an order that depends on the batch

@@ -44,7 +44,7 @@ class Profile:
 
     ``quantiles``: signal name -> values at ``QUANTILE_LEVELS``, for every signal of ``POLICY_SIGNALS`` that
     the engine could measure. ``thresholds``: the cut points of the policy (bits, bits^2).
-    ``clarify_weights`` and ``clarify_bias``: CLARIFY also asks that bias + sum of weight x quantile rank is
+    ``clarify_weights`` and ``clarify_bias``: CLARIFY also asks that bias + sum of weight x signal is
     positive (a linear discriminant fitted on labelled positions; without labels: no weights, bias 1).
     """
 

@@ -230,13 +230,16 @@ def test_calibrated_formulas_and_limits() -> None:
 
 def test_discriminant_gates_clarify_under_calibrated_only() -> None:
     stats = make_stats({"logits_entropy": 4.0, "logits_varentropy": 0.05, "agreement": 9.0})
-    closed = make_profile(clarify_weights={"agreement": 1.0}, clarify_bias=-0.95)
-    opened = make_profile(clarify_weights={"agreement": 1.0}, clarify_bias=-0.5)
+    closed = make_profile(clarify_weights={"agreement": 1.0}, clarify_bias=-9.5)
+    opened = make_profile(clarify_weights={"agreement": 1.0}, clarify_bias=-8.5)
     for profile, want in ((closed, Strategy.ADAPTIVE), (opened, Strategy.CLARIFY)):
         d = decide_one(stats, profile.params, ranked=True, profile=profile)
         assert Strategy(int(d.strategy)) is want
     seed = decide_one(stats, SEED_PARAMS, profile=closed)
     assert Strategy(int(seed.strategy)) is Strategy.CLARIFY
+    unseen = stats._replace(valid=torch.tensor([[name != "agreement" for name in NAMES]]))
+    blind = decide_one(unseen, opened.params, ranked=True, profile=opened)
+    assert Strategy(int(blind.strategy)) is not Strategy.CLARIFY, "a signal that it reads is missing"
 
 
 def test_request_fields_replace_the_base_and_overrides_come_last() -> None:
