@@ -49,10 +49,12 @@ async def test_every_metric_moves(engine: Any, serve: Any) -> None:
         engine.fail_after = 2
         await client.post(CHAT, json=BODY)
         engine.fail_after = None
-        engine.delay = 0.01
+        engine.delay = 0.2
         slow = asyncio.create_task(client.post(CHAT, json={**BODY, "stream": True}))
-        await asyncio.sleep(0.05)
         running = await samples(client)
+        while not slow.done() and not total(running, "entropick_live_logits_entropy_bits"):
+            await asyncio.sleep(0.01)
+            running = await samples(client)
         slow.cancel()
         await asyncio.wait({slow})
         done = await samples(client)
