@@ -110,7 +110,7 @@ def table(
     """Coefficients [strategies * parameters, 1 + signals], lower and upper limits of one request's row.
 
     ``actions`` None: the policy is off, and every strategy keeps the base values. The temperature is limited
-    to [temperature_min, temperature_max], widened where the base itself lies outside; GREEDY is exempt.
+    to [temperature_min, temperature_max]; GREEDY is exempt.
     """
     coefficients, lows, highs = [], [], []
     for strategy in Strategy:
@@ -121,7 +121,7 @@ def table(
             row, low, high = formula.row(base)
             if name == "temperature" and actions is not None and strategy is not Strategy.GREEDY:
                 # max and min of the formula's own clip and the row's: the outer limits win
-                floor, ceiling = min(params.temperature_min, base), max(params.temperature_max, base)
+                floor, ceiling = params.temperature_min, params.temperature_max
                 low, high = min(max(low, floor), ceiling), max(min(high, ceiling), floor)
             coefficients.append(row)
             lows.append(low)

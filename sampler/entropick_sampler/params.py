@@ -106,6 +106,8 @@ FIXED_BASE: Final = PolicyParams(temperature=1.0, top_p=1.0, top_k=0, min_p=0.0,
 """Policy ``fixed``: the ordinary sampler; thresholds are never read."""
 
 MAX_CANDIDATES: Final = 64
+LOWEST_TEMPERATURE: Final = 1e-5
+"""a temperature below this is plain greedy: its reciprocal would leave float32"""
 _BITS: Final = (0.0, 64.0)
 _BITS2: Final = (0.0, 4096.0)
 
@@ -160,9 +162,8 @@ def check_overrides(overrides: Mapping[str, float]) -> None:
             raise ValueError(f"overrides.{name}: must be a whole number")
         if not limits[0] <= value <= limits[1]:
             raise ValueError(f"overrides.{name}: must be between {limits[0]} and {limits[1]}, got {value}")
-    low = overrides.get("temperature_min", SEED_PARAMS.temperature_min)
-    high = overrides.get("temperature_max", SEED_PARAMS.temperature_max)
-    if {"temperature_min", "temperature_max"} <= overrides.keys() and low > high:
+    low, high = overrides.get("temperature_min"), overrides.get("temperature_max")
+    if low is not None and high is not None and low > high:
         raise ValueError("overrides.temperature_min: must not exceed temperature_max")
 
 
@@ -183,4 +184,19 @@ def resolve(base: PolicyParams, sampling: SamplingParams, overrides: Mapping[str
         for name in ("temperature", "top_p", "top_k", "min_p")
         if (value := getattr(sampling, name)) is not None
     }
-    return with_values(base, {**sent, **overrides})
+    params = with_values(base, {**sent, **overrides})
+    if params.temperature < LOWEST_TEMPERATURE:
+        params = replace(params, temperature=0.0)
+    elif "temperature" in sent or "temperature" in overrides:
+        # a temperature that was asked for is meant, also where it lies outside the preset's limits
+        low, high = params.temperature_min, params.temperature_max
+        if "temperature_min" not in overrides:
+            low = min(low, params.temperature)
+        if "temperature_max" not in overrides:
+            high = max(high, params.temperature)
+        params = replace(params, temperature_min=low, temperature_max=high)
+    if params.temperature_min > params.temperature_max:
+        # one limit was overridden across the preset's other one, which yields
+        meant = params.temperature_min if "temperature_min" in overrides else params.temperature_max
+        params = replace(params, temperature_min=meant, temperature_max=meant)
+    return params

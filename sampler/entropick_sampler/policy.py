@@ -195,7 +195,7 @@ def decide(
     # the discriminant sees raw values: the tokens it tells apart lie in the tail, where ranks are all alike
     clear = (rows.clarify * raw).sum(-1) > rows.clarify_cut
     if stats.valid is not None:
-        clear &= stats.valid.all(-1) | ~rows.ranked
+        clear &= (stats.valid | (rows.clarify == 0)).all(-1)
     hits[:, int(Strategy.CLARIFY)] &= clear
     strategy = (hits * rows.priority).argmax(-1)
 

@@ -66,7 +66,7 @@ class SamplerRows(NamedTuple):
                     "preset 'calibrated' needs a profile; this model has none, use preset 'seed'"
                 )
             base = profile.params if calibrated and profile else SEED_PARAMS if on else FIXED_BASE
-            row = resolve(base, sampling, config.overrides if on else {})
+            row = resolve(base, sampling, config.overrides)
             params.append(row)
             enabled.append(on and row.temperature > 0)
             ranked.append(calibrated)
@@ -229,8 +229,9 @@ def sample_step(
         uniforms,
         max_top_k=rows.max_top_k,
     )
-    log_total = measured.max_logit + measured.log_z
-    candidate_logprobs = logits.gather(1, drawn).to(log_total.dtype) - log_total.unsqueeze(1)
+    # minus the maximum first: in float32 the sum of maximum and log Z loses 1e-3 at logits of 1e4
+    top, log_z = measured.max_logit, measured.log_z
+    candidate_logprobs = (logits.gather(1, drawn).to(top.dtype) - top.unsqueeze(1)) - log_z.unsqueeze(1)
     token = drawn[:, 0]
     if drawn.shape[1] > 1:
         unused = rows.draws.unsqueeze(0) >= decision.n_candidates.unsqueeze(1)
@@ -238,7 +239,7 @@ def sample_step(
         token = drawn.gather(1, best).squeeze(1)
     token = torch.where(decision.insert_clarify, clarify, token)
     token = torch.where(free, token, forced)
-    logprob = logits.gather(1, token.unsqueeze(1)).squeeze(1).to(log_total.dtype) - log_total
+    logprob = (logits.gather(1, token.unsqueeze(1)).squeeze(1).to(top.dtype) - top) - log_z
     surprisal = (logprob * (-1 / _LN2)).unsqueeze(1)
     s = _SURPRISAL
     valid = stats.valid

@@ -22,15 +22,18 @@ import torch
 
 from entropick_sampler.calibrate import Measured, fit
 from entropick_sampler.params import PolicyConfig, SamplingParams
-from entropick_sampler.profile import DEFAULT_CLARIFY_TEXT, PROFILE_FILE, Profile
+from entropick_sampler.profile import DEFAULT_CLARIFY_TEXT, PROFILE_FILE, Profile, ProfileError
 from entropick_sampler.signals import SIGNALS
 
-from .engine.base import Engine, Tokenizer
+from .engine.base import Engine, EngineError, Tokenizer
 from .engine.torch_engine import TorchEngine
 from .engine.types import EngineOptions, Request, Token
 
 MAX_LINE_BYTES: Final = 1 << 20
 BUILT_IN_TOKENS: Final = 48
+ENOUGH_TOKENS: Final = 600
+"""built-in prompts are answered again with other seeds until so many tokens were measured"""
+MAX_ROUNDS: Final = 12
 BUILT_IN_PROMPTS: Final[tuple[str, ...]] = (
     "What is the capital of France?",
     "Tell me a story about a fox.",
@@ -84,7 +87,7 @@ def read_samples(path: Path, tokenizer: Tokenizer, eos: Sequence[int], limit: in
     """
     samples = []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise CalibrationDataError(f"{path.name} cannot be read: {error}") from error
     for number, line in enumerate(lines, 1):
@@ -96,6 +99,8 @@ def read_samples(path: Path, tokenizer: Tokenizer, eos: Sequence[int], limit: in
             sample = _sample(json.loads(line), tokenizer, eos)
         except (json.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise CalibrationDataError(f"line {number}: {error}") from error
+        if not sample.prompt:
+            raise CalibrationDataError(f"line {number}: the prompt has no tokens")
         if len(sample.prompt) < limit and sample.reply:
             room = limit - len(sample.prompt)
             samples.append(Sample(sample.prompt, sample.reply[:room], sample.ambiguous))
@@ -126,10 +131,12 @@ def token_indices(
     ids: Sequence[int], text: str, offsets: Iterable[int], tokenizer: Tokenizer
 ) -> frozenset[int]:
     """Index of the token that begins at each character offset (the next one where it falls inside one)."""
-    starts, at = [], 0
-    for token in ids:
+    pieces = [tokenizer.token_bytes(token) or b"" for token in ids]
+    # some tokenizers put a space before a text
+    starts, at = [], len(text.encode()) - len(b"".join(pieces))
+    for piece in pieces:
         starts.append(at)
-        at += len(tokenizer.token_bytes(token) or b"")
+        at += len(piece)
     wanted = [len(text[:offset].encode()) for offset in offsets]
     found = (next((i for i, start in enumerate(starts) if start >= w), None) for w in wanted)
     return frozenset(i for i in found if i is not None)
@@ -149,18 +156,26 @@ def built_in_samples(tokenizer: Tokenizer) -> list[Sample]:
     return samples
 
 
-async def measure(engine: Engine, samples: Sequence[Sample], concurrency: int) -> list[list[Token]]:
-    """Run every sample through the engine, at most ``concurrency`` at a time; the tokens of each."""
+async def measure(
+    engine: Engine, samples: Sequence[Sample], concurrency: int, first_seed: int = 0
+) -> list[list[Token]]:
+    """Run every sample through the engine, at most ``concurrency`` at a time; the tokens of each.
+
+    A sample without a reply is answered by the model, up to the end of its answer. Raises EngineError.
+    """
     gate = asyncio.Semaphore(concurrency)
     done = 0
 
     async def one(number: int, sample: Sample) -> list[Token]:
         nonlocal done
         sampling = SamplingParams(
-            temperature=1.0, seed=number, max_tokens=len(sample.reply) or BUILT_IN_TOKENS, ignore_eos=True
+            temperature=1.0,
+            seed=first_seed + number,
+            max_tokens=len(sample.reply) or BUILT_IN_TOKENS,
+            stop_token_ids=() if sample.reply else engine.info.eos_token_ids,
         )
         request = Request(
-            request_id=f"calibration-{number}",
+            request_id=f"calibration-{first_seed + number}",
             prompt_token_ids=sample.prompt,
             sampling=sampling,
             policy=PolicyConfig(policy="fixed"),
@@ -181,7 +196,7 @@ async def measure(engine: Engine, samples: Sequence[Sample], concurrency: int) -
 async def _outputs(engine: Engine, request: Request) -> AsyncGenerator[tuple[Token, ...]]:
     async for output in engine.generate(request):
         if output.error is not None:
-            raise RuntimeError(f"calibration stopped: {output.error}")
+            raise EngineError(f"calibration stopped: {output.error}")
         yield output.tokens
 
 
@@ -220,12 +235,18 @@ async def calibrate_engine(
     """
     info = engine.info
     if data is None:
-        samples = built_in_samples(engine.tokenizer)
+        prompts = built_in_samples(engine.tokenizer)
         data_hash = hashlib.sha256("\n".join(BUILT_IN_PROMPTS).encode()).hexdigest()
+        samples, measured = [], []
+        for round_ in range(MAX_ROUNDS):
+            measured += await measure(engine, prompts, concurrency, round_ * len(prompts))
+            samples += prompts
+            if sum(map(len, measured)) >= ENOUGH_TOKENS:
+                break
     else:
         samples = read_samples(data, engine.tokenizer, info.eos_token_ids, info.max_model_len)
         data_hash = hashlib.sha256(data.read_bytes()).hexdigest()
-    measured = await measure(engine, samples, concurrency)
+        measured = await measure(engine, samples, concurrency)
     return fit(
         collect(samples, measured),
         model_hash=model_hash,
@@ -255,15 +276,23 @@ def calibrate_model(
 async def _calibrate_file(
     model: str, data: Path, output: Path | None, options: EngineOptions, clarify_text: str | None
 ) -> Path:
-    engine = TorchEngine(replace(options, model=model, calibrate=False))
+    path = output or Path(model) / PROFILE_FILE
+    # an old profile may be one that no engine would take: of it only the text is kept
+    engine = TorchEngine(replace(options, model=model, calibrate=False, use_profile=False))
     await engine.start()
     try:
-        known = engine.profile.clarify_text if engine.profile else DEFAULT_CLARIFY_TEXT
-        profile = await calibrate_engine(
-            engine, engine.model_hash, data, clarify_text or known, options.max_num_seqs
-        )
+        text = clarify_text or _known_text(Path(model) / PROFILE_FILE)
+        profile = await calibrate_engine(engine, engine.model_hash, data, text, options.max_num_seqs)
     finally:
         await engine.close()
-    path = output or Path(model) / PROFILE_FILE
     profile.save(path)
     return path
+
+
+def _known_text(path: Path) -> str:
+    if not path.is_file():
+        return DEFAULT_CLARIFY_TEXT
+    try:
+        return Profile.load(path).clarify_text
+    except ProfileError:
+        return DEFAULT_CLARIFY_TEXT

@@ -199,6 +199,35 @@ def test_rows_of_a_batch_do_not_touch_each_other() -> None:
             assert torch.equal(a[0], b[i])
 
 
+def asked(profile: Profile, **fields: float) -> PolicyParams:
+    return resolve(profile.params, SamplingParams(**fields), {})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("temperature", "overrides", "limits"),
+    [
+        (None, {}, (0.3, 1.2)),
+        (2.0, {}, (0.3, 2.0)),
+        (0.05, {}, (0.05, 1.2)),
+        (None, {"temperature_max": 0.5}, (0.3, 0.5)),
+        (None, {"temperature_min": 1.0}, (1.0, 1.2)),
+        (2.0, {"temperature_max": 0.5}, (0.3, 0.5)),
+        (None, {"temperature_min": 1.3}, (1.3, 1.3)),
+        (None, {"temperature_max": 0.2}, (0.2, 0.2)),
+    ],
+)
+def test_temperature_limits(
+    temperature: float | None, overrides: dict[str, float], limits: tuple[float, float]
+) -> None:
+    """Only a temperature that was sent widens them, and never a limit that was sent."""
+    got = resolve(make_profile().params, SamplingParams(temperature=temperature), overrides)
+    assert (got.temperature_min, got.temperature_max) == limits
+
+
+def test_a_temperature_too_small_to_divide_by_is_greedy() -> None:
+    assert resolve(SEED_PARAMS, SamplingParams(temperature=1e-40), {}).temperature == 0.0
+
+
 def test_ranks_follow_the_profile() -> None:
     flat = dict.fromkeys(NAMES, (0.0,) * 8 + (1.0,))
     rows = make_rows(SEED_PARAMS, profile=make_profile(quantiles=flat))
@@ -220,11 +249,11 @@ def test_calibrated_formulas_and_limits() -> None:
     want = 0.7 * (0.8 + 0.3 * (0.1 + 0.2) / 2 + 0.1 * low - 0.1 * low)
     assert Strategy(int(d.strategy)) is Strategy.ADAPTIVE
     assert float(d.temperature) == pytest.approx(want)
-    hot = decide_one(stats, replace(profile.params, temperature=2.0), ranked=True, profile=profile)
+    hot = decide_one(stats, asked(profile, temperature=2.0), ranked=True, profile=profile)
     assert float(hot.temperature) == pytest.approx(min(2.0, want / 0.7 * 2.0)), (
         "limits widen to the request's"
     )
-    cold = decide_one(stats, replace(profile.params, temperature=0.05), ranked=True, profile=profile)
+    cold = decide_one(stats, asked(profile, temperature=0.05), ranked=True, profile=profile)
     assert float(cold.temperature) == pytest.approx(0.05)
 
 
@@ -240,6 +269,9 @@ def test_discriminant_gates_clarify_under_calibrated_only() -> None:
     unseen = stats._replace(valid=torch.tensor([[name != "agreement" for name in NAMES]]))
     blind = decide_one(unseen, opened.params, ranked=True, profile=opened)
     assert Strategy(int(blind.strategy)) is not Strategy.CLARIFY, "a signal that it reads is missing"
+    unread = unseen._replace(valid=torch.tensor([[name != "attention_entropy" for name in NAMES]]))
+    seeing = decide_one(unread, opened.params, ranked=True, profile=opened)
+    assert Strategy(int(seeing.strategy)) is Strategy.CLARIFY
 
 
 def test_request_fields_replace_the_base_and_overrides_come_last() -> None:

@@ -147,6 +147,26 @@ def test_clarify_begins_the_text_unless_it_cannot() -> None:
     assert state.clarify_used.tolist() == [1, 0]
 
 
+def test_overrides_hold_under_fixed_too() -> None:
+    """A temperature by override is a temperature, whoever decides."""
+    logits, _, _ = random_case()
+    cold = PolicyConfig(policy="fixed", overrides={"temperature": 0.0})
+    got, _ = run(logits, [(SamplingParams(temperature=0.9), cold)] * 16)
+    assert [row.token for row in got] == logits.argmax(-1).tolist()
+
+
+def test_logprobs_are_exact_at_large_logits() -> None:
+    logits, _, _ = random_case()
+    exact = torch.log_softmax(logits.double() + 1e4, -1)
+    # what float32 makes of the shifted logits is the distribution that is measured
+    shifted = (logits.double() + 1e4).float()
+    want = torch.log_softmax(shifted.double(), -1)
+    got, _ = run(shifted, [(SamplingParams(seed=4), FIXED)] * 16)
+    for i, row in enumerate(got):
+        assert row.logprob == pytest.approx(float(want[i, row.token]), abs=2e-6)
+        assert row.logprob == pytest.approx(float(exact[i, row.token]), abs=5e-3)
+
+
 def test_forced_tokens_are_emitted_and_measured() -> None:
     logits, attention, rows = random_case()
     got, state = run(logits, rows, attention=attention, forced=[3] * 16, clarify=[5] * 16)

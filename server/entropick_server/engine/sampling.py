@@ -39,14 +39,18 @@ class ClarifyText:
         text = text.strip()
         if not text:
             return cls()
-        return cls(
-            tuple(tokenizer.encode(text, add_special_tokens=False)),
-            tuple(tokenizer.encode(" " + text, add_special_tokens=False)),
-        )
+        first = tuple(tokenizer.encode(text, add_special_tokens=False))
+        later = tuple(tokenizer.encode(" " + text, add_special_tokens=False))
+        if b"".join(tokenizer.token_bytes(i) or b"" for i in later).startswith(b"  "):
+            later = first  # this tokenizer puts a space before every text itself
+        return cls(first, later)
 
     def at(self, sequence: Sequence) -> tuple[int, ...]:
-        """The tokens that would stand at a sequence's next position; none for a replayed one."""
-        if sequence.replay or sequence.request.policy.policy != "entropix":
+        """The tokens that would stand at a sequence's next position.
+
+        None for a replayed sequence, and none in the middle of a character.
+        """
+        if sequence.replay or sequence.unfinished or sequence.request.policy.policy != "entropix":
             return ()
         return self.later if sequence.generated else self.first
 
@@ -111,6 +115,9 @@ class StepSampler:
                 continue
             if line.inserted:
                 sequence.forced.extend(clarify[i])
+            sequence.unfinished = unfinished_character(
+                sequence.unfinished + (self._tokenizer.token_bytes(line.token) or b"")
+            )
             forced = bool(sequence.forced)
             tokens.append(
                 Token(
@@ -174,6 +181,18 @@ class StepSampler:
             )
             for at, i in enumerate(wanted)
         }
+
+
+def unfinished_character(data: bytes) -> bytes:
+    """The last bytes of ``data`` where they begin a UTF-8 character and do not end it."""
+    for back in range(1, min(3, len(data)) + 1):
+        byte = data[-back]
+        if byte >= 0xC0:
+            length = 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
+            return data[-back:] if length > back else b""
+        if byte < 0x80:
+            return b""
+    return b""
 
 
 def _select(rows: Tensor, wanted: list[int]) -> Tensor:

@@ -30,6 +30,8 @@ class Sequence:
     pages: list[int] = field(default_factory=list)
     forced: deque[int] = field(default_factory=deque)
     replay: bool = False
+    unfinished: bytes = b""
+    """the bytes of a character that the newest tokens began and did not end"""
     first_step: float | None = None
     """time.monotonic() of its first step"""
 

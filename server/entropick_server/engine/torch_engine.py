@@ -122,6 +122,10 @@ class TorchEngine:
                 yield output
         finally:
             del self._streams[name]
+            # the end may have arrived unread: the worker has then forgotten the request already
+            while not ended and not stream.empty():
+                unread = stream.get_nowait()
+                ended = isinstance(unread, EngineError) or unread.finish_reason is not None
             if not ended and self._alive:
                 self._leaving[name] = asyncio.Event()
                 self._worker.send(Cancel(name))

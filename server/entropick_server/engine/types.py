@@ -184,6 +184,8 @@ class EngineOptions:
     allow_unvalidated: bool = False
     calibrate: bool = True
     """calibrate at first start where the model has no profile"""
+    use_profile: bool = True
+    """False: serve without one (calibration)"""
     profile: str | None = None
     """path of a profile to use instead of the model's own"""
     seed: int | None = None

@@ -124,13 +124,15 @@ class Worker:
     def _open(self) -> tuple[EngineCore, Served]:
         torch.set_num_threads(self._options.threads or default_threads())
         loaded = load_model(self._options)
-        profile = find_profile(
-            self._options.profile,
-            loaded.folder,
-            self._profile_cache,
-            loaded.model_hash,
-            loaded.info.monitored_layers,
-        )
+        profile = None
+        if self._options.use_profile:
+            profile = find_profile(
+                self._options.profile,
+                loaded.folder,
+                self._profile_cache,
+                loaded.model_hash,
+                loaded.info.monitored_layers,
+            )
         core = build(loaded, self._options, profile)
         if core.info.max_model_len < loaded.info.max_model_len:
             _log.warning(

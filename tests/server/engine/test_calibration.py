@@ -14,9 +14,12 @@ from entropick_sampler.signals import POLICY_SIGNALS
 from entropick_server.calibration import (
     BUILT_IN_PROMPTS,
     BUILT_IN_TOKENS,
+    ENOUGH_TOKENS,
     CalibrationDataError,
+    Sample,
     calibrate_first,
     calibrate_model,
+    measure,
     read_samples,
     token_indices,
 )
@@ -73,12 +76,38 @@ async def test_the_three_shapes_of_a_line(engine: TorchEngine, tmp_path: Path) -
         ({"messages": []}, "line 1"),
         ({"prompt": "x"}, "line 1: 'completion'"),
         ([1], "line 1"),
-        ({"text": ""}, "no usable line"),
+        ({"text": ""}, "line 1: the prompt has no tokens"),
+        ({"text": "x"}, "no usable line"),
     ],
 )
 async def test_bad_lines_are_named(engine: TorchEngine, tmp_path: Path, row: object, needle: str) -> None:
     with pytest.raises(CalibrationDataError, match=needle):
         read_samples(lines(tmp_path / "data.jsonl", row), engine.tokenizer, (END,), 200)
+
+
+async def test_only_line_feeds_end_a_line(engine: TorchEngine, tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_text(json.dumps({"text": "a\u2028b"}, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert len(read_samples(path, engine.tokenizer, (END,), 200)) == 1
+
+
+class Prefixing:
+    """A tokenizer that puts a space before every text, as SentencePiece's do."""
+
+    def token_bytes(self, token_id: int) -> bytes:
+        return bytes([token_id])
+
+
+def test_offsets_where_a_space_is_put_before_the_text() -> None:
+    ids = list(b" a b, c")
+    assert token_indices(ids, "a b, c", [0, 2], Prefixing()) == {1, 3}  # type: ignore[arg-type]
+
+
+async def test_built_in_prompts_are_measured_up_to_the_end_of_the_answer(engine: TorchEngine) -> None:
+    """What comes behind the end of sequence is nothing a server ever emits."""
+    (tokens,) = await measure(engine, [Sample((1, 2, 3), ())], 1)
+    ends = [i for i, token in enumerate(tokens) if token.token_id == END]
+    assert len(tokens) == BUILT_IN_TOKENS or ends == [len(tokens) - 1]
 
 
 async def test_offsets_are_characters_and_tokens_are_bytes(engine: TorchEngine) -> None:
@@ -110,6 +139,21 @@ def test_a_file_becomes_a_profile_beside_the_weights(model_folder: Folder, tmp_p
     assert again.thresholds == pytest.approx(dict(profile.thresholds), rel=1e-3, abs=1e-4)
 
 
+def test_a_profile_that_no_engine_would_take_is_replaced(model_folder: Folder, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for file in model_folder("llama").iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    data = lines(tmp_path / "data.jsonl", *({"text": f"number {i} of some"} for i in range(20)))
+    options = EngineOptions(str(folder), threads=1)
+    calibrate_model(str(folder), data, None, options, "Which?")
+    fewer = Profile.load(calibrate_model(str(folder), data, None, replace(options, monitored_layers=(0, 2))))
+    assert fewer.layers == (0, 2)
+    assert fewer.clarify_text == "Which?"
+    (folder / PROFILE_FILE).write_text("not a profile")
+    assert Profile.load(calibrate_model(str(folder), data, None, options)).layers == (0, 1, 2)
+
+
 async def test_first_start_calibrates_and_the_next_one_does_not(
     model_folder: Folder, tmp_path: Path, make_request: Callable[..., Request]
 ) -> None:
@@ -121,7 +165,7 @@ async def test_first_start_calibrates_and_the_next_one_does_not(
     outputs = [output async for output in first.generate(calibrated)]
     await first.close()
     assert made is not None
-    assert made.tokens == len(BUILT_IN_PROMPTS) * BUILT_IN_TOKENS
+    assert ENOUGH_TOKENS <= made.tokens <= len(BUILT_IN_PROMPTS) * BUILT_IN_TOKENS
     assert all(t.strategy is not None for output in outputs for t in output.tokens)
 
     second = TorchEngine(replace(options), None, profile_cache=tmp_path)

@@ -17,6 +17,7 @@ from entropick_sampler.signals import SIGNALS
 from entropick_server.engine.base import EngineDeadError, EngineError, ModelLoadError, QueueFullError
 from entropick_server.engine.model_runner import ModelRunner
 from entropick_server.engine.profiles import cached_profile_path
+from entropick_server.engine.sampling import unfinished_character
 from entropick_server.engine.torch_engine import TorchEngine
 from entropick_server.engine.types import (
     EngineOptions,
@@ -405,3 +406,26 @@ async def test_other_architectures_and_dtypes_run_too(
     async with open_engine(name, dtype=dtype) as engine:
         tokens, _ = await run(engine, make_request(prompt(40), max_tokens=5))
         assert len(tokens) == 5
+
+
+async def test_leaving_after_the_end_arrived_forgets_the_request(
+    open_engine: Open, make_request: Make
+) -> None:
+    """A reader that goes while the end lies unread in its queue: nothing waits for another end."""
+    async with open_engine() as engine:
+        stream = engine.generate(make_request(request_id="twice", max_tokens=3))
+        await anext(stream)
+        await until(lambda: engine.load().running == 0)
+        await asyncio.sleep(0)
+        await stream.aclose()  # type: ignore[attr-defined]
+        async with asyncio.timeout(10):
+            assert len((await run(engine, make_request(request_id="twice")))[0]) == 8
+
+
+def test_unfinished_characters() -> None:
+    whole = "aé€😀".encode()
+    ends = {0, 1, 3, 6, 10}
+    for cut in range(len(whole) + 1):
+        left = unfinished_character(whole[:cut])
+        assert left == whole[max(e for e in ends if e <= cut) : cut]
+    assert unfinished_character(b"\x80\x80\x80") == b""
