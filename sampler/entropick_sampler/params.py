@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 import enum
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final, Literal
@@ -158,10 +157,11 @@ def check_overrides(overrides: Mapping[str, float]) -> None:
             raise ValueError(f"overrides.{name[:64]}: no such policy parameter{hint}")
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ValueError(f"overrides.{name}: must be a number")
-        if name in INTEGER_PARAMS and value != int(value if math.isfinite(value) else 0):
-            raise ValueError(f"overrides.{name}: must be a whole number")
         if not limits[0] <= value <= limits[1]:
-            raise ValueError(f"overrides.{name}: must be between {limits[0]} and {limits[1]}, got {value}")
+            shown = str(value) if abs(value) < 1e15 else "a larger number"
+            raise ValueError(f"overrides.{name}: must be between {limits[0]} and {limits[1]}, got {shown}")
+        if name in INTEGER_PARAMS and value != int(value):
+            raise ValueError(f"overrides.{name}: must be a whole number")
     low, high = overrides.get("temperature_min"), overrides.get("temperature_max")
     if low is not None and high is not None and low > high:
         raise ValueError("overrides.temperature_min: must not exceed temperature_max")

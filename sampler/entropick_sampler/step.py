@@ -239,8 +239,8 @@ def sample_step(
         token = drawn.gather(1, best).squeeze(1)
     token = torch.where(decision.insert_clarify, clarify, token)
     token = torch.where(free, token, forced)
-    logprob = (logits.gather(1, token.unsqueeze(1)).squeeze(1).to(top.dtype) - top) - log_z
-    surprisal = (logprob * (-1 / _LN2)).unsqueeze(1)
+    logprob = ((logits.gather(1, token.unsqueeze(1)).squeeze(1).to(top.dtype) - top) - log_z).clamp_max(0)
+    surprisal = (logprob / _LN2).abs().unsqueeze(1)
     s = _SURPRISAL
     valid = stats.valid
     if valid is not None:

@@ -289,6 +289,8 @@ def test_request_fields_replace_the_base_and_overrides_come_last() -> None:
         ({"top_k": 2.5}, "whole number"),
         ({"top_k": float("inf")}, "overrides.top_k"),
         ({"n_candidates": 65}, "64"),
+        ({"clarify_budget": 10**400}, "a larger number"),
+        ({"top_p": -(10**400)}, "overrides.top_p"),
         ({"temperature": True}, "must be a number"),
         ({"temperature_min": 2.0, "temperature_max": 1.0}, "temperature_max"),
     ],

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from entropick_kernels.logits_stats import logits_stats
 from entropick_sampler.params import Strategy
 from entropick_sampler.policy import PolicyState, initial_state
 from entropick_sampler.profile import DEFAULT_CLARIFY_TEXT, Profile
@@ -154,12 +155,15 @@ class StepSampler:
         wanted = {i: n for i, s in enumerate(measured.rows) if (n := s.request.sampling.logprobs)}
         if not wanted:
             return {}
-        logits = _select(measured.logits, list(wanted)).float()
-        best = logits.log_softmax(-1).topk(min(max(wanted.values()), logits.shape[1]))
+        logits = _select(measured.logits, list(wanted))
+        # the same normaliser as the emitted token's log probability, so that the two agree to the bit
+        stats = logits_stats(logits)
+        best = logits.to(stats.log_z.dtype).topk(min(max(wanted.values()), logits.shape[1]))
+        logprobs = (best.values - stats.max_logit.unsqueeze(1) - stats.log_z.unsqueeze(1)).clamp_max(0)
         return {
             i: tuple(zip(ids[:n], values[:n], strict=True))
             for (i, n), ids, values in zip(
-                wanted.items(), best.indices.tolist(), best.values.tolist(), strict=True
+                wanted.items(), best.indices.tolist(), logprobs.tolist(), strict=True
             )
         }
 
