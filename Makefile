@@ -65,6 +65,7 @@ bench: $(BIN)/.dev ## decode against transformers generate, on this machine
 evaluate: $(BIN)/.dev ## entropy against truth, strategies by kind of prompt, the same request alone and batched
 	$(BIN)/python benchmarks/truth.py
 	$(BIN)/python benchmarks/strategies.py
+	$(BIN)/python benchmarks/clarify.py
 	$(BIN)/python benchmarks/determinism.py
 
 .PHONY: clean

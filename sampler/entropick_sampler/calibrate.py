@@ -127,12 +127,10 @@ def cut_points(measured: Measured) -> tuple[dict[str, float], list[str]]:
 
 
 def _discriminant(measured: Measured, profile: Profile) -> tuple[Mapping[str, float], float, list[str]]:
-    """Logistic regression on the signals: ambiguous tokens against the others in CLARIFY's corner.
+    """:func:`separate`, on ambiguous tokens against the others in CLARIFY's corner.
 
     True entropy and varentropy cannot tell an ambiguous question from a free choice of the same size; the
-    attention may. Newton steps with an L2 penalty of 1e-2 a row on standardised signals; the bias then puts
-    the cut where at most 5 % of the unlabelled corner tokens pass, or at the logistic boundary if that is
-    stricter.
+    attention may.
     """
     h, v = measured.values[:, _H], measured.values[:, _V]
     t = profile.thresholds
@@ -141,24 +139,11 @@ def _discriminant(measured: Measured, profile: Profile) -> tuple[Mapping[str, fl
     if int(positive.sum()) < MIN_LABELLED or int(negative.sum()) < MIN_LABELLED:
         return {}, 1.0, ["no discriminant for CLARIFY: too few labelled tokens"]
     signals = (measured.values * measured.valid).to(torch.float64)[corner]
-    label = measured.ambiguous[corner].to(torch.float64)
-    balance = torch.where(label > 0, 0.5 / label.mean(), 0.5 / (1 - label.mean()))
-    mean, std = signals.mean(0), signals.std(0).clamp_min(1e-6)
-    x = torch.cat([(signals - mean) / std, torch.ones(len(signals), 1, dtype=torch.float64)], dim=1)
-    penalty = torch.full((x.shape[1],), 1e-2 * len(signals), dtype=torch.float64)
-    penalty[-1] = 0.0
-    w = torch.zeros(x.shape[1], dtype=torch.float64)
-    for _ in range(25):
-        p = torch.sigmoid(x @ w)
-        gradient = x.T @ (balance * (p - label)) + penalty * w
-        hessian = x.T @ ((balance * p * (1 - p)).unsqueeze(1) * x) + torch.diag(penalty + 1e-9)
-        w = w - torch.linalg.solve(hessian, gradient)
-    score = x @ w
-    cut = max(_at(score[label == 0], 0.95), 0.0)
-    weights = w[:-1] / std
-    bias = float(w[-1] - (weights * mean).sum()) - cut
-    hit = float((score[label > 0] > cut).double().mean())
-    false = float((score[label == 0] > cut).double().mean())
+    label = measured.ambiguous[corner]
+    weights, bias = separate(signals, label)
+    score = signals @ weights + bias
+    hit = float((score[label] > 0).double().mean())
+    false = float((score[~label] > 0).double().mean())
     names = [signal.name for signal in POLICY_SIGNALS]
     return (
         {name: round(float(weight), 6) for name, weight in zip(names, weights, strict=True)},
@@ -168,3 +153,27 @@ def _discriminant(measured: Measured, profile: Profile) -> tuple[Mapping[str, fl
             f"and {false:.1%} of {int(negative.sum())} other tokens in its corner pass"
         ],
     )
+
+
+def separate(signals: Tensor, label: Tensor) -> tuple[Tensor, float]:
+    """Weights [K] and bias such that signals [N, K] @ weights + bias > 0 means label [N] (bool).
+
+    Logistic regression, both classes of equal weight: Newton steps with an L2 penalty of 1e-2 a row on
+    standardised signals. The bias then puts the cut where at most 5 % of the unlabelled pass, or at the
+    logistic boundary if that is stricter.
+    """
+    wanted = label.to(torch.float64)
+    balance = torch.where(label, 0.5 / wanted.mean(), 0.5 / (1 - wanted.mean()))
+    mean, std = signals.mean(0), signals.std(0).clamp_min(1e-6)
+    x = torch.cat([(signals - mean) / std, torch.ones(len(signals), 1, dtype=torch.float64)], dim=1)
+    penalty = torch.full((x.shape[1],), 1e-2 * len(signals), dtype=torch.float64)
+    penalty[-1] = 0.0
+    w = torch.zeros(x.shape[1], dtype=torch.float64)
+    for _ in range(25):
+        p = torch.sigmoid(x @ w)
+        gradient = x.T @ (balance * (p - wanted)) + penalty * w
+        hessian = x.T @ ((balance * p * (1 - p)).unsqueeze(1) * x) + torch.diag(penalty + 1e-9)
+        w = w - torch.linalg.solve(hessian, gradient)
+    cut = max(_at((x @ w)[~label], 0.95), 0.0)
+    weights = w[:-1] / std
+    return weights, float(w[-1] - (weights * mean).sum()) - cut
