@@ -55,6 +55,9 @@ def create_app(
         title="entropick",
         version=server_version(),
         lifespan=lifespan,
+        # their pages would load scripts from elsewhere; /openapi.json stays
+        docs_url=None,
+        redoc_url=None,
         # a redirect would answer before the key is asked for, and clients drop bodies on it
         redirect_slashes=False,
     )
@@ -84,9 +87,14 @@ def _add_errors(app: FastAPI) -> None:
         return error_response(ApiError(error.status_code, message, code=code, headers=error.headers))
 
     @app.exception_handler(Exception)
-    async def broken(_: Request, error: Exception) -> Response:
-        # the server's log has the traceback; the client learns no more than that it is our fault
-        return error_response(ApiError(500, "Something went wrong in the server.", code="internal_error"))
+    async def broken(request: Request, error: Exception) -> Response:
+        # the server's log has the traceback; the client learns no more than that it is our fault. This runs
+        # outside the middleware, and nobody knows how far the request was read: the connection ends
+        headers = {"Connection": "close"}
+        if request_id := request.scope.get("state", {}).get("request_id"):
+            headers["X-Request-Id"] = request_id
+        message = "Something went wrong in the server."
+        return error_response(ApiError(500, message, code="internal_error", headers=headers))
 
 
 def _describe(app: FastAPI) -> None:

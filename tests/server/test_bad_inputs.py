@@ -9,6 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
+from entropick_sampler.params import PARAM_NAMES
+
 CHAT = "/v1/chat/completions"
 PLAIN = "/v1/completions"
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -269,7 +271,7 @@ async def test_no_prompt(client: httpx.AsyncClient) -> None:
 
 async def test_over_the_context(client: httpx.AsyncClient) -> None:
     error = await refused(
-        await client.post(PLAIN, json={"prompt": "x" * 100, "max_tokens": 200}), 400, "prompt"
+        await client.post(PLAIN, json={"prompt": "x" * 100, "max_tokens": 200}), 400, "max_tokens"
     )
     assert error["code"] == "context_length_exceeded"
     assert all(number in error["message"] for number in ("256", "101", "200"))
@@ -278,6 +280,13 @@ async def test_over_the_context(client: httpx.AsyncClient) -> None:
     assert "301" in error["message"]
     messages = [{"role": "user", "content": "x" * 20_000}]
     await refused(await client.post(CHAT, json={"messages": messages}), 400, "messages")
+
+
+async def test_the_field_that_asks_for_too_much_is_named(client: httpx.AsyncClient) -> None:
+    for route, good in ((CHAT, {"messages": HELLO}), (PLAIN, {"prompt": "x"})):
+        for field in ("max_tokens", "max_completion_tokens"):
+            error = await refused(await client.post(route, json={**good, field: 256}), 400, field)
+            assert f"{field} asks for 256" in error["message"]
 
 
 async def test_the_context_can_be_filled(client: httpx.AsyncClient) -> None:
@@ -315,6 +324,69 @@ async def test_input_is_not_echoed(client: httpx.AsyncClient) -> None:
         assert "z" * 100 not in json.dumps(error)
 
 
+HUGE = 10**400
+MORE = 10**4200
+
+
+@pytest.mark.parametrize("number", [HUGE, -HUGE, MORE, -MORE], ids=["big", "small", "bigger", "smaller"])
+@pytest.mark.parametrize("route", [CHAT, PLAIN])
+async def test_numbers_of_many_digits(client: httpx.AsyncClient, route: str, number: int) -> None:
+    good: dict[str, Any] = {"messages": HELLO} if route == CHAT else {"prompt": "Hello"}
+    names = ("temperature", "top_p", "top_k", "min_p", "seed", "max_tokens", "max_completion_tokens")
+    fields: list[dict[str, Any]] = [{name: number} for name in names]
+    fields += [{"stop_token_ids": [number]}, {"logprobs": number}, {"n": number}]
+    fields += [{"entropick": {"overrides": {name: number}}} for name in PARAM_NAMES]
+    for one in fields:
+        error = await refused(await client.post(route, json={**good, **one}), 400)
+        assert "0" * 41 not in error["message"]
+
+
+@pytest.mark.parametrize("number", [HUGE, -HUGE])
+async def test_token_ids_of_many_digits(client: httpx.AsyncClient, number: int) -> None:
+    await refused(await client.post("/detokenize", json={"tokens": [number]}), 400, "tokens")
+    await refused(await client.post(PLAIN, json={"prompt": [number]}), 400, "prompt")
+
+
+async def test_what_is_echoed_is_cut_and_escaped(client: httpx.AsyncClient) -> None:
+    for name in ("a\nb\x1b[31m\u202e:\x00", "\x07" * 5000, "z" * 5000):
+        for block in ({name: 1}, {"overrides": {name: 1}}, {"overrides": {name: "x"}}):
+            error = await refused(await client.post(CHAT, json={"messages": HELLO, "entropick": block}), 400)
+            assert error["message"].isprintable()
+            assert error["param"].isprintable()
+            assert len(error["param"]) < 80
+            assert "z" * 41 not in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"messages": []}, "messages: must have at least 1 in its list."),
+        ({"stop": ["x"] * 17}, "stop: may have at most 16 in its list."),
+        ({"stop": [""]}, "stop[0]: must not be empty."),
+        ({"temperature": 3}, "temperature: must be at most 2."),
+        ({"temperature": 10**400}, "temperature: is too large."),
+        ({"top_p": 0}, "top_p: must be greater than 0."),
+        ({"top_k": 1.5}, "top_k: must be a whole number."),
+        ({"stream": 1}, "stream: must be true or false."),
+        ({"n": 0}, "n: must be 1; several answers to one prompt are not served yet."),
+        ({"n": 3}, "n: must be 1; several answers to one prompt are not served yet."),
+        (
+            {"messages": [{"role": "tool", "content": "x"}]},
+            "messages: the role 'tool' is not served yet; leave such messages out.",
+        ),
+        (
+            {"messages": [{"role": "robot", "content": "x"}]},
+            "messages[0].role: must be one of 'system', 'developer', 'user' or 'assistant'.",
+        ),
+    ],
+)
+async def test_refusals_are_in_plain_words(
+    client: httpx.AsyncClient, fields: dict[str, Any], message: str
+) -> None:
+    error = await refused(await client.post(CHAT, json={"messages": HELLO, **fields}), 400)
+    assert error["message"] == message
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -341,6 +413,8 @@ async def test_odd_text_is_served(client: httpx.AsyncClient, text: str, stream: 
     [
         ("GET", "/nope", 404),
         ("GET", "/", 404),
+        ("GET", "/docs", 404),
+        ("GET", "/redoc", 404),
         ("GET", CHAT, 405),
         ("POST", "/v1/models", 405),
         ("DELETE", "/v1/requests/x", 405),

@@ -134,3 +134,19 @@ def test_a_model_that_cannot_be_loaded_ends_the_process(engine: Any) -> None:
     engine.load_error = ModelLoadError("no weights here")
     error = serve(engine, Settings(port=0, log_level="critical"))
     assert str(error) == "no weights here"
+
+
+async def test_after_a_failure_of_the_server_the_next_request_is_answered(engine: Any) -> None:
+    async with listening(engine) as (_, client):
+        script = engine.script
+        engine.script = lambda request: 1 // 0
+        for stream in (False, True):
+            answer = await client.post(
+                CHAT, json={**BODY, "stream": stream}, headers={"X-Request-Id": "mine"}
+            )
+            assert answer.status_code == 500
+            assert answer.json()["error"]["code"] == "internal_error"
+            assert answer.headers["connection"] == "close"
+            assert answer.headers["x-request-id"] == "mine"
+        engine.script = script
+        assert (await client.post(CHAT, json=BODY)).status_code == 200

@@ -30,8 +30,10 @@ async def test_health_while_loading_and_after(engine: Any, serve: Any) -> None:
             assert answer.status_code == 503
             assert answer.json()["error"]["code"] == "model_loading"
             assert "retry-after" in answer.headers
+        assert (await client.head("/health")).status_code == 503
         engine.load_gate.set()
         await asyncio.sleep(0.01)
+        assert (await client.head("/health")).status_code == 200
         assert (await client.get("/health")).json() == {"status": "ok"}
 
 

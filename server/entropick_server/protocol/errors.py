@@ -7,8 +7,22 @@ from typing import Any, Final
 
 from ..engine.base import EngineDeadError, EngineError, ModelLoadError, QueueFullError
 
+_MESSAGE_LIMIT: Final = 600
+_PARAM_LIMIT: Final = 160
+_SHOWN_LIMIT: Final = 40
 INVALID_REQUEST: Final = "invalid_request_error"
 SERVER_ERROR: Final = "server_error"
+
+
+def _one_line(text: str) -> str:
+    """With everything escaped that does not print: control characters, line ends, direction marks."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def shown(value: str) -> str:
+    """What a client sent, cut short and escaped, to be named in a message."""
+    text = _one_line(value[: _SHOWN_LIMIT + 1])
+    return text if len(text) <= _SHOWN_LIMIT else text[:_SHOWN_LIMIT] + "..."
 
 
 class ApiError(Exception):
@@ -26,8 +40,8 @@ class ApiError(Exception):
     ) -> None:
         super().__init__(message)
         self.status = status
-        self.message = message
-        self.param = param
+        self.message = _one_line(message[:_MESSAGE_LIMIT])
+        self.param = None if param is None else _one_line(param[:_PARAM_LIMIT])
         self.code = code
         self.type = type or (SERVER_ERROR if status >= 500 else INVALID_REQUEST)
         self.headers = dict(headers or {})

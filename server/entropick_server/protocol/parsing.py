@@ -2,15 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import from_json
 
-from .errors import ApiError, bad_request
+from .errors import ApiError, bad_request, shown
 from .unserved import refuse_unserved
 
-_NAME_LIMIT = 64
+_WORDS: Final[Mapping[str, str]] = {
+    "missing": "is required",
+    "too_short": "must have at least {min_length} in its list",
+    "too_long": "may have at most {max_length} in its list",
+    "string_too_short": "must not be empty",
+    "string_too_long": "may have at most {max_length} characters",
+    "greater_than_equal": "must be at least {ge}",
+    "greater_than": "must be greater than {gt}",
+    "less_than_equal": "must be at most {le}",
+    "less_than": "must be less than {lt}",
+    "literal_error": "must be one of {expected}",
+    "int_type": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "finite_number": "must be a finite number",
+    "string_type": "must be a string",
+    "bool_type": "must be true or false",
+    "list_type": "must be a list",
+    "dict_type": "must be an object",
+    "model_type": "must be an object",
+    "model_attributes_type": "must be an object",
+}
+"""kind of pydantic's error -> what a client reads, filled from the error's context"""
 
 
 class WireModel(BaseModel):
@@ -41,11 +64,19 @@ def parse_body(body: bytes, model: type[Model], *, generates: bool = False) -> M
 
 
 def _refusal(error: ValidationError) -> ApiError:
-    first: Any = error.errors(include_url=False, include_input=False)[0]
+    first: Any = error.errors(include_url=False)[0]
     param = _path(first["loc"])
-    message = str(first["msg"]).removeprefix("Value error, ")
-    if first["type"] == "missing":
-        message = "is required."
+    words = _WORDS.get(first["type"])
+    if words is None:
+        message = str(first["msg"]).removeprefix("Value error, ")
+    elif first["type"] == "float_type" and type(first["input"]) is int:
+        # a whole number that no float can hold
+        message = "is too large" if first["input"] > 0 else "is too small"
+    else:
+        limits = first.get("ctx", {})
+        message = words.format(
+            **{k: int(v) if isinstance(v, float) and v.is_integer() else v for k, v in limits.items()}
+        )
     message = message if message.endswith((".", "?", "!")) else message + "."
     return bad_request(f"{param}: {message}" if param else message, param or None)
 
@@ -53,5 +84,5 @@ def _refusal(error: ValidationError) -> ApiError:
 def _path(loc: tuple[int | str, ...]) -> str:
     path = ""
     for part in loc:
-        path += f"[{part}]" if isinstance(part, int) else f".{part[:_NAME_LIMIT]}"
+        path += f"[{part}]" if isinstance(part, int) else f".{shown(part)}"
     return path.removeprefix(".")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
 from entropick_sampler.params import (
+    PARAM_NAMES,
     PolicyConfig,
     PolicyName,
     PresetName,
@@ -15,9 +17,9 @@ from entropick_sampler.params import (
     check_overrides,
 )
 
-from .errors import bad_request
+from .errors import ApiError, bad_request, shown
 from .parsing import WireModel
-from .unserved import not_served
+from .unserved import UNSUPPORTED, not_served
 
 MAX_STOPS = 16
 MAX_STOP_TOKENS = 64
@@ -36,6 +38,14 @@ StopStrings = Annotated[list[StopString], BeforeValidator(_as_list), Field(max_l
 Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 TopLogprobs = Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)]
+
+
+def _unknown(where: str, what: str, name: str, known: Sequence[str]) -> ApiError:
+    """The refusal of a name that nobody knows, with the one that may have been meant."""
+    near = difflib.get_close_matches(name[:64], known, n=1)
+    hint = f"did you mean '{near[0]}'?" if near else f"known names: {', '.join(known)}."
+    path = f"{where}.{shown(name)}"
+    return bad_request(f"{path}: no such {what}; {hint}", path)
 
 
 class EntropickOptions(WireModel):
@@ -60,16 +70,17 @@ class EntropickOptions(WireModel):
         known = [*cls.model_fields, _BRANCH]
         for key in data:
             if key not in known:
-                near = difflib.get_close_matches(key[:64], known, n=1)
-                hint = f"did you mean '{near[0]}'?" if near else f"known names: {', '.join(known)}."
-                raise bad_request(f"entropick.{key[:64]}: no such option; {hint}", f"entropick.{key[:64]}")
+                raise _unknown("entropick", "option", key, known)
         return {key: value for key, value in data.items() if key != _BRANCH}
 
     @model_validator(mode="after")
     def _ranges(self) -> EntropickOptions:
+        for name in self.overrides or {}:
+            if name not in PARAM_NAMES:
+                raise _unknown("entropick.overrides", "policy parameter", name, PARAM_NAMES)
         try:
             check_overrides(self.overrides or {})
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             param = f"entropick.{str(error).partition(':')[0]}"
             raise bad_request(f"entropick.{error}", param) from error
         return self
@@ -97,6 +108,7 @@ class GenerationRequest(WireModel):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_tokens: Count | None = None
+    max_completion_tokens: Count | None = Field(None, description="OpenAI's newer name of max_tokens; wins")
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
     top_k: int | None = Field(None, ge=-1, le=1_000_000, description="-1 or 0: off")
@@ -116,7 +128,12 @@ class GenerationRequest(WireModel):
     @property
     def limit(self) -> int | None:
         """The most tokens the client wants, None where it is silent."""
-        return self.max_tokens
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
+    @property
+    def limit_name(self) -> str:
+        """The field that says so: OpenAI's newer name wins over the older."""
+        return "max_tokens" if self.max_completion_tokens is None else "max_completion_tokens"
 
     @property
     def alternatives(self) -> int | None:
@@ -135,7 +152,11 @@ class Message(WireModel):
     def _text(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             raise ValueError("must be an object with role and content")
-        if data.get("tool_calls") or data.get("role") in ("tool", "function"):
+        role = data.get("role")
+        if role in ("tool", "function"):
+            message = f"messages: the role '{role}' is not served yet; leave such messages out."
+            raise bad_request(message, "messages", UNSUPPORTED)
+        if data.get("tool_calls"):
             raise not_served("messages[].tool_calls")
         content = data.get("content")
         return {**data, "content": _joined(content)} if isinstance(content, list) else data
@@ -159,7 +180,6 @@ class ChatRequest(GenerationRequest):
     """POST /v1/chat/completions."""
 
     messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES)
-    max_completion_tokens: Count | None = None
     logprobs: bool | None = None
     top_logprobs: TopLogprobs | None = None
 
@@ -168,11 +188,6 @@ class ChatRequest(GenerationRequest):
         if self.top_logprobs is not None and not self.logprobs:
             raise bad_request("top_logprobs: only allowed with logprobs: true.", "top_logprobs")
         return self
-
-    @property
-    def limit(self) -> int | None:
-        """OpenAI's newer name wins over the older."""
-        return self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
 
     @property
     def alternatives(self) -> int | None:

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from .errors import ApiError, bad_request
 
+UNSUPPORTED: Final = "unsupported_parameter"
 _UNSERVED: Final[Mapping[str, tuple[Any, ...]]] = {
     "n": (1,),
     "best_of": (1,),
@@ -74,4 +75,7 @@ def refuse_unserved(fields: Mapping[str, Any]) -> None:
 
 def not_served(name: str) -> ApiError:
     """The refusal of a known field."""
-    return bad_request(f"'{name}' is not served yet; leave it out.", name, "unsupported_parameter")
+    if name in ("n", "best_of"):
+        message = f"{name}: must be 1; several answers to one prompt are not served yet."
+        return bad_request(message, name, UNSUPPORTED)
+    return bad_request(f"'{name}' is not served yet; leave it out.", name, UNSUPPORTED)

@@ -27,8 +27,8 @@ async def read_body(request: Request, model: type[Model], *, generates: bool = F
 def check_model(name: str | None, state: ServerState) -> None:
     """Raise the 404 where a request names another model than the served one."""
     if name is not None and name != state.info.name:
-        shown = repr(name) if len(name) <= 100 else "of that name"
-        message = f"The model {shown} does not exist; this server serves {state.info.name!r}."
+        named = repr(name) if len(name) <= 40 else "of that name"
+        message = f"The model {named} does not exist; this server serves {state.info.name!r}."
         raise ApiError(404, message, param="model", code="model_not_found")
 
 

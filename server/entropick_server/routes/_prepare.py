@@ -100,7 +100,7 @@ def build_requests(
             sampling=replace(
                 base,
                 seed=_seed(body.seed, state.settings.seed),
-                max_tokens=_max_tokens(body.limit, len(prompt), info, param),
+                max_tokens=_max_tokens(body, len(prompt), info, param),
             ),
             policy=policy,
             arrival=time.monotonic(),
@@ -139,8 +139,8 @@ def _seed(asked: int | None, default: int | None) -> int:
     return default if default is not None else secrets.randbits(53)
 
 
-def _max_tokens(asked: int | None, prompt: int, info: ModelInfo, param: str) -> int:
-    limit = info.max_model_len
+def _max_tokens(body: GenerationRequest, prompt: int, info: ModelInfo, param: str) -> int:
+    limit, asked = info.max_model_len, body.limit
     if prompt == 0:
         raise bad_request(f"{param}: must not be empty.", param)
     if prompt >= limit:
@@ -148,10 +148,11 @@ def _max_tokens(asked: int | None, prompt: int, info: ModelInfo, param: str) -> 
     if asked is None:
         return min(limit - prompt, info.defaults.max_new_tokens or limit)
     if prompt + asked > limit:
+        name = body.limit_name
         raise _too_long(
-            f"the prompt has {prompt} tokens and max_tokens asks for {asked} ({prompt + asked} in all)",
+            f"the prompt has {prompt} tokens and {name} asks for {asked} ({prompt + asked} in all)",
             limit,
-            param,
+            name,
         )
     return asked
 

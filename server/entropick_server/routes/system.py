@@ -17,6 +17,7 @@ from ..version import server_version
 router = APIRouter()
 
 
+@router.head("/health", include_in_schema=False)
 @router.get("/health")
 async def health(request: Request) -> dict[str, str]:
     """200 while requests are taken, 503 while loading, draining or stopped."""
