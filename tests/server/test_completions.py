@@ -119,3 +119,19 @@ async def test_bad_tokenize(client: httpx.AsyncClient, body: Any) -> None:
 @pytest.mark.parametrize("tokens", [None, "x", ["a"], [-1], [10**9], [1.5]])
 async def test_bad_detokenize(client: httpx.AsyncClient, tokens: Any) -> None:
     assert (await client.post("/detokenize", json={"tokens": tokens})).status_code == 400
+
+
+async def test_max_completion_tokens(client: httpx.AsyncClient) -> None:
+    for fields in ({"max_completion_tokens": 3}, {"max_completion_tokens": 3, "max_tokens": 5}):
+        answer = (await client.post("/v1/completions", json={"prompt": "x", **fields})).json()
+        assert answer["usage"]["completion_tokens"] == 3
+
+
+async def test_more_prompts_than_can_ever_wait(engine: Any, serve: Any) -> None:
+    async with serve(engine, max_num_seqs=2, max_queue=1) as client:
+        answer = await client.post("/v1/completions", json={"prompt": ["x"] * 4})
+        assert answer.status_code == 400
+        error = answer.json()["error"]
+        assert error["param"] == "prompt"
+        assert "at most 3 prompts" in error["message"]
+        assert (await client.post("/v1/completions", json={"prompt": ["x"] * 3})).status_code == 200

@@ -97,7 +97,7 @@ class Scheduler:
                 f"{self._pool.total}"
             )
         if len(self._waiting) >= self._max_queue + len(self._slots):
-            raise QueueFullError(f"{len(self._waiting)} requests are waiting; try again later")
+            raise QueueFullError(f"the queue is full (max_queue {self._max_queue}); try again later")
         self._by_id[request_id] = sequence
         self._waiting.append(sequence)
 

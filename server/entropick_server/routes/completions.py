@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from ..protocol.errors import bad_request
 from ..protocol.requests import CompletionRequest
 from ..state import server_state
 from ..streaming.formats import CompletionFormat
@@ -22,6 +23,11 @@ async def completions(request: Request) -> Response:
     state.check_ready()
     body = await read_body(request, CompletionRequest, generates=True)
     check_model(body.model, state)
+    settings = state.settings
+    if len(body.prompt) > (most := settings.max_num_seqs + settings.max_queue):
+        # refused now, because a retry could never succeed
+        message = f"prompt: at most {most} prompts in one request (max_num_seqs + max_queue)."
+        raise bad_request(message, "prompt")
     kind = CompletionFormat(state.engine.tokenizer)
     answer_id = new_answer_id(kind)
     prompts = [await prompt_tokens(state, prompt) for prompt in body.prompt]

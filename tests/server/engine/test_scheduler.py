@@ -81,7 +81,7 @@ def test_queue_full_counts_what_free_slots_will_not_take(sequence: Callable[...,
     _, scheduler = build(seqs=2, max_queue=1)
     for _ in range(3):
         scheduler.add(sequence(2))
-    with pytest.raises(QueueFullError, match="waiting"):
+    with pytest.raises(QueueFullError, match=r"queue is full \(max_queue 1\)"):
         scheduler.add(sequence(2))
     scheduler.schedule()
     with pytest.raises(QueueFullError):
