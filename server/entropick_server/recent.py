@@ -103,6 +103,10 @@ class RecentRequests:
         """All of them, newest first."""
         return [choice for choices in reversed(self._answers.values()) for choice in choices]
 
-    def find(self, answer_id: str) -> list[Finished]:
-        """An answer's choices; empty where it is unknown or forgotten."""
-        return sorted(self._answers.get(answer_id, []), key=lambda finished: finished.choice)
+    def find(self, name: str) -> list[Finished]:
+        """The choices of an answer, by its id or by its X-Request-Id (the newest of that); empty: unknown."""
+        found = self._answers.get(name)
+        if found is None:
+            named = (c for c in reversed(self._answers.values()) if c[0].request_id == name)
+            found = next(named, [])
+        return sorted(found, key=lambda finished: finished.choice)

@@ -67,7 +67,9 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(4 << 20, ge=1024, description="largest request body")
     drain_seconds: float = Field(30.0, ge=0, description="time for running requests after SIGTERM")
     write_timeout_seconds: float = Field(60.0, gt=0, description="time a streaming client may not read")
-    recent_requests: int = Field(64, ge=0, le=10_000, description="finished requests kept for /v1/requests")
+    recent_requests: int = Field(
+        64, ge=0, le=10_000, description="HTTP requests kept for /v1/requests, each with all its choices"
+    )
 
     @property
     def default_policy(self) -> PolicyConfig:

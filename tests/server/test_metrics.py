@@ -91,6 +91,29 @@ async def test_counts(engine: Any, serve: Any) -> None:
         assert {dict(labels).get("model_name") for _, labels in found} == {"fake"}
 
 
+async def test_what_never_ran_is_not_counted(engine: Any, serve: Any) -> None:
+    async with serve(engine) as client:
+        engine.full = True
+        for body in ({"prompt": "a"}, {"prompt": ["a", "b"]}, {"prompt": ["a", "b"], "stream": True}):
+            assert (await client.post("/v1/completions", json=body)).status_code == 503
+        found = await samples(client)
+        assert total(found, "entropick_request_success_total") == 0
+        assert total(found, "entropick_e2e_request_latency_seconds_count") == 0
+        assert (await client.get("/v1/requests")).json()["data"] == []
+        engine.full = False
+        await client.post(CHAT, json=BODY)
+        assert total(await samples(client), "entropick_request_success_total") == 1
+        assert len((await client.get("/v1/requests")).json()["data"]) == 1
+
+
+async def test_a_request_that_failed_is_counted(engine: Any, serve: Any) -> None:
+    async with serve(engine) as client:
+        engine.fail_after = 0
+        assert (await client.post(CHAT, json=BODY)).status_code == 500
+        found = await samples(client)
+        assert total(found, "entropick_request_success_total", finished_reason="error") == 1
+
+
 async def test_gauges_of_running_requests_come_and_go(engine: Any, serve: Any) -> None:
     async with serve(engine) as client:
         engine.delay = 0.02
@@ -117,7 +140,8 @@ async def test_openmetrics_with_exemplars(client: httpx.AsyncClient) -> None:
     families = {family.name: family for family in parse_open(page.text)}
     for name in ("entropick_logits_entropy_bits", "entropick_time_to_first_token_seconds"):
         exemplars = [s.exemplar for s in families[name].samples if s.exemplar]
-        assert {e.labels["request_id"] for e in exemplars} == {answer.json()["id"] + "-0"}
+        assert {e.labels["request_id"] for e in exemplars} == {answer.json()["id"]}
+    assert (await client.get(f"/v1/requests/{answer.json()['id']}")).status_code == 200
     assert not any("request_id" in s.labels for f in families.values() for s in f.samples)
 
 

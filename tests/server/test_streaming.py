@@ -64,9 +64,11 @@ async def test_a_client_that_leaves_cancels_at_once(
 ) -> None:
     async with serve(engine) as client:
         engine.delay = 0.02
+        began: list[str] = []
+        engine.subscribe(lambda report: began.extend(name for name, _ in report.queued_seconds))
         body = {"prompt": ["Hello"] * prompts, "stream": stream}
         gone = Client(client.app, body, "/v1/completions")
-        await until(lambda: len(engine.running) == prompts and (gone.arrived.is_set() or not stream))
+        await until(lambda: len(began) == prompts and (gone.arrived.is_set() or not stream))
         gone.gone.set()
         await asyncio.wait_for(gone.task, 1)
         assert engine.running == {}

@@ -128,6 +128,14 @@ async def test_recent_requests(engine: Any, serve: Any) -> None:
         assert series["strategy"][0] == "greedy"
 
 
+async def test_a_recent_request_by_the_clients_own_id(client: httpx.AsyncClient) -> None:
+    for _ in range(2):
+        answer = (await client.post(CHAT, json=BODY, headers={"X-Request-Id": "mine"})).json()
+    found = (await client.get("/v1/requests/mine")).json()
+    assert found["id"] == answer["id"]
+    assert found == (await client.get(f"/v1/requests/{answer['id']}")).json()
+
+
 async def test_an_answers_choices_stay_together(engine: Any, serve: Any) -> None:
     async with serve(engine, recent_requests=1) as client:
         answer = (await client.post("/v1/completions", json={"prompt": ["a", "b", "c"]})).json()

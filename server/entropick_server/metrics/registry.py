@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessColl
 from prometheus_client.exposition import choose_encoder
 
 from ..engine.types import EngineLoad, StepReport
+from .exemplars import exemplar
 from .load import LoadCollector
 from .signals import SignalCollector
 
@@ -23,6 +24,8 @@ class Metrics:
     def __init__(self) -> None:
         self._registry = CollectorRegistry(auto_describe=False)
         self._model_name = ""
+        self._ran: dict[str, bool] = {}
+        """requests that have not ended -> whether the engine ran a step for them"""
         self._signals = SignalCollector()
         self._load = LoadCollector()
         self._registry.register(self._signals)
@@ -40,7 +43,7 @@ class Metrics:
         self._generation_tokens = self._counter("generation_tokens", "Tokens that the engine generated.")
         self._success = self._counter(
             "request_success",
-            "Requests that ended, by reason (stop, length, cancelled, error).",
+            "Requests that ran and ended, by reason (stop, length, cancelled, error).",
             "finished_reason",
         )
         self._first = self._histogram(
@@ -68,7 +71,8 @@ class Metrics:
         self._signals.observe(report)
         self._step.labels(self._model_name).observe(report.duration)
         for request_id, seconds in report.queued_seconds:
-            self._queue.labels(self._model_name).observe(seconds, {"request_id": request_id[:64]})
+            self.on_ran(request_id)
+            self._queue.labels(self._model_name).observe(seconds, exemplar(request_id))
         tally: Tally[tuple[str, str]] = Tally(
             ("none" if token.strategy is None else token.strategy.label, "true" if token.forced else "false")
             for output in report.outputs
@@ -79,9 +83,19 @@ class Metrics:
         if tally:
             self._generation_tokens.labels(self._model_name).inc(tally.total())
 
+    def on_begin(self, request_id: str) -> None:
+        """A request is handed to the engine, which may refuse it."""
+        self._ran[request_id] = False
+
+    def on_ran(self, request_id: str) -> None:
+        """The engine did something for a request, so its end will count."""
+        if request_id in self._ran:
+            self._ran[request_id] = True
+
     def on_first_token(self, request_id: str, seconds: float, prompt_tokens: int) -> None:
         """A request began to answer."""
-        self._first.labels(self._model_name).observe(seconds, {"request_id": request_id[:64]})
+        self.on_ran(request_id)
+        self._first.labels(self._model_name).observe(seconds, exemplar(request_id))
         self._prompt_tokens.labels(self._model_name).inc(prompt_tokens)
 
     def on_tokens(self, seconds: float, count: int) -> None:
@@ -89,11 +103,14 @@ class Metrics:
         for _ in range(count):
             self._between.labels(self._model_name).observe(seconds / count)
 
-    def on_end(self, request_id: str, reason: str, seconds: float) -> None:
-        """A request ended, well or not."""
+    def on_end(self, request_id: str, reason: str, seconds: float) -> bool:
+        """A request ended, well or not; counted, and True, where the engine had begun to run it."""
         self._signals.forget(request_id)
+        if not self._ran.pop(request_id, False):
+            return False
         self._success.labels(self._model_name, reason).inc()
-        self._whole.labels(self._model_name).observe(seconds, {"request_id": request_id[:64]})
+        self._whole.labels(self._model_name).observe(seconds, exemplar(request_id))
+        return True
 
     def expose(self, accept: str) -> tuple[bytes, str]:
         """The page and its content type; exemplars are in the OpenMetrics form only."""

@@ -15,6 +15,7 @@ from prometheus_client.utils import floatToGoString
 from entropick_sampler.signals import SIGNALS, Signal
 
 from ..engine.types import StepReport, Token
+from .exemplars import exemplar
 
 
 class SignalHistogram:
@@ -39,7 +40,7 @@ class SignalHistogram:
         top = int(np.argmax(np.where(known, values, -np.inf)))
         value = float(values[top])
         place = int(np.searchsorted(self._bounds, value, side="left"))
-        self._exemplars[place] = Exemplar({"request_id": request_ids[top][:64]}, value, time.time())
+        self._exemplars[place] = Exemplar(exemplar(request_ids[top]), value, time.time())
 
     def family(self, model_name: str) -> HistogramMetricFamily:
         """The exposition of this moment."""
@@ -49,9 +50,9 @@ class SignalHistogram:
         totals = np.cumsum(self._counts)
         buckets: list[tuple[str, float] | tuple[str, float, Exemplar]] = []
         for place, (bound, total) in enumerate(zip(bounds, totals, strict=True)):
-            exemplar = self._exemplars.get(place)
+            known = self._exemplars.get(place)
             plain = (bound, float(total))
-            buckets.append(plain if exemplar is None else (*plain, exemplar))
+            buckets.append(plain if known is None else (*plain, known))
         family.add_metric([model_name], buckets, self._sum)
         return family
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from ..recent import Finished, pack
 from ..state import ServerState
-from ..streaming.choice import Choice, Delta, run_choice
+from ..streaming.choice import Choice, Delta, GenerationError, run_choice
 from ..telemetry import summarize
 
 
@@ -25,12 +25,13 @@ class Origin:
 
 
 async def observed(choice: Choice, state: ServerState, origin: Origin) -> AsyncGenerator[Delta, None]:
-    """``run_choice`` with its times taken; however it ends, that end is counted."""
+    """``run_choice`` with its times taken; however it ends, that end is counted if it ran at all."""
     request = choice.request
     first: float | None = None
     last = request.arrival
     ended = "error"
     state.in_flight += 1
+    state.metrics.on_begin(request.request_id)
     try:
         async with aclosing(run_choice(choice, state.engine)) as deltas:
             async for delta in deltas:
@@ -45,6 +46,10 @@ async def observed(choice: Choice, state: ServerState, origin: Origin) -> AsyncG
     except (asyncio.CancelledError, GeneratorExit):
         ended = "cancelled"
         raise
+    except GenerationError:
+        # a step that fails may be a request's first, and tells nothing else of it
+        state.metrics.on_ran(request.request_id)
+        raise
     finally:
         state.in_flight -= 1
         if choice.finish_reason is not None:
@@ -55,7 +60,9 @@ async def observed(choice: Choice, state: ServerState, origin: Origin) -> AsyncG
 def _remember(choice: Choice, state: ServerState, origin: Origin, reason: str, first: float | None) -> None:
     request = choice.request
     duration = time.monotonic() - request.arrival
-    state.metrics.on_end(request.request_id, reason, duration)
+    if not state.metrics.on_end(request.request_id, reason, duration):
+        # refused by the engine, or given up while it waited
+        return
     state.recent.add(
         Finished(
             id=origin.answer_id,

@@ -22,11 +22,11 @@ async def list_requests(request: Request) -> dict[str, Any]:
 
 @router.get("/v1/requests/{answer_id}")
 async def get_request(request: Request, answer_id: str) -> dict[str, Any]:
-    """One answer: each choice with its series, a column for each signal."""
+    """One answer, by its id or its X-Request-Id: each choice with its series, a column for each signal."""
     state = server_state(request)
     choices = state.recent.find(answer_id)
     if not choices:
         raise ApiError(404, "No finished request of this id is remembered.", code="request_not_found")
     tokenizer = state.engine.tokenizer
     data = [{**c.head(), "series": c.series(lambda i: token_label(tokenizer, i))} for c in choices]
-    return {"object": "request", "id": answer_id, "choices": data}
+    return {"object": "request", "id": choices[0].id, "choices": data}
