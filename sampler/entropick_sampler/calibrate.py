@@ -7,7 +7,7 @@ which tokens a clarifying question would have been right and at which the model 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
@@ -65,19 +65,7 @@ def fit(
         clarify_text=clarify_text,
     )
     weights, bias, more = _discriminant(measured, profile)
-    return Profile(
-        model_hash=model_hash,
-        data_hash=data_hash,
-        layers=tuple(layers),
-        date=date,
-        tokens=n,
-        quantiles=quantiles,
-        thresholds=thresholds,
-        clarify_text=clarify_text,
-        clarify_weights=weights,
-        clarify_bias=bias,
-        notes=(*notes, *more),
-    )
+    return replace(profile, clarify_weights=weights, clarify_bias=bias, notes=(*notes, *more))
 
 
 def _quantiles(values: Tensor) -> list[float]:

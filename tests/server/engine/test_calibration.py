@@ -12,9 +12,6 @@ from entropick_sampler.params import PolicyConfig
 from entropick_sampler.profile import PROFILE_FILE, Profile
 from entropick_sampler.signals import POLICY_SIGNALS
 from entropick_server.calibration import (
-    BUILT_IN_PROMPTS,
-    BUILT_IN_TOKENS,
-    ENOUGH_TOKENS,
     CalibrationDataError,
     Sample,
     calibrate_first,
@@ -23,6 +20,8 @@ from entropick_server.calibration import (
     read_samples,
     token_indices,
 )
+from entropick_server.calibration.run import ENOUGH_TOKENS
+from entropick_server.calibration.samples import BUILT_IN_PROMPTS, BUILT_IN_TOKENS
 from entropick_server.engine.torch_engine import TorchEngine
 from entropick_server.engine.types import EngineOptions, Request
 

@@ -1,0 +1,134 @@
+"""The texts of a calibration: read from a file, or the prompts that are built in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from ..engine.base import Tokenizer
+
+MAX_LINE_BYTES: Final = 1 << 20
+BUILT_IN_TOKENS: Final = 48
+BUILT_IN_PROMPTS: Final[tuple[str, ...]] = (
+    "What is the capital of France?",
+    "Tell me a story about a fox.",
+    "Name a number between one and ten.",
+    "What should I cook tonight?",
+    "Explain how a bicycle stays upright.",
+    "Write a short poem about the sea.",
+    "What is 17 plus 25?",
+    "Who wrote the play Hamlet?",
+    "Give me three names for a cat.",
+    "What color is it?",
+    "Translate 'good morning' into Spanish.",
+    "List the days of the week.",
+    "Why is the sky blue?",
+    "Which one is better?",
+    "Continue the sequence 2, 4, 8, 16.",
+    "Describe your favourite room.",
+    "How do I sort a list in Python?",
+    "What happened yesterday?",
+    "Recommend a book.",
+    "Summarise the water cycle in one sentence.",
+    "Pick a random city.",
+    "When does it start?",
+    "What is the opposite of cold?",
+    "Write a sentence with the word lantern.",
+)
+
+
+class CalibrationDataError(ValueError):
+    """A calibration file that cannot be used; the message names the line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One text: ``prompt`` is given, ``reply`` is measured token by token.
+
+    An empty reply lets the model write ``BUILT_IN_TOKENS`` tokens of its own. ``ambiguous``: indices of
+    reply tokens at which a clarifying question would be right.
+    """
+
+    prompt: tuple[int, ...]
+    reply: tuple[int, ...]
+    ambiguous: frozenset[int] = frozenset()
+
+
+def read_samples(path: Path, tokenizer: Tokenizer, eos: Sequence[int], limit: int) -> list[Sample]:
+    """Read a JSON Lines file; each line has one of the shapes below, tokens capped at ``limit``.
+
+    ``{"messages": [..., {"role": "assistant", "content": text}], "ambiguous_at": [character offsets]}``,
+    ``{"prompt": text, "completion": text}`` or ``{"text": text}``. Raises CalibrationDataError.
+    """
+    samples = []
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CalibrationDataError(f"{path.name} cannot be read: {error}") from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        if len(line) > MAX_LINE_BYTES:
+            raise CalibrationDataError(f"line {number}: longer than {MAX_LINE_BYTES} characters")
+        try:
+            sample = _sample(json.loads(line), tokenizer, eos)
+        except (json.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CalibrationDataError(f"line {number}: {error}") from error
+        if not sample.prompt:
+            raise CalibrationDataError(f"line {number}: the prompt has no tokens")
+        if len(sample.prompt) < limit and sample.reply:
+            room = limit - len(sample.prompt)
+            samples.append(Sample(sample.prompt, sample.reply[:room], sample.ambiguous))
+    if not samples:
+        raise CalibrationDataError(f"{path.name} has no usable line")
+    return samples
+
+
+def _sample(row: dict[str, Any], tokenizer: Tokenizer, eos: Sequence[int]) -> Sample:
+    if "messages" in row:
+        *before, last = row["messages"]
+        if last["role"] != "assistant":
+            raise ValueError("the last message must be the assistant's")
+        reply = tokenizer.encode(last["content"], add_special_tokens=False)
+        ambiguous = token_indices(reply, last["content"], row.get("ambiguous_at", ()), tokenizer)
+        prompt = tokenizer.apply_chat_template(before, add_generation_prompt=True)
+        return Sample(tuple(prompt), (*reply, *eos[:1]), ambiguous)
+    if "prompt" in row:
+        prompt = tokenizer.encode(row["prompt"], add_special_tokens=True)
+        return Sample(tuple(prompt), tuple(tokenizer.encode(row["completion"], add_special_tokens=False)))
+    if "text" in row:
+        ids = tokenizer.encode(row["text"], add_special_tokens=True)
+        return Sample(tuple(ids[:1]), tuple(ids[1:]))
+    raise ValueError("expected one of the keys messages, prompt (with completion), text")
+
+
+def token_indices(
+    ids: Sequence[int], text: str, offsets: Iterable[int], tokenizer: Tokenizer
+) -> frozenset[int]:
+    """Index of the token that begins at each character offset (the next one where it falls inside one)."""
+    pieces = [tokenizer.token_bytes(token) or b"" for token in ids]
+    # some tokenizers put a space before a text
+    starts, at = [], len(text.encode()) - len(b"".join(pieces))
+    for piece in pieces:
+        starts.append(at)
+        at += len(piece)
+    wanted = [len(text[:offset].encode()) for offset in offsets]
+    found = (next((i for i, start in enumerate(starts) if start >= w), None) for w in wanted)
+    return frozenset(i for i in found if i is not None)
+
+
+def built_in_samples(tokenizer: Tokenizer) -> list[Sample]:
+    """Prompts for a model that has no profile and no data: it writes the texts itself."""
+    samples = []
+    for text in BUILT_IN_PROMPTS:
+        try:
+            ids = tokenizer.apply_chat_template(
+                [{"role": "user", "content": text}], add_generation_prompt=True
+            )
+        except ValueError:  # a base model without a chat template
+            ids = tokenizer.encode(text, add_special_tokens=True)
+        samples.append(Sample(tuple(ids), ()))
+    return samples
