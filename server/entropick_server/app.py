@@ -35,13 +35,17 @@ _SHOWN: tuple[type[BaseModel], ...] = (
 
 
 def create_app(
-    engine: Engine, settings: Settings, on_failure: Callable[[BaseException], None] | None = None
+    engine: Engine,
+    settings: Settings,
+    on_failure: Callable[[BaseException], None] | None = None,
+    on_ready: Callable[[], None] | None = None,
 ) -> FastAPI:
     """The server around ``engine``, which starts with the app and is closed with it.
 
-    ``on_failure`` is told when the model cannot be loaded; the app goes on answering 503.
+    ``on_ready`` is told when the model is loaded; ``on_failure`` when it cannot be: the app goes on
+    answering 503.
     """
-    state = ServerState(engine, settings, on_failure)
+    state = ServerState(engine, settings, on_failure, on_ready)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

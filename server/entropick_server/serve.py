@@ -33,6 +33,8 @@ class DrainingServer(uvicorn.Server):
         self._state = state
         self._draining: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._url: str | None = None
+        self._loaded = False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, and say where."""
@@ -44,8 +46,31 @@ class DrainingServer(uvicorn.Server):
             return
         for server in self.servers:
             for listening in server.sockets:
-                _announce(listening.getsockname(), self._state.settings)
+                self._url = _url(listening.getsockname())
+                print(
+                    f"entropick listens on {self._url} (the model is loading; "
+                    f"{self._url}/health says when it is ready)",
+                    flush=True,
+                )
             break
+        self._greet()
+
+    def loaded(self) -> None:
+        """The model is loaded: say what is served, and how to try it."""
+        self._loaded = True
+        self._greet()
+
+    def _greet(self) -> None:
+        # a small model may be loaded before the socket listens
+        if not self._loaded or self._url is None:
+            return
+        print(f"ready: {self._state.served}")
+        key = " -H 'Authorization: Bearer '$ENTROPICK_API_KEY" if self._state.settings.api_key else ""
+        print(
+            f"try: curl {self._url}/v1/chat/completions{key} -H 'Content-Type: application/json' "
+            """-d '{"messages": [{"role": "user", "content": "Hello"}]}'""",
+            flush=True,
+        )
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The signal handler. The signal is not recorded, so the process ends with exit code 0."""
@@ -83,7 +108,10 @@ def build_server(engine: Engine, settings: Settings) -> DrainingServer:
     def on_failure(error: BaseException) -> None:
         server.fail(error)
 
-    app: FastAPI = create_app(engine, settings, on_failure)
+    def on_ready() -> None:
+        server.loaded()
+
+    app: FastAPI = create_app(engine, settings, on_failure, on_ready)
     config = uvicorn.Config(
         app,
         host=settings.host,
@@ -106,13 +134,6 @@ def serve(engine: Engine, settings: Settings) -> BaseException | None:
     return server.load_error
 
 
-def _announce(address: tuple[str, int], settings: Settings) -> None:
+def _url(address: tuple[str, int]) -> str:
     host = f"[{address[0]}]" if ":" in address[0] else address[0]
-    url = f"http://{host}:{address[1]}"
-    key = " -H 'Authorization: Bearer '$ENTROPICK_API_KEY" if settings.api_key is not None else ""
-    print(f"entropick listens on {url} (the model is loading; {url}/health says when it is ready)")
-    print(
-        f"try: curl {url}/v1/chat/completions{key} -H 'Content-Type: application/json' "
-        """-d '{"messages": [{"role": "user", "content": "Hello"}]}'""",
-        flush=True,
-    )
+    return f"http://{host}:{address[1]}"

@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Callable
-from typing import Any
 
 from starlette.requests import Request
 
@@ -25,7 +24,11 @@ class ServerState:
     """The engine with its life (loading, ready, draining, closed) and what is counted about it."""
 
     def __init__(
-        self, engine: Engine, settings: Settings, on_failure: Callable[[BaseException], None] | None = None
+        self,
+        engine: Engine,
+        settings: Settings,
+        on_failure: Callable[[BaseException], None] | None = None,
+        on_ready: Callable[[], None] | None = None,
     ) -> None:
         self.engine = engine
         self.settings = settings
@@ -38,6 +41,7 @@ class ServerState:
         self._loaded = False
         self._closed = False
         self._on_failure = on_failure
+        self._on_ready = on_ready
         self._loading: asyncio.Task[None] | None = None
 
     def begin_loading(self) -> None:
@@ -55,10 +59,16 @@ class ServerState:
         if task.cancelled():
             return
         error = task.exception()
-        if error is not None:
-            _log.error("the model could not be loaded: %s", error, exc_info=_unexpected(error))
-            if self._on_failure is not None:
-                self._on_failure(error)
+        if error is None:
+            if self._on_ready is not None:
+                self._on_ready()
+            return
+        # what an engine raises on purpose explains itself, and is told once; else the traceback is needed
+        expected = isinstance(error, EngineError)
+        if self._on_failure is None or not expected:
+            _log.error("the model could not be loaded: %s", error, exc_info=None if expected else error)
+        if self._on_failure is not None:
+            self._on_failure(error)
 
     async def close(self) -> None:
         """Stop the engine, once; its open streams end with an error."""
@@ -95,15 +105,28 @@ class ServerState:
         return self.engine.profile.id if self.engine.profile is not None else None
 
     @property
+    def served(self) -> str:
+        """What is served, in one line for the operator."""
+        info = self.info
+        preset = self.settings.preset if self.profile_id is not None else "seed"
+        return (
+            f"{info.name} ({info.architecture}, {_count(info.parameters)} parameters, {info.dtype}, "
+            f"{info.device}, context {info.max_model_len}), policy {self.settings.policy}, preset {preset}, "
+            f"profile {self.profile_id or 'none'}"
+        )
+
+    @property
     def fingerprint(self) -> str:
         """OpenAI's system_fingerprint: changes with version, model and profile."""
         parts = f"{server_version()}|{self.info.source}|{self.info.dtype}|{self.profile_id}"
         return f"entropick-{server_version()}-{hashlib.sha256(parts.encode()).hexdigest()[:8]}"
 
 
-def _unexpected(error: BaseException) -> Any:
-    # what an engine raises on purpose explains itself; anything else needs its traceback
-    return None if isinstance(error, EngineError) else error
+def _count(number: int) -> str:
+    for size, unit in ((10**9, "billion"), (10**6, "million")):
+        if number >= size:
+            return f"{number / size:.1f} {unit}"
+    return str(number)
 
 
 def server_state(request: Request) -> ServerState:

@@ -49,6 +49,28 @@ async def test_an_answer_over_a_socket(engine: Any, capsys: pytest.CaptureFixtur
     assert "curl" in said
 
 
+async def test_what_is_said_when(engine: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    engine.load_gate.clear()
+    server = build_server(engine, Settings(port=0, log_level="critical"))
+    task = asyncio.create_task(server.serve())
+    await until(lambda: server.started)
+    said = capsys.readouterr().out
+    assert "the model is loading" in said
+    assert "curl" not in said
+    engine.load_gate.set()
+    await until(lambda: engine.ready)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    said = capsys.readouterr().out
+    assert said.splitlines()[0] == (
+        "ready: fake (Fake, 1 parameters, float32, cpu, context 256), "
+        "policy entropix, preset seed, profile none"
+    )
+    assert said.splitlines()[1].startswith("try: curl http://127.0.0.1:")
+    server.should_exit = True
+    await asyncio.wait_for(task, 10)
+
+
 async def test_sigterm_drains(engine: Any) -> None:
     engine.delay = 0.02
     async with listening(engine) as (server, client):
@@ -130,10 +152,17 @@ async def test_a_body_over_the_cap_over_a_socket(engine: Any) -> None:
         assert (await client.post(CHAT, json=BODY)).status_code == 200
 
 
-def test_a_model_that_cannot_be_loaded_ends_the_process(engine: Any) -> None:
+def test_a_model_that_cannot_be_loaded_ends_the_process(
+    engine: Any, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     engine.load_error = ModelLoadError("no weights here")
-    error = serve(engine, Settings(port=0, log_level="critical"))
+    error = serve(engine, Settings(port=0, log_level="error"))
     assert str(error) == "no weights here"
+    # the command line says it, once
+    assert "no weights here" not in caplog.text
+    said = capsys.readouterr()
+    assert "no weights here" not in said.out + said.err
+    assert "curl" not in said.out
 
 
 async def test_after_a_failure_of_the_server_the_next_request_is_answered(engine: Any) -> None:

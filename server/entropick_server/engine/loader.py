@@ -6,6 +6,7 @@ Weights are read from safetensors only and a repository's own code is never run.
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,7 @@ _DTYPES: Final = {
     "float16": torch.float16,
     "float64": torch.float64,
 }
+_log = logging.getLogger(__name__)
 _MIB: Final = 1 << 20
 
 
@@ -110,6 +112,12 @@ def describe(
     if options.max_model_len is not None:
         if options.max_model_len < 2:
             raise ModelLoadError("max_model_len must be at least 2")
+        if options.max_model_len > longest:
+            _log.warning(
+                "max_model_len %d is more than the model was made for: it is %d",
+                options.max_model_len,
+                longest,
+            )
         longest = min(longest, options.max_model_len)
     parameter = next(model.parameters())
     info = ModelInfo(

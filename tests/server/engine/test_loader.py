@@ -51,6 +51,13 @@ def test_what_is_known_of_a_model(model_folder: Folder) -> None:
     assert (loaded.layers, loaded.kv_heads, loaded.head_dim) == (3, 2, 16)
 
 
+def test_a_context_beyond_the_models_own(model_folder: Folder, caplog: pytest.LogCaptureFixture) -> None:
+    own = load_model(options(model_folder("llama"))).info.max_model_len
+    assert "max_model_len" not in caplog.text
+    assert load_model(options(model_folder("llama"), max_model_len=own + 1)).info.max_model_len == own
+    assert f"max_model_len {own + 1} is more than the model was made for: it is {own}" in caplog.text
+
+
 def test_names_dtypes_and_defaults(model_folder: Folder, tmp_path: Path) -> None:
     folder = edited(model_folder("llama"), tmp_path / "m")
     generation = {"do_sample": True, "temperature": 0.6, "top_p": 0.9, "eos_token_id": [7, 8]}
