@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from .engine.base import EngineError
 from .engine.types import EngineOptions
@@ -18,6 +18,7 @@ _EPILOG = """\
 every option can also be set as ENTROPICK_<NAME> (ENTROPICK_MAX_MODEL_LEN=4096) or in the TOML file that
 --config or ENTROPICK_CONFIG names; the command line wins over the environment, that over the file.
 """
+_MODEL_HELP = "folder of a model in Hugging Face format, or a hub id"
 # settings whose option is not simply --name VALUE
 _SPECIAL = frozenset({"model", "calibrate", "allow_unvalidated"})
 _CALIBRATION = ("max_model_len", "max_num_batched_tokens", "kv_cache_bytes", "dtype", "device", "threads")
@@ -97,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    serve.add_argument("model", nargs="?", default=None, metavar="MODEL", help="folder of the model")
+    serve.add_argument("model", nargs="?", default=None, metavar="MODEL", help=_MODEL_HELP)
     _add_options(serve, [name for name in Settings.model_fields if name not in _SPECIAL])
     serve.add_argument(
         "--no-calibrate",
@@ -114,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    calibrate.add_argument("model", metavar="MODEL", help="folder of the model")
+    calibrate.add_argument("model", metavar="MODEL", help=_MODEL_HELP)
     calibrate.add_argument("--data", type=Path, required=True, metavar="FILE", help="text to measure on")
     calibrate.add_argument(
         "--output", type=Path, metavar="FILE", help="where to write the profile; left out: where serve looks"
@@ -141,11 +142,13 @@ def _add_options(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
         field = Settings.model_fields[name]
         default: Any = field.get_default()
         shown = "" if default is None else f" (default: {default})"
+        choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+        among = f": {', '.join(choices)}" if choices else ""
         parser.add_argument(
             f"--{name.replace('_', '-')}",
             dest=name,
             metavar="VALUE",
-            help=f"{field.description}{shown}".replace("%", "%%"),
+            help=f"{field.description}{among}{shown}".replace("%", "%%"),
         )
 
 

@@ -37,13 +37,17 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on, 0 for any free one")
-    model: str | None = Field(None, description="folder of the model; left out: the shipped one")
+    model: str | None = Field(
+        None, description="folder of a model in Hugging Face format, or a hub id; left out: the shipped one"
+    )
     served_model_name: str | None = Field(None, min_length=1, description="the model's id for clients")
     max_model_len: int | None = Field(None, ge=1, description="tokens of context; left out: the model's own")
     max_num_seqs: int = Field(16, ge=1, le=4096, description="requests that run at the same time")
     max_queue: int = Field(256, ge=0, description="requests that may wait; one more is refused with 503")
-    max_num_batched_tokens: int = Field(512, ge=1, description="tokens of one engine step")
-    kv_cache_bytes: int = Field(1 << 29, ge=1 << 16, description="memory for the KV cache")
+    max_num_batched_tokens: int = Field(
+        512, ge=1, description="tokens of one engine step, more than max_num_seqs"
+    )
+    kv_cache_bytes: int = Field(1 << 29, ge=1 << 16, description="bytes of memory for the KV cache")
     api_key: SecretStr | None = Field(
         None, min_length=1, description="key that every route but /health asks for"
     )
@@ -57,16 +61,16 @@ class Settings(BaseSettings):
     threads: int | None = Field(None, ge=1, description="CPU threads of the engine")
     allow_unvalidated: bool = Field(False, description="serve an architecture that was not validated")
     calibrate: bool = Field(True, description="calibrate a model without a profile at its first start")
-    profile: str | None = Field(None, description="profile to use instead of the model's own")
+    profile: str | None = Field(None, description="file of a profile to use instead of the model's own")
     policy: PolicyName = Field("entropix", description="policy of requests that name none")
     preset: PresetName = Field("calibrated", description="preset of requests that name none")
     telemetry: TelemetryLevel = Field("summary", description="telemetry of requests that ask for none")
     log_level: Literal["critical", "error", "warning", "info", "debug"] = Field(
         "info", description="log level"
     )
-    max_body_bytes: int = Field(4 << 20, ge=1024, description="largest request body")
-    drain_seconds: float = Field(30.0, ge=0, description="time for running requests after SIGTERM")
-    write_timeout_seconds: float = Field(60.0, gt=0, description="time a streaming client may not read")
+    max_body_bytes: int = Field(4 << 20, ge=1024, description="bytes of the largest request body")
+    drain_seconds: float = Field(30.0, ge=0, description="seconds that running requests have after SIGTERM")
+    write_timeout_seconds: float = Field(60.0, gt=0, description="seconds a streaming client may not read")
     recent_requests: int = Field(
         64, ge=0, le=10_000, description="HTTP requests kept for /v1/requests, each with all its choices"
     )

@@ -49,6 +49,23 @@ def test_help_names_every_setting(command: str, capsys: pytest.CaptureFixture[st
             assert option in text
 
 
+def test_help_shows_choices_and_units(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["serve", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for shown in (
+        "auto, float32, bfloat16, float16",
+        "entropix, fixed",
+        "calibrated, seed",
+        "none, summary, tokens, full",
+        "critical, error, warning, info, debug",
+        "bytes of memory for the KV cache",
+        "seconds that running requests have after SIGTERM",
+        "Hugging Face format, or a hub id",
+    ):
+        assert shown in text
+
+
 def test_serve_the_shipped_model(built: list[Any]) -> None:
     assert cli.main(["serve"]) == 0
     assert (built[0].model, built[0].served_model_name) == ("/shipped", "small")
