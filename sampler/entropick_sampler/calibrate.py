@@ -84,7 +84,8 @@ def cut_points(measured: Measured) -> tuple[dict[str, float], list[str]]:
     says whether the doubt is spread evenly (low: a choice, CLARIFY's side) or lopsided (high: EXPLORE and
     HIGH_UNCERTAINTY, split by entropy). The literal CLARIFY needs V < 0.1, which leaked tail mass alone
     forbids: hence cut points relative to the model's own open tokens. With labelled ambiguous tokens,
-    CLARIFY's corner is put where it holds 90 % of them on either axis.
+    CLARIFY's corner is put where it holds at least 95 % of them on either axis; without any, nothing says that a
+    question would be right, and the corner is kept small (the highest 5 % of H, the lowest 25 % of V).
     """
     h, v = measured.values[:, _H], measured.values[:, _V]
     greedy_h = max(min(_at(h, 0.5), 0.5), 0.01)
@@ -96,10 +97,10 @@ def cut_points(measured: Measured) -> tuple[dict[str, float], list[str]]:
     h_open, v_open = h[is_open], v[is_open]
     uneven = max(_at(v_open, 0.80), greedy_v)
     wide = _at(h_open[v_open > uneven], 0.60) if bool((v_open > uneven).any()) else _at(h_open, 0.90)
-    clarify_h, clarify_v = _at(h_open, 0.60), min(_at(v_open, 0.40), uneven)
+    clarify_h, clarify_v = _at(h_open, 0.95), min(_at(v_open, 0.25), uneven)
     notes = ["cut points from quantiles of the open tokens (entropy above the greedy cut)"]
     if int(measured.ambiguous.sum()) >= MIN_LABELLED:
-        clarify_h = min(_at(h[measured.ambiguous], 0.05), clarify_h)
+        clarify_h = min(_at(h[measured.ambiguous], 0.05), _at(h_open, 0.60))
         clarify_v = min(_at(v[measured.ambiguous], 0.95), uneven)
         notes.append("the corner of CLARIFY holds 95 % of the labelled tokens on either axis")
     return {
