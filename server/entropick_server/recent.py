@@ -21,7 +21,10 @@ MAX_SERIES = 4096
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """One choice that ended, its series as compact arrays: NaN for not measured, -1 for no strategy."""
+    """One choice that ended, its series as compact arrays.
+
+    NaN: not measured, as a temperature: not drawn. -1: no strategy.
+    """
 
     id: str
     choice: int
@@ -64,7 +67,7 @@ class Finished:
             "token_id": list(self.token_ids),
             "token": [label(token_id) for token_id in self.token_ids],
             "strategy": [None if s < 0 else Strategy(s).label for s in self.strategies],
-            "temperature": list(self.temperatures),
+            "temperature": [None if math.isnan(t) else t for t in self.temperatures],
         }
         for name, values in zip(SIGNAL_NAMES, self.signals, strict=True):
             columns[name] = [None if math.isnan(v) else v for v in values]
@@ -78,7 +81,7 @@ def pack(tokens: Sequence[Token]) -> dict[str, Any]:
     return {
         "token_ids": array("q", (t.token_id for t in kept)),
         "strategies": array("b", (-1 if t.strategy is None else int(t.strategy) for t in kept)),
-        "temperatures": array("f", (t.parameters.temperature for t in kept)),
+        "temperatures": array("f", (nan if t.forced else t.parameters.temperature for t in kept)),
         "signals": tuple(
             array("f", (nan if (v := t.signals[column]) is None else v for t in kept))
             for column in range(len(SIGNAL_NAMES))

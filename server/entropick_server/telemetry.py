@@ -9,7 +9,7 @@ from entropick_sampler.params import PolicyConfig, Strategy
 from entropick_sampler.signals import SIGNAL_NAMES
 
 from .engine.base import Tokenizer
-from .engine.types import Token, TokenDetail
+from .engine.types import Token, TokenDetail, TokenParameters
 from .protocol.responses import (
     CandidateRow,
     DetailRow,
@@ -39,26 +39,21 @@ def measured(token: Token) -> dict[str, float]:
     return {name: value for name, value in pairs if value is not None and math.isfinite(value)}
 
 
-def token_row(index: int, token: Token, tokenizer: Tokenizer, *, eos: bool) -> TokenRow:
+def token_row(index: int, token: Token, tokenizer: Tokenizer, *, eos: bool, stop: bool) -> TokenRow:
     """One row of ``choices[i].entropick.tokens``."""
-    used = token.parameters
     row = TokenRow(
         index=index,
         token=token_label(tokenizer, token.token_id),
         token_id=token.token_id,
         strategy=None if token.strategy is None else token.strategy.label,
         forced=token.forced,
-        parameters=ParameterValues(
-            temperature=used.temperature,
-            top_p=used.top_p,
-            top_k=used.top_k,
-            min_p=used.min_p,
-            n_candidates=used.n_candidates,
-        ),
+        parameters=None if token.forced else _parameters(token.parameters),
         signals=SignalValues(**measured(token)),
     )
     if eos:
         row.eos = True
+    if stop:
+        row.stop = True
     if token.detail is not None:
         row.detail = _detail(token.detail)
         row.candidates = [
@@ -71,6 +66,16 @@ def token_row(index: int, token: Token, tokenizer: Tokenizer, *, eos: bool) -> T
             for c in token.detail.candidates
         ]
     return row
+
+
+def _parameters(used: TokenParameters) -> ParameterValues:
+    return ParameterValues(
+        temperature=used.temperature,
+        top_p=used.top_p,
+        top_k=used.top_k,
+        min_p=used.min_p,
+        n_candidates=used.n_candidates,
+    )
 
 
 def _detail(detail: TokenDetail) -> DetailRow:

@@ -126,6 +126,8 @@ async def test_recent_requests(engine: Any, serve: Any) -> None:
         assert series["token"][-1] == "<eos>"
         assert series["agreement"] == [None] * found["completion_tokens"]
         assert series["strategy"][0] == "greedy"
+        # the second token was forced
+        assert [t is None for t in series["temperature"][:3]] == [False, True, False]
 
 
 async def test_a_recent_request_by_the_clients_own_id(client: httpx.AsyncClient) -> None:

@@ -82,6 +82,7 @@ async def test_a_row_for_each_token(client: httpx.AsyncClient, engine: Any) -> N
     assert set(rows[0]) == {"index", "token", "token_id", "strategy", "forced", "parameters", "signals"}
     assert rows[0]["strategy"] == "greedy"
     assert [row["forced"] for row in rows[:3]] == [False, True, False]
+    assert [row["parameters"] is None for row in rows[:3]] == [False, True, False]
     assert rows[0]["parameters"] == {
         "temperature": 0.7,
         "top_p": 0.95,
@@ -92,8 +93,29 @@ async def test_a_row_for_each_token(client: httpx.AsyncClient, engine: Any) -> N
     assert set(rows[0]["signals"]) == set(SIGNAL_NAMES) - {"agreement"}
 
 
+async def test_the_row_of_a_stop_token(client: httpx.AsyncClient, engine: Any) -> None:
+    comma = ord(",")
+    rows = (await whole(client, body("tokens", stop_token_ids=[comma])))[0]["tokens"]
+    assert rows[-1]["token_id"] == comma
+    assert rows[-1]["stop"] is True
+    assert "eos" not in rows[-1]
+    assert all("stop" not in row for row in rows[:-1])
+    rows = (await whole(client, body("tokens", stop_token_ids=[256])))[0]["tokens"]
+    assert rows[-1]["eos"] is True
+    assert "stop" not in rows[-1]
+
+
+ENDS: list[dict[str, Any]] = [
+    {},
+    {"stop": "from 北"},
+    {"max_tokens": 3},
+    {"ignore_eos": True},
+    {"stop_token_ids": [ord(",")]},
+]
+
+
 @pytest.mark.parametrize("level", ["summary", "tokens", "full"])
-@pytest.mark.parametrize("fields", [{}, {"stop": "from 北"}, {"max_tokens": 3}, {"ignore_eos": True}])
+@pytest.mark.parametrize("fields", ENDS)
 @pytest.mark.parametrize("per_step", [1, 4])
 async def test_whole_and_streamed_are_equal(
     client: httpx.AsyncClient, engine: Any, level: str, fields: dict[str, Any], per_step: int

@@ -77,9 +77,10 @@ class TokenRow(BaseModel):
     token_id: int
     strategy: str | None
     forced: bool
-    parameters: ParameterValues
+    parameters: ParameterValues | None = Field(description="null where the token was forced: not drawn")
     signals: Any = Field(description="signal name -> value; SignalValues")
-    eos: bool = False
+    eos: bool = Field(default=False, description="the model's end of sequence; absent elsewhere")
+    stop: bool = Field(default=False, description="a stop_token_id that ended the answer; absent elsewhere")
     detail: DetailRow | None = None
     candidates: list[CandidateRow] | None = None
 

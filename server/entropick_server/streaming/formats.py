@@ -38,7 +38,10 @@ class Report:
         """The rows that ride on a piece."""
         if choice.request.policy.telemetry not in ("tokens", "full") or not seen:
             return None
-        return ChoiceTelemetry(tokens=[token_row(s.index, s.token, self.tokenizer, eos=s.eos) for s in seen])
+        rows = [
+            token_row(s.index, s.token, self.tokenizer, eos=s.eos, stop=s.ending and not s.eos) for s in seen
+        ]
+        return ChoiceTelemetry(tokens=rows)
 
     def closing(self, choice: Choice, seen: Sequence[Seen]) -> ChoiceTelemetry | None:
         """The summary, with the rows that are left."""
