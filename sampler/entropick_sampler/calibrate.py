@@ -84,8 +84,8 @@ def cut_points(measured: Measured) -> tuple[dict[str, float], list[str]]:
     says whether the doubt is spread evenly (low: a choice, CLARIFY's side) or lopsided (high: EXPLORE and
     HIGH_UNCERTAINTY, split by entropy). The literal CLARIFY needs V < 0.1, which leaked tail mass alone
     forbids: hence cut points relative to the model's own open tokens. With labelled ambiguous tokens,
-    CLARIFY's corner is put where it holds at least 95 % of them on either axis; without any, nothing says that a
-    question would be right, and the corner is kept small (the highest 5 % of H, the lowest 25 % of V).
+    CLARIFY's corner is put where it holds at least 95 % of them on either axis; without any, nothing says
+    that a question would be right, and the corner is kept small (the highest 5 % of H, the lowest 25 % of V).
     """
     h, v = measured.values[:, _H], measured.values[:, _V]
     greedy_h = max(min(_at(h, 0.5), 0.5), 0.01)
