@@ -47,7 +47,7 @@ def token_row(index: int, token: Token, tokenizer: Tokenizer, *, eos: bool, stop
         token_id=token.token_id,
         strategy=None if token.strategy is None else token.strategy.label,
         forced=token.forced,
-        parameters=None if token.forced else _parameters(token.parameters),
+        parameters=_parameters(token.parameters),
         signals=SignalValues(**measured(token)),
     )
     if eos:

@@ -77,7 +77,9 @@ class TokenRow(BaseModel):
     token_id: int
     strategy: str | None
     forced: bool
-    parameters: ParameterValues | None = Field(description="null where the token was forced: not drawn")
+    parameters: ParameterValues = Field(
+        description="of a forced token: what the policy would have drawn with"
+    )
     signals: Any = Field(description="signal name -> value; SignalValues")
     eos: bool = Field(default=False, description="the model's end of sequence; absent elsewhere")
     stop: bool = Field(default=False, description="a stop_token_id that ended the answer; absent elsewhere")
