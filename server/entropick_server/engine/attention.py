@@ -17,6 +17,8 @@ from transformers import AttentionInterface
 
 from entropick_kernels.attention_stats import HeadStats, decode_attention, prefill_attention, write_kv
 
+from .base import ModelLoadError
+
 ATTENTION_NAME: Final = "entropick"
 
 
@@ -68,10 +70,14 @@ def paged_attention(
 ) -> tuple[Tensor, None]:
     """Attention of a packed step: query [1, H, T, D], key and value [1, Hk, T, D] -> [1, T, H, D].
 
-    Raises NotImplementedError for what the kernels do not know: a mask of the model's own, attention sinks.
+    Raises ModelLoadError for what the kernels do not know, a mask of the model's own or attention sinks; the
+    warm-up meets it, so such a model never becomes ready.
     """
     if attention_mask is not None or unused.get("s_aux") is not None:
-        raise NotImplementedError("this architecture needs a mask of its own or attention sinks")
+        raise ModelLoadError(
+            "this architecture needs a mask of its own or attention sinks, which paged attention lacks here: "
+            "--allow-unvalidated does not help, serve another model"
+        )
     layer: int = module.layer_idx  # type: ignore[assignment]
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     scale = q.shape[2] ** -0.5 if scaling is None else scaling

@@ -16,6 +16,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from entropick_kernels.attention_stats import reference
 from entropick_sampler.signals import ATTENTION_SIGNALS
 from entropick_server.engine.attention import ATTENTION_NAME, paged_attention, register
+from entropick_server.engine.base import ModelLoadError
 from entropick_server.engine.cache import CacheShape, KVCache
 from entropick_server.engine.fused import FAMILY, FusedDecoder
 from entropick_server.engine.model_runner import ModelRunner
@@ -162,5 +163,5 @@ def test_neighbours_do_not_change_a_row(name: str, make_request: Callable[..., R
 @pytest.mark.parametrize("extra", [{"attention_mask": torch.ones(1)}, {"s_aux": torch.ones(1)}])
 def test_what_the_kernels_do_not_know_is_refused(extra: dict[str, Tensor]) -> None:
     mask = extra.pop("attention_mask", None)
-    with pytest.raises(NotImplementedError, match="sinks"):
+    with pytest.raises(ModelLoadError, match="sinks"):
         paged_attention(None, None, None, None, mask, entropick=None, **extra)  # type: ignore[arg-type]
