@@ -1,0 +1,185 @@
+"""Branches: when to open them, how a rolled-out continuation is scored, which one is kept. Pure Python.
+
+At a branching step the first tokens of ``width`` branches are drawn from one distribution; branch 0 takes the
+token that would have been emitted without branches. Each is rolled out to ``depth`` tokens, the branching
+token among them, then scored as a whole trajectory; the best one's tokens are committed. Knows no tensors and
+no engine: whoever rolls out fills a :class:`Trajectory` for each branch.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Final, Literal, get_args
+
+from .params import Strategy
+
+Scorer = Literal["mean_logprob", "confidence", "lowest_group", "vote", "seed"]
+SCORERS: Final[tuple[str, ...]] = get_args(Scorer)
+GROUP: Final = 4
+"""tokens of the sliding group of scorer ``lowest_group``"""
+_BRANCHED: Final = frozenset({Strategy.EXPLORE, Strategy.HIGH_UNCERTAINTY})
+
+
+@dataclass(frozen=True, slots=True)
+class BranchConfig:
+    """How a request branches.
+
+    ``budget``: extra tokens (those of branches that lose) as a share of max_tokens. ``on``: the strategies
+    that open branches.
+    """
+
+    width: int = 4
+    depth: int = 12
+    budget: float = 1.0
+    scorer: Scorer = "mean_logprob"
+    on: frozenset[Strategy] = _BRANCHED
+
+
+BRANCH_RANGES: Final[Mapping[str, tuple[float, float]]] = {
+    "width": (2, 16),
+    "depth": (1, 256),
+    "budget": (0.0, 16.0),
+}
+"""Inclusive limits of the numbers of a :class:`BranchConfig`."""
+BRANCH_NAMES: Final[tuple[str, ...]] = tuple(f.name for f in fields(BranchConfig))
+BRANCH_STRATEGIES: Final[tuple[str, ...]] = tuple(s.label for s in Strategy if s is not Strategy.CLARIFY)
+"""CLARIFY inserts a text, so there is nothing to branch at"""
+
+
+def branch_config(values: Mapping[str, Any]) -> BranchConfig:
+    """A configuration from the fields of a request; silent ones keep their default.
+
+    Raises ValueError that names the field and its limits.
+    """
+    given: dict[str, Any] = dict(values)
+    for name in given:
+        if name not in BRANCH_NAMES:
+            raise ValueError(f"branch.{name[:64]}: no such field; known: {', '.join(BRANCH_NAMES)}")
+    for name, (low, high) in BRANCH_RANGES.items():
+        if name not in given:
+            continue
+        value = given[name]
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"branch.{name}: must be a number")
+        if not low <= value <= high:
+            raise ValueError(f"branch.{name}: must be between {low:g} and {high:g}")
+        if isinstance(low, int):
+            if value != int(value):
+                raise ValueError(f"branch.{name}: must be a whole number")
+            given[name] = int(value)
+    if given.get("scorer", SCORERS[0]) not in SCORERS:
+        raise ValueError(f"branch.scorer: must be one of {', '.join(SCORERS)}")
+    if "on" in given:
+        names = given["on"]
+        if not isinstance(names, list | tuple) or not all(name in BRANCH_STRATEGIES for name in names):
+            raise ValueError(f"branch.on: must be a list of {', '.join(BRANCH_STRATEGIES)}")
+        given["on"] = frozenset(Strategy[name.upper()] for name in names)
+    return BranchConfig(**given)
+
+
+def allowance(config: BranchConfig, max_tokens: int) -> int:
+    """Tokens that the losing branches of a request may cost."""
+    return int(config.budget * max_tokens)
+
+
+def opens(config: BranchConfig, strategy: Strategy | None, max_tokens: int, spent: int, room: int) -> int:
+    """Tokens that each branch may have if branches open here, 0 where they do not.
+
+    ``spent``: tokens of losing branches so far; ``room``: tokens the request may still emit, this one
+    included. They open where the strategy asks for it and the budget holds what they can cost at most; their
+    depth shrinks to the room, never to the budget.
+    """
+    if strategy is None or strategy not in config.on:
+        return 0
+    depth = min(config.depth, room)
+    cost = (config.width - 1) * depth
+    return depth if depth >= 1 and spent + cost <= allowance(config, max_tokens) else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Trajectory:
+    """What was measured along one branch, the branching token first; all of the same length, at least 1.
+
+    ``logprobs``: nats, of the measured distribution. ``entropies``: bits, of the distribution each token was
+    drawn from. ``confidences``: the guide's (``score.seed_confidence``) at each of these steps.
+    """
+
+    tokens: Sequence[int]
+    logprobs: Sequence[float]
+    entropies: Sequence[float]
+    confidences: Sequence[float]
+
+
+def mean_logprob(branch: Trajectory) -> float:
+    """Mean log probability of the tokens, the branching one INCLUDED; nats."""
+    return statistics.fmean(branch.logprobs)
+
+
+def confidence(branch: Trajectory) -> float:
+    """How much surer the model became: entropy at the branching token minus the mean entropy after it; bits.
+
+    0 for a branch of one token.
+    """
+    if len(branch.entropies) == 1:
+        return 0.0
+    return branch.entropies[0] - statistics.fmean(branch.entropies[1:])
+
+
+def lowest_group(branch: Trajectory) -> float:
+    """Lowest mean log probability of a sliding group of tokens; nats.
+
+    The worst passage decides (lowest group confidence: Fu et al., Deep Think with Confidence, 2025, there of
+    the alternatives' probabilities, here of the tokens').
+    """
+    values = branch.logprobs
+    size = min(GROUP, len(values))
+    return min(statistics.fmean(values[i : i + size]) for i in range(len(values) - size + 1))
+
+
+def seed_score(branch: Trajectory) -> float:
+    """Mean of the guide's score (log probability + confidence of the step) over the branch."""
+    return statistics.fmean(p + c for p, c in zip(branch.logprobs, branch.confidences, strict=True))
+
+
+def token_f1(a: Sequence[int], b: Sequence[int]) -> float:
+    """Overlap of two token sequences as bags, 0..1 (the F1 of SQuAD, Rajpurkar et al. 2016)."""
+    shared = (Counter(a) & Counter(b)).total()
+    return 2.0 * shared / (len(a) + len(b)) if a or b else 1.0
+
+
+def _agreement_with_others(branches: Sequence[Trajectory], i: int) -> float:
+    others = [token_f1(branches[i].tokens, b.tokens) for j, b in enumerate(branches) if j != i]
+    return statistics.fmean(others) if others else 1.0
+
+
+def scores(scorer: Scorer, branches: Sequence[Trajectory]) -> list[float]:
+    """The score of every branch; higher is better. ``vote``: mean overlap with the other branches.
+
+    Raises ValueError for no branch, one without a token, or lists of other lengths.
+    """
+    for b in branches:
+        if not len(b.tokens) == len(b.logprobs) == len(b.entropies) == len(b.confidences) >= 1:
+            raise ValueError("a branch holds at least one token, and one figure of each kind for every token")
+    if not branches:
+        raise ValueError("no branch to score")
+    if scorer == "vote":
+        return [_agreement_with_others(branches, i) for i in range(len(branches))]
+    rule = {
+        "mean_logprob": mean_logprob,
+        "confidence": confidence,
+        "lowest_group": lowest_group,
+        "seed": seed_score,
+    }[scorer]
+    return [rule(b) for b in branches]
+
+
+def select(scored: Sequence[float]) -> int:
+    """The branch to keep: the highest score, the lowest number on ties; a NaN never wins over a number."""
+    best = 0
+    for i, score in enumerate(scored):
+        if score > scored[best] or (scored[best] != scored[best] and score == score):
+            best = i
+    return best

@@ -1,0 +1,138 @@
+"""When branches open, how they are scored, which one is kept."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from entropick_sampler.branch import (
+    SCORERS,
+    BranchConfig,
+    Trajectory,
+    branch_config,
+    opens,
+    scores,
+    select,
+    token_f1,
+)
+from entropick_sampler.params import Strategy
+
+
+def branch(*tokens: tuple[int, float, float]) -> Trajectory:
+    ids, logprobs, entropies = zip(*tokens, strict=True)
+    return Trajectory(ids, logprobs, entropies, [1.0] * len(ids))
+
+
+SURE_AFTER_DOUBT = branch((1, -2.0, 3.0), (2, -0.1, 0.2), (3, -0.1, 0.2), (4, -0.1, 0.2), (5, -0.1, 0.2))
+DOUBT_AFTER_SURE = branch((9, -0.1, 3.0), (8, -0.9, 2.0), (7, -0.9, 2.0), (6, -0.9, 2.0), (5, -0.9, 2.0))
+
+
+def test_mean_logprob_counts_the_branching_token() -> None:
+    assert scores("mean_logprob", [SURE_AFTER_DOUBT, DOUBT_AFTER_SURE]) == pytest.approx([-0.48, -0.74])
+    # without it the first branch would be at -0.1
+    assert scores("mean_logprob", [branch((1, -2.0, 3.0))]) == [-2.0]
+
+
+def test_confidence_is_the_entropy_that_fell() -> None:
+    assert scores("confidence", [SURE_AFTER_DOUBT, DOUBT_AFTER_SURE]) == pytest.approx([2.8, 1.0])
+    assert scores("confidence", [branch((1, -2.0, 3.0))]) == [0.0]
+
+
+def test_lowest_group_is_the_worst_passage() -> None:
+    # groups of four: the first holds the doubtful token, in the other branch the second holds four bad ones
+    expected = [(-2.0 - 0.3) / 4, -0.9]
+    assert scores("lowest_group", [SURE_AFTER_DOUBT, DOUBT_AFTER_SURE]) == pytest.approx(expected)
+    assert scores("lowest_group", [branch((1, -2.0, 1.0), (2, -1.0, 1.0))]) == pytest.approx([-1.5])
+
+
+def test_vote_prefers_what_the_others_say() -> None:
+    same, near, far = ([(t, -1.0, 1.0) for t in ids] for ids in ((1, 2, 3), (1, 2, 4), (7, 8, 9)))
+    got = scores("vote", [branch(*same), branch(*near), branch(*far)])
+    assert got == pytest.approx([1 / 3, 1 / 3, 0.0])
+    assert scores("vote", [branch(*same), branch(*same), branch(*far)]) == pytest.approx([0.5, 0.5, 0.0])
+    assert scores("vote", [branch(*same)]) == [1.0]
+
+
+def test_seed_score_adds_the_confidence_of_the_steps() -> None:
+    one = Trajectory((1, 2), (-1.0, -2.0), (1.0, 1.0), (0.5, -0.5))
+    assert scores("seed", [one]) == pytest.approx([-1.5])
+
+
+def test_ties_go_to_the_branch_without_branching() -> None:
+    assert select([0.5, 0.7, 0.7]) == 1
+    assert select([0.5, 0.5]) == 0
+    assert select([math.nan, -3.0, -2.0]) == 2
+    assert select([math.nan, math.nan]) == 0
+
+
+@given(st.lists(st.floats(allow_nan=False), min_size=1))
+def test_select_is_the_first_maximum(values: list[float]) -> None:
+    assert select(values) == values.index(max(values))
+
+
+@given(st.lists(st.integers(0, 5)), st.lists(st.integers(0, 5)))
+def test_overlap_is_symmetric_and_bounded(a: list[int], b: list[int]) -> None:
+    assert token_f1(a, b) == token_f1(b, a)
+    assert 0.0 <= token_f1(a, b) <= 1.0
+    assert token_f1(a, a) == 1.0
+
+
+@given(
+    width=st.integers(2, 16), depth=st.integers(1, 64), budget=st.floats(0, 4), spent=st.integers(0, 200),
+    room=st.integers(1, 200), max_tokens=st.integers(1, 200),
+)  # fmt: skip
+def test_the_budget_is_never_exceeded(
+    width: int, depth: int, budget: float, spent: int, room: int, max_tokens: int
+) -> None:
+    config = BranchConfig(width=width, depth=depth, budget=budget)
+    got = opens(config, Strategy.EXPLORE, max_tokens, spent, room)
+    assert got <= min(depth, room)
+    if got:
+        assert spent + (width - 1) * got <= budget * max_tokens
+    else:
+        assert spent + (width - 1) * min(depth, room) > math.floor(budget * max_tokens)
+
+
+def test_only_the_chosen_strategies_open() -> None:
+    config = BranchConfig(on=frozenset({Strategy.ADAPTIVE}))
+    assert opens(config, Strategy.ADAPTIVE, 100, 0, 100) == 12
+    assert opens(config, Strategy.EXPLORE, 100, 0, 100) == 0
+    assert opens(config, None, 100, 0, 100) == 0
+
+
+def test_config_from_a_request() -> None:
+    assert branch_config({}) == BranchConfig()
+    config = branch_config({"width": 5, "budget": 2, "scorer": "vote", "on": ["adaptive", "greedy"]})
+    assert config.on == {Strategy.ADAPTIVE, Strategy.GREEDY}
+    assert (config.width, config.budget, config.scorer) == (5, 2, "vote")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"width": 1}, "branch.width: must be between 2 and 16"),
+        ({"width": 2.5}, "branch.width: must be a whole number"),
+        ({"depth": True}, "branch.depth: must be a number"),
+        ({"budget": "much"}, "branch.budget: must be a number"),
+        ({"budget": math.nan}, "branch.budget: must be between 0 and 16"),
+        ({"scorer": "best"}, "branch.scorer: must be one of mean_logprob"),
+        ({"scorer": ["vote"]}, "branch.scorer: must be one of mean_logprob"),
+        ({"on": "explore"}, "branch.on: must be a list of greedy, explore"),
+        ({"on": ["clarify"]}, "branch.on: must be a list of greedy, explore"),
+        ({"depht": 3}, "branch.depht: no such field; known: width, depth"),
+    ],
+)
+def test_bad_config_names_the_field_and_the_limit(values: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        branch_config(values)
+
+
+@pytest.mark.parametrize("scorer", SCORERS)
+def test_every_scorer_refuses_an_empty_branch(scorer: str) -> None:
+    with pytest.raises(ValueError, match="at least one token"):
+        scores(scorer, [Trajectory((), (), (), ())])  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="no branch"):
+        scores(scorer, [])  # type: ignore[arg-type]
