@@ -61,6 +61,14 @@ profile: $(BIN)/.serve ## write the shipped model's calibration file and its pro
 bench: $(BIN)/.dev ## decode against transformers generate, on this machine
 	$(BIN)/python benchmarks/engine.py
 
+.PHONY: bench-kernels
+bench-kernels: $(BIN)/.dev ## the kernels against their peers and this machine's copy bandwidth (a GPU where there is one)
+	$(BIN)/python benchmarks/kernels.py
+
+.PHONY: compile-kernels
+compile-kernels: $(BIN)/.dev ## what the compiler makes of the Triton kernels: registers, spills, loads (no GPU needed)
+	$(BIN)/python benchmarks/compile_kernels.py
+
 .PHONY: evaluate
 evaluate: $(BIN)/.dev ## entropy against truth, strategies by kind of prompt, the same request alone and batched
 	$(BIN)/python benchmarks/truth.py
