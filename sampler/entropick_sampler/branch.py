@@ -10,74 +10,14 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any, Final, Literal, get_args
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
 
-from .params import Strategy
+from .params import BranchConfig, Scorer, Strategy
 
-Scorer = Literal["mean_logprob", "confidence", "lowest_group", "vote", "seed"]
-SCORERS: Final[tuple[str, ...]] = get_args(Scorer)
 GROUP: Final = 4
 """tokens of the sliding group of scorer ``lowest_group``"""
-_BRANCHED: Final = frozenset({Strategy.EXPLORE, Strategy.HIGH_UNCERTAINTY})
-
-
-@dataclass(frozen=True, slots=True)
-class BranchConfig:
-    """How a request branches.
-
-    ``budget``: extra tokens (those of branches that lose) as a share of max_tokens. ``on``: the strategies
-    that open branches.
-    """
-
-    width: int = 4
-    depth: int = 12
-    budget: float = 1.0
-    scorer: Scorer = "mean_logprob"
-    on: frozenset[Strategy] = _BRANCHED
-
-
-BRANCH_RANGES: Final[Mapping[str, tuple[float, float]]] = {
-    "width": (2, 16),
-    "depth": (1, 256),
-    "budget": (0.0, 16.0),
-}
-"""Inclusive limits of the numbers of a :class:`BranchConfig`."""
-BRANCH_NAMES: Final[tuple[str, ...]] = tuple(f.name for f in fields(BranchConfig))
-BRANCH_STRATEGIES: Final[tuple[str, ...]] = tuple(s.label for s in Strategy if s is not Strategy.CLARIFY)
-"""CLARIFY inserts a text, so there is nothing to branch at"""
-
-
-def branch_config(values: Mapping[str, Any]) -> BranchConfig:
-    """A configuration from the fields of a request; silent ones keep their default.
-
-    Raises ValueError that names the field and its limits.
-    """
-    given: dict[str, Any] = dict(values)
-    for name in given:
-        if name not in BRANCH_NAMES:
-            raise ValueError(f"branch.{name[:64]}: no such field; known: {', '.join(BRANCH_NAMES)}")
-    for name, (low, high) in BRANCH_RANGES.items():
-        if name not in given:
-            continue
-        value = given[name]
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ValueError(f"branch.{name}: must be a number")
-        if not low <= value <= high:
-            raise ValueError(f"branch.{name}: must be between {low:g} and {high:g}")
-        if isinstance(low, int):
-            if value != int(value):
-                raise ValueError(f"branch.{name}: must be a whole number")
-            given[name] = int(value)
-    if given.get("scorer", SCORERS[0]) not in SCORERS:
-        raise ValueError(f"branch.scorer: must be one of {', '.join(SCORERS)}")
-    if "on" in given:
-        names = given["on"]
-        if not isinstance(names, list | tuple) or not all(name in BRANCH_STRATEGIES for name in names):
-            raise ValueError(f"branch.on: must be a list of {', '.join(BRANCH_STRATEGIES)}")
-        given["on"] = frozenset(Strategy[name.upper()] for name in names)
-    return BranchConfig(**given)
 
 
 def allowance(config: BranchConfig, max_tokens: int) -> int:

@@ -9,11 +9,13 @@ import difflib
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 PolicyName = Literal["entropix", "fixed"]
 PresetName = Literal["calibrated", "seed"]
 TelemetryLevel = Literal["none", "summary", "tokens", "full"]
+Scorer = Literal["mean_logprob", "confidence", "lowest_group", "vote", "seed"]
+SCORERS: Final[tuple[str, ...]] = get_args(Scorer)
 
 
 class Strategy(enum.IntEnum):
@@ -137,6 +139,66 @@ INTEGER_PARAMS: Final[frozenset[str]] = frozenset(
 )
 
 
+_BRANCHED: Final = frozenset({Strategy.EXPLORE, Strategy.HIGH_UNCERTAINTY})
+
+
+@dataclass(frozen=True, slots=True)
+class BranchConfig:
+    """How a request branches.
+
+    ``budget``: extra tokens (those of branches that lose) as a share of max_tokens. ``on``: the strategies
+    that open branches.
+    """
+
+    width: int = 4
+    depth: int = 12
+    budget: float = 1.0
+    scorer: Scorer = "mean_logprob"
+    on: frozenset[Strategy] = _BRANCHED
+
+
+BRANCH_RANGES: Final[Mapping[str, tuple[float, float]]] = {
+    "width": (2, 16),
+    "depth": (1, 256),
+    "budget": (0.0, 16.0),
+}
+"""Inclusive limits of the numbers of a :class:`BranchConfig`."""
+BRANCH_NAMES: Final[tuple[str, ...]] = tuple(f.name for f in fields(BranchConfig))
+BRANCH_STRATEGIES: Final[tuple[str, ...]] = tuple(s.label for s in Strategy if s is not Strategy.CLARIFY)
+"""CLARIFY inserts a text, so there is nothing to branch at"""
+
+
+def branch_config(values: Mapping[str, Any]) -> BranchConfig:
+    """A configuration from the fields of a request; silent ones keep their default.
+
+    Raises ValueError that names the field and its limits.
+    """
+    given: dict[str, Any] = dict(values)
+    for name in given:
+        if name not in BRANCH_NAMES:
+            raise ValueError(f"branch.{name[:64]}: no such field; known: {', '.join(BRANCH_NAMES)}")
+    for name, (low, high) in BRANCH_RANGES.items():
+        if name not in given:
+            continue
+        value = given[name]
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"branch.{name}: must be a number")
+        if not low <= value <= high:
+            raise ValueError(f"branch.{name}: must be between {low:g} and {high:g}")
+        if isinstance(low, int):
+            if value != int(value):
+                raise ValueError(f"branch.{name}: must be a whole number")
+            given[name] = int(value)
+    if given.get("scorer", SCORERS[0]) not in SCORERS:
+        raise ValueError(f"branch.scorer: must be one of {', '.join(SCORERS)}")
+    if "on" in given:
+        names = given["on"]
+        if not isinstance(names, list | tuple) or not all(name in BRANCH_STRATEGIES for name in names):
+            raise ValueError(f"branch.on: must be a list of {', '.join(BRANCH_STRATEGIES)}")
+        given["on"] = frozenset(Strategy[name.upper()] for name in names)
+    return BranchConfig(**given)
+
+
 @dataclass(frozen=True, slots=True)
 class PolicyConfig:
     """Which policy decides a request's tokens, and how much of it is told."""
@@ -145,6 +207,8 @@ class PolicyConfig:
     preset: PresetName = "calibrated"
     overrides: Mapping[str, float] = field(default_factory=dict)
     telemetry: TelemetryLevel = "none"
+    branch: BranchConfig | None = None
+    """None: no branches"""
 
 
 def check_overrides(overrides: Mapping[str, float]) -> None:

@@ -8,17 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from entropick_sampler.branch import (
-    SCORERS,
-    BranchConfig,
-    Trajectory,
-    branch_config,
-    opens,
-    scores,
-    select,
-    token_f1,
-)
-from entropick_sampler.params import Strategy
+from entropick_sampler.branch import Trajectory, opens, scores, select, token_f1
+from entropick_sampler.params import SCORERS, BranchConfig, Strategy, branch_config
 
 
 def branch(*tokens: tuple[int, float, float]) -> Trajectory:
