@@ -35,8 +35,8 @@ _TOP_K_HINT: Final = 100
 class SamplerRows(NamedTuple):
     """The resident parameters of a batch; rebuilt when its composition changes, not every step.
 
-    ``seeds``: int64 [B]; ``draws``: int64 [N], candidate numbers; ``any_enabled``, ``max_top_k`` are known
-    to the host so that a step of plain rows skips work: they never depend on device data.
+    ``seeds``, ``branch``: int64 [B]; ``draws``: int64 [N], candidate numbers; ``any_enabled``, ``max_top_k``
+    are known to the host so that a step of plain rows skips work: they never depend on device data.
     """
 
     policy: PolicyRows
@@ -52,8 +52,9 @@ class SamplerRows(NamedTuple):
         rows: Sequence[tuple[SamplingParams, PolicyConfig]],
         profile: Profile | None,
         device: torch.device | str = "cpu",
+        branches: Sequence[int] | None = None,
     ) -> SamplerRows:
-        """Resolve every row's preset, sampling fields and overrides.
+        """Resolve every row's preset, sampling fields and overrides; ``branches``: their numbers, else all 0.
 
         Raises ValueError for a bad override, or preset ``calibrated`` without a profile.
         """
@@ -77,7 +78,7 @@ class SamplerRows(NamedTuple):
             PolicyRows.build(params, enabled, ranked, profile, device),
             torch.tensor([sampling.seed for sampling, _ in rows], dtype=torch.int64, device=device),
             torch.arange(candidates, device=device),
-            torch.zeros((), dtype=torch.int64, device=device),
+            torch.tensor([0] * len(rows) if branches is None else branches, dtype=torch.int64, device=device),
             any(enabled),
             max(_TOP_K_HINT, math.ceil(1.5 * widest)) if limited else None,
         )
@@ -218,7 +219,10 @@ def sample_step(
     else:
         decision = _base_decision(rows.policy)
     uniforms = philox_uniform(
-        rows.seeds.unsqueeze(1), positions.unsqueeze(1), rows.draws.unsqueeze(0), rows.branch
+        rows.seeds.unsqueeze(1),
+        positions.unsqueeze(1),
+        rows.draws.unsqueeze(0),
+        rows.branch.unsqueeze(1),
     )
     drawn = draw(
         logits,

@@ -186,3 +186,20 @@ def test_a_row_with_nan_is_flagged_and_alone() -> None:
     for i, (a, b) in enumerate(zip(clean, got, strict=True)):
         if i != 5:
             assert a == b
+
+
+def test_branches_of_a_sequence_draw_with_numbers_of_their_own() -> None:
+    rows = [(SamplingParams(seed=1), FIXED)] * 4
+    built = SamplerRows.build(rows, None, branches=[0, 1, 1, 2])
+    zeros = torch.zeros(4, dtype=torch.int64)
+    logits = torch.zeros(4, V)
+    draws: list[list[int]] = []
+    for position in range(8):
+        none = zeros - 1
+        result, _ = sample_step(logits, None, None, built, initial_state(4), zeros + position, none, none)
+        draws.append(result.token.tolist())
+    root, one, again, two = zip(*draws, strict=True)
+    assert one == again
+    assert len({root, one, two}) == 3
+    alone, _ = zip(*(run(logits[:1], rows[:1], position=p) for p in range(8)), strict=True)
+    assert root == tuple(row.token for (row,) in alone)
