@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor
 
+from .._triton import chosen
 from .torch_impl import draw_torch, philox_uniform_torch
 
 try:
@@ -15,7 +17,7 @@ except ImportError:  # numba is not installed: torch serves everything
 
 __all__ = ["Implementation", "draw", "philox_uniform", "warmup"]
 
-Implementation = Literal["torch", "numba"]
+Implementation = Literal["torch", "numba", "triton"]
 
 
 def _native(tensors: tuple[Tensor, ...], implementation: Implementation | None) -> bool:
@@ -23,7 +25,7 @@ def _native(tensors: tuple[Tensor, ...], implementation: Implementation | None) 
     possible = _loops is not None and all(t.device.type == "cpu" for t in tensors)
     if implementation == "numba" and not possible:
         raise ValueError("the native loops need numba and tensors on the CPU")
-    return possible and implementation != "torch"
+    return possible and implementation in (None, "numba")
 
 
 def philox_uniform(
@@ -38,9 +40,13 @@ def philox_uniform(
 
     Philox-4x32-10 with key = (low, high 32 bits of seed) and counter = (position, draw, branch, 0), each
     modulo 2^32; with x the output words the number is (x0 * 2^21 + floor(x1 / 2^11)) * 2^-53. Counter-based:
-    the number does not depend on what else is drawn. ``implementation`` as for :func:`draw`; both give the
+    the number does not depend on what else is drawn. ``implementation`` as for :func:`draw`; all give the
     same bits.
     """
+    kernels = chosen(__name__, implementation, seed, position, draw, branch)
+    if kernels is not None:
+        uniforms: Tensor = kernels.philox_uniform_triton(seed, position, draw, branch)
+        return uniforms
     if _native((seed, position, draw, branch), implementation):
         return _loops.philox_uniform_numba(seed, position, draw, branch)
     return philox_uniform_torch(seed, position, draw, branch)
@@ -69,9 +75,10 @@ def draw(
     0 < top_k <= max_top_k in every row (no full sort), 0 that no row uses top_k or top_p (no sort at all),
     None promises nothing.
 
-    ``implementation``: "numba" (native loops, on the CPU), "torch" (anything), or None for the fastest that
-    serves the tensors. Their weights differ in the last bit, so their tokens may where a uniform number lies
-    within 1e-7 of a boundary. Raises ValueError on shapes that do not fit.
+    ``implementation``: "numba" (native loops, on the CPU), "triton" (on a GPU), "torch" (anything), or None
+    for the fastest that serves the tensors (float64 logits on a GPU: torch). Their weights differ in the last
+    bits, so their tokens may where a uniform number lies within 1e-7 of a boundary. Raises ValueError on
+    shapes that do not fit, and where the implementation cannot serve the tensors.
     """
     rows = logits.shape[:1]
     if logits.dim() != 2 or logits.shape[1] < 1 or uniforms.dim() != 2 or uniforms.shape[:1] != rows:
@@ -81,9 +88,15 @@ def draw(
     for name, value in (("temperature", temperature), ("top_k", top_k), ("top_p", top_p), ("min_p", min_p)):
         if value.shape != rows:
             raise ValueError(f"{name} must have shape [{rows[0]}], got {tuple(value.shape)}")
-    if _native((logits, temperature, top_k, top_p, min_p, uniforms), implementation):
-        return _loops.draw_numba(logits, temperature, top_k, top_p, min_p, uniforms)
-    return draw_torch(logits, temperature, top_k, top_p, min_p, uniforms, max_top_k=max_top_k)
+    tensors = (logits, temperature, top_k, top_p, min_p, uniforms)
+    wide = implementation is None and logits.dtype == torch.float64
+    kernels = None if wide else chosen(__name__, implementation, *tensors)
+    if kernels is not None:
+        tokens: Tensor = kernels.draw_triton(*tensors, max_top_k=max_top_k)
+        return tokens
+    if _native(tensors, implementation):
+        return _loops.draw_numba(*tensors)
+    return draw_torch(*tensors, max_top_k=max_top_k)
 
 
 def warmup() -> None:

@@ -1,0 +1,1 @@
+"""The Triton kernel that draws from a row whatever its parameters."""
