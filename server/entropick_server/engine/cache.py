@@ -1,4 +1,4 @@
-"""The paged KV cache: one pair of tensors a layer, [pages, key-value heads, page, head width]."""
+"""The paged KV cache: one tensor, [layers, keys and values, pages, key-value heads, page, head width]."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,16 +34,23 @@ def pages_that_fit(page_bytes: int, cache_bytes: int, max_num_seqs: int, max_len
 
 
 class KVCache:
-    """The tensors. Who owns which page is the :class:`~.pages.PagePool`'s business."""
+    """The tensor, and ``keys`` and ``values``: a contiguous view [pages, heads, page, width] for each layer.
+
+    Who owns which page is the :class:`~.pages.PagePool`'s business.
+    """
 
     def __init__(self, shape: CacheShape, device: torch.device) -> None:
         self.shape = shape
-        size = (shape.pages, shape.kv_heads, shape.page_size, shape.head_dim)
-        self.keys = [torch.zeros(size, dtype=shape.dtype, device=device) for _ in range(shape.layers)]
-        self.values = [torch.zeros(size, dtype=shape.dtype, device=device) for _ in range(shape.layers)]
+        size = (shape.layers, 2, shape.pages, shape.kv_heads, shape.page_size, shape.head_dim)
+        self._pages = torch.zeros(size, dtype=shape.dtype, device=device)
+        self.keys: list[Tensor] = list(self._pages[:, 0])
+        self.values: list[Tensor] = list(self._pages[:, 1])
+
+    def copy(self, source: int, targets: Sequence[int]) -> None:
+        """Copy a page into others, in all layers at once."""
+        index = torch.tensor(targets, device=self._pages.device)
+        self._pages[:, :, index] = self._pages[:, :, source : source + 1]
 
     def clear(self, pages: Sequence[int]) -> None:
         """Zero some pages, for a sequence whose numbers went bad: its next owner must not meet a NaN."""
-        index = torch.tensor(pages, device=self.keys[0].device)
-        for tensor in (*self.keys, *self.values):
-            tensor.index_fill_(0, index, 0)
+        self._pages[:, :, torch.tensor(pages, dtype=torch.int64, device=self._pages.device)] = 0

@@ -13,13 +13,14 @@ from entropick_sampler.params import PolicyConfig, SamplingParams
 from entropick_sampler.profile import Profile
 
 from .base import ModelLoadError
+from .batch import Batch
 from .cache import CacheShape, KVCache, pages_that_fit
 from .fused import FusedDecoder
 from .loader import Loaded
 from .model_runner import ModelRunner
 from .pages import PagePool
 from .sampling import StepSampler
-from .scheduler import Batch, Scheduler
+from .scheduler import Scheduler
 from .sequence import Sequence
 from .types import (
     EngineLoad,
@@ -33,6 +34,7 @@ from .types import (
 )
 
 _WARM_UP = "warm-up"
+_NOTHING = Batch((), ())
 _STEP_FAILED = "the engine failed while it ran this request; the server's log says why"
 
 
@@ -69,6 +71,7 @@ class EngineCore:
                 options.max_num_seqs,
                 options.max_queue,
                 options.max_num_batched_tokens,
+                options.enable_prefix_caching,
             )
         except ValueError as error:
             raise ModelLoadError(str(error)) from error
@@ -77,7 +80,7 @@ class EngineCore:
         fused = FusedDecoder(model, self.info.max_model_len) if FusedDecoder.serves(model) else None
         self._runner = ModelRunner(model, cache, self.info.monitored_layers, fused)
         self._sampler = StepSampler(loaded.tokenizer, profile, self.info.monitored_layers, parameter.device)
-        self._batch = Batch((), ())
+        self._batch = _NOTHING
         self._between: list[tuple[RequestOutput, int]] = []
 
     @property
@@ -125,12 +128,44 @@ class EngineCore:
             self._between.append((_failed(request.request_id, str(error)), -1))
 
     def cancel(self, request_id: str) -> None:
-        """Forget a request, if it has not ended; its pages are free at once."""
+        """Forget a request and its branches, if it has not ended; its pages are free at once."""
         sequence = self._scheduler.find(request_id)
         if sequence is not None:
-            self._end(sequence)
             output = RequestOutput(request_id, (), FinishReason.CANCELLED)
             self._between.append((output, sequence.slot))
+            self._scheduler.finish(sequence)
+
+    def find(self, request_id: str) -> Sequence | None:
+        """The row of a request that has not ended."""
+        return self._scheduler.find(request_id)
+
+    def fork(self, parent: Sequence, count: int) -> list[Sequence]:
+        """``count`` branches of a request that continue where ``parent`` is, from the next step on.
+
+        While a request has branches, its rows keep their tokens (``Sequence.undelivered``) and nothing of it
+        is delivered: :meth:`adopt` says which row's tokens are the reply's. Raises ValueError for a row that
+        has ended.
+        """
+        branches, tail = self._scheduler.fork(parent, count)
+        if tail is not None:
+            self._runner.copy(tail.source, tail.targets)
+        return branches
+
+    def drop(self, branch: Sequence) -> None:
+        """Forget a branch; its pages are free at once. Without any left the request's own row is adopted."""
+        siblings = self._scheduler.branches(branch)
+        if branch in siblings:
+            self._scheduler.finish(branch)
+            if len(siblings) == 1:
+                self._settle(self._scheduler.root_of(branch))
+
+    def adopt(self, row: Sequence) -> None:
+        """The request goes on as one of its rows, whose tokens are delivered; all others are forgotten.
+
+        Raises ValueError for a row of no running request.
+        """
+        self._settle(self._scheduler.adopt(row))
+        self._sampler.recompose()
 
     def step(self) -> StepReport:
         """Run one step and report it."""
@@ -142,16 +177,19 @@ class EngineCore:
         results: list[tuple[RequestOutput, int]] = []
         if measured is not None:
             for sequence, token in zip(measured.rows, self._sampler.sample(measured), strict=True):
-                results.append((self._emit(sequence, token), sequence.slot))
-        return self._report(results, queued, time.perf_counter() - begin)
+                slot = sequence.slot  # it has none once it has ended
+                if (output := self._emit(sequence, token)) is not None:
+                    results.append((output, slot))
+        return self._report(results, queued, time.perf_counter() - begin, batch)
 
     def fail_step(self) -> StepReport:
         """End every request of the step that raised; the others go on. Only the log learns the reason."""
         results = []
-        for sequence in self._batch.sequences:
-            if self._scheduler.find(sequence.request.request_id) is sequence:
-                self._end(sequence)
-                results.append((_failed(sequence.request.request_id, _STEP_FAILED), sequence.slot))
+        for row in self._batch.sequences:
+            sequence = self._scheduler.find(row.request.request_id)
+            if sequence is not None and sequence.request is row.request:
+                results.append((_failed(row.request.request_id, _STEP_FAILED), sequence.slot))
+                self._scheduler.finish(sequence)
         return self._report(results, (), 0.0)
 
     def report_between(self) -> StepReport | None:
@@ -164,32 +202,61 @@ class EngineCore:
                 raise ValueError(f"{name} token ids must be 0 to {self.info.vocab_size - 1}")
         self._sampler.check(request)
 
-    def _emit(self, sequence: Sequence, token: Token | str) -> RequestOutput:
+    def _emit(self, sequence: Sequence, token: Token | str) -> RequestOutput | None:
+        """Give a row its token; what its request is to be told now."""
+        if sequence.slot < 0:
+            return None  # its request ended with another row of this step
         request_id = sequence.request.request_id
         if isinstance(token, str):
-            self._runner.clear(sequence.pages)
-            self._end(sequence)
+            self._runner.clear(self._scheduler.poisoned(sequence))
+            if sequence.branch:
+                sequence.ended = FinishReason.ERROR
+                self.drop(sequence)
+                return None
+            self._scheduler.finish(sequence)
             return _failed(request_id, token)
         reason = sequence.take(token.token_id)
+        self._scheduler.register(sequence)
+        if self._scheduler.branches(sequence):
+            sequence.undelivered.append(token)
+            sequence.ended = reason
+            if reason is not None:
+                self._scheduler.suspend(sequence)
+            return None
         if reason is not None:
-            self._end(sequence)
-        return RequestOutput(request_id, (token,), reason)
+            self._scheduler.finish(sequence)
+        return RequestOutput(request_id, (token,), reason, cached_tokens=sequence.cached)
 
-    def _end(self, sequence: Sequence) -> None:
-        self._scheduler.finish(sequence)
+    def _settle(self, root: Sequence) -> None:
+        """A request is down to its own row: deliver what that kept."""
+        if root.undelivered or root.ended is not None:
+            output = RequestOutput(
+                root.request.request_id,
+                tuple(root.undelivered),
+                root.ended,
+                cached_tokens=root.cached,
+            )
+            self._between.append((output, root.slot))
+            root.undelivered = []
+        if root.ended is not None:
+            self._scheduler.finish(root)
 
     def _first_steps(self, batch: Batch) -> tuple[tuple[str, float], ...]:
         now = time.monotonic()
         queued = []
         for chunk in batch.chunks:
             sequence = chunk.sequence
-            if sequence.first_step is None:
+            if sequence.first_step is None and not sequence.branch:
                 sequence.first_step = now
                 queued.append((sequence.request.request_id, now - sequence.request.arrival))
         return tuple(queued)
 
     def _report(
-        self, results: list[tuple[RequestOutput, int]], queued: tuple[tuple[str, float], ...], seconds: float
+        self,
+        results: list[tuple[RequestOutput, int]],
+        queued: tuple[tuple[str, float], ...],
+        seconds: float,
+        batch: Batch = _NOTHING,
     ) -> StepReport:
         results = self._between + results
         self._between = []
@@ -199,6 +266,9 @@ class EngineCore:
             self._scheduler.load(),
             queued,
             seconds,
+            sum(sequence.prompt_length for sequence in batch.admitted),
+            sum(sequence.cached for sequence in batch.admitted),
+            tuple(sequence.request.request_id for sequence in batch.preempted),
         )
 
 

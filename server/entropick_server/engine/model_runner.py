@@ -16,9 +16,10 @@ from transformers import PreTrainedModel
 from entropick_kernels.attention_stats import HeadStats, layer_signals
 
 from .attention import AttentionContext, PromptPiece
+from .batch import Batch
 from .cache import KVCache
 from .fused import FusedDecoder
-from .scheduler import Batch
+from .page_tables import PageTables
 from .sequence import Sequence
 
 
@@ -53,9 +54,7 @@ class ModelRunner:
         self._cache = cache
         self._device = cache.keys[0].device
         self._monitored = frozenset(monitored_layers)
-        self._rows: tuple[Sequence, ...] = ()
-        self._full_table = torch.zeros(0, 1, dtype=torch.int32)
-        self._table = self._full_table
+        self._tables = PageTables(cache.shape.page_size, self._device)
 
     @property
     def device(self) -> torch.device:
@@ -64,29 +63,27 @@ class ModelRunner:
 
     def forward(self, batch: Batch) -> Measured | None:
         """Feed a batch; None where no row of it wants a token yet."""
-        ending = tuple(chunk for chunk in batch.chunks if chunk.last)
-        rows = (*batch.decode, *(chunk.sequence for chunk in ending))
+        rows = batch.rows
         size = self._cache.shape.page_size
         ids: list[int] = []
         positions: list[int] = []
         slots: list[int] = []
         places: list[tuple[int, int, Sequence, int]] = []
         for chunk in batch.chunks:
-            # the last token of a prompt is a row: its attention is measured like a decode row's
+            # a sequence's last token is a row: its attention is measured like a decode row's
             count = chunk.length - 1 if chunk.last else chunk.length
             if not count:
                 continue
             stop = chunk.start + count
             pages = chunk.sequence.pages
             places.append((len(ids), count, chunk.sequence, stop))
-            ids += chunk.sequence.request.prompt_token_ids[chunk.start : stop]
+            ids += chunk.sequence.tokens[chunk.start : stop]
             positions += range(chunk.start, stop)
             slots += [pages[p // size] * size + p % size for p in range(chunk.start, stop)]
         ends: list[int] = []
         for s in rows:
-            # a decode row feeds its newest token; a prompt that ends now feeds the prompt's last one
-            at = max(s.computed, s.prompt_length - 1)
-            ids.append(s.last if s.generated else s.request.prompt_token_ids[-1])
+            at = len(s.tokens) - 1
+            ids.append(s.tokens[at])
             positions.append(at)
             slots.append(s.pages[at // size] * size + at % size)
             ends.append(at + 1)
@@ -99,7 +96,7 @@ class ModelRunner:
             values=self._cache.values,
             slots=places32[:n],
             pieces=[PromptPiece(at, count, self._pages(s), stop) for at, count, s, stop in places],
-            page_table=self._page_table(rows, ends),
+            page_table=self._tables.of(rows),
             lengths=places32[n:],
             rows=len(rows),
             monitored=self._monitored,
@@ -125,22 +122,13 @@ class ModelRunner:
         ).logits[0]
         return logits if context.rows else None
 
+    def copy(self, source: int, targets: Seq[int]) -> None:
+        """Copy a page for sequences that were forked."""
+        self._cache.copy(source, targets)
+
     def clear(self, pages: Seq[int]) -> None:
         """Zero the pages of a sequence whose numbers went bad."""
         self._cache.clear(pages)
 
     def _pages(self, sequence: Sequence) -> Tensor:
         return torch.tensor(sequence.pages, device=self._device)
-
-    def _page_table(self, rows: tuple[Sequence, ...], ends: Seq[int]) -> Tensor:
-        """[B, N] page ids, N just wide enough for the longest row; kept from step to step."""
-        if rows != self._rows:
-            width = max((len(s.pages) for s in rows), default=1)
-            table = [s.pages + [0] * (width - len(s.pages)) for s in rows]
-            self._full_table = torch.tensor(table, dtype=torch.int32).view(len(rows), width).to(self._device)
-            self._table = self._full_table[:, :0]
-            self._rows = rows
-        width = max((-(-end // self._cache.shape.page_size) for end in ends), default=1)
-        if self._table.shape[1] != width:
-            self._table = self._full_table[:, :width].contiguous()
-        return self._table

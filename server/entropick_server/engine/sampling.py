@@ -1,7 +1,7 @@
 """The step after the forward: a measured batch in, one :class:`~.types.Token` for every row out.
 
-Keeps what the policy remembers of each running sequence, and the resident parameters of the batch; both are
-rebuilt only when another set of sequences runs.
+Keeps the resident parameters of the batch and the policy's state as tensors; both are rebuilt, from what the
+sequences hold, only when another set of sequences runs.
 """
 
 from __future__ import annotations
@@ -69,6 +69,7 @@ class StepSampler:
         self._tokenizer = tokenizer
         self._layers = monitored_layers
         self._device = device
+        self._never = int(initial_state(1).tokens_since_clarify)
         self.set_profile(profile)
 
     def set_profile(self, profile: Profile | None) -> None:
@@ -87,7 +88,10 @@ class StepSampler:
         SamplerRows.build([(request.sampling, request.policy)], self._profile)
 
     def sample(self, measured: Measured) -> list[Token | str]:
-        """One token for every row, or what is wrong with its logits. Sequences are not changed yet."""
+        """One token for every row, or what is wrong with its logits.
+
+        The sequences take no token yet; what the policy remembers of them is updated.
+        """
         sequences = measured.rows
         self._compose(sequences)
         clarify = [self._clarify.at(s) for s in sequences]
@@ -116,6 +120,10 @@ class StepSampler:
                 continue
             if line.inserted:
                 sequence.forced.extend(clarify[i])
+                sequence.clarify_used += 1
+                sequence.since_clarify = 0
+            elif sequence.since_clarify is not None:
+                sequence.since_clarify += 1
             sequence.unfinished = unfinished_character(
                 sequence.unfinished + (self._tokenizer.token_bytes(line.token) or b"")
             )
@@ -135,20 +143,27 @@ class StepSampler:
         return tokens
 
     def _compose(self, sequences: tuple[Sequence, ...]) -> None:
-        """Resident parameters and policy state for these rows, carried over for those that ran before."""
+        """Resident parameters and policy state for these rows."""
         if sequences == self._sequences:
             return
-        before = {id(s): i for i, s in enumerate(self._sequences)}
-        fresh = len(self._sequences)
-        index = torch.tensor([before.get(id(s), fresh) for s in sequences], device=self._device)
-        blank = initial_state(1, self._device)
         self._state = PolicyState(
-            *(torch.cat((old, new))[index] for old, new in zip(self._state, blank, strict=True))
+            torch.tensor([s.clarify_used for s in sequences], device=self._device),
+            torch.tensor(
+                [self._never if s.since_clarify is None else s.since_clarify for s in sequences],
+                device=self._device,
+            ),
         )
         self._rows = SamplerRows.build(
-            [(s.request.sampling, s.request.policy) for s in sequences], self._profile, self._device
+            [(s.request.sampling, s.request.policy) for s in sequences],
+            self._profile,
+            self._device,
+            [s.branch for s in sequences],
         )
         self._sequences = sequences
+
+    def recompose(self) -> None:
+        """A sequence took over what another one holds: read all of them anew."""
+        self._sequences = ()
 
     def _top_logprobs(self, measured: Measured) -> dict[int, tuple[tuple[int, float], ...]]:
         """The most probable tokens of the measured distribution, for the rows that ask: row -> pairs."""

@@ -1,4 +1,4 @@
-"""One request inside the engine: what it has, what it waits for, when it ends.
+"""One row inside the engine, a request or a branch of one: what it has, what it waits for, when it ends.
 
 Owned by the engine thread. Knows nothing of tensors.
 """
@@ -8,32 +8,51 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from .types import FinishReason, Request
+from .prefix import page_digest
+from .types import FinishReason, Request, Token
 
 
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """A running or waiting request. The scheduler fills ``slot``, ``pages`` and ``computed``.
+    """A running or waiting row. The scheduler fills ``slot``, ``pages``, ``computed``, ``registered``,
+    ``admitted`` and ``cached``; a page list only grows in place, or is replaced.
 
-    ``computed``: tokens whose keys and values are in the cache. ``last``: the newest token, which the next
-    step feeds. ``forced``: tokens to emit next instead of drawing; ``replay`` says that they are the
-    request's own (teacher forcing) and that it ends with them.
+    ``tokens``: prompt and reply. ``computed``: how many of them have keys and values in the cache; all but
+    the newest while the row decodes. ``forced``: tokens to emit next instead of drawing; ``replay`` says that
+    they are the request's own (teacher forcing) and that it ends with them.
     """
 
     request: Request
     limit: int
     """tokens this sequence may hold, prompt and reply together"""
+    tokens: list[int]
+    branch: int = 0
+    """0 for the request itself; its branches draw with numbers of their own"""
     computed: int = 0
-    generated: int = 0
-    last: int = -1
     slot: int = -1
+    """its place in the running set; -1 while it does not run"""
     pages: list[int] = field(default_factory=list)
+    registered: int = 0
+    """pages from the first on that were offered for reuse"""
+    admitted: int = -1
+    """how many were admitted before it"""
+    cached: int = 0
+    """tokens of the prompt whose pages were found at the first admission"""
     forced: deque[int] = field(default_factory=deque)
     replay: bool = False
+    clarify_used: int = 0
+    """clarifying texts so far"""
+    since_clarify: int | None = None
+    """tokens since the last clarifying text began; None before the first"""
     unfinished: bytes = b""
     """the bytes of a character that the newest tokens began and did not end"""
     first_step: float | None = None
     """time.monotonic() of its first step"""
+    undelivered: list[Token] = field(default_factory=list)
+    """tokens taken while the request had branches: they are the reply's only if this row is adopted"""
+    ended: FinishReason | None = None
+    """why it stopped, where its request still has other branches"""
+    _digests: list[bytes] = field(default_factory=list)
 
     @classmethod
     def of(cls, request: Request, max_model_len: int) -> Sequence:
@@ -52,6 +71,7 @@ class Sequence:
         return cls(
             request,
             min(prompt + wanted, max_model_len),
+            list(request.prompt_token_ids),
             forced=deque(forced),
             replay=bool(forced),
         )
@@ -62,14 +82,21 @@ class Sequence:
         return len(self.request.prompt_token_ids)
 
     @property
-    def prefilling(self) -> bool:
-        """True until the last token of the prompt has been fed."""
-        return self.computed < self.prompt_length
+    def generated(self) -> int:
+        """Tokens of the reply so far: the position of the next draw."""
+        return len(self.tokens) - self.prompt_length
+
+    def digest(self, page: int, size: int) -> bytes:
+        """The digest of a full page of this sequence; kept, so that each is made once."""
+        known = self._digests
+        while len(known) <= page:
+            at = len(known) * size
+            known.append(page_digest(known[-1] if known else b"", self.tokens[at : at + size]))
+        return known[page]
 
     def take(self, token: int) -> FinishReason | None:
         """Append an emitted token; the reason to stop, if there is one."""
-        self.last = token
-        self.generated += 1
+        self.tokens.append(token)
         if self.replay:
             self.forced.popleft()
             return FinishReason.LENGTH if not self.forced or self._full else None
@@ -79,6 +106,25 @@ class Sequence:
             return FinishReason.STOP
         return FinishReason.LENGTH if self._full else None
 
+    def fork(self, branch: int) -> Sequence:
+        """A row without a place that continues where this one is, with draws of its own."""
+        child = Sequence(self.request, self.limit, [], branch)
+        child.continue_as(self)
+        return child
+
+    def continue_as(self, other: Sequence) -> None:
+        """Take over what another row of the same request has said and what it is about to say."""
+        self.tokens = other.tokens.copy()
+        self.forced = other.forced.copy()
+        self.replay = other.replay
+        self.clarify_used = other.clarify_used
+        self.since_clarify = other.since_clarify
+        self.unfinished = other.unfinished
+        self.first_step = other.first_step
+        self.undelivered = other.undelivered.copy()
+        self.ended = other.ended
+        self._digests = other._digests.copy()
+
     @property
     def _full(self) -> bool:
-        return self.prompt_length + self.generated >= self.limit
+        return len(self.tokens) >= self.limit

@@ -104,6 +104,8 @@ class RequestOutput:
     tokens: tuple[Token, ...]
     finish_reason: FinishReason | None = None
     error: str | None = None
+    cached_tokens: int = 0
+    """tokens of the prompt whose keys were in the cache when the request began to run"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +124,8 @@ class StepReport:
 
     ``slots`` gives each output's place in the running set (0 <= slot < max_num_seqs), beside ``outputs``;
     -1 for one that never ran. ``queued_seconds`` lists the requests that got their first step, with the time
-    they had waited.
+    they had waited; ``prefix_queries`` counts their prompts' tokens, ``prefix_hits`` those that were found in
+    the cache. ``preempted`` lists requests that gave their pages up and wait again, once for each row.
     """
 
     outputs: tuple[RequestOutput, ...]
@@ -131,6 +134,9 @@ class StepReport:
     queued_seconds: tuple[tuple[str, float], ...]
     duration: float
     """seconds the step took"""
+    prefix_queries: int = 0
+    prefix_hits: int = 0
+    preempted: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +182,8 @@ class EngineOptions:
     """tokens of one step: decode rows and prefill chunks together"""
     page_size: int = 16
     kv_cache_bytes: int = 1 << 29
+    enable_prefix_caching: bool = True
+    """take the pages of a prompt's beginning from requests that had the same one"""
     dtype: str = "auto"
     device: str = "auto"
     threads: int | None = None

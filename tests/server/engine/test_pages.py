@@ -1,6 +1,11 @@
 import pytest
 
 from entropick_server.engine.pages import PagePool
+from entropick_server.engine.prefix import page_digest
+
+
+def figures(pool: PagePool) -> tuple[int, int, int]:
+    return pool.free, pool.cached, pool.used
 
 
 def test_pages_are_handed_out_once_and_come_back() -> None:
@@ -10,7 +15,7 @@ def test_pages_are_handed_out_once_and_come_back() -> None:
     assert second is not None
     assert sorted(first + second) == [1, 2, 3, 4, 5]
     assert (pool.used, pool.available) == (5, 0)
-    pool.free(first)
+    pool.release(first)
     assert (pool.used, pool.available, pool.total) == (3, 2, 5)
 
 
@@ -21,11 +26,86 @@ def test_too_many_pages_take_none() -> None:
 
 
 @pytest.mark.parametrize("page", [0, 1, 4])
-def test_a_page_that_is_not_handed_out_cannot_come_back(page: int) -> None:
+def test_a_page_that_is_not_handed_out_cannot_be_used(page: int) -> None:
+    pool = PagePool(3)
     with pytest.raises(ValueError, match="not handed out"):
-        PagePool(3).free([page])
+        pool.release([page])
+    with pytest.raises(ValueError, match="not handed out"):
+        pool.share([page])
+    with pytest.raises(ValueError, match="not handed out"):
+        pool.register(page, b"x")
 
 
 def test_an_empty_pool_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one"):
         PagePool(0)
+
+
+def test_a_shared_page_is_used_until_nobody_uses_it() -> None:
+    pool = PagePool(2)
+    pages = pool.allocate(1)
+    assert pages is not None
+    pool.share(pages)
+    assert pool.references(pages[0]) == 2
+    pool.release(pages)
+    assert figures(pool) == (1, 0, 1)
+    pool.release(pages)
+    assert figures(pool) == (2, 0, 0)
+    with pytest.raises(ValueError, match="not handed out"):
+        pool.release(pages)
+
+
+def test_known_pages_are_found_until_they_are_evicted_the_longest_unused_first() -> None:
+    pool = PagePool(4)
+    a, b, c, d = pool.allocate(4) or []
+    for page, name in ((a, b"a"), (b, b"b"), (c, b"c")):
+        pool.register(page, name)
+    pool.release([a, b])  # a chain: its end is of no use without its beginning
+    pool.release([c])
+    pool.release([d])
+    assert figures(pool) == (1, 3, 0)
+    assert pool.allocate(1) == [d]
+    assert pool.allocate(1) == [b]
+    assert pool.evictions == 1
+    assert (pool.find(b"a"), pool.find(b"b"), pool.find(b"c")) == (a, None, c)
+    pool.share([a])
+    assert pool.allocate(2) is None
+    assert pool.allocate(1) == [c]
+    assert figures(pool) == (0, 0, 4)
+
+
+def test_the_first_page_of_a_digest_stays_the_known_one() -> None:
+    pool = PagePool(2)
+    a, b = pool.allocate(2) or []
+    pool.register(a, b"same")
+    pool.register(b, b"same")
+    pool.register(a, b"other")
+    assert (pool.find(b"same"), pool.find(b"other")) == (a, None)
+    pool.release([b])
+    assert figures(pool) == (1, 0, 1)
+
+
+def test_forgotten_pages_are_not_found_whoever_uses_them() -> None:
+    pool = PagePool(2)
+    a, b = pool.allocate(2) or []
+    pool.register(a, b"a")
+    pool.register(b, b"b")
+    pool.release([b])
+    pool.forget([a, b])
+    assert (pool.find(b"a"), pool.find(b"b")) == (None, None)
+    assert figures(pool) == (1, 0, 1)
+    pool.release([a])
+    assert figures(pool) == (2, 0, 0)
+
+
+def test_a_digest_is_of_the_whole_chain() -> None:
+    digests = {
+        page_digest(b"", (1, 2)),
+        page_digest(b"", (2, 1)),
+        page_digest(b"", (1, 2, 0)),
+        page_digest(b"", (258,)),
+        page_digest(page_digest(b"", (1, 2)), (1, 2)),
+        page_digest(page_digest(b"", (1, 3)), (1, 2)),
+    }
+    assert len(digests) == 6
+    assert page_digest(b"", [1, 2]) in digests

@@ -8,17 +8,20 @@ from collections.abc import Callable
 import pytest
 
 from entropick_server.engine.base import QueueFullError
+from entropick_server.engine.batch import Batch
 from entropick_server.engine.pages import PagePool
-from entropick_server.engine.scheduler import Batch, Scheduler
+from entropick_server.engine.scheduler import Scheduler
 from entropick_server.engine.sequence import Sequence
 from entropick_server.engine.types import FinishReason, Request
 
 PAGE = 4
 
 
-def build(pages: int = 64, seqs: int = 4, max_queue: int = 8, tokens: int = 16) -> tuple[PagePool, Scheduler]:
+def build(
+    pages: int = 64, seqs: int = 4, max_queue: int = 8, tokens: int = 16, caching: bool = True
+) -> tuple[PagePool, Scheduler]:
     pool = PagePool(pages)
-    return pool, Scheduler(pool, PAGE, seqs, max_queue, tokens)
+    return pool, Scheduler(pool, PAGE, seqs, max_queue, tokens, caching)
 
 
 @pytest.fixture
@@ -35,12 +38,14 @@ def run(scheduler: Scheduler, batch: Batch) -> None:
     scheduler.advance(batch)
     rows = [*batch.decode, *(c.sequence for c in batch.chunks if c.last)]
     for s in rows:
-        if s.take(7) is not None:
+        reason = s.take(7)
+        scheduler.register(s)
+        if reason is not None:
             scheduler.finish(s)
 
 
 def test_decode_goes_first_and_prompts_share_what_is_left(sequence: Callable[..., Sequence]) -> None:
-    _, scheduler = build(tokens=16)
+    _, scheduler = build(tokens=16, caching=False)
     first, second, third = sequence(10), sequence(20), sequence(3)
     scheduler.add(first)
     run(scheduler, scheduler.schedule())
@@ -61,7 +66,7 @@ def test_decode_goes_first_and_prompts_share_what_is_left(sequence: Callable[...
 
 
 def test_first_in_first_out_even_where_a_later_one_would_fit(sequence: Callable[..., Sequence]) -> None:
-    _, scheduler = build(pages=6)
+    _, scheduler = build(pages=5)
     running, large, small = sequence(8, 8), sequence(12, 4), sequence(1, 1)
     for s in (running, large, small):
         scheduler.add(s)
@@ -69,12 +74,88 @@ def test_first_in_first_out_even_where_a_later_one_would_fit(sequence: Callable[
     assert scheduler.load().waiting == 2
 
 
-def test_admission_reserves_prompt_and_all_tokens(sequence: Callable[..., Sequence]) -> None:
+def test_pages_come_with_the_prompt_and_then_one_by_one(sequence: Callable[..., Sequence]) -> None:
     pool, scheduler = build(pages=6)
-    s = sequence(5, 8)
+    s = sequence(7, 8)
     scheduler.add(s)
-    scheduler.schedule()
-    assert len(s.pages) == pool.used == 4
+    held = []
+    while not scheduler.idle:
+        batch = scheduler.schedule()
+        held.append(len(s.pages))
+        assert pool.used == held[-1]
+        run(scheduler, batch)
+    assert held == [2, 2, 3, 3, 3, 3, 4, 4]
+
+
+def test_admission_leaves_a_page_for_everyone_who_runs(sequence: Callable[..., Sequence]) -> None:
+    _, scheduler = build(pages=4)
+    first, second, third = sequence(4, 8), sequence(4, 8), sequence(4, 8)
+    for s in (first, second, third):
+        scheduler.add(s)
+    assert scheduler.schedule().sequences == [first, second]
+
+
+def test_the_last_admitted_gives_its_pages_up_and_waits_in_front(sequence: Callable[..., Sequence]) -> None:
+    pool, scheduler = build(pages=6, seqs=3)
+    first, second, third, last = (sequence(3, 13) for _ in range(4))
+    for s in (first, second, third, last):
+        scheduler.add(s)
+    orders: list[list[Sequence]] = []
+    while not scheduler.idle:
+        batch = scheduler.schedule()
+        orders.append(list(batch.preempted))
+        assert all(s.slot == -1 and s.pages == [] and s.computed == 0 for s in batch.preempted)
+        assert not (batch.preempted and batch.admitted)
+        run(scheduler, batch)
+    assert [s for order in orders for s in order][:2] == [third, second]
+    assert pool.used == 0
+    for s in (first, second, third, last):
+        assert s.tokens[3:] == [7] * 13
+
+
+def test_a_prompt_takes_the_known_pages_of_its_beginning(sequence: Callable[..., Sequence]) -> None:
+    pool, scheduler = build()
+    first = sequence(10, 4)
+    scheduler.add(first)
+    while not scheduler.idle:
+        run(scheduler, scheduler.schedule())
+    assert pool.cached == 3  # 8 tokens of the prompt, 2 with 2 of the reply; the last token was never fed
+    again, longer, other = sequence(10), sequence(13), sequence(8)
+    turn = sequence(3)
+    turn.tokens[:] = [*first.tokens, 1, 2]
+    other.tokens[0] = 99
+    for s in (again, longer, other, turn):
+        scheduler.add(s)
+    batch = scheduler.schedule()
+    found = {c.sequence: c.start for c in batch.chunks}
+    assert found[again] == 8
+    assert found[longer] == 8
+    assert found[other] == 0
+    assert again.pages[:2] == longer.pages[:2]
+    assert found[turn] == 12
+    assert pool.references(again.pages[0]) == 3
+    assert batch.admitted == tuple(found)
+
+
+def test_the_last_token_of_a_prompt_always_runs(sequence: Callable[..., Sequence]) -> None:
+    _, scheduler = build()
+    for cached in (0, 4):
+        s = sequence(8, 1)
+        scheduler.add(s)
+        batch = scheduler.schedule()
+        assert (s.cached, batch.chunks[0].start, batch.rows) == (cached, cached, (s,))
+        run(scheduler, batch)
+
+
+def test_without_prefix_caching_nothing_is_found(sequence: Callable[..., Sequence]) -> None:
+    pool, scheduler = build(caching=False)
+    for _ in range(2):
+        scheduler.add(sequence(10))
+        batch = scheduler.schedule()
+        assert batch.chunks[0].start == 0
+        run(scheduler, batch)
+        scheduler.finish(batch.sequences[0])
+        assert pool.cached == 0
 
 
 def test_queue_full_counts_what_free_slots_will_not_take(sequence: Callable[..., Sequence]) -> None:
@@ -149,10 +230,11 @@ def check(batch: Batch, pool: PagePool, seqs: int, tokens: int) -> None:
     slots = [s.slot for s in everyone]
     assert len(set(slots)) == len(slots)
     assert all(0 <= slot < seqs for slot in slots)
-    held = [page for s in everyone for page in s.pages]
-    assert len(set(held)) == len(held) <= pool.used
+    held = {page for s in everyone for page in s.pages}
+    assert len(held) <= pool.used
+    fed = {c.sequence: c.start + c.length for c in batch.chunks}
     for s in everyone:
-        assert len(s.pages) * PAGE >= s.limit
+        assert len(s.pages) * PAGE >= fed.get(s, len(s.tokens))
 
 
 @pytest.mark.parametrize(

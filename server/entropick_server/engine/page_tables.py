@@ -1,0 +1,43 @@
+"""The page tables of a step's rows, as the attention reads them; kept and patched from step to step."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .sequence import Sequence
+
+
+class PageTables:
+    """Remembers the rows of the last step: only what changed since then is written again."""
+
+    def __init__(self, page_size: int, device: torch.device) -> None:
+        self._page_size = page_size
+        self._device = device
+        self._host = np.zeros((0, 1), dtype=np.int32)
+        self._lists: list[list[int]] = []
+        self._written: list[int] = []
+        self._table = torch.zeros(0, 1, dtype=torch.int32, device=device)
+
+    def of(self, rows: tuple[Sequence, ...]) -> Tensor:
+        """[B, N] int32 page ids, N just wide enough for the row with the most pages."""
+        lists = [s.pages for s in rows]
+        changed = len(lists) != len(self._lists)
+        if changed or any(a is not b for a, b in zip(lists, self._lists, strict=True)):
+            # a row holds no more than its limit, so that the table never grows while the rows stay
+            widest = max((-(-s.limit // self._page_size) for s in rows), default=1)
+            self._host = np.zeros((len(rows), widest), dtype=np.int32)
+            self._lists = lists
+            self._written = [0] * len(rows)
+            changed = True
+        for i, pages in enumerate(lists):
+            have = self._written[i]
+            if len(pages) > have:
+                self._host[i, have : len(pages)] = pages[have:]
+                self._written[i] = len(pages)
+                changed = True
+        if changed:
+            width = max(self._written, default=1)
+            self._table = torch.from_numpy(self._host[:, :width].copy()).to(self._device, non_blocking=True)
+        return self._table

@@ -1,0 +1,236 @@
+"""Random schedules with a model that is a hash: pages, copies and tokens are checked after every step."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from entropick_sampler.params import PolicyConfig, SamplingParams
+from entropick_server.engine.base import QueueFullError
+from entropick_server.engine.batch import Batch
+from entropick_server.engine.pages import PagePool
+from entropick_server.engine.scheduler import Scheduler
+from entropick_server.engine.sequence import Sequence
+from entropick_server.engine.types import FinishReason, Request
+
+PAGE = 4
+LIMIT = 48
+STOP = 5
+SEEN: Counter[str] = Counter()
+
+
+def key(tokens: list[int]) -> int:
+    """What the model keeps of the last of these tokens; depends on all of them."""
+    return hash(tuple(tokens))
+
+
+def next_token(tokens: list[int], branch: int) -> int:
+    return hash((*tokens, branch, -7)) % 61
+
+
+class Driver:
+    """An engine around the scheduler, whose cache holds a number for each token."""
+
+    def __init__(self, pages: int, seqs: int, budget: int, caching: bool) -> None:
+        self.pool = PagePool(pages)
+        self.seqs = seqs
+        self.scheduler = Scheduler(self.pool, PAGE, seqs, 6, seqs + budget, caching)
+        self.cells = [[0] * PAGE for _ in range(pages + 1)]
+        self.requests: dict[str, Sequence] = {}
+        self.live: set[str] = set()
+        self.plain: set[str] = set()
+        """requests that were never forked nor cut short"""
+
+    def add(self, beginning: int, prompt: int, tokens: int) -> None:
+        name = str(len(self.requests))
+        ids = tuple((i * 7 + (beginning if i % 9 == 8 else 0)) % 23 for i in range(prompt))
+        sampling = SamplingParams(max_tokens=tokens, stop_token_ids=(STOP,))
+        sequence = Sequence.of(Request(name, ids, sampling, PolicyConfig(), time.monotonic()), LIMIT)
+        try:
+            self.scheduler.add(sequence)
+        except (QueueFullError, ValueError):
+            SEEN["refused"] += 1
+            return
+        self.requests[name] = sequence
+        self.live.add(name)
+        self.plain.add(name)
+
+    def rows(self) -> list[Sequence]:
+        roots = [self.requests[name] for name in sorted(self.live)]
+        return [row for root in roots for row in (root, *self.scheduler.branches(root))]
+
+    def fork(self, row: Sequence, count: int) -> None:
+        if row.ended is not None:
+            with pytest.raises(ValueError, match="ended"):
+                self.scheduler.fork(row, count)
+            return
+        branches, tail = self.scheduler.fork(row, count)
+        if tail is not None:
+            SEEN["tail copies"] += 1
+            for target in tail.targets:
+                self.cells[target] = self.cells[tail.source].copy()
+        assert len({b.branch for b in self.scheduler.branches(row)} | {0}) == 1 + len(
+            self.scheduler.branches(row)
+        )
+        assert all(b.tokens == row.tokens for b in branches)
+        SEEN["branches that run"] += sum(b.slot >= 0 for b in branches)
+        SEEN["branches that wait"] += sum(b.slot < 0 for b in branches)
+        self.plain.discard(row.request.request_id)
+
+    def adopt(self, row: Sequence) -> None:
+        tokens, ended = row.tokens.copy(), row.ended
+        root = self.scheduler.adopt(row)
+        assert (root.tokens, root.ended, root.branch) == (tokens, ended, 0)
+        assert self.scheduler.branches(root) == []
+        SEEN["adopted a branch"] += row is not root
+        if ended is not None:
+            self.end(root)
+
+    def end(self, root: Sequence) -> None:
+        self.scheduler.finish(root)
+        self.live.discard(root.request.request_id)
+
+    def cancel(self, row: Sequence) -> None:
+        self.end(self.requests[row.request.request_id])
+        self.plain.discard(row.request.request_id)
+        SEEN["cancelled"] += 1
+
+    def poison(self, row: Sequence) -> None:
+        """A row's numbers are bad: its own pages are overwritten, its request ends."""
+        for page in self.scheduler.poisoned(row):
+            self.cells[page] = [-1] * PAGE
+        self.cancel(row)
+
+    def step(self) -> Batch:
+        batch = self.scheduler.schedule()
+        SEEN["preempted"] += len(batch.preempted)
+        SEEN["hits"] += sum(s.cached for s in batch.admitted)
+        for s in batch.preempted:
+            assert (s.slot, s.pages, s.computed) == (-1, [], 0)
+        for chunk in batch.chunks:
+            for at in range(chunk.start, chunk.start + chunk.length):
+                self.write(chunk.sequence, at)
+        for s in batch.decode:
+            assert s.computed == len(s.tokens) - 1
+            self.write(s, s.computed)
+        rows = batch.rows
+        assert len(set(batch.sequences)) == len(batch.sequences)
+        self.scheduler.advance(batch)
+        for row in rows:
+            # what a row attends to is what its tokens give, wherever the pages came from
+            for at in range(len(row.tokens)):
+                cell = self.cells[row.pages[at // PAGE]][at % PAGE]
+                assert cell == key(row.tokens[: at + 1])
+            reason = row.take(next_token(row.tokens, row.branch))
+            self.scheduler.register(row)
+            if reason is None:
+                continue
+            if self.scheduler.branches(row):
+                row.ended = reason
+                self.scheduler.suspend(row)
+            else:
+                self.end(row)
+        return batch
+
+    def write(self, s: Sequence, at: int) -> None:
+        page = s.pages[at // PAGE]
+        assert self.pool.references(page) == 1, "a shared page is written"
+        self.cells[page][at % PAGE] = key(s.tokens[: at + 1])
+
+    def check(self) -> None:
+        rows, pool = self.rows(), self.pool
+        held = Counter(page for row in rows for page in row.pages)
+        for page in range(1, pool.total + 1):
+            assert pool.references(page) == held[page]
+        assert 0 not in held
+        assert pool.used == len(held)
+        assert pool.free + pool.cached + pool.used == pool.total
+        for row in rows:
+            assert len(set(row.pages)) == len(row.pages)
+            assert row.computed <= len(row.pages) * PAGE
+            assert len(row.pages) <= -(-len(row.tokens) // PAGE)
+            assert all(held[page] == 1 for page in row.pages[row.computed // PAGE :]), "a part page is shared"
+            assert bool(row.pages) == (row.slot >= 0)
+        slots = [row.slot for row in rows if row.slot >= 0]
+        assert len(set(slots)) == len(slots) <= self.seqs
+        load = self.scheduler.load()
+        assert load.running == len(slots)
+        assert load.waiting == sum(row.slot < 0 and row.ended is None for row in rows)
+        SEEN["shared"] += any(count > 1 for count in held.values())
+
+
+OPERATIONS = st.one_of(
+    st.tuples(st.just("add"), st.integers(0, 2), st.integers(1, 20), st.integers(1, 30)),
+    st.tuples(st.just("add"), st.integers(0, 2), st.integers(1, 6), st.integers(16, 30)),
+    st.tuples(st.just("step"), st.integers(1, 6)),
+    st.tuples(st.just("step"), st.integers(6, 12)),
+    st.tuples(st.sampled_from(["cancel", "poison", "drop", "adopt"]), st.integers(0, 20)),
+    st.tuples(st.just("fork"), st.integers(0, 20), st.integers(1, 4)),
+)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(
+    pages=st.integers(5, 20),
+    seqs=st.integers(1, 7),
+    budget=st.integers(1, 20),
+    caching=st.sampled_from([True, True, False]),
+    operations=st.lists(OPERATIONS, min_size=12, max_size=50),
+)
+def random_schedule(
+    pages: int, seqs: int, budget: int, caching: bool, operations: list[tuple[str, int, int, int]]
+) -> None:
+    driver = Driver(pages, seqs, budget, caching)
+    for name, *numbers in operations:
+        rows = driver.rows()
+        if name == "add":
+            driver.add(*numbers)
+        elif name == "step":
+            for _ in range(numbers[0]):
+                driver.step()
+                driver.check()
+        elif rows:
+            row = rows[numbers[0] % len(rows)]
+            if name == "fork":
+                driver.fork(row, numbers[1])
+            elif name == "drop":
+                if row.branch:
+                    driver.scheduler.finish(row)
+            else:
+                getattr(driver, name)(row)
+        driver.check()
+    for root in [driver.requests[name] for name in driver.live]:
+        if driver.scheduler.branches(root) or root.ended is not None:
+            driver.adopt(root)
+    driver.check()
+    while not driver.scheduler.idle:
+        assert driver.step().tokens, "a step without work while requests wait"
+        driver.check()
+    assert driver.pool.used == 0
+    assert not driver.live
+    SEEN["evicted"] += driver.pool.evictions
+    for name in driver.plain:
+        SEEN["whole"] += 1
+        assert driver.requests[name].tokens == alone(driver.requests[name])
+
+
+def alone(sequence: Sequence) -> list[int]:
+    """The tokens that a request must have, whatever ran beside it."""
+    again = Sequence.of(sequence.request, LIMIT)
+    reason: FinishReason | None = None
+    while reason is None:
+        reason = again.take(next_token(again.tokens, 0))
+    return again.tokens
+
+
+def test_random_schedules_lose_no_page_and_no_token() -> None:
+    SEEN.clear()
+    random_schedule()
+    for what in ("preempted", "hits", "evicted", "cancelled", "refused", "shared", "whole"):
+        assert SEEN[what] > 20, SEEN
+    for what in ("tail copies", "branches that run", "branches that wait", "adopted a branch"):
+        assert SEEN[what] > 20, SEEN
