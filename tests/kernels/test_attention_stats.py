@@ -357,6 +357,25 @@ def test_a_row_does_not_depend_on_the_batch_its_padding_or_its_pages(implementat
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_without_statistics_the_output_is_the_same(implementation, options, monkeypatch):
+    cache = Cache([20, 90, 1], 2, 16)
+    q = torch.randn(3, 6, 16, generator=torch.Generator().manual_seed(2))
+    run = partial(
+        decode_attention, q, cache.k, cache.v, cache.table, cache.lengths, scale=0.3,
+        implementation=implementation, **options,
+    )  # fmt: skip
+    out, _ = run()
+    threads = [1] if _threads.torch_openmp() is None else [1, 3]
+    for count in threads:
+        monkeypatch.setattr(numba_impl, "threads_for", lambda work, count=count: count)
+        bare, stats = run(want_stats=False)
+        assert stats is None
+        # torch's softmax has an order of its own
+        torch.testing.assert_close(bare, out, rtol=0, atol=0 if implementation == "numba" else 1e-6)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_a_poisoned_row_stays_alone(implementation):
     cache = Cache([20, 20, 30], 2, 16)
     q = torch.randn(3, 4, 16, generator=torch.Generator().manual_seed(2))

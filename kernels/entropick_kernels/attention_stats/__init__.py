@@ -6,10 +6,12 @@ a row's pages being arbitrary valid ids; ``lengths`` int [B], the number of keys
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, overload
 
+import torch
 from torch import Tensor
 
+from .._triton import chosen
 from .stats import HeadStats, head_stats, layer_signals
 from .torch_impl import decode_attention_torch, prefill_attention_torch, write_kv_torch
 
@@ -29,7 +31,7 @@ __all__ = [
     "write_kv",
 ]
 
-Implementation = Literal["torch", "numba"]
+Implementation = Literal["torch", "numba", "triton"]
 
 
 def _check(q: Tensor, k_pages: Tensor, v_pages: Tensor, window: int | None, softcap: float | None) -> None:
@@ -47,6 +49,38 @@ def _check(q: Tensor, k_pages: Tensor, v_pages: Tensor, window: int | None, soft
         raise ValueError(f"softcap must be positive, got {softcap}")
 
 
+@overload
+def decode_attention(
+    q: Tensor,
+    k_pages: Tensor,
+    v_pages: Tensor,
+    page_table: Tensor,
+    lengths: Tensor,
+    *,
+    scale: float,
+    window: int | None = ...,
+    softcap: float | None = ...,
+    want_stats: Literal[True] = ...,
+    implementation: Implementation | None = ...,
+) -> tuple[Tensor, HeadStats]: ...
+
+
+@overload
+def decode_attention(
+    q: Tensor,
+    k_pages: Tensor,
+    v_pages: Tensor,
+    page_table: Tensor,
+    lengths: Tensor,
+    *,
+    scale: float,
+    window: int | None = ...,
+    softcap: float | None = ...,
+    want_stats: bool,
+    implementation: Implementation | None = ...,
+) -> tuple[Tensor, HeadStats | None]: ...
+
+
 def decode_attention(
     q: Tensor,
     k_pages: Tensor,
@@ -57,19 +91,20 @@ def decode_attention(
     scale: float,
     window: int | None = None,
     softcap: float | None = None,
+    want_stats: bool = True,
     implementation: Implementation | None = None,
-) -> tuple[Tensor, HeadStats]:
+) -> tuple[Tensor, HeadStats | None]:
     """Attention of every row's newest query q [B, H, D] over its cached keys: (out [B, H, D], statistics).
 
     The newest key and value are already in the cache (:func:`write_kv`); every length is at least 1. Query
     head h reads key-value head h // (H // Hk); ``window``: the last so many keys; ``softcap``: tanh cap
     before the softmax. Statistics are of the scores that enter the softmax, over the valid keys only:
-    padding, page order and the other rows do not change them.
+    padding, page order and the other rows do not change them. Without ``want_stats`` they are None.
 
-    ``implementation``: "numba" (native loops; CPU, float32, contiguous pages), "torch" (anything), or None
-    for the fastest that serves these tensors. The statistics may be views of one buffer. Raises ValueError
-    on shapes that do not fit and where the forced implementation cannot serve the tensors, IndexError on the
-    CPU where a page or a length is out of range.
+    ``implementation``: "triton" (CUDA; float32, bfloat16, float16), "numba" (native loops; CPU, float32,
+    contiguous pages), "torch" (anything), or None for the fastest that serves these tensors. The statistics
+    may be views of one buffer. Raises ValueError on shapes that do not fit and where the forced
+    implementation cannot serve the tensors, IndexError on the CPU where a page or a length is out of range.
     """
     _check(q, k_pages, v_pages, window, softcap)
     if page_table.dim() != 2 or page_table.shape[0] != q.shape[0] or lengths.shape != q.shape[:1]:
@@ -77,11 +112,29 @@ def decode_attention(
             f"expected page_table [{q.shape[0]}, N] and lengths [{q.shape[0]}], got "
             f"{tuple(page_table.shape)}, {tuple(lengths.shape)}"
         )
+    kernels = _kernels(implementation, q, k_pages, v_pages)
+    arguments = (q, k_pages, v_pages, page_table, lengths)
+    if kernels is not None:
+        want = "all" if want_stats else "none"
+        measured: tuple[Tensor, HeadStats | None] = kernels.decode_attention_triton(
+            *arguments, scale=scale, window=window, softcap=softcap, want=want
+        )
+        return measured
     native = implementation != "torch" and _loops is not None and _loops.supports(q, k_pages, v_pages)
     if implementation == "numba" and not native:
         raise ValueError("the native loops need numba, float32 tensors on the CPU and contiguous pages")
-    chosen = _loops.decode_attention_numba if native else decode_attention_torch
-    return chosen(q, k_pages, v_pages, page_table, lengths, scale=scale, window=window, softcap=softcap)
+    serve = _loops.decode_attention_numba if native else decode_attention_torch
+    return serve(*arguments, scale=scale, window=window, softcap=softcap, want_stats=want_stats)
+
+
+def _kernels(implementation: str | None, q: Tensor, k_pages: Tensor, v_pages: Tensor) -> Any | None:
+    """The Triton kernels where they are to serve these tensors; ValueError where they must and cannot."""
+    module = chosen(__name__, implementation, q, k_pages, v_pages)
+    if module is not None and not module.supports(q, k_pages, v_pages):
+        if implementation == "triton":
+            raise ValueError("the Triton kernels need float32, bfloat16 or float16 and contiguous heads")
+        return None
+    return module
 
 
 def prefill_attention(
@@ -95,21 +148,33 @@ def prefill_attention(
     window: int | None = None,
     softcap: float | None = None,
     want_stats: bool = True,
+    implementation: Literal["torch", "triton"] | None = None,
 ) -> tuple[Tensor, HeadStats | None]:
     """Causal attention of a sequence's last n positions q [n, H, D]: (out [n, H, D], statistics).
 
     ``page_row`` [N] holds the sequence's pages, ``length`` its keys including the chunk. Statistics ([H]) are
-    of the last query alone. Raises ValueError on shapes that do not fit or where 1 <= n <= length fails.
+    of the last query alone; ``implementation`` says who measures them (see :func:`decode_attention`), torch
+    attends. Raises ValueError on shapes that do not fit or where 1 <= n <= length fails.
     """
     _check(q, k_pages, v_pages, window, softcap)
-    if not 1 <= q.shape[0] <= length <= page_row.shape[0] * k_pages.shape[2]:
+    page = k_pages.shape[2]
+    if not 1 <= q.shape[0] <= length <= page_row.shape[0] * page:
         raise ValueError(
-            f"{q.shape[0]} queries, {length} keys, {page_row.shape[0]} pages of {k_pages.shape[2]} do not fit"
+            f"{q.shape[0]} queries, {length} keys, {page_row.shape[0]} pages of {page} do not fit"
         )
-    return prefill_attention_torch(
+    kernels = _kernels(implementation, q, k_pages, v_pages) if want_stats else None
+    out, stats = prefill_attention_torch(
         q, k_pages, v_pages, page_row, length,
-        scale=scale, window=window, softcap=softcap, want_stats=want_stats,
+        scale=scale, window=window, softcap=softcap, want_stats=want_stats and kernels is None,
     )  # fmt: skip
+    if kernels is not None:
+        of_last = kernels.decode_attention_triton(
+            q[-1:], k_pages, v_pages, page_row[None, : -(-length // page)],
+            torch.full((1,), length, dtype=torch.int32, device=q.device),
+            scale=scale, window=window, softcap=softcap,
+        )[1]  # fmt: skip
+        stats = HeadStats(*(figure[0] for figure in of_last))
+    return out, stats
 
 
 def write_kv(k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, slots: Tensor) -> None:

@@ -74,7 +74,7 @@ def _compiled_worker() -> Any:
 
 def _attend_threaded(
     q: Any, k: Any, v: Any, table: Any, lengths: Any, options: Any, reach: int, p: Any, out: Any,
-    figures: Any, threads: int,
+    figures: Any, want_stats: bool, threads: int,
 ) -> None:  # fmt: skip
     """:func:`attend` and :func:`finish` on torch's threads; the same numbers as one thread gives."""
     rows, heads, width = q.shape
@@ -83,8 +83,9 @@ def _attend_threaded(
     sizes = (rows, heads, width, kv_heads, count, page, table.shape[1], p.shape[2], reach)
     data = np.array([0, 0, *sizes, 0, *(a.ctypes.data for a in arrays)], dtype=np.int64)
     run(_compiled_worker(), data, threads)
-    data[11] = 1
-    run(_compiled_worker(), data, threads)
+    if want_stats:
+        data[11] = 1
+        run(_compiled_worker(), data, threads)
 
 
 def decode_attention_numba(
@@ -97,7 +98,8 @@ def decode_attention_numba(
     scale: float,
     window: int | None,
     softcap: float | None,
-) -> tuple[Tensor, HeadStats]:
+    want_stats: bool = True,
+) -> tuple[Tensor, HeadStats | None]:
     """See :func:`entropick_kernels.attention_stats.decode_attention`."""
     rows, heads, width = q.shape
     count, kv_heads, page, _ = k_pages.shape
@@ -117,10 +119,13 @@ def decode_attention_numba(
         part = slice(lo, lo + block)
         inputs, outputs = (query[part], k, v, table[part], ends[part]), (out[part], figures[part])
         if threads > 1:
-            _attend_threaded(*inputs, options, reach, p, *outputs, threads)
+            _attend_threaded(*inputs, options, reach, p, *outputs, want_stats, threads)
         else:
             attend(*inputs, options[0], reach, options[1], p, *outputs, 0, ends[part].shape[0] * kv_heads)
-            finish(p, ends[part], reach, figures[part], 0, ends[part].shape[0])
+            if want_stats:
+                finish(p, ends[part], reach, figures[part], 0, ends[part].shape[0])
+    if not want_stats:
+        return torch.from_numpy(out), None
     keys = lengths.long() if window is None else lengths.long().clamp(max=window)
     entropy, normalized, size, deviation = torch.from_numpy(figures).unbind(-1)
     return torch.from_numpy(out), HeadStats(entropy, normalized, size, deviation, keys)

@@ -7,6 +7,7 @@ and softcap * tanh(score / softcap) is applied before the softmax (Gemma 2).
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 import torch
@@ -47,7 +48,8 @@ def decode_attention_torch(
     scale: float,
     window: int | None,
     softcap: float | None,
-) -> tuple[Tensor, HeadStats]:
+    want_stats: bool = True,
+) -> tuple[Tensor, HeadStats | None]:
     """See :func:`entropick_kernels.attention_stats.decode_attention`."""
     rows, heads, width = q.shape
     kv_heads = k_pages.shape[1]
@@ -61,7 +63,11 @@ def decode_attention_torch(
         valid = valid & (position >= ends - window)
     grouped = q.to(work).reshape(rows, kv_heads, heads // kv_heads, width)
     scores = _capped(torch.matmul(grouped, keys.transpose(-1, -2)), scale, softcap)
-    p, stats = softmax_stats(scores.flatten(1, 2), valid)
+    scores, stats = scores.flatten(1, 2), None
+    if want_stats:
+        p, stats = softmax_stats(scores, valid)
+    else:
+        p = scores.masked_fill_(~valid.unsqueeze(1), -math.inf).softmax(-1)
     # a stale page may hold anything, and 0 * NaN is NaN
     values.masked_fill_(~valid[:, None, :, None], 0.0)
     out = torch.matmul(p.view(rows, kv_heads, -1, p.shape[-1]), values)
