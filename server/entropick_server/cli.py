@@ -20,7 +20,7 @@ every option can also be set as ENTROPICK_<NAME> (ENTROPICK_MAX_MODEL_LEN=4096) 
 """
 _MODEL_HELP = "folder of a model in Hugging Face format, or a hub id"
 # settings whose option is not simply --name VALUE
-_SPECIAL = frozenset({"model", "calibrate", "allow_unvalidated"})
+_SPECIAL = frozenset({"model", "calibrate", "allow_unvalidated", "enable_prefix_caching"})
 _CALIBRATION = ("max_model_len", "max_num_batched_tokens", "kv_cache_bytes", "dtype", "device", "threads")
 
 
@@ -106,6 +106,13 @@ def _parser() -> argparse.ArgumentParser:
         action="store_const",
         const=False,
         help="serve a model without a profile under preset seed instead of calibrating it first",
+    )
+    serve.add_argument(
+        "--no-enable-prefix-caching",
+        dest="enable_prefix_caching",
+        action="store_const",
+        const=False,
+        help="compute every prompt anew, also where its beginning is in the KV cache",
     )
     calibrate = commands.add_parser(
         "calibrate",

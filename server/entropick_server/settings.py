@@ -48,6 +48,7 @@ class Settings(BaseSettings):
         512, ge=1, description="tokens of one engine step, more than max_num_seqs"
     )
     kv_cache_bytes: int = Field(1 << 29, ge=1 << 16, description="bytes of memory for the KV cache")
+    enable_prefix_caching: bool = Field(True, description="prompts reuse the KV cache of equal beginnings")
     api_key: SecretStr | None = Field(
         None, min_length=1, description="key that every route but /health asks for"
     )
@@ -90,6 +91,7 @@ class Settings(BaseSettings):
             max_queue=self.max_queue,
             max_num_batched_tokens=self.max_num_batched_tokens,
             kv_cache_bytes=self.kv_cache_bytes,
+            enable_prefix_caching=self.enable_prefix_caching,
             dtype=self.dtype,
             device=self.device,
             threads=self.threads,

@@ -89,6 +89,10 @@ class FakeEngine:
         self.load_gate.set()
         self.full = False
         self.fail_after: int | None = None
+        self.cached = 4
+        """tokens of every prompt that the KV cache has"""
+        self.preempt_at = -1
+        """the token before which a request is preempted"""
         self.requests: list[Request] = []
         self.running: dict[int, str] = {}
         self.closed: list[str] = []
@@ -148,9 +152,13 @@ class FakeEngine:
                 elif start + len(cut) >= limit or start + len(cut) >= len(ids):
                     reason = FinishReason.LENGTH
                 output = RequestOutput(
-                    request.request_id, tokens, reason, "logits were NaN" if failed else None
+                    request.request_id, tokens, reason, "logits were NaN" if failed else None, self.cached
                 )
-                report = StepReport((output,), (slot,), self.load(), tuple(queued), 0.01)
+                looked_up = (len(request.prompt_token_ids), self.cached) if queued else (0, 0)
+                preempted = (request.request_id,) * (start == self.preempt_at)
+                report = StepReport(
+                    (output,), (slot,), self.load(), tuple(queued), 0.01, *looked_up, preempted
+                )
                 queued.clear()
                 for listener in self.listeners:
                     listener(report)

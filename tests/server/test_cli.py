@@ -43,9 +43,9 @@ def test_help_names_every_setting(command: str, capsys: pytest.CaptureFixture[st
     assert "--config" in text
     if command == "serve":
         for name in Settings.model_fields:
-            option = {"model": "MODEL", "calibrate": "--no-calibrate"}.get(
-                name, f"--{name.replace('_', '-')}"
-            )
+            switches = {"calibrate", "enable_prefix_caching"}
+            option = f"--{'no-' if name in switches else ''}{name.replace('_', '-')}"
+            option = "MODEL" if name == "model" else option
             assert option in text
 
 
@@ -81,12 +81,14 @@ def test_serve_with_options(built: list[Any]) -> None:
         "--max-model-len",
         "64",
         "--no-calibrate",
+        "--no-enable-prefix-caching",
         "--allow-unvalidated",
     ]
     assert cli.main([*args, "--api-key", "k", "--policy", "fixed"]) == 0
     options, settings = built
     assert (options.model, options.max_model_len) == ("folder", 64)
     assert (options.calibrate, options.allow_unvalidated) == (False, True)
+    assert not options.enable_prefix_caching
     assert (settings.port, settings.policy) == (0, "fixed")
 
 

@@ -43,6 +43,7 @@ async def test_the_page_before_the_model_is_loaded(engine: Any, serve: Any) -> N
 async def test_every_metric_moves(engine: Any, serve: Any) -> None:
     """Whole requests, one that fails and one that is cancelled: each sample of ours changes somewhere."""
     async with serve(engine) as client:
+        engine.preempt_at = 2
         await client.post(CHAT, json=BODY)
         await client.post(CHAT, json={**BODY, "max_tokens": 1})
         await client.post(CHAT, json={**BODY, "temperature": 0})
@@ -69,6 +70,7 @@ async def test_every_metric_moves(engine: Any, serve: Any) -> None:
 
 async def test_counts(engine: Any, serve: Any) -> None:
     async with serve(engine) as client:
+        engine.preempt_at = 3
         usage = (await client.post(CHAT, json=BODY)).json()["usage"]
         await client.post(CHAT, json={**BODY, "max_tokens": 2, "temperature": 0})
         found = await samples(client)
@@ -78,6 +80,10 @@ async def test_counts(engine: Any, serve: Any) -> None:
         assert total(found, "entropick_tokens_total", strategy="none") == 2
         assert total(found, "entropick_tokens_total", forced="true") == 1
         assert total(found, "entropick_prompt_tokens_total") == 2 * usage["prompt_tokens"]
+        assert usage["prompt_tokens_details"] == {"cached_tokens": 4}
+        assert total(found, "entropick_prefix_cache_queries_total") == 2 * usage["prompt_tokens"]
+        assert total(found, "entropick_prefix_cache_hits_total") == 2 * 4
+        assert total(found, "entropick_num_preemptions_total") == 1
         assert total(found, "entropick_logits_entropy_bits_count") == tokens
         assert total(found, "entropick_logits_entropy_bits_bucket", le="+Inf") == tokens
         assert total(found, "entropick_agreement_ratio_count") == 0

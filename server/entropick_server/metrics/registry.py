@@ -41,6 +41,13 @@ class Metrics:
             "prompt_tokens", "Prompt tokens of requests that began to answer."
         )
         self._generation_tokens = self._counter("generation_tokens", "Tokens that the engine generated.")
+        self._prefix_queries = self._counter(
+            "prefix_cache_queries", "Prompt tokens that were looked up in the KV cache."
+        )
+        self._prefix_hits = self._counter("prefix_cache_hits", "Those of them that were found there.")
+        self._preemptions = self._counter(
+            "num_preemptions", "Times that a sequence gave its KV cache pages up and waited again."
+        )
         self._success = self._counter(
             "request_success",
             "Requests that ran and ended, by reason (stop, length, cancelled, error).",
@@ -82,6 +89,12 @@ class Metrics:
             self._tokens.labels(self._model_name, strategy, forced).inc(count)
         if tally:
             self._generation_tokens.labels(self._model_name).inc(tally.total())
+        if report.prefix_queries:
+            self._prefix_queries.labels(self._model_name).inc(report.prefix_queries)
+            self._prefix_hits.labels(self._model_name).inc(report.prefix_hits)
+        for request_id in report.preempted:
+            self._signals.forget(request_id)  # it will run in another slot
+            self._preemptions.labels(self._model_name).inc()
 
     def on_begin(self, request_id: str) -> None:
         """A request is handed to the engine, which may refuse it."""

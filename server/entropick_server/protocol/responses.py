@@ -106,12 +106,19 @@ class ChoiceTelemetry(BaseModel):
     tokens: list[TokenRow] | None = None
 
 
+class PromptTokensDetails(BaseModel):
+    """``usage.prompt_tokens_details``."""
+
+    cached_tokens: int
+
+
 class Usage(BaseModel):
     """OpenAI's counts."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
 
 
 class TopLogprob(BaseModel):

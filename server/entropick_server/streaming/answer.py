@@ -8,7 +8,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from ..protocol.errors import ApiError
-from ..protocol.responses import ChatChunkChoice, Completion, CompletionChoice, Usage
+from ..protocol.responses import ChatChunkChoice, Completion, CompletionChoice, PromptTokensDetails, Usage
 from .choice import Choice, Delta, Seen
 from .formats import Format, Report
 
@@ -32,7 +32,14 @@ class Answer:
         """Counts over all choices; the end-of-sequence token is a completion token."""
         prompt = sum(len(choice.request.prompt_token_ids) for choice in self.choices)
         completion = sum(len(choice.seen) for choice in self.choices)
-        return Usage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)
+        return Usage(
+            prompt_tokens=prompt,
+            completion_tokens=completion,
+            total_tokens=prompt + completion,
+            prompt_tokens_details=PromptTokensDetails(
+                cached_tokens=sum(choice.cached_tokens for choice in self.choices)
+            ),
+        )
 
     async def collect(self, deltas: AsyncGenerator[Delta, None]) -> str:
         """Run to the end; the JSON text of the whole answer."""

@@ -43,7 +43,10 @@ class Delta:
 
 
 class Choice:
-    """The state of one answer. ``seen`` holds its tokens, ``text`` what was let out so far."""
+    """The state of one answer. ``seen`` holds its tokens, ``text`` what was let out so far.
+
+    ``cached_tokens``: of its prompt, taken from the KV cache.
+    """
 
     def __init__(
         self, index: int, request: Request, tokenizer: Tokenizer, eos_token_ids: Sequence[int]
@@ -52,6 +55,7 @@ class Choice:
         self.request = request
         self.seen: list[Seen] = []
         self.finish_reason: FinishReason | None = None
+        self.cached_tokens = 0
         self._parts: list[str] = []
         self._released = 0
         self._eos = frozenset(eos_token_ids)
@@ -73,6 +77,7 @@ class Choice:
         reason = output.finish_reason
         if reason in (FinishReason.ERROR, FinishReason.CANCELLED):
             raise GenerationError(output.error or "The engine gave this request up.")
+        self.cached_tokens = output.cached_tokens
         before = len(self.seen)
         text, released, stopped = self._take(output)
         if stopped:
