@@ -42,7 +42,7 @@ _ROUNDS = tl.constexpr(PHILOX_ROUNDS)
 _WORD = tl.constexpr(0xFFFFFFFF)
 
 _CHUNK_BLOCKS: Final = 32
-_WALK: Final = 2048
+_WALK: Final = 4096
 _UNIFORMS: Final = 128
 _STEPS: Final = {torch.bfloat16: 8, torch.float16: 10, torch.float32: 16}
 """pairs of key bits that differ between the values of a type: float32 has 32 bits, bfloat16 its upper half"""
@@ -246,6 +246,6 @@ def draw_triton(
         mass = torch.empty((rows, 2, blocks), dtype=torch.float64, device=x.device)
         equal = torch.empty((rows, blocks), dtype=torch.int32, device=x.device)
         draw_any[(rows,)](
-            x, maxima, mass, equal, *tensors, *numbers, **sizes, ALL=max_top_k == 0, num_warps=8
+            x, maxima, mass, equal, *tensors, *numbers, **sizes, ALL=max_top_k == 0, num_warps=16
         )
     return tokens
