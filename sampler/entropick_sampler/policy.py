@@ -24,6 +24,7 @@ from .stats import StepStats
 _NEVER: Final = 1 << 30
 """tokens_since_clarify of a request that never clarified: no cooldown reaches it"""
 _N: Final = len(Strategy)
+_P: Final = len(PARAMETERS)
 # GREEDY, CLARIFY, EXPLORE, HIGH_UNCERTAINTY: the cuts of each region in H and V, and on which side of them it
 # lies (+1 above, -1 below); ADAPTIVE, the last strategy, lies above nothing at all and takes what is left
 _CUTS: Final = (
@@ -58,36 +59,40 @@ class Decision(NamedTuple):
 
 
 class PolicyRows(NamedTuple):
-    """The resident tensors of a batch, B rows, S policy signals; float64 unless said.
+    """The resident tensors of a batch: B rows, S policy signals, P parameters; float64 unless said.
 
-    ``cuts`` [B, 2, 5]: entropy and varentropy cut points of the regions; ``sides`` [2, 5]; ``priority`` [5].
-    ``coefficients`` [B, 5 * 4, S], ``constants``, ``low``, ``high`` [B, 5 * 4]: every strategy's parameters,
-    affine in the signals. ``clarify`` [B, S]: weights of the discriminant, which must exceed ``clarify_cut``
-    [B], minus its bias. ``base`` [B, 4]. ``candidates``
-    [B, 5] int64. ``enabled``, ``ranked`` [B] bool: the policy decides; preset ``calibrated``. ``budget``,
-    ``cooldown`` [B] int64. ``rank_low``, ``rank_scale`` [S, Q - 1], ``rank_step`` [Q - 1]: the profile's
-    quantiles. ``any_ranked`` is known to the host and does not depend on device data.
+    ``sides`` [2, 5], ``cuts`` [B, 2, 5]: on which side of its entropy and varentropy cut points each region
+    lies, and the cut points times that sign.
+    ``clarify`` [B, S]: weights of the discriminant, which must exceed ``clarify_cut`` [B], minus its bias;
+    ``unread`` bool [B, S]: the signals without a weight.
+    ``coefficients`` [B, 5 * P, S], ``constants``, ``low``, ``high`` [B, 5 * P]: every strategy's parameters,
+    affine in the signals. ``numbers`` int64 [B * 5, 3]: the strategy as it is reported, how many candidates
+    are drawn, how many clarifying texts the request may get. ``lines`` int64 [B]: where the five strategies
+    of a row begin in a table of B * 5.
+    ``ranked`` bool [B]: preset ``calibrated``. ``cooldown`` int64 [B]. ``rank_low``, ``rank_scale``
+    [S, Q - 1], ``rank_step`` [Q - 1]: the profile's quantiles. ``off``: the decision where no row's policy is
+    on. ``any_ranked``, ``all_ranked`` are known to the host and do not depend on device data.
     """
 
     cuts: Tensor
     sides: Tensor
-    priority: Tensor
+    clarify: Tensor
+    clarify_cut: Tensor
+    unread: Tensor
     coefficients: Tensor
     constants: Tensor
     low: Tensor
     high: Tensor
-    clarify: Tensor
-    clarify_cut: Tensor
-    base: Tensor
-    candidates: Tensor
-    enabled: Tensor
+    numbers: Tensor
+    lines: Tensor
     ranked: Tensor
-    budget: Tensor
     cooldown: Tensor
     rank_low: Tensor
     rank_scale: Tensor
     rank_step: Tensor
+    off: Decision
     any_ranked: bool
+    all_ranked: bool
 
     @classmethod
     def build(
@@ -121,37 +126,48 @@ class PolicyRows(NamedTuple):
         def integers(values: object, *shape: int) -> Tensor:
             return torch.tensor(values, dtype=torch.int64).reshape(shape).to(device)
 
-        n, cells = len(params), _N * len(PARAMETERS)
+        n = len(params)
+        cuts = [[[*(getattr(p, c) for c in axis), -math.inf] for axis in _CUTS] for p in params]
+        sides = floats(_SIDES, 2, _N)
+        discriminant = floats([fitted if rank else always for rank in ranked], n, len(names))
+        numbers = [
+            (
+                int(s) if on else STRATEGY_OFF,
+                p.n_candidates if on and s is Strategy.ADAPTIVE else 1,
+                p.clarify_budget if on and s is Strategy.CLARIFY else 0,
+            )
+            for p, on in zip(params, enabled, strict=True)
+            for s in Strategy
+        ]
         return cls(
-            floats(
-                [[[*(getattr(p, c) for c in axis), -math.inf] for axis in _CUTS] for p in params], n, 2, _N
-            ),
-            floats(_SIDES, 2, _N),
-            integers([1 << (_N - i) for i in range(_N)], _N),
-            floats([[row[1:] for row in t[0]] for t in tables], n, cells, len(names)),
-            floats([[row[0] for row in t[0]] for t in tables], n, cells),
-            floats([t[1] for t in tables], n, cells),
-            floats([t[2] for t in tables], n, cells),
-            floats([fitted if rank else always for rank in ranked], n, len(names)),
+            floats(cuts, n, 2, _N) * sides,
+            sides,
+            discriminant,
             floats([-bias if rank else -1.0 for rank in ranked], n),
-            floats([[getattr(p, name) for name in PARAMETERS] for p in params], n, len(PARAMETERS)),
-            integers(
-                [
-                    [p.n_candidates if on and s is Strategy.ADAPTIVE else 1 for s in Strategy]
-                    for p, on in zip(params, enabled, strict=True)
-                ],
-                n,
-                _N,
-            ),
-            torch.tensor(list(enabled), dtype=torch.bool, device=device),
+            discriminant == 0,
+            floats([[row[1:] for row in t[0]] for t in tables], n, _N * _P, len(names)),
+            floats([[row[0] for row in t[0]] for t in tables], n, _N * _P),
+            floats([t[1] for t in tables], n, _N * _P),
+            floats([t[2] for t in tables], n, _N * _P),
+            integers(numbers, n * _N, 3),
+            integers([row * _N for row in range(n)], n),
             torch.tensor(list(ranked), dtype=torch.bool, device=device),
-            integers([p.clarify_budget for p in params], n),
             integers([p.clarify_cooldown for p in params], n),
             quantiles[:, :-1].contiguous().to(device),
             # a run of equal quantiles becomes a step
             quantiles.diff().clamp_min(1e-12).reciprocal().to(device),
             floats(QUANTILE_LEVELS, len(QUANTILE_LEVELS)).diff(),
+            Decision(
+                integers([STRATEGY_OFF] * n, n),
+                floats([p.temperature for p in params], n),
+                floats([p.top_p for p in params], n),
+                integers([p.top_k for p in params], n),
+                floats([p.min_p for p in params], n),
+                integers([1] * n, n),
+                torch.zeros(n, dtype=torch.bool, device=device),
+            ),
             any(ranked),
+            all(ranked),
         )
 
 
@@ -169,7 +185,7 @@ def quantile_ranks(stats: StepStats, rows: PolicyRows) -> Tensor:
     Linear between the profile's quantiles; a run of equal quantiles is a step, so that a signal which is
     nearly always the same has a rank, too.
     """
-    share = ((stats.values.unsqueeze(-1) - rows.rank_low) * rows.rank_scale).clamp_(0, 1)
+    share = (stats.values.unsqueeze(-1) - rows.rank_low).mul_(rows.rank_scale).clamp_(0, 1)
     rank = share.mul_(rows.rank_step).sum(-1).add_(QUANTILE_LEVELS[0])
     return rank if stats.valid is None else rank.masked_fill_(~stats.valid, 0.5)
 
@@ -186,41 +202,36 @@ def decide(
     a discriminant, CLARIFY asks for it too, and for every signal that it reads. Formulas see raw signals
     under ``seed`` (0 where not measured) and quantile ranks under ``calibrated`` (0.5).
     """
-    raw = x = stats.known.to(rows.coefficients.dtype)
+    # float64 once: each of these small operations costs its launch, whatever it computes
+    stats = StepStats(stats.values.to(rows.coefficients.dtype), stats.valid)
+    raw = x = stats.known
     if rows.any_ranked:
-        x = torch.where(rows.ranked.unsqueeze(1), quantile_ranks(stats, rows), raw)
+        x = quantile_ranks(stats, rows)
+        if not rows.all_ranked:
+            x = torch.where(rows.ranked.unsqueeze(1), x, raw)
 
-    # how far beyond the nearer of its two cuts each region has the row, [B, 5]; a difference's sign is exact
-    hits = ((stats.values[:, :2].unsqueeze(-1) - rows.cuts) * rows.sides).amin(1) > 0
+    # both sides of a comparison take the region's sign, which is exact
+    hits = (stats.values[:, :2].unsqueeze(-1) * rows.sides > rows.cuts).all(1)
     # the discriminant sees raw values: the tokens it tells apart lie in the tail, where ranks are all alike
     clear = (rows.clarify * raw).sum(-1) > rows.clarify_cut
     if stats.valid is not None:
-        clear &= (stats.valid | (rows.clarify == 0)).all(-1)
-    hits[:, int(Strategy.CLARIFY)] &= clear
-    strategy = (hits * rows.priority).argmax(-1)
+        clear &= (stats.valid | rows.unread).all(-1)
+    hits.select(1, int(Strategy.CLARIFY)).logical_and_(clear)
+    strategy = hits.view(torch.uint8).argmax(-1)  # the first of several
 
     # products row by row: a matrix product may sum in an order that depends on the batch
     cells = (rows.coefficients * x.unsqueeze(1)).sum(-1).add_(rows.constants)
-    cells = torch.minimum(torch.maximum(cells, rows.low), rows.high).view(-1, _N, len(PARAMETERS))
-    column = strategy.unsqueeze(1)
-    chosen = cells.gather(1, column.unsqueeze(2).expand(-1, 1, len(PARAMETERS))).squeeze(1)
-    temperature, top_p, top_k, min_p = chosen.unbind(1)
+    cells = torch.clamp(cells, rows.low, rows.high).view(-1, _P)
+    line = rows.lines + strategy
+    temperature, top_p, top_k, min_p = cells.index_select(0, line).unbind(1)
+    label, candidates, budget = rows.numbers.index_select(0, line).unbind(1)
     # the guide rounds ADAPTIVE's top_k (half to even) and cuts off EXPLORE's
-    top_k = torch.where(strategy == int(Strategy.ADAPTIVE), top_k.round(), top_k.trunc()).to(torch.int64)
+    top_k = torch.where(strategy == int(Strategy.ADAPTIVE), top_k.round(), top_k).to(torch.int64)
 
-    insert = rows.enabled & (strategy == int(Strategy.CLARIFY)) & (state.clarify_used < rows.budget)
-    insert &= state.tokens_since_clarify >= rows.cooldown
+    # the budget is 0 but under CLARIFY
+    insert = (state.clarify_used < budget).logical_and_(state.tokens_since_clarify >= rows.cooldown)
     if may_clarify is not None:
-        insert &= may_clarify
-    decision = Decision(
-        torch.where(rows.enabled, strategy, STRATEGY_OFF),
-        temperature,
-        top_p,
-        top_k,
-        min_p,
-        rows.candidates.gather(1, column).squeeze(1),
-        insert,
-    )
-    return decision, PolicyState(
+        insert.logical_and_(may_clarify)
+    return Decision(label, temperature, top_p, top_k, min_p, candidates, insert), PolicyState(
         state.clarify_used + insert, (state.tokens_since_clarify + 1).masked_fill_(insert, 0)
     )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Final
 
+import torch
 from torch import Tensor
 
 from .signals import POLICY_SIGNALS
@@ -22,6 +24,12 @@ _WEIGHTS: Final = {
 _ROW: Final = tuple(_WEIGHTS.get(signal.name, 0.0) for signal in POLICY_SIGNALS)
 
 
+@functools.cache
+def _weights(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Resident, so that a step copies nothing from the host."""
+    return torch.tensor(_ROW, dtype=dtype, device=device)
+
+
 def seed_confidence(stats: StepStats) -> Tensor:
     """1 - 0.1 H - 0.2 Ha - 0.3 V - 0.4 Va + 0.5 agreement_seed + 0.6 interaction, [B].
 
@@ -29,7 +37,7 @@ def seed_confidence(stats: StepStats) -> Tensor:
     change which one wins; it is reported, not used. Signals that were not measured count 0.
     """
     values = stats.known
-    return (values * values.new_tensor(_ROW)).sum(-1) + _CONSTANT
+    return (values * _weights(values.dtype, values.device)).sum(-1).add_(_CONSTANT)
 
 
 def score_candidates(logprobs: Tensor, stats: StepStats) -> Tensor:

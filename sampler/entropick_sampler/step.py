@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import torch
@@ -17,7 +16,7 @@ from torch import Tensor
 from entropick_kernels.logits_stats import LogitsStats, logits_stats
 from entropick_kernels.sample import draw, philox_uniform
 
-from .params import FIXED_BASE, SEED_PARAMS, STRATEGY_OFF, PolicyConfig, SamplingParams, Strategy, resolve
+from .params import FIXED_BASE, SEED_PARAMS, PolicyConfig, SamplingParams, Strategy, resolve
 from .policy import Decision, PolicyRows, PolicyState, decide
 from .profile import Profile
 from .score import score_candidates
@@ -27,6 +26,8 @@ from .stats import StepStats
 _N_ATTENTION: Final = len(ATTENTION_SIGNALS)
 _N_SIGNALS: Final = len(SIGNALS)
 _SURPRISAL: Final = SIGNAL_NAMES.index("surprisal")
+_STRATEGIES: Final = (*Strategy, None)
+"""by number; STRATEGY_OFF, -1, is the last"""
 _LN2: Final = math.log(2.0)
 _TOP_K_HINT: Final = 100
 """no preset raises top_k above max(100, 1.5 times the request's own)"""
@@ -35,8 +36,9 @@ _TOP_K_HINT: Final = 100
 class SamplerRows(NamedTuple):
     """The resident parameters of a batch; rebuilt when its composition changes, not every step.
 
-    ``seeds``, ``branch``: int64 [B]; ``draws``: int64 [N], candidate numbers; ``any_enabled``, ``max_top_k``
-    are known to the host so that a step of plain rows skips work: they never depend on device data.
+    ``seeds``, ``draws``, ``branch``: int64 [B, N], what numbers the uniform numbers of N candidates beside
+    the position; ``any_enabled``, ``max_top_k`` are known to the host so that a step of plain rows skips
+    work: they never depend on device data.
     """
 
     policy: PolicyRows
@@ -74,18 +76,22 @@ class SamplerRows(NamedTuple):
         candidates = max((p.n_candidates for p, on in zip(params, enabled, strict=True) if on), default=1)
         limited = all(p.top_k > 0 for p in params)
         widest = max((p.top_k for p in params), default=0)
+
+        def columns(values: Sequence[int]) -> Tensor:
+            one = torch.tensor(values, dtype=torch.int64).unsqueeze(1)
+            return one.repeat(1, candidates).to(device)
+
         return cls(
             PolicyRows.build(params, enabled, ranked, profile, device),
-            torch.tensor([sampling.seed for sampling, _ in rows], dtype=torch.int64, device=device),
-            torch.arange(candidates, device=device),
-            torch.tensor([0] * len(rows) if branches is None else branches, dtype=torch.int64, device=device),
+            columns([sampling.seed for sampling, _ in rows]),
+            torch.arange(candidates).repeat(len(rows), 1).to(device),
+            columns([0] * len(rows) if branches is None else branches),
             any(enabled),
             max(_TOP_K_HINT, math.ceil(1.5 * widest)) if limited else None,
         )
 
 
-@dataclass(frozen=True, slots=True)
-class TokenRow:
+class TokenRow(NamedTuple):
     """One row of a step on the host: plain Python numbers, ready for a telemetry row."""
 
     token: int
@@ -104,50 +110,42 @@ class TokenRow:
 
 
 class StepResult(NamedTuple):
-    """What a step decided and drew; [B] unless said. ``signals``, ``valid``: [B, len(SIGNALS)]; valid None
-    where everything was measured.
+    """What a step decided and drew.
 
-    ``flags``: 1 NaN, 2 +inf, 4 all -inf in the row's logits: its token means nothing then.
-    ``candidates``, ``candidate_logprobs``, ``candidate_scores``: [B, N].
+    ``ids`` int64, ``logprobs`` [B, 1 + N]: the emitted token, then the candidates; ``scores`` [B, N]: the
+    guide's, of the candidates; ``surprisal`` [B, 1]: the emitted token's. ``flags`` [B]: 1 NaN, 2 +inf, 4 all
+    -inf in the row's logits: its token means nothing then.
     """
 
-    token: Tensor
-    logprob: Tensor
-    signals: Tensor
-    valid: Tensor | None
+    ids: Tensor
+    logprobs: Tensor
+    scores: Tensor
+    stats: StepStats
+    surprisal: Tensor
     decision: Decision
-    inserted: Tensor
     flags: Tensor
-    candidates: Tensor
-    candidate_logprobs: Tensor
-    candidate_scores: Tensor
+
+    @property
+    def token(self) -> Tensor:
+        """The emitted tokens, int64 [B]."""
+        return self.ids[:, 0]
 
     def pack(self) -> Tensor:
         """Everything the host wants as one float64 [B, C]: one copy a step. Ids are exact below 2^53."""
         d = self.decision
-        heads = (
-            self.token,
-            self.logprob,
-            d.strategy,
-            d.temperature,
-            d.top_p,
-            d.top_k,
-            d.min_p,
-            d.n_candidates,
-            self.inserted,
-            self.flags,
-        )
-        signals = self.signals.to(torch.float64)
-        if self.valid is not None:
-            signals = signals.masked_fill(~self.valid, torch.nan)
+        values, valid = self.stats
+        if valid is not None:
+            values = values.masked_fill(~valid, torch.nan)
+        # joined by type first: what has to be converted costs a launch apiece
         return torch.cat(
-            [
-                torch.stack([h.to(torch.float64) for h in heads], dim=1),
-                signals,
-                self.candidates.to(torch.float64),
-                self.candidate_logprobs.to(torch.float64),
-                self.candidate_scores.to(torch.float64),
-            ],
+            (
+                torch.stack((d.temperature, d.top_p, d.min_p), dim=1),
+                torch.stack((d.strategy, d.top_k, d.n_candidates), dim=1),
+                d.insert_clarify.unsqueeze(1),
+                self.flags.unsqueeze(1),
+                self.ids,
+                torch.cat((self.logprobs, self.scores, values, self.surprisal), dim=1),
+            ),
             dim=1,
         )
 
@@ -155,25 +153,29 @@ class StepResult(NamedTuple):
 def unpack(packed: Tensor) -> list[TokenRow]:
     """Rows of :meth:`StepResult.pack` on the host."""
     n = (packed.shape[1] - 10 - _N_SIGNALS) // 3
+    logprobs, scores, values = 9 + n, 10 + 2 * n, 10 + 3 * n
     rows = []
     for line in packed.tolist():
-        signals = line[10 : 10 + _N_SIGNALS]
-        rest = line[10 + _N_SIGNALS :]
-        strategy, drawn = int(line[2]), int(line[7])
+        temperature, top_p, min_p, strategy, top_k, drawn, inserted, flags, token = line[:9]
+        last, drawn = values + _SURPRISAL, int(drawn)
+        signals = (*line[values:last], line[-1], *line[last:-1])
+        if math.isnan(sum(signals)):  # seldom: something was not measured
+            signals = tuple(None if math.isnan(x) else x for x in signals)
+        ids = map(int, line[9 : 9 + drawn])
         rows.append(
             TokenRow(
-                int(line[0]),
-                line[1],
-                tuple(None if x != x else x for x in signals),
-                None if strategy == STRATEGY_OFF else Strategy(strategy),
-                line[3],
-                line[4],
-                int(line[5]),
-                line[6],
+                int(token),
+                line[logprobs],
+                signals,
+                _STRATEGIES[int(strategy)],
+                temperature,
+                top_p,
+                int(top_k),
+                min_p,
                 drawn,
-                bool(line[8]),
-                int(line[9]),
-                tuple(zip(map(int, rest[:drawn]), rest[n : n + drawn], rest[2 * n :][:drawn], strict=True)),
+                bool(inserted),
+                int(flags),
+                tuple(zip(ids, line[logprobs + 1 :][:drawn], line[scores:][:drawn], strict=True)),
             )
         )
     return rows
@@ -190,7 +192,7 @@ def step_stats(measured: LogitsStats, attention: Tensor | None, attention_valid:
     if attention_valid is None:
         return StepStats(values)
     seen = torch.ones_like(values, dtype=torch.bool)
-    seen[:, logits.shape[1] :] &= attention_valid.unsqueeze(1)
+    seen[:, logits.shape[1] :] = attention_valid.unsqueeze(1)
     return StepStats(values, seen)
 
 
@@ -214,62 +216,43 @@ def sample_step(
     measured = logits_stats(logits)
     stats = step_stats(measured, attention, attention_valid)
     free = forced < 0
+    decision = rows.policy.off
     if rows.any_enabled:
-        decision, state = decide(stats, state, rows.policy, free & (clarify >= 0))
-    else:
-        decision = _base_decision(rows.policy)
-    uniforms = philox_uniform(
-        rows.seeds.unsqueeze(1),
-        positions.unsqueeze(1),
-        rows.draws.unsqueeze(0),
-        rows.branch.unsqueeze(1),
-    )
+        decision, state = decide(stats, state, rows.policy, (clarify >= 0).logical_and_(free))
     drawn = draw(
         logits,
         decision.temperature,
         decision.top_k,
         decision.top_p,
         decision.min_p,
-        uniforms,
+        philox_uniform(rows.seeds, positions.unsqueeze(1), rows.draws, rows.branch),
         max_top_k=rows.max_top_k,
     )
     # minus the maximum first: in float32 the sum of maximum and log Z loses 1e-3 at logits of 1e4
-    top, log_z = measured.max_logit, measured.log_z
-    candidate_logprobs = (logits.gather(1, drawn).to(top.dtype) - top.unsqueeze(1)) - log_z.unsqueeze(1)
-    token = drawn[:, 0]
+    top, log_z = measured.max_logit.unsqueeze(1), measured.log_z.unsqueeze(1)
+
+    def logprobs_of(ids: Tensor) -> Tensor:
+        return (logits.gather(1, ids).to(top.dtype) - top).sub_(log_z)
+
+    first = drawn
     if drawn.shape[1] > 1:
-        unused = rows.draws.unsqueeze(0) >= decision.n_candidates.unsqueeze(1)
-        best = candidate_logprobs.masked_fill(unused, -math.inf).argmax(1, keepdim=True)
-        token = drawn.gather(1, best).squeeze(1)
-    token = torch.where(decision.insert_clarify, clarify, token)
-    token = torch.where(free, token, forced)
-    logprob = ((logits.gather(1, token.unsqueeze(1)).squeeze(1).to(top.dtype) - top) - log_z).clamp_max(0)
-    surprisal = (logprob / _LN2).abs().unsqueeze(1)
-    s = _SURPRISAL
-    valid = stats.valid
-    if valid is not None:
-        valid = torch.cat([valid[:, :s], torch.ones_like(valid[:, :1]), valid[:, s:]], dim=1)
+        unused = rows.draws >= decision.n_candidates.unsqueeze(1)
+        first = drawn.gather(1, logprobs_of(drawn).masked_fill_(unused, -math.inf).argmax(1, keepdim=True))
+    token = torch.where(free, first.squeeze(1), forced)
+    if rows.any_enabled:
+        token = torch.where(decision.insert_clarify, clarify, token)
+    ids = torch.cat((token.unsqueeze(1), drawn), dim=1)
+    logprobs = logprobs_of(ids)
+    emitted = logprobs[:, :1].clamp_max_(0)
     return (
         StepResult(
-            token,
-            logprob,
-            torch.cat([stats.values[:, :s], surprisal, stats.values[:, s:]], dim=1),
-            valid,
+            ids,
+            logprobs,
+            score_candidates(logprobs[:, 1:], stats),
+            stats,
+            (emitted / _LN2).abs_(),
             decision,
-            decision.insert_clarify,
             measured.flags,
-            drawn,
-            candidate_logprobs,
-            score_candidates(candidate_logprobs, stats),
         ),
         state,
-    )
-
-
-def _base_decision(rows: PolicyRows) -> Decision:
-    """What ``decide`` returns for a batch in which no row's policy is on, without computing it."""
-    temperature, top_p, top_k, min_p = rows.base.unbind(1)
-    off = torch.zeros_like(rows.budget)
-    return Decision(
-        off + STRATEGY_OFF, temperature, top_p, top_k.to(torch.int64), min_p, off + 1, off.to(torch.bool)
     )
