@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from .._triton import chosen
 from .torch_impl import (
     ALL_MASKED_FLAG,
     NAN_FLAG,
@@ -30,7 +31,8 @@ __all__ = [
     "warmup",
 ]
 
-Implementation = Literal["torch", "numba"]
+Implementation = Literal["torch", "numba", "triton"]
+_TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def logits_stats(logits: Tensor, *, implementation: Implementation | None = None) -> LogitsStats:
@@ -39,14 +41,21 @@ def logits_stats(logits: Tensor, *, implementation: Implementation | None = None
     Maths in float32 (float64 for float64). -inf is a mask; a bad row is flagged and touches no other row; a
     row's figures do not depend on its neighbours. Formulas: ``reference.py``. Never synchronises.
 
-    ``implementation``: "numba" (native loops; CPU, not float64), "torch" (anything), or None for the fastest
-    that serves the tensor. Raises ValueError for another shape or where the forced implementation cannot
-    serve it, TypeError for integers.
+    ``implementation``: "triton" (CUDA, not float64), "numba" (native loops; CPU, not float64), "torch"
+    (anything), or None for the fastest that serves the tensor. Raises ValueError for another shape or where
+    the forced implementation cannot serve it, TypeError for integers.
     """
     if logits.dim() != 2 or logits.shape[1] < 1:
         raise ValueError(f"logits must have shape [B, V] with V >= 1, got {tuple(logits.shape)}")
     if not logits.is_floating_point():
         raise TypeError(f"logits must be floating point, got {logits.dtype}")
+    if logits.dtype in _TRITON_DTYPES:
+        kernels = chosen(__name__, implementation, logits)
+        if kernels is not None:
+            stats: LogitsStats = kernels.logits_stats_triton(logits)
+            return stats
+    elif implementation == "triton":
+        raise ValueError(f"the Triton kernels read float32, bfloat16 and float16, got {logits.dtype}")
     served = _loops is not None and logits.device.type == "cpu" and logits.dtype != torch.float64
     if implementation == "numba" and not served:
         raise ValueError("the native loops need numba and a tensor on the CPU that is not float64")
