@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from entropick_kernels.attention_stats import HeadStats, decode_attention, prefill_attention, write_kv
+from entropick_kernels.decoder import Decoded
 
 from .base import ModelLoadError
 
@@ -41,7 +42,8 @@ class AttentionContext:
 
     ``slots`` [T]: where each token's key and value go. ``pieces`` cover the first T - B tokens, the rows are
     the last B: ``page_table`` [B, N], ``lengths`` [B] including the newest token. ``stats`` collects their
-    statistics, layer by layer, where ``monitored`` says so.
+    statistics, layer by layer, where ``monitored`` says so; a decoder that makes the signals itself leaves
+    everything in ``measured`` instead.
     """
 
     keys: Sequence[Tensor]
@@ -53,6 +55,7 @@ class AttentionContext:
     rows: int
     monitored: frozenset[int]
     stats: list[HeadStats]
+    measured: Decoded | None = None
 
 
 def paged_attention(

@@ -15,9 +15,9 @@ from entropick_sampler.profile import Profile
 from .base import ModelLoadError
 from .batch import Batch
 from .cache import CacheShape, KVCache, pages_that_fit
-from .fused import FusedDecoder
 from .loader import Loaded
 from .model_runner import ModelRunner
+from .native import short_way
 from .pages import PagePool
 from .sampling import StepSampler
 from .scheduler import Scheduler
@@ -77,7 +77,7 @@ class EngineCore:
             raise ModelLoadError(str(error)) from error
         cache = KVCache(replace(shape, pages=pages + 1), parameter.device)
         model = loaded.model
-        fused = FusedDecoder(model, self.info.max_model_len) if FusedDecoder.serves(model) else None
+        fused = short_way(model, self.info.max_model_len, options.decoder)
         self._runner = ModelRunner(model, cache, self.info.monitored_layers, fused)
         self._sampler = StepSampler(loaded.tokenizer, profile, self.info.monitored_layers, parameter.device)
         self._batch = _NOTHING

@@ -75,12 +75,11 @@ class FusedDecoder:
         self._norm = _Norm(body.norm.weight, config.rms_norm_eps)
         self._head: Tensor = model.lm_head.weight
         self._layers = [_layer(layer, config) for layer in body.layers]
-        positions = torch.arange(max_len, device=self._embed.device).unsqueeze(0)
-        cos, sin = body.rotary_emb(self._embed[:1].unsqueeze(0), positions)
+        cos, sin = rotary_tables(model, max_len)
         # rotate_half is a roll by half the width whose first half changes sign: the sign goes into the sine
         half = self._width // 2
-        self._cos: Tensor = cos[0].unsqueeze(1)
-        self._sin: Tensor = torch.cat((-sin[0, :, :half], sin[0, :, half:]), -1).unsqueeze(1)
+        self._cos: Tensor = cos.unsqueeze(1)
+        self._sin: Tensor = torch.cat((-sin[:, :half], sin[:, half:]), -1).unsqueeze(1)
 
     @staticmethod
     def serves(model: PreTrainedModel) -> bool:
@@ -124,6 +123,24 @@ class FusedDecoder:
         return F.linear(last, self._head)
 
 
+def rotary_tables(model: PreTrainedModel, max_len: int) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of a model's rotary embedding, each [max_len, head width]."""
+    embed: Tensor = model.model.embed_tokens.weight
+    positions = torch.arange(max_len, device=embed.device).unsqueeze(0)
+    cos, sin = model.model.rotary_emb(embed[:1].unsqueeze(0), positions)
+    return cos[0], sin[0]
+
+
+def window_of(layer: Any, config: Any) -> int | None:
+    """How many of the last keys a layer attends to, None for all."""
+    window: int | None = (
+        config.sliding_window
+        if config.model_type == "mistral"
+        else getattr(layer.self_attn, "sliding_window", None)
+    )
+    return window
+
+
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return torch.mm(x, weight) if bias is None else torch.addmm(bias, x, weight)
 
@@ -137,11 +154,6 @@ def _layer(layer: Any, config: Any) -> _Layer:
     attention, mlp, eps = layer.self_attn, layer.mlp, float(config.rms_norm_eps)
     w_qkv, b_qkv = _join(attention.q_proj, attention.k_proj, attention.v_proj)
     w_gate_up, b_gate_up = _join(mlp.gate_proj, mlp.up_proj)
-    window = (
-        config.sliding_window
-        if config.model_type == "mistral"
-        else getattr(attention, "sliding_window", None)
-    )
     return _Layer(
         norm_in=_Norm(layer.input_layernorm.weight, eps),
         w_qkv=w_qkv,
@@ -156,7 +168,7 @@ def _layer(layer: Any, config: Any) -> _Layer:
         w_down=mlp.down_proj.weight.t(),
         b_down=mlp.down_proj.bias,
         scale=float(attention.scaling),
-        window=window,
+        window=window_of(layer, config),
     )
 
 

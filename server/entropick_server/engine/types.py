@@ -8,6 +8,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from entropick_sampler.params import PolicyConfig, SamplingParams, Strategy
 
@@ -169,6 +170,10 @@ class ModelInfo:
     """Unix seconds"""
 
 
+DecoderChoice = Literal["auto", "torch", "modules"]
+"""the fastest that serves the model, torch operations at best, or transformers' modules"""
+
+
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
     """How to build an engine. Filled by the CLI from the settings."""
@@ -187,6 +192,7 @@ class EngineOptions:
     dtype: str = "auto"
     device: str = "auto"
     threads: int | None = None
+    decoder: DecoderChoice = "auto"
     monitored_layers: tuple[int, ...] | None = None
     """None: all layers"""
     allow_unvalidated: bool = False

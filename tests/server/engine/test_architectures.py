@@ -20,10 +20,11 @@ from entropick_server.engine.base import ModelLoadError
 from entropick_server.engine.cache import CacheShape, KVCache
 from entropick_server.engine.fused import FAMILY, FusedDecoder
 from entropick_server.engine.model_runner import ModelRunner
+from entropick_server.engine.native import NativeLlama, short_way
 from entropick_server.engine.pages import PagePool
 from entropick_server.engine.scheduler import Scheduler
 from entropick_server.engine.sequence import Sequence
-from entropick_server.engine.types import Request
+from entropick_server.engine.types import DecoderChoice, Request
 
 from .conftest import VOCAB, tiny_config, tiny_model
 
@@ -84,7 +85,7 @@ def served(
     texts: list[tuple[list[int], int]],
     make: Callable[..., Request],
     budget: int,
-    fused: bool = False,
+    decoder: DecoderChoice = "modules",
 ) -> list[list[Row]]:
     """What the engine's own forward gives for the same texts, all in one run."""
     register()
@@ -96,7 +97,7 @@ def served(
     cache = KVCache(shape, torch.device("cpu"))
     for tensor in (*cache.keys, *cache.values):
         tensor.fill_(math.nan)  # whatever is not written must not matter
-    short = FusedDecoder(model, 256) if fused else None
+    short = short_way(model, 256, decoder)
     runner = ModelRunner(model, cache, range(config.num_hidden_layers), short)
     rows: dict[Sequence, list[Row]] = {}
     for ids, prompt in texts:
@@ -126,20 +127,21 @@ FUSED = [name for name in ARCHITECTURES if tiny_config(name).model_type in FAMIL
 
 
 @pytest.mark.parametrize(
-    ("name", "fused"), [*((n, False) for n in ARCHITECTURES), *((n, True) for n in FUSED)]
+    ("name", "decoder"),
+    [*((n, "modules") for n in ARCHITECTURES), *((n, d) for n in FUSED for d in ("torch", "auto"))],
 )
 def test_logits_and_signals_equal_eager_attention(
-    name: str, fused: bool, make_request: Callable[..., Request]
+    name: str, decoder: DecoderChoice, make_request: Callable[..., Request]
 ) -> None:
     model = tiny_model(name)
     for parameter in model.parameters():
         if parameter.dim() == 1:  # norms and biases begin as ones and zeros, which would hide a mistake
             parameter.add_(torch.randn(parameter.shape) * 0.2)
-    assert FusedDecoder.serves(model) == (name in FUSED)
+    assert FusedDecoder.serves(model) == NativeLlama.serves(model) == (name in FUSED)
     texts = random_texts((70, 5, 33, 1))
     with torch.inference_mode():
         wanted = [expected(model, ids, prompt) for ids, prompt in texts]
-        got = served(model, texts, make_request, budget=23, fused=fused)
+        got = served(model, texts, make_request, budget=23, decoder=decoder)
     for gs, ws in zip(got, wanted, strict=True):
         assert len(gs) == STEPS + 1
         for (logits, signals), (reference_logits, reference_signals) in zip(gs, ws, strict=True):

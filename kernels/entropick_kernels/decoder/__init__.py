@@ -1,0 +1,40 @@
+"""A whole step of a Llama-like decoder as one native call: CPU, float32, paged KV cache, every signal.
+
+Between two matrix products of a small batch lie a dozen little operations, each of which costs more to start
+than to run; and a product of few rows is a stream of weights, which wants them in the order in which they are
+read. So the weights are packed once, and threads walk through the step together. The order of every sum
+depends on the model and the row's own length alone: a row's numbers are the same, bit for bit, whatever rows
+are beside it and however many threads run.
+"""
+
+from __future__ import annotations
+
+from .step import Decoded, DecoderStep
+from .weights import DecoderShape, LayerWeights
+
+try:
+    from .numba_impl import NativeDecoder, warmup_numba
+except ImportError:  # numba is not installed: there is no native decoder
+    NativeDecoder = None  # type: ignore[assignment,misc]
+    warmup_numba = None  # type: ignore[assignment]
+
+__all__ = [
+    "Decoded",
+    "DecoderShape",
+    "DecoderStep",
+    "LayerWeights",
+    "NativeDecoder",
+    "available",
+    "warmup",
+]
+
+
+def available() -> bool:
+    """Whether :class:`NativeDecoder` can be built: numba is installed."""
+    return NativeDecoder is not None
+
+
+def warmup() -> None:
+    """Compile the native program now (seconds, once a machine: cached on disk)."""
+    if warmup_numba is not None:
+        warmup_numba()

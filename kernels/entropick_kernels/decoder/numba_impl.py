@@ -1,0 +1,276 @@
+"""The native decoder: packed weights, buffers that live from step to step, one call a step."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .._threads import run, threads_for, torch_openmp
+from ..attention_stats import HeadStats
+from ..attention_stats.numba_loops import check
+from . import _plan as P
+from ._team import ARRIVED, ROUND, TEAM_SIZE, TICKET, UNIT
+from ._tile import LANES
+from .loops import check_places
+from .products import as_address, pack, pack_pair, rows_of
+from .program import compiled
+from .step import Decoded, DecoderStep
+from .weights import DecoderShape, LayerWeights
+
+_SCRATCH_FLOATS = 1 << 24
+"""probabilities kept at a time (64 MiB): the attention of a larger batch runs in blocks of rows"""
+
+Between = Callable[[int, Tensor, Tensor], None]
+
+
+class NativeDecoder:
+    """Runs steps of one model. Not thread-safe: one thread calls it."""
+
+    def __init__(
+        self,
+        shape: DecoderShape,
+        layers: Iterable[LayerWeights],
+        embed: Tensor,
+        norm: Tensor,
+        head: Tensor | None,
+        cos: Tensor,
+        sin: Tensor,
+    ) -> None:
+        """Pack the weights, layer by layer as ``layers`` gives them: nothing refers to a layer afterwards.
+
+        ``embed`` [V, hidden]; ``head`` [V, hidden] or None where the embedding is the head too (it is then
+        packed, and not kept); ``cos``, ``sin`` [positions, width / 2]. All float32 on the CPU. Raises
+        ValueError on shapes that do not fit.
+        """
+        self.shape = shape
+        self._kept: list[Tensor] = []
+        self._data = np.zeros(P.SIZE, dtype=np.int64)
+        table: list[list[int]] = []
+        self._windows: list[int] = []
+        for layer in layers:
+            table.append(self._pack(layer))
+            self._windows.append(layer.window or 0)
+        self._table = np.array(table, dtype=np.int64).reshape(-1, P.FIELDS)
+        self._longest = cos.shape[0]
+        _fits("embed", embed, (shape.vocab, shape.hidden))
+        _fits("cos", cos, (self._longest, shape.width // 2))
+        _fits("sin", sin, (self._longest, shape.width // 2))
+        _fits("norm", norm, (shape.hidden,))
+        if head is not None:
+            _fits("head", head, (shape.vocab, shape.hidden))
+        packed = pack(embed if head is None else head)
+        for at, value in (
+            (P.HIDDEN, shape.hidden),
+            (P.HEADS, shape.heads),
+            (P.KV_HEADS, shape.kv_heads),
+            (P.WIDTH, shape.width),
+            (P.FFN, shape.ffn),
+            (P.VOCAB_PANELS, packed.shape[0]),
+            (P.LAYERS, len(table)),
+            (P.EPS, _bits(shape.eps)),
+            (P.TIED, int(head is None)),
+            (P.EMBED, 0 if head is None else self._keep(embed)),
+            (P.NORM, self._keep(norm)),
+            (P.HEAD, self._keep(packed)),
+            (P.COS, self._keep(cos)),
+            (P.SIN, self._keep(sin)),
+            (P.LAYER_TABLE, self._table.ctypes.data),
+        ):
+            self._data[at] = value
+        joined = (shape.heads + 2 * shape.kv_heads) * shape.width
+        hidden, ffn, wide = _up(shape.hidden), _up(shape.ffn), shape.heads * shape.width
+        self._sizes = {
+            P.X: hidden,
+            P.Y: hidden,
+            P.QKV: max(_up(joined), 2 * ffn),
+            P.Q: wide,
+            P.ATTENTION: wide,
+            P.GATED: ffn,
+        }
+        self._buffers: dict[int, Tensor] = {}
+        self._room = 0
+        self._probabilities = torch.empty(0)
+        self._figures = torch.empty(0)
+        self._per_token = len(table) * (joined + wide + 3 * ffn) * hidden
+        self._monitored: frozenset[int] | None = None
+
+    def __call__(self, step: DecoderStep, between: Between | None = None) -> Decoded | None:
+        """Run a step; None for one without rows.
+
+        Where the step has tokens before its rows, ``between(layer, q [T - B, H, D], out [T - B, H, D])`` is
+        called in every layer, when all keys and values are in the cache: it fills ``out`` with the attention
+        of those tokens. Raises IndexError for a token, a position, a page or a slot out of range, ValueError
+        where ``between`` is lacking.
+        """
+        tokens, rows = step.ids.shape[0], step.rows
+        before = tokens - rows
+        if before and between is None:
+            raise ValueError("tokens before the rows need somebody who attends for them")
+        work = self._prepare(step)
+        layers, heads = len(self._table), self.shape.heads
+        figures = torch.empty(len(step.monitored), rows, heads, 4)
+        signals = torch.empty(len(step.monitored) + 1, rows, 6)
+        panels = int(self._data[P.VOCAB_PANELS])
+        logits = torch.empty(rows, panels * LANES)
+        self._data[P.FIGURES] = figures.data_ptr()
+        self._data[P.SIGNALS] = signals.data_ptr()
+        self._data[P.LOGITS] = logits.data_ptr()
+        work += rows * panels * LANES * self.shape.hidden
+        threads = threads_for(work)
+        last = 2 * layers + (1 if rows else 0)
+        if before and between is not None:
+            q = self._buffers[P.Q].view(-1, heads, self.shape.width)[:before]
+            out = self._buffers[P.ATTENTION].view(-1, heads, self.shape.width)[:before]
+            done = 0
+            for layer in range(layers):
+                self._run(done, 2 * layer + 1, threads)
+                between(layer, q, out)
+                done = 2 * layer + 1
+            self._run(done, last, threads)
+        else:
+            self._run(0, last, threads)
+        if not rows:
+            return None
+        windows = torch.tensor([self._windows[i] or self._longest for i in sorted(step.monitored)])
+        keys = torch.minimum(step.lengths.long(), windows.unsqueeze(1))
+        entropy, normalized, size, deviation = figures.unbind(-1)
+        if panels * LANES != self.shape.vocab:
+            logits = logits[:, : self.shape.vocab].contiguous()
+        return Decoded(
+            logits, HeadStats(entropy, normalized, size, deviation, keys), signals[:-1], signals[-1]
+        )
+
+    def _run(self, begin: int, end: int, threads: int) -> None:
+        data = self._data
+        data[[TICKET, ARRIVED, ROUND, UNIT]] = 0
+        data[P.BEGIN] = begin
+        data[P.END] = end
+        library = torch_openmp()
+        if threads > 1 and library is not None:
+            data[TEAM_SIZE] = ctypes.cast(library.omp_get_num_threads, ctypes.c_void_p).value or 0
+            run(compiled(), data, threads)
+        else:
+            data[TEAM_SIZE] = 0
+            compiled().ctypes(data.ctypes.data_as(ctypes.POINTER(ctypes.c_int64)))
+
+    def _prepare(self, step: DecoderStep) -> int:
+        """Check the step's places and write them down; multiply-adds of the layers."""
+        data, shape = self._data, self.shape
+        tokens, rows = step.ids.shape[0], step.rows
+        pages, kv_heads, page, width = step.keys[0].shape
+        if (kv_heads, width) != (shape.kv_heads, shape.width):
+            raise ValueError(f"expected pages [P, {shape.kv_heads}, page, {shape.width}]")
+        ends, page_table = step.lengths, step.page_table
+        check_places(
+            step.ids.numpy(), step.positions.numpy(), step.slots.numpy(), shape.vocab, self._longest,
+            pages * page,
+        )  # fmt: skip
+        seen = check(page_table.numpy(), ends.numpy(), pages, page, 0) if rows else 0
+        if tokens > self._room:
+            self._room = tokens
+            for at, size in self._sizes.items():
+                self._buffers[at] = torch.empty(tokens * size)
+                data[at] = self._buffers[at].data_ptr()
+        span = page_table.shape[1] * page
+        block = min(rows, max(1, _SCRATCH_FLOATS // (shape.heads * span)))
+        if self._probabilities.numel() < block * shape.heads * span:
+            self._probabilities = torch.empty(block * shape.heads * span)
+            data[P.PROBABILITIES] = self._probabilities.data_ptr()
+        if self._figures.numel() < rows * shape.heads * 4:
+            self._figures = torch.empty(rows * shape.heads * 4)
+            data[P.SCRATCH_FIGURES] = self._figures.data_ptr()
+        data[P.PAGES : P.ROWS + 1] = (pages, page, page_table.shape[1], tokens, rows)
+        data[P.BLOCK] = block
+        data[P.SPAN] = span
+        data[P.IDS : P.LENGTHS + 1] = (
+            step.ids.data_ptr(),
+            step.positions.data_ptr(),
+            step.slots.data_ptr(),
+            page_table.data_ptr(),
+            ends.data_ptr(),
+        )
+        self._table[:, P.KEYS] = [k.data_ptr() for k in step.keys]
+        self._table[:, P.VALUES] = [v.data_ptr() for v in step.values]
+        if step.monitored != self._monitored:
+            order = sorted(step.monitored)
+            self._table[:, P.MONITORED] = [
+                order.index(i) if i in step.monitored else -1 for i in range(len(self._table))
+            ]
+            self._monitored = step.monitored
+        return tokens * self._per_token + 2 * seen * len(self._table) * shape.heads * width
+
+    def _pack(self, layer: LayerWeights) -> list[int]:
+        shape = self.shape
+        hidden, ffn, wide = shape.hidden, shape.ffn, shape.heads * shape.width
+        joined = wide + 2 * shape.kv_heads * shape.width
+        for name, size in (
+            ("norm_in", (hidden,)),
+            ("w_qkv", (joined, hidden)),
+            ("b_qkv", (joined,)),
+            ("norm_q", (shape.width,)),
+            ("norm_k", (shape.width,)),
+            ("w_out", (hidden, wide)),
+            ("b_out", (hidden,)),
+            ("norm_post", (hidden,)),
+            ("w_gate", (ffn, hidden)),
+            ("b_gate", (ffn,)),
+            ("w_up", (ffn, hidden)),
+            ("b_up", (ffn,)),
+            ("w_down", (hidden, ffn)),
+            ("b_down", (hidden,)),
+        ):
+            _fits(name, getattr(layer, name), size)
+        fields = [0] * P.FIELDS
+        for at, tensor in (
+            (P.NORM_IN, layer.norm_in),
+            (P.W_QKV, pack(layer.w_qkv)),
+            (P.B_QKV, rows_of(layer.b_qkv)),
+            (P.NORM_Q, layer.norm_q),
+            (P.NORM_K, layer.norm_k),
+            (P.W_OUT, pack(layer.w_out)),
+            (P.B_OUT, rows_of(layer.b_out)),
+            (P.NORM_POST, layer.norm_post),
+            (P.W_GATE_UP, pack_pair(layer.w_gate, layer.w_up)),
+            (P.B_GATE_UP, rows_of(layer.b_gate, layer.b_up)),
+            (P.W_DOWN, pack(layer.w_down)),
+            (P.B_DOWN, rows_of(layer.b_down)),
+        ):
+            fields[at] = self._keep(tensor)
+        fields[P.WINDOW] = layer.window or 0
+        fields[P.SCALE] = _bits(layer.scale)
+        fields[P.MONITORED] = -1
+        return fields
+
+    def _keep(self, tensor: Tensor | None) -> int:
+        """The address of a tensor that stays alive with this decoder, 0 for None."""
+        if tensor is None:
+            return 0
+        self._kept.append(tensor.detach().contiguous())
+        return as_address(self._kept[-1])
+
+
+def _fits(name: str, tensor: Tensor | None, size: tuple[int, ...]) -> None:
+    if tensor is None:
+        return
+    if tuple(tensor.shape) != size or tensor.dtype != torch.float32 or tensor.device.type != "cpu":
+        raise ValueError(
+            f"{name}: expected float32 {size} on the CPU, got {tensor.dtype} {tuple(tensor.shape)} "
+            f"on {tensor.device}"
+        )
+
+
+def _up(n: int) -> int:
+    return -(-n // LANES) * LANES
+
+
+def _bits(value: float) -> int:
+    return int(np.float64(value).view(np.int64))
+
+
+def warmup_numba() -> None:
+    """Compile the program (or load it from numba's cache)."""
+    compiled()

@@ -1,0 +1,41 @@
+"""What goes into a step of a decoder, and what comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
+
+from ..attention_stats import HeadStats
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderStep:
+    """T tokens, the last B of which are the rows: one token a sequence, whose logits are wanted.
+
+    ``ids``, ``positions`` int64 [T]; ``slots`` int32 [T], where each token's key and value go; ``keys``,
+    ``values``: pages [P, Hk, page, D] of every layer; ``page_table`` int32 [B, N], ``lengths`` int32 [B]
+    including the newest token; ``monitored``: the layers whose statistics are kept.
+    """
+
+    ids: Tensor
+    positions: Tensor
+    slots: Tensor
+    keys: Sequence[Tensor]
+    values: Sequence[Tensor]
+    page_table: Tensor
+    lengths: Tensor
+    rows: int
+    monitored: frozenset[int]
+
+
+class Decoded(NamedTuple):
+    """``logits`` [B, V]; ``heads``: fields [L, B, H] of the monitored layers, ``by_layer`` [L, B, 6] their
+    signals in the order of ``attention_stats.layer_signals``, ``signals`` [B, 6] the mean over layers."""
+
+    logits: Tensor
+    heads: HeadStats
+    by_layer: Tensor
+    signals: Tensor
