@@ -31,7 +31,7 @@ from .stats import HeadStats
 
 SPLIT: Final = 512
 """keys of a program of ``_attend``"""
-TILE: Final = 64
+TILE: Final = 32
 """keys of one step of it, and of a program of ``_deviate``"""
 _HEAD_BLOCK: Final = 64
 
@@ -112,10 +112,16 @@ def _attend(
     t = tl.zeros([GROUP_PAD, TILE], tl.float32)
     size = tl.zeros([GROUP_PAD, TILE], tl.float32)
     out = tl.zeros([GROUP_PAD, WIDTH_PAD], tl.float32)
-    for at in range(tl.maximum(begin, start // TILE * TILE), stop, TILE):
+    # a step ahead: while keys wait for their page's id, the compiler keeps but one tile in flight
+    lo = tl.maximum(begin, start // TILE * TILE)
+    now = lo + tl.arange(0, TILE)
+    ahead = tl.load(table + b * table_row + now // PAGE, mask=(now >= start) & (now < stop), other=0)
+    for at in range(lo, stop, TILE):
         position = at + tl.arange(0, TILE)
         valid = (position >= start) & (position < end)
-        page = tl.load(table + b * table_row + position // PAGE, mask=valid, other=0).to(tl.int64)
+        page = ahead.to(tl.int64)
+        later = position + TILE
+        ahead = tl.load(table + b * table_row + later // PAGE, mask=later < stop, other=0)
         slot = position % PAGE
         # a stale page may hold anything
         readable = valid[:, None] if WIDTH == WIDTH_PAD else valid[:, None] & (d < WIDTH)[None, :]
@@ -140,11 +146,10 @@ def _attend(
         mass = fade * mass + p
         out = fade * out + tl.dot(p.to(v.dtype), v, input_precision="ieee")
         if KEEP:
-            kept = heads * (splits * SPLIT) + (at - first)
-            tl.store(
-                weights + kept[:, None] + tl.arange(0, TILE)[None, :], _pack(p), mask=(g < GROUP)[:, None]
-            )
-            tl.store(tops + kept // TILE, top, mask=g < GROUP)
+            column = at - first + tl.arange(0, TILE)
+            kept = weights + (heads * (splits * SPLIT))[:, None] + column[None, :]
+            tl.store(kept, _pack(p), mask=(g < GROUP)[:, None])
+            tl.store(tops + heads * (splits * (SPLIT // TILE)) + (at - first) // TILE, top, mask=g < GROUP)
         m = top
     place = heads * splits + tl.program_id(1)
     tl.store(partial + place[:, None] * WIDTH + d[None, :], out, mask=real)
@@ -325,7 +330,7 @@ def decode_attention_triton(
             KV_HEADS=kv_heads, GROUP=group, GROUP_PAD=max(16, triton.next_power_of_2(group)), WIDTH=width,
             WIDTH_PAD=width_pad, PAGE=page, CAPPED=softcap is not None, STATS=stats, KEEP=keep,
             UPCAST=interpreting() or len({q.dtype, k_pages.dtype, v_pages.dtype}) > 1,
-            **common, num_warps=4, num_stages=3,
+            **common, num_warps=8 if width_pad * q.element_size() > 512 else 4, num_stages=3,
         )  # fmt: skip
         _merge[(rows * heads,)](
             partial, sums, lengths, out, figures, softmax, keys, reach, capacity, splits,
