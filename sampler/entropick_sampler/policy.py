@@ -25,6 +25,8 @@ _NEVER: Final = 1 << 30
 """tokens_since_clarify of a request that never clarified: no cooldown reaches it"""
 _N: Final = len(Strategy)
 _P: Final = len(PARAMETERS)
+_ROUNDS: Final = 1.5 * 2.0**52
+"""float64 beside this number has no fraction"""
 # GREEDY, CLARIFY, EXPLORE, HIGH_UNCERTAINTY: the cuts of each region in H and V, and on which side of them it
 # lies (+1 above, -1 below); ADAPTIVE, the last strategy, lies above nothing at all and takes what is left
 _CUTS: Final = (
@@ -66,9 +68,10 @@ class PolicyRows(NamedTuple):
     ``clarify`` [B, S]: weights of the discriminant, which must exceed ``clarify_cut`` [B], minus its bias;
     ``unread`` bool [B, S]: the signals without a weight.
     ``coefficients`` [B, 5 * P, S], ``constants``, ``low``, ``high`` [B, 5 * P]: every strategy's parameters,
-    affine in the signals. ``numbers`` int64 [B * 5, 3]: the strategy as it is reported, how many candidates
-    are drawn, how many clarifying texts the request may get. ``lines`` int64 [B]: where the five strategies
-    of a row begin in a table of B * 5.
+    affine in the signals; ``rounding`` [5 * P] rounds those it is added to and taken from again.
+    ``numbers`` int64 [3, B * 5]: the strategy as it is reported, how many candidates are drawn, how many
+    clarifying texts the request may get. ``lines`` int64 [B]: where the five strategies of a row begin in a
+    table of B * 5.
     ``ranked`` bool [B]: preset ``calibrated``. ``cooldown`` int64 [B]. ``rank_low``, ``rank_scale``
     [S, Q - 1], ``rank_step`` [Q - 1]: the profile's quantiles. ``off``: the decision where no row's policy is
     on. ``any_ranked``, ``all_ranked`` are known to the host and do not depend on device data.
@@ -83,6 +86,7 @@ class PolicyRows(NamedTuple):
     constants: Tensor
     low: Tensor
     high: Tensor
+    rounding: Tensor
     numbers: Tensor
     lines: Tensor
     ranked: Tensor
@@ -149,7 +153,15 @@ class PolicyRows(NamedTuple):
             floats([[row[0] for row in t[0]] for t in tables], n, _N * _P),
             floats([t[1] for t in tables], n, _N * _P),
             floats([t[2] for t in tables], n, _N * _P),
-            integers(numbers, n * _N, 3),
+            floats(
+                [
+                    _ROUNDS if s is Strategy.ADAPTIVE and name == "top_k" else 0.0
+                    for s in Strategy
+                    for name in PARAMETERS
+                ],
+                _N * _P,
+            ),
+            integers(numbers, n * _N, 3).t().contiguous(),
             integers([row * _N for row in range(n)], n),
             torch.tensor(list(ranked), dtype=torch.bool, device=device),
             integers([p.clarify_cooldown for p in params], n),
@@ -221,17 +233,19 @@ def decide(
 
     # products row by row: a matrix product may sum in an order that depends on the batch
     cells = (rows.coefficients * x.unsqueeze(1)).sum(-1).add_(rows.constants)
-    cells = torch.clamp(cells, rows.low, rows.high).view(-1, _P)
+    cells = torch.clamp(cells, rows.low, rows.high)
+    # the guide rounds ADAPTIVE's top_k (half to even: what is left of it beside 1.5 * 2^52), and cuts off
+    # EXPLORE's, as the conversion does
+    cells = cells.add_(rows.rounding).sub_(rows.rounding).view(-1, _P).t()
     line = rows.lines + strategy
-    temperature, top_p, top_k, min_p = cells.index_select(0, line).unbind(1)
-    label, candidates, budget = rows.numbers.index_select(0, line).unbind(1)
-    # the guide rounds ADAPTIVE's top_k (half to even) and cuts off EXPLORE's
-    top_k = torch.where(strategy == int(Strategy.ADAPTIVE), top_k.round(), top_k).to(torch.int64)
+    temperature, top_p, top_k, min_p = cells.index_select(1, line).unbind(0)
+    label, candidates, budget = rows.numbers.index_select(1, line).unbind(0)
 
     # the budget is 0 but under CLARIFY
     insert = (state.clarify_used < budget).logical_and_(state.tokens_since_clarify >= rows.cooldown)
     if may_clarify is not None:
         insert.logical_and_(may_clarify)
-    return Decision(label, temperature, top_p, top_k, min_p, candidates, insert), PolicyState(
+    decision = Decision(label, temperature, top_p, top_k.to(torch.int64), min_p, candidates, insert)
+    return decision, PolicyState(
         state.clarify_used + insert, (state.tokens_since_clarify + 1).masked_fill_(insert, 0)
     )

@@ -161,7 +161,6 @@ def unpack(packed: Tensor) -> list[TokenRow]:
         signals = (*line[values:last], line[-1], *line[last:-1])
         if math.isnan(sum(signals)):  # seldom: something was not measured
             signals = tuple(None if math.isnan(x) else x for x in signals)
-        ids = map(int, line[9 : 9 + drawn])
         rows.append(
             TokenRow(
                 int(token),
@@ -175,7 +174,7 @@ def unpack(packed: Tensor) -> list[TokenRow]:
                 drawn,
                 bool(inserted),
                 int(flags),
-                tuple(zip(ids, line[logprobs + 1 :][:drawn], line[scores:][:drawn], strict=True)),
+                tuple([(int(line[9 + i]), line[logprobs + 1 + i], line[scores + i]) for i in range(drawn)]),
             )
         )
     return rows
@@ -183,16 +182,15 @@ def unpack(packed: Tensor) -> list[TokenRow]:
 
 def step_stats(measured: LogitsStats, attention: Tensor | None, attention_valid: Tensor | None) -> StepStats:
     """Put the two sources into one table: logits [B] and attention [B, 6] (or None: not measured)."""
-    logits = torch.stack([measured.entropy, measured.varentropy], dim=1)
-    rows = logits.shape[0]
+    entropy, varentropy = measured.entropy.unsqueeze(1), measured.varentropy.unsqueeze(1)
     if attention is None:
-        attention = logits.new_zeros(rows, _N_ATTENTION)
-        attention_valid = torch.zeros(rows, dtype=torch.bool, device=logits.device)
-    values = torch.cat([logits, attention.to(logits.dtype)], dim=1)
+        attention = entropy.new_zeros(entropy.shape[0], _N_ATTENTION)
+        attention_valid = torch.zeros_like(measured.entropy, dtype=torch.bool)
+    values = torch.cat((entropy, varentropy, attention.to(entropy.dtype)), dim=1)
     if attention_valid is None:
         return StepStats(values)
     seen = torch.ones_like(values, dtype=torch.bool)
-    seen[:, logits.shape[1] :] = attention_valid.unsqueeze(1)
+    seen[:, 2:] = attention_valid.unsqueeze(1)
     return StepStats(values, seen)
 
 
@@ -215,10 +213,11 @@ def sample_step(
     """
     measured = logits_stats(logits)
     stats = step_stats(measured, attention, attention_valid)
-    free = forced < 0
+    none = rows.policy.off.strategy  # -1 in every row
+    free = forced <= none
     decision = rows.policy.off
     if rows.any_enabled:
-        decision, state = decide(stats, state, rows.policy, (clarify >= 0).logical_and_(free))
+        decision, state = decide(stats, state, rows.policy, (clarify > none).logical_and_(free))
     drawn = draw(
         logits,
         decision.temperature,
