@@ -7,10 +7,11 @@ SCRIPT = """
 import sys
 sys.modules["numba"] = None  # what an import of it then raises is ImportError
 import torch
-from entropick_kernels import attention_stats, logits_stats, sample
+from entropick_kernels import attention_stats, decoder, logits_stats, sample
 
-for package in (attention_stats, logits_stats, sample):
+for package in (attention_stats, decoder, logits_stats, sample):
     package.warmup()
+assert not decoder.available()
 x = torch.zeros(2, 8)
 one = torch.ones(2)
 assert logits_stats.logits_stats(x).entropy.tolist() == [3, 3]

@@ -129,6 +129,8 @@ def _attention(data: Any, layer: Any, me: int, team: int) -> None:
     for t in range(me, before, team):
         for head in range(kv_heads):
             _place(data, layer, t, head)
+    if before:
+        meet(data, team)  # a row may attend to tokens of its own prompt
     if not rows:
         return
     span = min(data[P.SPAN], window) if window else data[P.SPAN]
@@ -186,8 +188,6 @@ def _before(data: Any, layer: Any, me: int, team: int) -> None:
     )  # fmt: skip
     meet(data, team)
     _attention(data, layer, me, team)
-    if not data[P.ROWS]:
-        meet(data, team)
 
 
 @native()

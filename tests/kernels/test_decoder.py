@@ -1,0 +1,284 @@
+"""The native decoder against its float64 reference, and that neighbours and threads change no bit."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from entropick_kernels.attention_stats import layer_signals, prefill_attention, reference
+from entropick_kernels.decoder import DecoderShape, DecoderStep, LayerWeights, NativeDecoder, numba_impl
+from entropick_kernels.decoder.products import pack, pack_pair, unpack
+from entropick_kernels.decoder.reference import forward
+
+PAGE = 4
+NAMES = (
+    "attention_entropy",
+    "attention_entropy_normalized",
+    "attention_varentropy",
+    "agreement",
+    "agreement_seed",
+    "interaction_strength",
+)
+SHAPES = {
+    "even": DecoderShape(hidden=32, heads=4, kv_heads=2, width=16, ffn=48, vocab=64, eps=1e-6),
+    "odd": DecoderShape(hidden=37, heads=3, kv_heads=1, width=6, ffn=21, vocab=51, eps=1e-5),
+    "alone": DecoderShape(hidden=9, heads=2, kv_heads=2, width=2, ffn=3, vocab=7, eps=1e-5),
+}
+
+
+@dataclass
+class Model:
+    shape: DecoderShape
+    layers: list[LayerWeights]
+    embed: Tensor
+    norm: Tensor
+    head: Tensor | None
+    cos: Tensor
+    sin: Tensor
+
+    @property
+    def parts(self) -> tuple[object, ...]:
+        return self.shape, self.layers, self.embed, self.norm, self.head, self.cos, self.sin
+
+    def native(self) -> NativeDecoder:
+        return NativeDecoder(*self.parts)
+
+
+def make_model(name: str, bias: bool = False, norms: bool = False, tied: bool = False) -> Model:
+    s = SHAPES[name]
+    rng = torch.Generator().manual_seed(3)
+
+    def random(*size: int, by: float = 0.4) -> Tensor:
+        return torch.randn(*size, generator=rng) * by
+
+    wide, joined = s.heads * s.width, (s.heads + 2 * s.kv_heads) * s.width
+    layers = [
+        LayerWeights(
+            norm_in=1 + random(s.hidden),
+            w_qkv=random(joined, s.hidden),
+            b_qkv=random(joined) if bias else None,
+            norm_q=1 + random(s.width) if norms else None,
+            norm_k=1 + random(s.width) if norms else None,
+            w_out=random(s.hidden, wide),
+            b_out=random(s.hidden) if bias else None,
+            norm_post=1 + random(s.hidden),
+            w_gate=random(s.ffn, s.hidden),
+            b_gate=random(s.ffn) if bias else None,
+            w_up=random(s.ffn, s.hidden),
+            b_up=random(s.ffn) if bias else None,
+            w_down=random(s.hidden, s.ffn),
+            b_down=random(s.hidden) if bias else None,
+            scale=0.3,
+            window=window,
+        )
+        for window in (None, 5, None)
+    ]
+    angle = torch.arange(64).unsqueeze(1) * 0.3 ** torch.arange(s.width // 2).unsqueeze(0)
+    head = None if tied else random(s.vocab, s.hidden)
+    return Model(s, layers, random(s.vocab, s.hidden), 1 + random(s.hidden), head, angle.cos(), angle.sin())
+
+
+class Cache:
+    """Pages full of NaN, handed out in an order of their own."""
+
+    def __init__(self, model: Model, pages: int = 40) -> None:
+        size = (pages, model.shape.kv_heads, PAGE, model.shape.width)
+        self.keys = [torch.full(size, math.nan) for _ in model.layers]
+        self.values = [torch.full(size, math.nan) for _ in model.layers]
+        self.free = torch.randperm(pages, generator=torch.Generator().manual_seed(5)).tolist()
+
+    def pages(self, length: int) -> list[int]:
+        return [self.free.pop() for _ in range(-(-length // PAGE))]
+
+
+def slot(pages: list[int], at: int) -> int:
+    return pages[at // PAGE] * PAGE + at % PAGE
+
+
+def run(model: Model, native: NativeDecoder, texts: list[list[int]], monitored: frozenset[int] | None = None):
+    """The last token of every text as a row, everything before it as one piece of a prompt each."""
+    cache = Cache(model)
+    owned = [cache.pages(len(text)) for text in texts]
+    places = [(i, at) for i, text in enumerate(texts) for at in range(len(text) - 1)]
+    places += [(i, len(text) - 1) for i, text in enumerate(texts)]
+    table = torch.zeros(len(texts), max(len(p) for p in owned), dtype=torch.int32)
+    for i, pages in enumerate(owned):
+        table[i, : len(pages)] = torch.tensor(pages)
+    step = DecoderStep(
+        ids=torch.tensor([texts[i][at] for i, at in places]),
+        positions=torch.tensor([at for _, at in places]),
+        slots=torch.tensor([slot(owned[i], at) for i, at in places], dtype=torch.int32),
+        keys=cache.keys,
+        values=cache.values,
+        page_table=table,
+        lengths=torch.tensor([len(text) for text in texts], dtype=torch.int32),
+        rows=len(texts),
+        monitored=frozenset(range(len(model.layers))) if monitored is None else monitored,
+    )
+
+    def between(layer: int, q: Tensor, out: Tensor) -> None:
+        begin = 0
+        for text, pages in zip(texts, owned, strict=True):
+            count = len(text) - 1
+            if count:
+                out[begin : begin + count], _ = prefill_attention(
+                    q[begin : begin + count],
+                    cache.keys[layer],
+                    cache.values[layer],
+                    torch.tensor(pages),
+                    count,
+                    scale=model.layers[layer].scale,
+                    window=model.layers[layer].window,
+                    want_stats=False,
+                )
+            begin += count
+
+    decoded = native(step, between)
+    # the same rows again, without the prompts: one call, the cache as it is
+    before = len(places) - len(texts)
+    again = native(
+        replace(step, ids=step.ids[before:], positions=step.positions[before:], slots=step.slots[before:])
+    )
+    assert torch.equal(decoded.logits, again.logits)
+    assert torch.equal(decoded.by_layer, again.by_layer)
+    assert all(torch.equal(one, two) for one, two in zip(decoded.heads, again.heads, strict=True))
+    return decoded
+
+
+def random_texts(model: Model, lengths: tuple[int, ...]) -> list[list[int]]:
+    rng = torch.Generator().manual_seed(7)
+    return [torch.randint(0, model.shape.vocab, (n,), generator=rng).tolist() for n in lengths]
+
+
+@pytest.mark.parametrize(
+    ("name", "bias", "norms", "tied"),
+    [("even", False, False, False), ("odd", True, True, True), ("odd", False, True, False),
+     ("alone", True, False, True)],
+)  # fmt: skip
+def test_logits_and_signals_equal_the_reference(name: str, bias: bool, norms: bool, tied: bool) -> None:
+    model = make_model(name, bias, norms, tied)
+    texts = random_texts(model, (1, 9, 4, 5, 13, 2, 8))
+    decoded = run(model, model.native(), texts)
+    for i, text in enumerate(texts):
+        logits, scores, seen = forward(*model.parts, text)
+        np.testing.assert_allclose(decoded.logits[i].double().numpy(), logits[-1], atol=2e-5)
+        for at, signal in enumerate(NAMES):
+            of_layers = [
+                getattr(reference, signal)(scores[layer : layer + 1], seen[layer : layer + 1])
+                for layer in range(len(model.layers))
+            ]
+            np.testing.assert_allclose(decoded.by_layer[:, i, at], of_layers, rtol=2e-5, atol=2e-5)
+    torch.testing.assert_close(decoded.signals, decoded.by_layer.mean(0))
+    torch.testing.assert_close(decoded.by_layer, layer_signals(decoded.heads), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", list(SHAPES))
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_neighbours_and_threads_change_no_bit(
+    name: str, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_model(name, bias=True)
+    native = model.native()
+    texts = random_texts(model, tuple(1 + i % 14 for i in range(0, 39, 3)))
+    monkeypatch.setattr(numba_impl, "threads_for", lambda work: threads)
+    together = run(model, native, texts)
+    monkeypatch.setattr(numba_impl, "threads_for", lambda work: 1)
+    for i, text in enumerate(texts):
+        if len(text) > 2:
+            continue  # torch's attention of longer prompts may depend on what it runs with
+        alone = run(model, native, [text])
+        assert torch.equal(alone.logits[0], together.logits[i])
+        assert torch.equal(alone.by_layer[:, 0], together.by_layer[:, i])
+
+
+def test_rows_in_blocks_equal_rows_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model("even")
+    texts = random_texts(model, (3, 9, 4, 12, 1))
+    at_once = run(model, model.native(), texts, frozenset({0, 2}))
+    monkeypatch.setattr(numba_impl, "_SCRATCH_FLOATS", 2 * model.shape.heads * 12)
+    in_blocks = run(model, model.native(), texts, frozenset({0, 2}))
+    assert at_once.by_layer.shape == (2, 5, 6)
+    assert torch.equal(at_once.logits, in_blocks.logits)
+    assert torch.equal(at_once.by_layer, in_blocks.by_layer)
+
+
+def test_monitored_layers_are_picked() -> None:
+    model = make_model("even")
+    texts = random_texts(model, (3, 9))
+    native = model.native()
+    everything, some = run(model, native, texts), run(model, native, texts, frozenset({2, 1}))
+    assert torch.equal(everything.by_layer[1:], some.by_layer)
+    assert torch.equal(everything.heads.entropy[1:], some.heads.entropy)
+    assert torch.equal(everything.heads.keys[1:], some.heads.keys)
+    assert torch.equal(everything.logits, some.logits)
+
+
+def test_a_bad_row_spoils_itself_alone() -> None:
+    model = make_model("even")
+    model.embed[0] = math.nan
+    texts = [[1, 2], [1, 0], [3, 4]]
+    native = model.native()
+    cache = Cache(model)
+    owned = [cache.pages(1) for _ in texts]
+    step = DecoderStep(
+        ids=torch.tensor([text[-1] for text in texts]),
+        positions=torch.zeros(3, dtype=torch.int64),
+        slots=torch.tensor([slot(pages, 0) for pages in owned], dtype=torch.int32),
+        keys=cache.keys,
+        values=cache.values,
+        page_table=torch.tensor(owned, dtype=torch.int32),
+        lengths=torch.ones(3, dtype=torch.int32),
+        rows=3,
+        monitored=frozenset({0}),
+    )
+    decoded = native(step)
+    assert decoded.logits.isfinite().all(-1).tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize("change", ["ids", "positions", "slots", "page_table", "lengths"])
+@pytest.mark.parametrize("value", [-1, 1000])
+def test_places_out_of_range_are_refused(change: str, value: int) -> None:
+    model = make_model("even")
+    cache = Cache(model)
+    step = DecoderStep(
+        ids=torch.tensor([1]),
+        positions=torch.tensor([0]),
+        slots=torch.tensor([0], dtype=torch.int32),
+        keys=cache.keys,
+        values=cache.values,
+        page_table=torch.tensor([[0]], dtype=torch.int32),
+        lengths=torch.tensor([1], dtype=torch.int32),
+        rows=1,
+        monitored=frozenset({0}),
+    )
+    bad = replace(step, **{change: torch.full_like(getattr(step, change), value)})
+    native = model.native()
+    with pytest.raises(IndexError):
+        native(bad)
+    assert native(step).logits.isfinite().all()
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    model = make_model("even")
+    with pytest.raises(ValueError, match="w_down"):
+        replace(model, layers=[replace(model.layers[0], w_down=torch.zeros(3, 3))]).native()
+    with pytest.raises(ValueError, match="float32"):
+        replace(model, norm=model.norm.double()).native()
+    with pytest.raises(ValueError, match="share"):
+        replace(model.shape, kv_heads=3)
+    with pytest.raises(ValueError, match="at least 1"):
+        replace(model.shape, vocab=0)
+
+
+@pytest.mark.parametrize("out", [1, 16, 33])
+def test_packed_weights_are_all_there(out: int) -> None:
+    weight, other = torch.randn(out, 5), torch.randn(out, 5)
+    assert torch.equal(unpack(pack(weight), out), weight)
+    pair = pack_pair(weight, other)
+    assert torch.equal(unpack(pair[::2], out), weight)
+    assert torch.equal(unpack(pair[1::2], out), other)
