@@ -1,0 +1,60 @@
+"""What ``decide`` owes to the machine: exact roundings, and nothing read back from the device."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from entropick_sampler.formulas import PARAMETERS
+from entropick_sampler.params import SEED_PARAMS, Strategy
+from entropick_sampler.policy import PolicyRows, decide, initial_state
+from entropick_sampler.profile import QUANTILE_LEVELS, THRESHOLDS, Profile
+from entropick_sampler.signals import POLICY_SIGNALS
+from entropick_sampler.stats import StepStats
+
+NAMES = [signal.name for signal in POLICY_SIGNALS]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "value", "want"),
+    [
+        (Strategy.ADAPTIVE, 6.5, 6),
+        (Strategy.ADAPTIVE, 7.5, 8),
+        (Strategy.ADAPTIVE, 7.4999999, 7),
+        (Strategy.EXPLORE, 7.9999999, 7),
+        (Strategy.EXPLORE, 8.0, 8),
+    ],
+)
+def test_top_k_is_rounded_or_cut_off(strategy: Strategy, value: float, want: int) -> None:
+    """ADAPTIVE rounds half to even, EXPLORE drops the fraction; what stands beside it keeps every bit."""
+    rows = PolicyRows.build([replace(SEED_PARAMS, temperature=0.7)], [True], [False], None)
+    line = slice(int(strategy) * len(PARAMETERS), (int(strategy) + 1) * len(PARAMETERS))
+    rows.coefficients.zero_()
+    rows.constants[0, line] = torch.tensor([1 / 3, 0.7, value, 0.1], dtype=torch.float64)
+    values = torch.zeros(1, len(NAMES), dtype=torch.float64)
+    values[0, :2] = torch.tensor([1.0, 6.0 if strategy is Strategy.EXPLORE else 1.0])
+    got, _ = decide(StepStats(values), initial_state(1), rows)
+    assert Strategy(int(got.strategy)) is strategy
+    assert int(got.top_k) == want
+    assert (float(got.temperature), float(got.top_p), float(got.min_p)) == (1 / 3, 0.7, 0.1)
+
+
+def test_nothing_is_read_back_from_the_device() -> None:
+    """Tensors without data: a decision that needed a value on the host would raise."""
+    profile = Profile(
+        "m",
+        "d",
+        (0,),
+        "2026-01-01",
+        1000,
+        dict.fromkeys(NAMES, QUANTILE_LEVELS),
+        dict.fromkeys(THRESHOLDS, 1.0),
+        clarify_weights={"agreement": 2.0},
+    )
+    rows = PolicyRows.build([SEED_PARAMS, profile.params], [True] * 2, [False, True], profile, "meta")
+    values = torch.zeros(2, len(NAMES), device="meta")
+    for valid in (None, torch.zeros(2, len(NAMES), dtype=torch.bool, device="meta")):
+        state = initial_state(2, "meta")
+        decision, state = decide(StepStats(values, valid), state, rows, rows.ranked)
+        assert {t.shape for t in (*decision, *state)} == {(2,)}
+        assert {t.device.type for t in (*decision, *state)} == {"meta"}
