@@ -25,14 +25,14 @@ class Chunk:
 class Batch:
     """One step: sequences that feed one token each, and pieces of those whose keys are not computed.
 
-    ``preempted``: sequences that gave their pages up for this step. ``admitted``: those that begin with it,
-    for the first time.
+    ``preempted``: sequences that gave their pages up for this step. ``looked_up``: requests that begin
+    with it and whose prompts were looked up in the cache.
     """
 
     decode: tuple[Sequence, ...]
     chunks: tuple[Chunk, ...]
     preempted: tuple[Sequence, ...] = ()
-    admitted: tuple[Sequence, ...] = ()
+    looked_up: tuple[Sequence, ...] = ()
 
     @property
     def tokens(self) -> int:

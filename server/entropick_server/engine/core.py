@@ -155,9 +155,10 @@ class EngineCore:
         """Forget a branch; its pages are free at once. Without any left the request's own row is adopted."""
         siblings = self._scheduler.branches(branch)
         if branch in siblings:
+            root = self._scheduler.root_of(branch)
             self._scheduler.finish(branch)
             if len(siblings) == 1:
-                self._settle(self._scheduler.root_of(branch))
+                self._settle(root)
 
     def adopt(self, row: Sequence) -> None:
         """The request goes on as one of its rows, whose tokens are delivered; all others are forgotten.
@@ -172,7 +173,7 @@ class EngineCore:
         begin = time.perf_counter()
         batch = self._batch = self._scheduler.schedule()
         queued = self._first_steps(batch)
-        measured = self._runner.forward(batch)
+        measured = self._runner.forward(batch) if batch.tokens else None
         self._scheduler.advance(batch)
         results: list[tuple[RequestOutput, int]] = []
         if measured is not None:
@@ -266,8 +267,8 @@ class EngineCore:
             self._scheduler.load(),
             queued,
             seconds,
-            sum(sequence.prompt_length for sequence in batch.admitted),
-            sum(sequence.cached for sequence in batch.admitted),
+            sum(sequence.prompt_length for sequence in batch.looked_up),
+            sum(sequence.cached for sequence in batch.looked_up),
             tuple(sequence.request.request_id for sequence in batch.preempted),
         )
 

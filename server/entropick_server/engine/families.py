@@ -21,9 +21,6 @@ class Families:
     def __init__(self) -> None:
         self._by_id: dict[str, _Family] = {}
 
-    def __len__(self) -> int:
-        return len(self._by_id)
-
     def open(self, root: Sequence) -> None:
         """Begin a request. Raises ValueError for an id that is in use."""
         request_id = root.request.request_id

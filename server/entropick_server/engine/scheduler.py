@@ -54,8 +54,8 @@ class Scheduler:
 
     @property
     def idle(self) -> bool:
-        """True where nothing waits and nothing runs."""
-        return not self._families
+        """True where nothing waits and nothing runs; rows that have ended may still await a verdict."""
+        return not (self._waiting or self._prefilling or self._decoding)
 
     def load(self) -> EngineLoad:
         """The gauges of this moment."""
@@ -171,18 +171,18 @@ class Scheduler:
             if budget <= 0:
                 break
             budget -= self._chunk(sequence, budget, chunks)
-        admitted: list[Sequence] = []
+        looked_up: list[Sequence] = []
         # a step that takes pages away does not hand them to the queue
         while budget > 0 and not preempted and self._waiting and self._slots:
             sequence = self._waiting[0]
             fresh = sequence.admitted < 0
             if not self._admit(sequence):
                 break
-            if fresh and not sequence.branch:
+            if fresh and not sequence.branch and self._prefix_caching:
                 sequence.cached = sequence.computed
-                admitted.append(sequence)
+                looked_up.append(sequence)
             budget -= self._chunk(sequence, budget, chunks)
-        return Batch(decode, tuple(chunks), tuple(preempted), tuple(admitted))
+        return Batch(decode, tuple(chunks), tuple(preempted), tuple(looked_up))
 
     def advance(self, batch: Batch) -> None:
         """Record that a batch was fed: the keys and values of its tokens are in the cache."""

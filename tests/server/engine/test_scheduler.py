@@ -105,7 +105,7 @@ def test_the_last_admitted_gives_its_pages_up_and_waits_in_front(sequence: Calla
         batch = scheduler.schedule()
         orders.append(list(batch.preempted))
         assert all(s.slot == -1 and s.pages == [] and s.computed == 0 for s in batch.preempted)
-        assert not (batch.preempted and batch.admitted)
+        assert not (batch.preempted and batch.looked_up)
         run(scheduler, batch)
     assert [s for order in orders for s in order][:2] == [third, second]
     assert pool.used == 0
@@ -134,7 +134,7 @@ def test_a_prompt_takes_the_known_pages_of_its_beginning(sequence: Callable[...,
     assert again.pages[:2] == longer.pages[:2]
     assert found[turn] == 12
     assert pool.references(again.pages[0]) == 3
-    assert batch.admitted == tuple(found)
+    assert batch.looked_up == tuple(found)
 
 
 def test_the_last_token_of_a_prompt_always_runs(sequence: Callable[..., Sequence]) -> None:
@@ -153,6 +153,7 @@ def test_without_prefix_caching_nothing_is_found(sequence: Callable[..., Sequenc
         scheduler.add(sequence(10))
         batch = scheduler.schedule()
         assert batch.chunks[0].start == 0
+        assert batch.looked_up == ()
         run(scheduler, batch)
         scheduler.finish(batch.sequences[0])
         assert pool.cached == 0

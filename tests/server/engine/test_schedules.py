@@ -108,7 +108,7 @@ class Driver:
     def step(self) -> Batch:
         batch = self.scheduler.schedule()
         SEEN["preempted"] += len(batch.preempted)
-        SEEN["hits"] += sum(s.cached for s in batch.admitted)
+        SEEN["hits"] += sum(s.cached for s in batch.looked_up)
         for s in batch.preempted:
             assert (s.slot, s.pages, s.computed) == (-1, [], 0)
         for chunk in batch.chunks:
