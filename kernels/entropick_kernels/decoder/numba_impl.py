@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterable
+import functools
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from .._threads import run, threads_for, torch_openmp
 from ..attention_stats import HeadStats
 from ..attention_stats.numba_loops import check
 from . import _plan as P
-from ._team import ARRIVED, ROUND, TEAM_SIZE, TICKET, UNIT
+from ._team import TEAM_SIZE
 from ._tile import LANES
 from .loops import check_places
 from .products import as_address, pack, pack_pair, rows_of
@@ -97,6 +98,9 @@ class NativeDecoder:
         self._figures = torch.empty(0)
         self._per_token = len(table) * (joined + wide + 3 * ffn) * hidden
         self._monitored: frozenset[int] | None = None
+        self._pages: tuple[Sequence[Tensor], Sequence[Tensor]] | None = None
+        self._limits = torch.empty(0, 1, dtype=torch.int64)
+        self._pointer = self._data.ctypes.data_as(ctypes.POINTER(ctypes.c_int64))
 
     def __call__(self, step: DecoderStep, between: Between | None = None) -> Decoded | None:
         """Run a step; None for one without rows.
@@ -135,8 +139,7 @@ class NativeDecoder:
             self._run(0, last, threads)
         if not rows:
             return None
-        windows = torch.tensor([self._windows[i] or self._longest for i in sorted(step.monitored)])
-        keys = torch.minimum(step.lengths.long(), windows.unsqueeze(1))
+        keys = torch.minimum(step.lengths, self._limits)
         entropy, normalized, size, deviation = figures.unbind(-1)
         if panels * LANES != self.shape.vocab:
             logits = logits[:, : self.shape.vocab].contiguous()
@@ -146,16 +149,16 @@ class NativeDecoder:
 
     def _run(self, begin: int, end: int, threads: int) -> None:
         data = self._data
-        data[[TICKET, ARRIVED, ROUND, UNIT]] = 0
+        data[:TEAM_SIZE] = 0
         data[P.BEGIN] = begin
         data[P.END] = end
         library = torch_openmp()
         if threads > 1 and library is not None:
-            data[TEAM_SIZE] = ctypes.cast(library.omp_get_num_threads, ctypes.c_void_p).value or 0
+            data[TEAM_SIZE] = _team_size_function()
             run(compiled(), data, threads)
         else:
             data[TEAM_SIZE] = 0
-            compiled().ctypes(data.ctypes.data_as(ctypes.POINTER(ctypes.c_int64)))
+            compiled().ctypes(self._pointer)
 
     def _prepare(self, step: DecoderStep) -> int:
         """Check the step's places and write them down; multiply-adds of the layers."""
@@ -193,13 +196,16 @@ class NativeDecoder:
             page_table.data_ptr(),
             ends.data_ptr(),
         )
-        self._table[:, P.KEYS] = [k.data_ptr() for k in step.keys]
-        self._table[:, P.VALUES] = [v.data_ptr() for v in step.values]
+        if self._pages is None or step.keys is not self._pages[0] or step.values is not self._pages[1]:
+            self._table[:, P.KEYS] = [k.data_ptr() for k in step.keys]
+            self._table[:, P.VALUES] = [v.data_ptr() for v in step.values]
+            self._pages = (step.keys, step.values)
         if step.monitored != self._monitored:
             order = sorted(step.monitored)
             self._table[:, P.MONITORED] = [
                 order.index(i) if i in step.monitored else -1 for i in range(len(self._table))
             ]
+            self._limits = torch.tensor([[self._windows[i] or self._longest] for i in order])
             self._monitored = step.monitored
         return tokens * self._per_token + 2 * seen * len(self._table) * shape.heads * width
 
@@ -251,6 +257,13 @@ class NativeDecoder:
             return 0
         self._kept.append(tensor.detach().contiguous())
         return as_address(self._kept[-1])
+
+
+@functools.cache
+def _team_size_function() -> int:
+    """Address of the runtime's omp_get_num_threads."""
+    library = torch_openmp()
+    return 0 if library is None else ctypes.cast(library.omp_get_num_threads, ctypes.c_void_p).value or 0
 
 
 def _fits(name: str, tensor: Tensor | None, size: tuple[int, ...]) -> None:
