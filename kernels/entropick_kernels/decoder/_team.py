@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import platform
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
@@ -13,8 +15,16 @@ from .._threads import claim
 
 _INT = ir.IntType(64)
 _INT32 = ir.IntType(32)
-_PATIENCE = 2000
-"""looks at the clock of the team before a waiting thread offers its processor to others"""
+_PATIENCE = 10000
+"""looks at the team's round before a waiting thread sleeps"""
+_FUTEX, _GET_AFFINITY, _SET_AFFINITY, _GET_CPU = {
+    "x86_64": (202, 204, 203, 309),
+    "aarch64": (98, 123, 122, 168),
+}.get(platform.machine(), (-1, -1, -1, -1))
+"""Linux's numbers of system calls; -1 fails, and threads then go on looking and stay where they are"""
+_MASK_BYTES = 1024
+_WAIT, _WAKE = 128, 129
+"""operations on a futex of this process alone"""
 
 # cells of the shared data, a cache line apart: threads write them while others read the rest
 TICKET = 0
@@ -23,11 +33,15 @@ ARRIVED = 8
 ROUND = 16
 UNIT = 24
 """the next unit of work of this phase; 0 behind every :func:`meet`"""
-TEAM_SIZE = 32
+SLEEPERS = 32
+TEAM_SIZE = 40
 """address of omp_get_num_threads, 0 where one thread works alone"""
-CELLS = 40
+PLACES = 48
+"""the processor of each of the first MOST_PLACED threads"""
+MOST_PLACED = 64
+CELLS = PLACES + MOST_PLACED
 
-_give_way = types.ExternalFunction("sched_yield", types.int32())
+_system = types.ExternalFunction("syscall", types.int64(*[types.int64] * 7))
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -51,6 +65,27 @@ def _look(typing: Any, data: Any, index: Any) -> Any:
     return types.int64(data, types.int64), generate
 
 
+@intrinsic  # type: ignore[untyped-decorator]
+def _leave(typing: Any, data: Any, index: Any) -> Any:
+    """data[index]--, atomically."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        cell = builder.gep(arguments[0], [arguments[1]])
+        return builder.atomic_rmw("sub", cell, ir.Constant(_INT, 1), "acq_rel")
+
+    return types.int64(data, types.int64), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _place(typing: Any, data: Any, index: Any) -> Any:
+    """The address of data[index]; the system call sees its lower half (on little-endian processors)."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.ptrtoint(builder.gep(arguments[0], [arguments[1]]), _INT)
+
+    return types.int64(data, types.int64), generate
+
+
 @native()
 def team_size(data: Any) -> int:
     """Threads that run this program: the runtime may have given fewer than were asked for."""
@@ -61,8 +96,9 @@ def team_size(data: Any) -> int:
 def meet(data: Any, threads: int) -> None:
     """Wait until all threads are here; then the count of units begins anew.
 
-    A short wait watches: waking a sleeping thread takes longer than most phases last. A long one lets other
-    processes run.
+    A short wait watches: waking a sleeping thread takes longer than most phases last. In a long one the
+    thread sleeps, and where two share a processor the kernel then finds another one for it; it does not for
+    threads that only give way to each other.
     """
     if threads == 1:
         data[UNIT] = 0
@@ -72,9 +108,45 @@ def meet(data: Any, threads: int) -> None:
         data[ARRIVED] = 0
         data[UNIT] = 0
         claim(data, ROUND)
+        if _look(data, SLEEPERS) > 0:
+            _system(_FUTEX, _place(data, ROUND), _WAKE, threads, 0, 0, 0)
         return
     looks = 0
-    while _look(data, ROUND) == now:
+    while _look(data, ROUND) == now and looks < _PATIENCE:
         looks += 1
-        if looks > _PATIENCE:
-            _give_way()
+    if _look(data, ROUND) == now:
+        claim(data, SLEEPERS)
+        while _look(data, ROUND) == now:
+            _system(_FUTEX, _place(data, ROUND), _WAIT, now, 0, 0, 0)
+        _leave(data, SLEEPERS)
+
+
+@native()
+def spread(data: Any, me: int, threads: int) -> None:
+    """Move away from a processor that a thread before this one runs on.
+
+    A kernel may wake a team on one processor and leave it there while others idle; then two threads are slower
+    than one. The mask is narrowed for a moment only: the thread may be moved again.
+    """
+    if threads == 1 or threads > MOST_PLACED:
+        return
+    seen = np.empty(1, dtype=np.int32)
+    if _system(_GET_CPU, seen.ctypes.data, 0, 0, 0, 0, 0) != 0:
+        seen[0] = -1 - me
+    data[PLACES + me] = seen[0]
+    meet(data, threads)
+    taken = False
+    for other in range(me):
+        taken |= data[PLACES + other] == seen[0]
+    if not taken:
+        return
+    allowed = np.zeros(_MASK_BYTES, dtype=np.uint8)
+    size = _system(_GET_AFFINITY, 0, _MASK_BYTES, allowed.ctypes.data, 0, 0, 0)
+    free = allowed.copy()
+    for other in range(threads):
+        cpu = data[PLACES + other]
+        if 0 <= cpu < 8 * _MASK_BYTES:
+            free[cpu // 8] &= ~np.uint8(1 << (cpu % 8))
+    if size > 0 and free.any():
+        _system(_SET_AFFINITY, 0, size, free.ctypes.data, 0, 0, 0)
+        _system(_SET_AFFINITY, 0, size, allowed.ctypes.data, 0, 0, 0)

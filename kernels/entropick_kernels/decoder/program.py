@@ -15,7 +15,7 @@ from .._native import native, native_worker
 from .._threads import address, claim
 from ..attention_stats.numba_loops import attend, finish
 from . import _plan as P
-from ._team import TICKET, UNIT, meet, team_size
+from ._team import TICKET, UNIT, meet, spread, team_size
 from ._tile import LANES
 from .loops import gate, mean_signals, rms_norm, rotate, signals
 from .products import panels_at_once, product
@@ -236,6 +236,7 @@ def _logits(data: Any, monitored: int, me: int, team: int) -> None:
 def run_stages(data: Any) -> None:
     """One thread's way through stages BEGIN to END."""
     team, me = team_size(data), claim(data, TICKET)
+    spread(data, me, team)
     layers = numba.carray(address(data[P.LAYER_TABLE]), (data[P.LAYERS], P.FIELDS), np.int64)
     monitored = _NONE
     for i in range(data[P.LAYERS]):

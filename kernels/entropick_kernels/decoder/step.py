@@ -16,9 +16,9 @@ class DecoderStep:
     """T tokens, the last B of which are the rows: one token a sequence, whose logits are wanted.
 
     ``ids``, ``positions`` int64 [T]; ``slots`` int32 [T], where each token's key and value go; ``keys``,
-    ``values``: contiguous pages [P, Hk, page, D] of every layer, the same sequence being the same tensors from
-    step to step; ``page_table`` int32 [B, N], ``lengths`` int32 [B] including the newest token; ``monitored``:
-    the layers whose statistics are kept.
+    ``values``: contiguous pages [P, Hk, page, D] of every layer, the same sequence being the same tensors
+    from step to step; ``page_table`` int32 [B, N], ``lengths`` int32 [B] including the newest token;
+    ``monitored``: the layers whose statistics are kept.
     """
 
     ids: Tensor
