@@ -125,7 +125,7 @@ def meet(data: Any, threads: int) -> None:
 def spread(data: Any, me: int, threads: int) -> None:
     """Move away from a processor that a thread before this one runs on.
 
-    A kernel may wake a team on one processor and leave it there while others idle; then two threads are slower
+    Linux may wake a team on one processor and leave it there while others idle: two threads are then slower
     than one. The mask is narrowed for a moment only: the thread may be moved again.
     """
     if threads == 1 or threads > MOST_PLACED:
