@@ -70,7 +70,7 @@ def specialise(case: str, kernel: Any, args: tuple[Any, ...], kwargs: dict[str, 
     for i, parameter in enumerate(kernel.params):
         value = values.get(parameter.name, parameter.default)
         fixed = parameter.do_not_specialize
-        if parameter.is_constexpr or value is None or (value == 1 and type(value) is int and not fixed):
+        if parameter.is_constexpr or value is None or (type(value) is int and value == 1 and not fixed):
             signature[parameter.name], constants[parameter.name] = "constexpr", value
         elif isinstance(value, torch.Tensor):
             signature[parameter.name] = POINTERS[value.dtype]
@@ -196,7 +196,7 @@ def compiled(launch: Launch, capability: int) -> Row:
     figure = {name: int(n) for name, n in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
     loads: dict[str, int] = {}
     # LDG loads into registers, LDGSTS into shared memory; without a width in its name a load is of 32 bits
-    for modifiers in re.findall(r"\b(?:LDG|LDGSTS)((?:\.\w+)*)", code):
+    for modifiers in re.findall(r"\b(?:LDGSTS|LDG)\b((?:\.\w+)*)", code):
         width = re.search(r"\.(?:U|S)?(8|16|64|128)\b", modifiers)
         bits = width.group(1) if width else "32"
         loads[bits] = loads.get(bits, 0) + 1

@@ -15,8 +15,6 @@ blocks of a fixed size, so a row's numbers are the same bits whatever its neighb
 table and the pages are. Nothing is read that this call has not written for this very row.
 """
 
-# mypy: allow-incomplete-defs
-
 from __future__ import annotations
 
 from typing import Final, Literal

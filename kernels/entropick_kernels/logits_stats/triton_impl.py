@@ -9,8 +9,6 @@ Chunks and orders of summation depend on V and on what the strides divide by, ne
 tensors laid out alike, a row has the same bits wherever it lies.
 """
 
-# mypy: allow-incomplete-defs
-
 from __future__ import annotations
 
 import math

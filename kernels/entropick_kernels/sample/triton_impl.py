@@ -8,7 +8,6 @@ a token that goes before all in the blocks that follow; so it reads 8192 logits 
 A row takes its path by its own parameters; sizes and orders of summation depend on the vocabulary alone.
 """
 
-# mypy: allow-incomplete-defs
 from __future__ import annotations
 
 from typing import Final

@@ -5,7 +5,6 @@ bits a walk over the row. Above it everything stays, of its equals the first few
 survivors block by block (128 tokens), and the draw reads only the block that it falls into.
 """
 
-# mypy: allow-incomplete-defs
 from __future__ import annotations
 
 from typing import Final

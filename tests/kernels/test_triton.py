@@ -1,0 +1,83 @@
+"""The Triton kernels on a machine without a GPU: their numbers in the interpreter, their code compiled.
+
+Triton decides at import whether it interprets, so both run in processes of their own.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton")
+
+ROOT = Path(__file__).parents[2]
+INTERPRETED = sorted((Path(__file__).parent / "triton").glob("test_*.py"))
+SOURCES = [*ROOT.glob("kernels/**/*.py"), *ROOT.glob("sampler/**/*.py"), *ROOT.glob("server/**/*.py")]
+REGISTER_CAPS = {
+    "_chunk_moments": 96,
+    "_merge": 64,
+    "_attend": 208,
+    "_deviate": 64,
+    "_total": 32,
+    "_philox": 64,
+    "_block_maxima": 40,
+    "_draw_short": 128,
+    "draw_any": 128,
+}
+"""a little above what the compiler gives; more means fewer programs at a time, so it is to be noticed"""
+STREAMING = {"_chunk_moments", "_attend", "_block_maxima"}
+"""the kernels that read the logits or the keys and values: 128 bits at a time, or bandwidth is lost"""
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    given = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | environment
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, env=given, capture_output=True, text=True, timeout=900
+    )
+
+
+@pytest.mark.parametrize("path", INTERPRETED, ids=lambda path: path.stem)
+def test_numbers_in_the_interpreter(path: Path, show: list[str]) -> None:
+    done = run(
+        "-m", "pytest", "-q", "-p", "no:cacheprovider", str(path), TRITON_INTERPRET="1", OMP_NUM_THREADS="1"
+    )
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    closing = done.stdout.strip().splitlines()[-1]
+    assert re.fullmatch(r"[1-9]\d* passed in .*", closing), closing
+    show.append(f"interpreter, {path.name}: {closing}")
+
+
+def test_compiled_code(show: list[str]) -> None:
+    done = run("benchmarks/compile_kernels.py", "--json")
+    assert done.returncode == 0, done.stderr[-4000:]
+    rows = json.loads(done.stdout)
+    assert {row["target"] for row in rows} == {"sm_80", "sm_90"}
+    show.append("| kernel | of | target | warps | registers | spilled bytes | shared | loads of bits |")
+    for row in rows:
+        loads = ", ".join(f"{count} x {bits}" for bits, count in row["loads"].items())
+        show.append(
+            f"| {row['kernel']} | {row['case']} | {row['target']} | {row['warps']} | {row['registers']} "
+            f"| {row['stack'] + row['local']} | {row['shared']} | {loads} |"
+        )
+    assert not [row for row in rows if row["stack"] or row["local"]], "a kernel spills"
+    assert {row["kernel"] for row in rows} == set(REGISTER_CAPS)
+    assert not [row for row in rows if row["registers"] > REGISTER_CAPS[row["kernel"]]]
+    assert not [row for row in rows if row["kernel"] in STREAMING and "128" not in row["loads"]]
+
+
+def test_triton_is_imported_by_its_own_modules_alone() -> None:
+    importers = set()
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            if any(name.partition(".")[0] == "triton" for name in names):
+                importers.add(path.name)
+    assert importers == {"triton_impl.py"}
