@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 import torch
 from torch import Tensor
 
-from entropick_kernels.logits_stats import LogitsStats, logits_stats
+from entropick_kernels.logits_stats import Implementation, LogitsStats, logits_stats
 from entropick_kernels.sample import draw, philox_uniform
 
 from .params import FIXED_BASE, SEED_PARAMS, PolicyConfig, SamplingParams, Strategy, resolve
@@ -203,15 +203,17 @@ def sample_step(
     positions: Tensor,
     forced: Tensor,
     clarify: Tensor,
+    implementation: Implementation | None = None,
 ) -> tuple[StepResult, PolicyState]:
     """Measure, decide and draw for a batch.
 
     ``logits`` [B, V], masks and bans applied; ``attention`` [B, 6] in the order of ATTENTION_SIGNALS;
     ``positions`` [B] int64, the index of the token that is generated now; ``forced`` [B] int64, a token to
     emit whatever is drawn (-1: none); ``clarify`` [B] int64, the first token of the clarifying text as it
-    would stand here (-1: none can be inserted).
+    would stand here (-1: none can be inserted); ``implementation``: the kernels to use, None for the
+    fastest.
     """
-    measured = logits_stats(logits)
+    measured = logits_stats(logits, implementation=implementation)
     stats = step_stats(measured, attention, attention_valid)
     none = rows.policy.off.strategy  # -1 in every row
     free = forced <= none
@@ -224,8 +226,11 @@ def sample_step(
         decision.top_k,
         decision.top_p,
         decision.min_p,
-        philox_uniform(rows.seeds, positions.unsqueeze(1), rows.draws, rows.branch),
+        philox_uniform(
+            rows.seeds, positions.unsqueeze(1), rows.draws, rows.branch, implementation=implementation
+        ),
         max_top_k=rows.max_top_k,
+        implementation=implementation,
     )
     # minus the maximum first: in float32 the sum of maximum and log Z loses 1e-3 at logits of 1e4
     top, log_z = measured.max_logit.unsqueeze(1), measured.log_z.unsqueeze(1)

@@ -19,7 +19,7 @@ from pydantic_settings import (
 
 from entropick_sampler.params import PolicyConfig, PolicyName, PresetName, TelemetryLevel
 
-from .engine.types import EngineOptions
+from .engine.types import EngineOptions, KernelsChoice
 
 _PREFIX = "ENTROPICK_"
 
@@ -59,6 +59,9 @@ class Settings(BaseSettings):
     seed: int | None = Field(
         None, ge=-(2**63), le=2**63 - 1, description="seed of requests that send none; left out: a random one"
     )
+    kernels: KernelsChoice = Field(
+        "auto", description="kernels that attend, measure and draw: the fastest, or this implementation"
+    )
     threads: int | None = Field(None, ge=1, description="CPU threads of the engine")
     allow_unvalidated: bool = Field(False, description="serve an architecture that was not validated")
     calibrate: bool = Field(True, description="calibrate a model without a profile at its first start")
@@ -95,6 +98,7 @@ class Settings(BaseSettings):
             dtype=self.dtype,
             device=self.device,
             threads=self.threads,
+            kernels=self.kernels,
             allow_unvalidated=self.allow_unvalidated,
             calibrate=self.calibrate,
             profile=self.profile,

@@ -21,13 +21,16 @@ def free_port() -> int:
         return int(s.getsockname()[1])
 
 
-def serve(log: Path, *args: str) -> tuple[subprocess.Popen[bytes], str]:
+def serve(log: Path, *args: str, **environment: str) -> tuple[subprocess.Popen[bytes], str]:
     """Start a server and wait until it is ready; returns the process and its base URL."""
     port = free_port()
     command = [sys.executable, "-m", "entropick_server.cli", "serve", "--port", str(port), *args]
     with log.open("wb") as out:
         process = subprocess.Popen(
-            command, stdout=out, stderr=subprocess.STDOUT, env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
+            command,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE", **environment},
         )
     url = f"http://127.0.0.1:{port}"
     end = time.monotonic() + READY_WITHIN
@@ -63,11 +66,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def run_server(tmp_path: Path) -> Iterator[Callable[..., tuple[str, Callable[[], int]]]]:
-    """``run_server(*args)`` starts another server: its base URL, and a function that stops it (SIGTERM)."""
+    """``run_server(*args, **environment)`` starts another server: its base URL, and a function that stops
+    it (SIGTERM)."""
     running: list[subprocess.Popen[bytes]] = []
 
-    def start(*args: str) -> tuple[str, Callable[[], int]]:
-        process, url = serve(tmp_path / f"log{len(running)}", *args)
+    def start(*args: str, **environment: str) -> tuple[str, Callable[[], int]]:
+        process, url = serve(tmp_path / f"log{len(running)}", *args, **environment)
         running.append(process)
         return url, lambda: stop(process)
 

@@ -15,7 +15,13 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from entropick_kernels.attention_stats import HeadStats, decode_attention, prefill_attention, write_kv
+from entropick_kernels.attention_stats import (
+    HeadStats,
+    Implementation,
+    decode_attention,
+    prefill_attention,
+    write_kv,
+)
 from entropick_kernels.decoder import Decoded
 
 from .base import ModelLoadError
@@ -43,7 +49,7 @@ class AttentionContext:
     ``slots`` [T]: where each token's key and value go. ``pieces`` cover the first T - B tokens, the rows are
     the last B: ``page_table`` [B, N], ``lengths`` [B] including the newest token. ``stats`` collects their
     statistics, layer by layer, where ``monitored`` says so; a decoder that makes the signals itself leaves
-    everything in ``measured`` instead.
+    everything in ``measured`` instead. ``implementation``: the kernels to use, None for the fastest.
     """
 
     keys: Sequence[Tensor]
@@ -56,6 +62,7 @@ class AttentionContext:
     monitored: frozenset[int]
     stats: list[HeadStats]
     measured: Decoded | None = None
+    implementation: Implementation | None = None
 
 
 def paged_attention(
@@ -124,9 +131,11 @@ def attend(
             scale=scale,
             window=window,
             softcap=softcap,
+            want_stats=layer in context.monitored,
+            implementation=context.implementation,
         )
         out.append(of_rows)
-        if layer in context.monitored:
+        if stats is not None:
             context.stats.append(stats)
     return out[0] if len(out) == 1 else torch.cat(out)
 

@@ -77,9 +77,14 @@ class EngineCore:
             raise ModelLoadError(str(error)) from error
         cache = KVCache(replace(shape, pages=pages + 1), parameter.device)
         model = loaded.model
-        fused = short_way(model, self.info.max_model_len, options.decoder)
-        self._runner = ModelRunner(model, cache, self.info.monitored_layers, fused)
-        self._sampler = StepSampler(loaded.tokenizer, profile, self.info.monitored_layers, parameter.device)
+        kernels = None if options.kernels == "auto" else options.kernels
+        # the native decoder attends with native loops
+        decoder = "torch" if options.decoder == "auto" and kernels in ("torch", "triton") else options.decoder
+        fused = short_way(model, self.info.max_model_len, decoder)
+        self._runner = ModelRunner(model, cache, self.info.monitored_layers, fused, kernels)
+        self._sampler = StepSampler(
+            loaded.tokenizer, profile, self.info.monitored_layers, parameter.device, kernels
+        )
         self._batch = _NOTHING
         self._between: list[tuple[RequestOutput, int]] = []
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from entropick_kernels.attention_stats import HeadStats, layer_signals
+from entropick_kernels.attention_stats import HeadStats, Implementation, layer_signals
 
 from .attention import AttentionContext, PromptPiece
 from .batch import Batch
@@ -48,8 +48,11 @@ class ModelRunner:
         cache: KVCache,
         monitored_layers: Seq[int],
         fused: FusedDecoder | NativeLlama | None = None,
+        kernels: Implementation | None = None,
     ) -> None:
-        """``fused``: a shorter way through the same model, where there is one."""
+        """``fused``: a shorter way through the same model, where there is one; ``kernels``: None for the
+        fastest."""
+        self._kernels = kernels
         self._model = model
         self._fused = fused
         self._cache = cache
@@ -102,6 +105,7 @@ class ModelRunner:
             rows=len(rows),
             monitored=self._monitored,
             stats=[],
+            implementation=self._kernels,
         )
         logits = self._logits(packed[:n], packed[n:], context)
         if logits is None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from entropick_kernels.logits_stats import logits_stats
+from entropick_kernels.logits_stats import Implementation, logits_stats
 from entropick_sampler.params import Strategy
 from entropick_sampler.policy import PolicyState, initial_state
 from entropick_sampler.profile import DEFAULT_CLARIFY_TEXT, Profile
@@ -65,7 +65,10 @@ class StepSampler:
         profile: Profile | None,
         monitored_layers: tuple[int, ...],
         device: torch.device,
+        kernels: Implementation | None = None,
     ) -> None:
+        """``kernels``: the implementation that measures and draws, None for the fastest."""
+        self._kernels = kernels
         self._tokenizer = tokenizer
         self._layers = monitored_layers
         self._device = device
@@ -109,6 +112,7 @@ class StepSampler:
             columns[0],
             columns[1],
             columns[2],
+            self._kernels,
         )
         lines = unpack(result.pack().cpu())
         tops = self._top_logprobs(measured)
@@ -172,7 +176,7 @@ class StepSampler:
             return {}
         logits = _select(measured.logits, list(wanted))
         # the same normaliser as the emitted token's log probability, so that the two agree to the bit
-        stats = logits_stats(logits)
+        stats = logits_stats(logits, implementation=self._kernels)
         best = logits.to(stats.log_z.dtype).topk(min(max(wanted.values()), logits.shape[1]))
         logprobs = (best.values - stats.max_logit.unsqueeze(1) - stats.log_z.unsqueeze(1)).clamp_max(0)
         return {

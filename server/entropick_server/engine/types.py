@@ -171,6 +171,7 @@ class ModelInfo:
 
 
 DecoderChoice = Literal["auto", "torch", "modules"]
+KernelsChoice = Literal["auto", "torch", "numba", "triton"]
 """the fastest that serves the model, torch operations at best, or transformers' modules"""
 
 
@@ -193,6 +194,8 @@ class EngineOptions:
     device: str = "auto"
     threads: int | None = None
     decoder: DecoderChoice = "auto"
+    kernels: KernelsChoice = "auto"
+    """which implementation attends, measures and draws; auto: Triton on CUDA, native loops on the CPU"""
     monitored_layers: tuple[int, ...] | None = None
     """None: all layers"""
     allow_unvalidated: bool = False
