@@ -69,6 +69,14 @@ bench-kernels: $(BIN)/.dev ## the kernels against their peers and this machine's
 compile-kernels: $(BIN)/.dev ## what the compiler makes of the Triton kernels: registers, spills, loads (no GPU needed)
 	$(BIN)/python benchmarks/compile_kernels.py
 
+.PHONY: mutants
+mutants: $(BIN)/.dev ## break the Triton kernels term by term: does a test fail for each? (some minutes)
+	$(BIN)/python tests/kernels/triton/mutants.py
+
+.PHONY: test-gpu
+test-gpu: $(BIN)/.dev ## the Triton kernels on this machine's GPU
+	$(BIN)/python -m pytest -q -m gpu tests
+
 .PHONY: evaluate
 evaluate: $(BIN)/.dev ## entropy against truth, strategies by kind of prompt, the same request alone and batched
 	$(BIN)/python benchmarks/truth.py
