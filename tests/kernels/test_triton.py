@@ -23,7 +23,7 @@ SOURCES = [*ROOT.glob("kernels/**/*.py"), *ROOT.glob("sampler/**/*.py"), *ROOT.g
 REGISTER_CAPS = {
     "_chunk_moments": 96,
     "_merge": 64,
-    "_attend": 208,
+    "_attend": 224,
     "_deviate": 64,
     "_total": 32,
     "_philox": 64,
