@@ -12,6 +12,7 @@ import pytest
 
 from entropick_sampler.params import BranchConfig, PolicyConfig, Strategy
 from entropick_server.engine import branching
+from entropick_server.engine.base import QueueFullError
 from entropick_server.engine.model_runner import Measured, ModelRunner
 from entropick_server.engine.types import EngineLoad, FinishReason, Request, Token
 
@@ -171,11 +172,14 @@ def test_the_budget_holds(budget: float, room: Open, make_request: Make) -> None
     here = room()
     request = make_request(PROMPT, policy=policy(budget=budget), seed=1, max_tokens=50)
     here.add(request)
-    counted, verdicts, outputs = 0, [], []
+    slots, verdicts, outputs = set(), [], []
     while not here.core.idle:
         report = here.step()
         verdicts += report.verdicts
         outputs += report.outputs
+        slots |= {
+            s for s, o in zip(report.slots, report.outputs, strict=True) if o.tokens and not o.finish_reason
+        }
     tokens = here.tokens[request.request_id]
     records = [b for t in tokens for b in t.branches if not b.chosen]
     counted = sum(len(b.token_ids) for b in records)
@@ -184,6 +188,7 @@ def test_the_budget_holds(budget: float, room: Open, make_request: Make) -> None
     assert counted == outputs[-1].branch_tokens == sum(v.tokens for v in verdicts)
     assert [best for _, best in openings(tokens)] == [v.kept for v in verdicts]
     assert len(tokens) == 50
+    assert len(slots) == 1, "a request keeps its place whichever branch it goes on as"
     if not budget:
         plain = replace(request, policy=replace(request.policy, branch=None))
         same(tokens, told(room(), plain))
@@ -252,6 +257,19 @@ def test_cancelling_in_the_middle_frees_every_branch(room: Open, make_request: M
         assert here.core.idle
         here.core.report_between()
         same(told(here, other), told(room(), other))
+
+
+def test_branches_that_wait_do_not_fill_the_queue(room: Open, make_request: Make) -> None:
+    here = room(max_num_seqs=2, max_queue=1)
+    here.add(make_request(PROMPT, policy=policy(width=6), max_tokens=20))
+    here.step()
+    assert here.core.load().waiting == 4
+    here.add(make_request(PROMPT))
+    with pytest.raises(QueueFullError):
+        here.add(make_request(PROMPT))
+    del here.tokens["request-3"]
+    here.finish()
+    assert set(here.ends) == {"request-1", "request-2"}
 
 
 def test_no_clarifying_text_begins_in_a_rollout(room: Open, make_request: Make) -> None:
