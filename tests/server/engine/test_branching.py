@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import statistics
 from collections import deque
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from entropick_sampler.params import BranchConfig, PolicyConfig, Strategy
+from entropick_sampler.params import SCORERS, BranchConfig, PolicyConfig, Strategy
 from entropick_server.engine import branching
 from entropick_server.engine.base import QueueFullError
 from entropick_server.engine.model_runner import Measured, ModelRunner
@@ -230,6 +231,48 @@ def test_a_text_is_the_same_alone_and_in_a_crowd(
         assert verdicts(here.tokens[request.request_id]) == verdicts(alone)
         won += sum(best > 0 for _, best in openings(alone))
     assert won > 10
+
+
+@pytest.mark.parametrize("seed", [1, 6, 18, 20])
+def test_requests_of_all_kinds_under_pressure(seed: int, room: Open, make_request: Make) -> None:
+    rng = random.Random(seed)
+    clarify = {"clarify_varentropy": 2.4, "clarify_budget": 4.0, "clarify_cooldown": 50.0}
+    several: list[Request] = []
+    for _ in range(8):
+        branch = policy(
+            rng.choice([QUIET, clarify, {**QUIET, "n_candidates": 3.0}]),
+            width=rng.randint(2, 6),
+            depth=rng.randint(1, 14),
+            budget=rng.choice([1.0, 4.0]),
+            scorer=rng.choice(SCORERS),
+        )
+        prompt = tuple(rng.randrange(256) for _ in range(rng.randint(1, 30)))
+        tokens, ends = rng.randint(30, 64), tuple(rng.sample(range(300), rng.choice([0, 4])))
+        several.append(
+            make_request(
+                prompt, policy=branch, seed=rng.randrange(99), max_tokens=tokens, stop_token_ids=ends
+            )
+        )
+    here = room(rng.randint(12, 16), max_num_seqs=rng.randint(4, 12))
+    for request in several:
+        here.add(request)
+    gone = several[rng.randrange(4)].request_id
+    leaves = rng.randint(5, 60)
+    while not here.core.idle:
+        here.step()
+        leaves -= 1
+        if not leaves:
+            here.core.cancel(gone)
+    assert here.core.load() == EngineLoad(0, 0, 0, here.core.load().pages_total)
+    assert len(here.preempted) > 3
+    opened = 0
+    for request in several:
+        if request.request_id != gone:
+            alone = told(room(), request)
+            same(here.tokens[request.request_id], alone)
+            assert verdicts(here.tokens[request.request_id]) == verdicts(alone)
+            opened += len(openings(alone))
+    assert opened > 10
 
 
 def test_a_request_with_branches_is_preempted_and_goes_on(room: Open, make_request: Make) -> None:
