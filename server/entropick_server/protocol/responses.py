@@ -65,7 +65,7 @@ class BranchRow(BaseModel):
 
     text: str
     token_ids: list[int]
-    score: float
+    score: float | None = Field(description="null where infinite")
     chosen: bool
 
 
