@@ -18,6 +18,9 @@ from .params import BranchConfig, Scorer, Strategy
 
 GROUP: Final = 4
 """tokens of the sliding group of scorer ``lowest_group``"""
+TIE: Final = 1e-4
+"""scores this near are equal: branches that share tokens share figures, up to a rounding that depends on what
+was computed beside them"""
 
 
 def allowance(config: BranchConfig, max_tokens: int) -> int:
@@ -117,9 +120,12 @@ def scores(scorer: Scorer, branches: Sequence[Trajectory]) -> list[float]:
 
 
 def select(scored: Sequence[float]) -> int:
-    """The branch to keep: the highest score, the lowest number on ties; a NaN never wins over a number."""
-    best = 0
-    for i, score in enumerate(scored):
-        if score > scored[best] or (scored[best] != scored[best] and score == score):
-            best = i
-    return best
+    """The branch to keep: the highest score, the lowest number among those within TIE of it.
+
+    A NaN never wins over a number.
+    """
+    numbers = [score for score in scored if score == score]
+    if not numbers:
+        return 0
+    least = max(numbers) - TIE
+    return next(i for i, score in enumerate(scored) if score >= least)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import math
+from collections.abc import Sequence
 from typing import Final
 
 import torch
 from torch import Tensor
 
-from .signals import POLICY_SIGNALS
+from .signals import POLICY_SIGNALS, SIGNAL_NAMES
 from .stats import StepStats
 
 # 0.1(1 - H) + 0.2(1 - Ha) + 0.3(1 - V) + 0.4(1 - Va) + 0.5 agreement_seed + 0.6 interaction
@@ -28,6 +30,14 @@ _ROW: Final = tuple(_WEIGHTS.get(signal.name, 0.0) for signal in POLICY_SIGNALS)
 def _weights(dtype: torch.dtype, device: torch.device) -> Tensor:
     """Resident, so that a step copies nothing from the host."""
     return torch.tensor(_ROW, dtype=dtype, device=device)
+
+
+def host_confidence(signals: Sequence[float | None]) -> float:
+    """:func:`seed_confidence` of one row on the host, from its values in the order of SIGNALS."""
+    pairs = zip(SIGNAL_NAMES, signals, strict=True)
+    return _CONSTANT + math.fsum(
+        _WEIGHTS.get(name, 0.0) * value for name, value in pairs if value is not None
+    )
 
 
 def seed_confidence(stats: StepStats) -> Tensor:

@@ -36,15 +36,17 @@ _TOP_K_HINT: Final = 100
 class SamplerRows(NamedTuple):
     """The resident parameters of a batch; rebuilt when its composition changes, not every step.
 
-    ``seeds``, ``draws``, ``branch``: int64 [B, N], what numbers the uniform numbers of N candidates beside
-    the position; ``any_enabled``, ``max_top_k`` are known to the host so that a step of plain rows skips
-    work: they never depend on device data.
+    ``seeds``, ``draws``, ``branch``: int64 [B, N + W], what numbers the uniform numbers of N candidates, and
+    of the first tokens of W further branches, beside the position; ``candidates`` N, ``any_enabled`` and
+    ``max_top_k`` are known to the host so that a step of plain rows skips work: they never depend on device
+    data. W is what the row that branches widest asks for, 0 where none may.
     """
 
     policy: PolicyRows
     seeds: Tensor
     draws: Tensor
     branch: Tensor
+    candidates: int
     any_enabled: bool
     max_top_k: int | None
 
@@ -61,6 +63,7 @@ class SamplerRows(NamedTuple):
         Raises ValueError for a bad override, or preset ``calibrated`` without a profile.
         """
         params, enabled, ranked = [], [], []
+        extra = 0
         for sampling, config in rows:
             on = config.policy == "entropix"
             calibrated = on and config.preset == "calibrated"
@@ -73,19 +76,23 @@ class SamplerRows(NamedTuple):
             params.append(row)
             enabled.append(on and row.temperature > 0)
             ranked.append(calibrated)
+            if config.branch is not None and enabled[-1]:
+                extra = max(extra, config.branch.width - 1)
         candidates = max((p.n_candidates for p, on in zip(params, enabled, strict=True) if on), default=1)
         limited = all(p.top_k > 0 for p in params)
         widest = max((p.top_k for p in params), default=0)
 
-        def columns(values: Sequence[int]) -> Tensor:
-            one = torch.tensor(values, dtype=torch.int64).unsqueeze(1)
-            return one.repeat(1, candidates).to(device)
-
+        n = len(rows)
+        own = torch.tensor([0] * n if branches is None else branches, dtype=torch.int64).unsqueeze(1)
+        seeds = torch.tensor([sampling.seed for sampling, _ in rows], dtype=torch.int64).unsqueeze(1)
+        # the first token of another branch is that branch's draw 0
+        draws = torch.cat((torch.arange(candidates), torch.zeros(extra, dtype=torch.int64)))
         return cls(
             PolicyRows.build(params, enabled, ranked, profile, device),
-            columns([sampling.seed for sampling, _ in rows]),
-            torch.arange(candidates).repeat(len(rows), 1).to(device),
-            columns([0] * len(rows) if branches is None else branches),
+            seeds.repeat(1, candidates + extra).to(device),
+            draws.repeat(n, 1).to(device),
+            torch.cat((own.repeat(1, candidates), torch.arange(1, extra + 1).repeat(n, 1)), 1).to(device),
+            candidates,
             any(enabled),
             max(_TOP_K_HINT, math.ceil(1.5 * widest)) if limited else None,
         )
@@ -107,14 +114,17 @@ class TokenRow(NamedTuple):
     flags: int
     candidates: tuple[tuple[int, float, float], ...]
     """(token id, log probability in nats, guide's score), in the order of the draws"""
+    firsts: tuple[tuple[int, float, float], ...] = ()
+    """the same of the tokens that branches 1, 2, ... would begin with here"""
 
 
 class StepResult(NamedTuple):
     """What a step decided and drew.
 
-    ``ids`` int64, ``logprobs`` [B, 1 + N]: the emitted token, then the candidates; ``scores`` [B, N]: the
-    guide's, of the candidates; ``surprisal`` [B, 1]: the emitted token's. ``flags`` [B]: 1 NaN, 2 +inf, 4 all
-    -inf in the row's logits: its token means nothing then.
+    ``ids`` int64, ``logprobs`` [B, 1 + N + W]: the emitted token, the candidates, what further branches
+    would begin with; ``scores`` [B, N + W]: the guide's, of all but the emitted one; ``surprisal`` [B, 1]:
+    the emitted token's. ``flags`` [B]: 1 NaN, 2 +inf, 4 all -inf in the row's logits: its token means nothing
+    then.
     """
 
     ids: Tensor
@@ -150,10 +160,11 @@ class StepResult(NamedTuple):
         )
 
 
-def unpack(packed: Tensor) -> list[TokenRow]:
-    """Rows of :meth:`StepResult.pack` on the host."""
+def unpack(packed: Tensor, candidates: int | None = None) -> list[TokenRow]:
+    """Rows of :meth:`StepResult.pack` on the host; ``candidates``: those of the rows, None: all columns."""
     n = (packed.shape[1] - 10 - _N_SIGNALS) // 3
     logprobs, scores, values = 9 + n, 10 + 2 * n, 10 + 3 * n
+    further = range(n if candidates is None else candidates, n)
     rows = []
     for line in packed.tolist():
         temperature, top_p, min_p, strategy, top_k, drawn, inserted, flags, token = line[:9]
@@ -175,6 +186,9 @@ def unpack(packed: Tensor) -> list[TokenRow]:
                 bool(inserted),
                 int(flags),
                 tuple([(int(line[9 + i]), line[logprobs + 1 + i], line[scores + i]) for i in range(drawn)]),
+                tuple([(int(line[9 + i]), line[logprobs + 1 + i], line[scores + i]) for i in further])
+                if further
+                else (),
             )
         )
     return rows
@@ -238,10 +252,11 @@ def sample_step(
     def logprobs_of(ids: Tensor) -> Tensor:
         return (logits.gather(1, ids).to(top.dtype) - top).sub_(log_z)
 
-    first = drawn
-    if drawn.shape[1] > 1:
-        unused = rows.draws >= decision.n_candidates.unsqueeze(1)
-        first = drawn.gather(1, logprobs_of(drawn).masked_fill_(unused, -math.inf).argmax(1, keepdim=True))
+    n = rows.candidates
+    first = chosen = drawn[:, :n]
+    if n > 1:
+        unused = rows.draws[:, :n] >= decision.n_candidates.unsqueeze(1)
+        first = chosen.gather(1, logprobs_of(chosen).masked_fill_(unused, -math.inf).argmax(1, keepdim=True))
     token = torch.where(free, first.squeeze(1), forced)
     if rows.any_enabled:
         token = torch.where(decision.insert_clarify, clarify, token)

@@ -9,8 +9,9 @@ from entropick_sampler.params import PolicyConfig, Strategy
 from entropick_sampler.signals import SIGNAL_NAMES
 
 from .engine.base import Tokenizer
-from .engine.types import Token, TokenDetail, TokenParameters
+from .engine.types import BranchRecord, Token, TokenDetail, TokenParameters
 from .protocol.responses import (
+    BranchRow,
     CandidateRow,
     DetailRow,
     ParameterValues,
@@ -65,7 +66,20 @@ def token_row(index: int, token: Token, tokenizer: Tokenizer, *, eos: bool, stop
             )
             for c in token.detail.candidates
         ]
+    if token.branches:
+        row.branches = [_branch(branch, tokenizer) for branch in token.branches]
     return row
+
+
+def _branch(branch: BranchRecord, tokenizer: Tokenizer) -> BranchRow:
+    # bytes, because a tokenizer's decode may trim a text that begins in the middle
+    data = b"".join(tokenizer.token_bytes(i) or b"" for i in branch.token_ids)
+    return BranchRow(
+        text=data.decode("utf-8", "replace"),
+        token_ids=list(branch.token_ids),
+        score=branch.score,
+        chosen=branch.chosen,
+    )
 
 
 def _parameters(used: TokenParameters) -> ParameterValues:
@@ -87,7 +101,9 @@ def _detail(detail: TokenDetail) -> DetailRow:
     )
 
 
-def summarize(tokens: Sequence[Token], seed: int, policy: PolicyConfig, profile: str | None) -> Summary:
+def summarize(
+    tokens: Sequence[Token], seed: int, policy: PolicyConfig, profile: str | None, branch_tokens: int = 0
+) -> Summary:
     """One choice at a glance; a signal that was never measured is absent."""
     columns: dict[str, list[float]] = {}
     strategies = {strategy.label: 0 for strategy in Strategy}
@@ -109,4 +125,5 @@ def summarize(tokens: Sequence[Token], seed: int, policy: PolicyConfig, profile:
         signals=SignalStatistics(**statistics),
         strategies=strategies,
         forced_tokens=sum(token.forced for token in tokens),
+        branch_tokens=branch_tokens,
     )

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from entropick_sampler.score import score_candidates, seed_confidence
-from entropick_sampler.signals import POLICY_SIGNALS
+from entropick_sampler.score import host_confidence, score_candidates, seed_confidence
+from entropick_sampler.signals import POLICY_SIGNALS, SIGNAL_NAMES
 from entropick_sampler.stats import StepStats
 
 GROUP = json.loads((Path(__file__).parents[1] / "golden" / "cases.json").read_text())["07_score_sample"]
@@ -29,6 +29,13 @@ def stats() -> StepStats:
 
 def test_confidence() -> None:
     assert float(seed_confidence(stats())) == pytest.approx(GROUP["confidence"], abs=1e-12)
+
+
+def test_confidence_on_the_host() -> None:
+    values = dict(zip((s.name for s in POLICY_SIGNALS), stats().values[0].tolist(), strict=True))
+    signals = [values.get(name) for name in SIGNAL_NAMES]
+    assert host_confidence(signals) == pytest.approx(GROUP["confidence"], abs=1e-12)
+    assert host_confidence([None] * len(signals)) == 1.0
 
 
 def test_scores_and_their_order() -> None:

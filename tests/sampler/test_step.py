@@ -1,13 +1,14 @@
 """One sampling step: what it measures, what it draws, and that rows do not touch each other."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
 from entropick_kernels.logits_stats.reference import logits_entropy, logits_varentropy, surprisal
-from entropick_sampler.params import PolicyConfig, SamplingParams, Strategy
+from entropick_sampler.params import BranchConfig, PolicyConfig, SamplingParams, Strategy
 from entropick_sampler.policy import PolicyState, initial_state
 from entropick_sampler.profile import QUANTILE_LEVELS, THRESHOLDS, Profile
 from entropick_sampler.signals import ATTENTION_SIGNALS, POLICY_SIGNALS, SIGNAL_NAMES
@@ -203,3 +204,31 @@ def test_branches_of_a_sequence_draw_with_numbers_of_their_own() -> None:
     assert len({root, one, two}) == 3
     alone, _ = zip(*(run(logits[:1], rows[:1], position=p) for p in range(8)), strict=True)
     assert root == tuple(row.token for (row,) in alone)
+
+
+def test_first_tokens_of_branches_stand_beside_the_row_and_change_no_other() -> None:
+    logits, attention, rows = random_case()
+    branched = [
+        (s, replace(c, branch=BranchConfig(width=4)) if c.policy == "entropix" else c) for s, c in rows
+    ]
+    none = torch.full((16,), -1)
+    for position in range(4):
+        plain, _ = run(logits, rows, attention=attention, position=position)
+        built = SamplerRows.build(branched, PROFILE)
+        result, _ = sample_step(
+            logits, attention, None, built, initial_state(16), none + 1 + position, none, none
+        )
+        got = unpack(result.pack(), built.candidates)
+        assert [row._replace(firsts=()) for row in got] == plain
+        assert all(len(row.firsts) == 3 for row in got)
+        for number in (1, 2, 3):
+            # what a branch begins with is what its own row would draw first
+            other = SamplerRows.build(rows, PROFILE, branches=[number] * 16)
+            result, _ = sample_step(
+                logits, attention, None, other, initial_state(16), none + 1 + position, none, none
+            )
+            assert [row.firsts[number - 1] for row in got] == [
+                row.candidates[0] for row in unpack(result.pack())
+            ]
+    alone = SamplerRows.build([(SamplingParams(temperature=0.0), branched[-1][1])], PROFILE)
+    assert alone.draws.shape == (1, 1), "a row without a strategy never branches"

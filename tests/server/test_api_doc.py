@@ -9,9 +9,10 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from entropick_sampler.params import BRANCH_NAMES, SCORERS
 from entropick_server import middleware, recent
 from entropick_server.protocol import requests, unserved
-from entropick_server.protocol.responses import Summary, TokenRow
+from entropick_server.protocol.responses import BranchRow, Summary, TokenRow
 from entropick_server.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -39,6 +40,9 @@ def test_fields_that_are_refused(name: str) -> None:
             *requests.CompletionRequest.model_fields,
             *requests.EntropickOptions.model_fields,
             *TokenRow.model_fields,
+            *BranchRow.model_fields,
+            *BRANCH_NAMES,
+            *SCORERS,
             *Summary.model_fields,
         }
     ),

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from entropick_sampler.params import PARAM_NAMES
+from entropick_sampler.params import BRANCH_NAMES, PARAM_NAMES
 from entropick_sampler.signals import SIGNAL_NAMES
 from entropick_server.engine.base import ModelLoadError
 from entropick_server.recent import RecentRequests
@@ -95,6 +95,8 @@ async def test_policy_without_a_profile(client: httpx.AsyncClient) -> None:
     assert set(told["presets"]) == {"seed"}
     assert [signal["name"] for signal in told["signals"]] == list(SIGNAL_NAMES)
     assert set(told["overrides"]) == set(PARAM_NAMES)
+    assert set(told["branch"]) == set(BRANCH_NAMES)
+    assert told["branch"]["width"] == {"min": 2, "max": 16}
 
 
 async def test_policy_with_a_profile(engine: Any, serve: Any, profile: Any) -> None:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
 
+from entropick_sampler.params import PolicyConfig, SamplingParams
 from entropick_sampler.signals import SIGNAL_NAMES
+from entropick_server.engine.types import BranchRecord, Request
+from entropick_server.telemetry import token_row
 
 CHAT = "/v1/chat/completions"
 
@@ -173,3 +178,17 @@ async def test_server_defaults(engine: Any, serve: Any) -> None:
         told, _ = await whole(client, {"messages": [{"role": "user", "content": "Hi"}]})
         assert told["summary"]["policy"] == "fixed"
         assert told["tokens"]
+
+
+def test_a_branch_on_the_wire(engine: Any) -> None:
+    branches = (BranchRecord((65, 0xC3), -math.inf, False), BranchRecord((66, 256), -0.5, True))
+    token = replace(
+        engine.token(Request("r", (1,), SamplingParams(), PolicyConfig(), 0.0), 0, 66), branches=branches
+    )
+    row = token_row(0, token, engine.tokenizer, eos=False, stop=False)
+    assert json.loads(row.model_dump_json(exclude_unset=True))["branches"] == [
+        {"text": "A\ufffd", "token_ids": [65, 0xC3], "score": None, "chosen": False},
+        {"text": "B", "token_ids": [66, 256], "score": -0.5, "chosen": True},
+    ]
+    plain = token_row(0, replace(token, branches=()), engine.tokenizer, eos=False, stop=False)
+    assert "branches" not in plain.model_dump(exclude_unset=True)

@@ -8,21 +8,21 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-from entropick_kernels import warmup
-from entropick_sampler.params import PolicyConfig, SamplingParams
 from entropick_sampler.profile import Profile
 
 from .base import ModelLoadError
 from .batch import Batch
+from .branching import Rollouts
 from .cache import CacheShape, KVCache, pages_that_fit
 from .loader import Loaded
 from .model_runner import ModelRunner
 from .native import short_way
 from .pages import PagePool
-from .sampling import StepSampler
+from .sampling import Drawn, StepSampler
 from .scheduler import Scheduler
 from .sequence import Sequence
 from .types import (
+    BranchVerdict,
     EngineLoad,
     EngineOptions,
     FinishReason,
@@ -33,7 +33,6 @@ from .types import (
     Token,
 )
 
-_WARM_UP = "warm-up"
 _NOTHING = Batch((), ())
 _STEP_FAILED = "the engine failed while it ran this request; the server's log says why"
 
@@ -85,7 +84,9 @@ class EngineCore:
         self._sampler = StepSampler(
             loaded.tokenizer, profile, self.info.monitored_layers, parameter.device, kernels
         )
+        self._rollouts = Rollouts(self._scheduler)
         self._batch = _NOTHING
+        self._verdicts: list[BranchVerdict] = []
         self._between: list[tuple[RequestOutput, int]] = []
 
     @property
@@ -96,25 +97,6 @@ class EngineCore:
     def load(self) -> EngineLoad:
         """The gauges of this moment."""
         return self._scheduler.load()
-
-    def warm_up(self) -> None:
-        """Run a little text through everything, so that no request pays for first uses.
-
-        Raises ModelLoadError where the model gives no finite logits.
-        """
-        warmup()
-        request = Request(
-            _WARM_UP,
-            (0,) * min(4, self.info.max_model_len - 1),
-            SamplingParams(temperature=1.0, max_tokens=3),
-            PolicyConfig(policy="entropix", preset="seed"),
-            time.monotonic(),
-        )
-        self.add(request)
-        while not self.idle:
-            for output in self.step().outputs:
-                if output.error is not None:
-                    raise ModelLoadError(output.error)
 
     def set_profile(self, profile: Profile) -> None:
         """Serve with another profile."""
@@ -182,10 +164,13 @@ class EngineCore:
         self._scheduler.advance(batch)
         results: list[tuple[RequestOutput, int]] = []
         if measured is not None:
-            for sequence, token in zip(measured.rows, self._sampler.sample(measured), strict=True):
+            for sequence, drawn in zip(measured.rows, self._sampler.sample(measured), strict=True):
                 slot = sequence.slot  # it has none once it has ended
-                if (output := self._emit(sequence, token)) is not None:
+                if (output := self._emit(sequence, drawn)) is not None:
                     results.append((output, slot))
+        for winner, verdict in self._rollouts.judge():
+            self._verdicts.append(verdict)
+            self.adopt(winner)
         return self._report(results, queued, time.perf_counter() - begin, batch)
 
     def fail_step(self) -> StepReport:
@@ -208,21 +193,32 @@ class EngineCore:
                 raise ValueError(f"{name} token ids must be 0 to {self.info.vocab_size - 1}")
         self._sampler.check(request)
 
-    def _emit(self, sequence: Sequence, token: Token | str) -> RequestOutput | None:
-        """Give a row its token; what its request is to be told now."""
+    def _emit(self, sequence: Sequence, drawn: Drawn | str) -> RequestOutput | None:
+        """Give a row its token, and open branches there if it is to; what its request is to be told now."""
         if sequence.slot < 0:
             return None  # its request ended with another row of this step
-        request_id = sequence.request.request_id
-        if isinstance(token, str):
+        if isinstance(drawn, str):
             self._runner.clear(self._scheduler.poisoned(sequence))
             if sequence.branch:
                 sequence.ended = FinishReason.ERROR
-                self.drop(sequence)
+                if sequence.rollout_end:
+                    self._scheduler.suspend(sequence)  # the verdict passes it over
+                else:
+                    self.drop(sequence)
                 return None
             self._scheduler.finish(sequence)
-            return _failed(request_id, token)
-        reason = sequence.take(token.token_id)
+            return _failed(sequence.request.request_id, drawn)
         self._scheduler.register(sequence)
+        if depth := self._rollouts.depth(sequence, drawn):
+            branches = self.fork(sequence, len(drawn.firsts))
+            self._rollouts.begin((sequence, *branches), depth)
+            for branch, first in zip(branches, drawn.firsts, strict=True):
+                branch.unfinished = first.unfinished
+                self._take(branch, first.token)
+        return self._take(sequence, drawn.token)
+
+    def _take(self, sequence: Sequence, token: Token) -> RequestOutput | None:
+        reason = sequence.take(token.token_id)
         if self._scheduler.branches(sequence):
             sequence.undelivered.append(token)
             sequence.ended = reason
@@ -231,18 +227,12 @@ class EngineCore:
             return None
         if reason is not None:
             self._scheduler.finish(sequence)
-        return RequestOutput(request_id, (token,), reason, cached_tokens=sequence.cached)
+        return _output(sequence, (token,), reason)
 
     def _settle(self, root: Sequence) -> None:
         """A request is down to its own row: deliver what that kept."""
         if root.undelivered or root.ended is not None:
-            output = RequestOutput(
-                root.request.request_id,
-                tuple(root.undelivered),
-                root.ended,
-                cached_tokens=root.cached,
-            )
-            self._between.append((output, root.slot))
+            self._between.append((_output(root, tuple(root.undelivered), root.ended), root.slot))
             root.undelivered = []
         if root.ended is not None:
             self._scheduler.finish(root)
@@ -265,7 +255,8 @@ class EngineCore:
         batch: Batch = _NOTHING,
     ) -> StepReport:
         results = self._between + results
-        self._between = []
+        verdicts = tuple(self._verdicts)
+        self._between, self._verdicts = [], []
         return StepReport(
             tuple(output for output, _ in results),
             tuple(slot for _, slot in results),
@@ -275,18 +266,13 @@ class EngineCore:
             sum(sequence.prompt_length for sequence in batch.looked_up),
             sum(sequence.cached for sequence in batch.looked_up),
             tuple(sequence.request.request_id for sequence in batch.preempted),
+            verdicts,
         )
+
+
+def _output(row: Sequence, tokens: tuple[Token, ...], reason: FinishReason | None) -> RequestOutput:
+    return RequestOutput(row.request.request_id, tokens, reason, None, row.cached, row.branch_spent)
 
 
 def _failed(request_id: str, text: str) -> RequestOutput:
     return RequestOutput(request_id, (), FinishReason.ERROR, text)
-
-
-def build(loaded: Loaded, options: EngineOptions, profile: Profile | None) -> EngineCore:
-    """A warm core. Raises ModelLoadError where the model does not run."""
-    try:
-        core = EngineCore(loaded, options, profile)
-        core.warm_up()
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise ModelLoadError(f"{loaded.info.source} was loaded but does not run: {error}") from error
-    return core

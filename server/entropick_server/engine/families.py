@@ -12,7 +12,7 @@ class _Family:
     root: Sequence
     branches: list[Sequence] = field(default_factory=list)
     forked: int = 0
-    """branches that were ever made: their numbers are not used twice"""
+    """branches since one was adopted: until then their numbers are not used twice"""
 
 
 class Families:
@@ -51,6 +51,10 @@ class Families:
         family.forked += count
         family.branches += made
         return made
+
+    def settle(self, root: Sequence) -> None:
+        """A row of the request was adopted: the numbers of branches begin anew behind its tokens."""
+        self._family(root).forked = 0
 
     def close(self, row: Sequence) -> list[Sequence]:
         """Forget a branch, or a request with all its branches; what was forgotten."""

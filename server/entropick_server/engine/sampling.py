@@ -6,8 +6,10 @@ sequences hold, only when another set of sequences runs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,7 +18,7 @@ from entropick_kernels.logits_stats import Implementation, logits_stats
 from entropick_sampler.params import Strategy
 from entropick_sampler.policy import PolicyState, initial_state
 from entropick_sampler.profile import DEFAULT_CLARIFY_TEXT, Profile
-from entropick_sampler.signals import ATTENTION_SIGNALS
+from entropick_sampler.signals import ATTENTION_SIGNALS, SIGNAL_NAMES
 from entropick_sampler.step import SamplerRows, TokenRow, sample_step, unpack
 
 from .base import Tokenizer
@@ -24,6 +26,7 @@ from .model_runner import Measured
 from .sequence import Sequence
 from .types import Candidate, Request, Token, TokenDetail, TokenParameters
 
+_SURPRISAL = SIGNAL_NAMES.index("surprisal")
 _BAD_LOGITS = "the model's logits are not finite (NaN or infinite): the weights or the dtype are at fault"
 
 
@@ -49,11 +52,30 @@ class ClarifyText:
     def at(self, sequence: Sequence) -> tuple[int, ...]:
         """The tokens that would stand at a sequence's next position.
 
-        None for a replayed sequence, and none in the middle of a character.
+        None for a replayed sequence, none while branches roll out, and none in the middle of a character.
         """
-        if sequence.replay or sequence.unfinished or sequence.request.policy.policy != "entropix":
+        if (
+            sequence.replay
+            or sequence.rollout_end
+            or sequence.unfinished
+            or sequence.request.policy.policy != "entropix"
+        ):
             return ()
         return self.later if sequence.generated else self.first
+
+
+class First(NamedTuple):
+    """What a branch would begin with, and the bytes of a character that it leaves unfinished."""
+
+    token: Token
+    unfinished: bytes
+
+
+class Drawn(NamedTuple):
+    """A row's token; where branches may open, the first tokens of branches 1, 2, ... drawn beside it."""
+
+    token: Token
+    firsts: tuple[First, ...] = ()
 
 
 class StepSampler:
@@ -90,7 +112,7 @@ class StepSampler:
             raise ValueError("seed must fit into 64 bits")
         SamplerRows.build([(request.sampling, request.policy)], self._profile)
 
-    def sample(self, measured: Measured) -> list[Token | str]:
+    def sample(self, measured: Measured) -> list[Drawn | str]:
         """One token for every row, or what is wrong with its logits.
 
         The sequences take no token yet; what the policy remembers of them is updated.
@@ -114,10 +136,10 @@ class StepSampler:
             columns[2],
             self._kernels,
         )
-        lines = unpack(result.pack().cpu())
+        lines = unpack(result.pack().cpu(), self._rows.candidates)
         tops = self._top_logprobs(measured)
         details = self._details(measured, lines)
-        tokens: list[Token | str] = []
+        tokens: list[Drawn | str] = []
         for i, (sequence, line) in enumerate(zip(sequences, lines, strict=True)):
             if line.flags:
                 tokens.append(_BAD_LOGITS)
@@ -128,23 +150,47 @@ class StepSampler:
                 sequence.since_clarify = 0
             elif sequence.since_clarify is not None:
                 sequence.since_clarify += 1
-            sequence.unfinished = unfinished_character(
-                sequence.unfinished + (self._tokenizer.token_bytes(line.token) or b"")
-            )
+            before = sequence.unfinished
+            sequence.unfinished = self._unfinished(before, line.token)
             forced = bool(sequence.forced)
-            tokens.append(
-                Token(
-                    line.token,
-                    line.logprob,
-                    line.signals,
-                    Strategy.CLARIFY if forced and not sequence.replay else line.strategy,
-                    TokenParameters(line.temperature, line.top_p, line.top_k, line.min_p, line.n_candidates),
-                    forced,
-                    tops.get(i, ()),
-                    details.get(i),
-                )
+            token = Token(
+                line.token,
+                line.logprob,
+                line.signals,
+                Strategy.CLARIFY if forced and not sequence.replay else line.strategy,
+                TokenParameters(line.temperature, line.top_p, line.top_k, line.min_p, line.n_candidates),
+                forced,
+                tops.get(i, ()),
+                details.get(i),
             )
+            branch = sequence.request.policy.branch
+            if branch is None or forced or sequence.branch or token.strategy not in branch.on:
+                tokens.append(Drawn(token))
+                continue
+            firsts = line.firsts[: branch.width - 1]
+            tokens.append(Drawn(token, tuple(self._first(token, before, *first) for first in firsts)))
         return tokens
+
+    def _unfinished(self, before: bytes, token_id: int) -> bytes:
+        return unfinished_character(before + (self._tokenizer.token_bytes(token_id) or b""))
+
+    def _first(self, token: Token, before: bytes, token_id: int, logprob: float, score: float) -> First:
+        """Another token from the distribution of ``token``, drawn once."""
+        emitted = min(logprob, 0.0)
+        signals = list(token.signals)
+        signals[_SURPRISAL] = abs(emitted / math.log(2.0))
+        detail = token.detail
+        return First(
+            replace(
+                token,
+                token_id=token_id,
+                logprob=emitted,
+                signals=tuple(signals),
+                parameters=replace(token.parameters, n_candidates=1),
+                detail=detail and replace(detail, candidates=(Candidate(token_id, logprob, score),)),
+            ),
+            self._unfinished(before, token_id),
+        )
 
     def _compose(self, sequences: tuple[Sequence, ...]) -> None:
         """Resident parameters and policy state for these rows."""

@@ -74,7 +74,7 @@ class Scheduler:
                 f"{sequence.limit} tokens need {pages} pages of the KV cache, which has {self._pool.total}"
             )
         if self.find(sequence.request.request_id) is None and (
-            len(self._waiting) >= self._max_queue + len(self._slots)
+            sum(not s.branch for s in self._waiting) >= self._max_queue + len(self._slots)
         ):
             raise QueueFullError(f"the queue is full (max_queue {self._max_queue}); try again later")
         self._families.open(sequence)
@@ -145,8 +145,12 @@ class Scheduler:
         for row in self._families.branches(root):
             if row is not branch:
                 self.finish(row)
+        self._families.settle(root)
         if branch is root:
+            self._resume(root)
             return root
+        if root.slot >= 0 and branch.slot >= 0:
+            root.slot, branch.slot = branch.slot, root.slot  # the request keeps its place
         pages, slot = branch.pages, branch.slot
         computed, registered, admitted = branch.computed, branch.registered, branch.admitted
         self.suspend(root)
@@ -159,6 +163,7 @@ class Scheduler:
         self._waiting = deque(root if s is branch else s for s in self._waiting)
         branch.pages, branch.slot = [], -1
         self._families.close(branch)
+        self._resume(root)
         return root
 
     def schedule(self) -> Batch:
@@ -265,6 +270,11 @@ class Scheduler:
         sequence.pages, sequence.slot, sequence.computed = pages, self._slots.pop(), computed
         sequence.admitted = self._admissions
         self._admissions += 1
+
+    def _resume(self, sequence: Sequence) -> None:
+        """A row that has not ended and was suspended waits for another place, before all others."""
+        if sequence.slot < 0 and sequence.ended is None and sequence not in self._waiting:
+            self._waiting.appendleft(sequence)
 
     def _pages_for(self, tokens: int) -> int:
         return -(-tokens // self._page_size)

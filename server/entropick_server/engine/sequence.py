@@ -52,6 +52,10 @@ class Sequence:
     """tokens taken while the request had branches: they are the reply's only if this row is adopted"""
     ended: FinishReason | None = None
     """why it stopped, where its request still has other branches"""
+    rollout_end: int = 0
+    """tokens, prompt and reply, at which it is judged beside its request's other branches; 0: no rollout"""
+    branch_spent: int = 0
+    """of the request's own row: tokens of branches that lost"""
     _digests: list[bytes] = field(default_factory=list)
 
     @classmethod
@@ -105,6 +109,11 @@ class Sequence:
         if token in self.request.sampling.stop_token_ids:
             return FinishReason.STOP
         return FinishReason.LENGTH if self._full else None
+
+    @property
+    def rolled_out(self) -> bool:
+        """True where nothing is missing for the verdict on its rollout."""
+        return self.ended is not None or len(self.tokens) >= self.rollout_end
 
     def fork(self, branch: int) -> Sequence:
         """A row without a place that continues where this one is, with draws of its own."""

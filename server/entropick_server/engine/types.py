@@ -76,12 +76,22 @@ class TokenDetail:
 
 
 @dataclass(frozen=True, slots=True)
+class BranchRecord:
+    """One of the branches of a token: what it said from that token on, its score, whether it was kept."""
+
+    token_ids: tuple[int, ...]
+    score: float
+    chosen: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Token:
     """One emitted token. Filled by the engine once a step, read by streaming and metrics.
 
     ``signals`` follows ``entropick_sampler.signals.SIGNALS``; ``None`` where the engine could not measure.
     ``logprob`` (nats) and ``top_logprobs`` report the measured distribution. ``strategy`` is None where the
-    policy was off. ``forced`` marks the tokens of an inserted clarifying text.
+    policy was off. ``forced`` marks the tokens of an inserted clarifying text. ``branches``: at telemetry
+    ``full``, of the token where branches opened; in order of their numbers.
     """
 
     token_id: int
@@ -92,6 +102,7 @@ class Token:
     forced: bool = False
     top_logprobs: tuple[tuple[int, float], ...] = ()
     detail: TokenDetail | None = None
+    branches: tuple[BranchRecord, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +118,17 @@ class RequestOutput:
     error: str | None = None
     cached_tokens: int = 0
     """tokens of the prompt whose keys were in the cache when the request began to run"""
+    branch_tokens: int = 0
+    """tokens of losing branches, so far"""
+
+
+@dataclass(frozen=True, slots=True)
+class BranchVerdict:
+    """A request's branches came to their end: the number of the one that was kept, the others' tokens."""
+
+    request_id: str
+    kept: int
+    tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +149,7 @@ class StepReport:
     -1 for one that never ran. ``queued_seconds`` lists the requests that got their first step, with the time
     they had waited; ``prefix_queries`` counts their prompts' tokens, ``prefix_hits`` those that were found in
     the cache. ``preempted`` lists requests that gave their pages up and wait again, once for each row.
+    ``verdicts``: on branches that came to their end in this step.
     """
 
     outputs: tuple[RequestOutput, ...]
@@ -138,6 +161,7 @@ class StepReport:
     prefix_queries: int = 0
     prefix_hits: int = 0
     preempted: tuple[str, ...] = ()
+    verdicts: tuple[BranchVerdict, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,9 +16,10 @@ import torch
 from entropick_sampler.profile import Profile
 
 from .base import EngineError
-from .core import EngineCore, build
+from .core import EngineCore
 from .loader import Loaded, load_model
 from .profiles import find_profile
+from .startup import build
 from .threads import default_threads
 from .types import EngineLoad, EngineOptions, ModelInfo, Request, StepReport
 

@@ -48,6 +48,12 @@ class Metrics:
         self._preemptions = self._counter(
             "num_preemptions", "Times that a sequence gave its KV cache pages up and waited again."
         )
+        self._rollouts = self._counter(
+            "branch_rollouts",
+            "Times that branches were rolled out and one kept (first: the one without branching; other).",
+            "kept",
+        )
+        self._branch_tokens = self._counter("branch_tokens", "Tokens of branches that were not kept.")
         self._success = self._counter(
             "request_success",
             "Requests that ran and ended, by reason (stop, length, cancelled, error).",
@@ -92,6 +98,9 @@ class Metrics:
         if report.prefix_queries:
             self._prefix_queries.labels(self._model_name).inc(report.prefix_queries)
             self._prefix_hits.labels(self._model_name).inc(report.prefix_hits)
+        for verdict in report.verdicts:
+            self._rollouts.labels(self._model_name, "other" if verdict.kept else "first").inc()
+            self._branch_tokens.labels(self._model_name).inc(verdict.tokens)
         for request_id in report.preempted:
             self._signals.forget(request_id)  # it will run in another slot
             self._preemptions.labels(self._model_name).inc()

@@ -9,11 +9,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
 from entropick_sampler.params import (
+    BRANCH_NAMES,
     PARAM_NAMES,
     PolicyConfig,
     PolicyName,
     PresetName,
     TelemetryLevel,
+    branch_config,
     check_overrides,
 )
 
@@ -26,7 +28,6 @@ MAX_STOP_TOKENS = 64
 MAX_PROMPTS = 64
 MAX_TOP_LOGPROBS = 20
 MAX_MESSAGES = 4096
-_BRANCH = "branch"
 
 
 def _as_list(value: Any) -> Any:
@@ -58,6 +59,9 @@ class EntropickOptions(WireModel):
     )
     preset: PresetName | None = Field(None, description="where the policy's numbers come from")
     overrides: dict[str, Any] | None = Field(None, description="numbers of the policy, by name")
+    branch: dict[str, Any] | None = Field(
+        None, description="roll out continuations where the model is in doubt and keep the best"
+    )
     telemetry: TelemetryLevel | None = Field(None, description="how much of what was seen comes back")
 
     @model_validator(mode="before")
@@ -65,33 +69,39 @@ class EntropickOptions(WireModel):
     def _known_keys(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             raise ValueError("must be an object")
-        if data.get(_BRANCH) is not None:
-            raise not_served("entropick.branch")
-        known = [*cls.model_fields, _BRANCH]
         for key in data:
-            if key not in known:
-                raise _unknown("entropick", "option", key, known)
-        return {key: value for key, value in data.items() if key != _BRANCH}
+            if key not in cls.model_fields:
+                raise _unknown("entropick", "option", key, [*cls.model_fields])
+        return data
 
     @model_validator(mode="after")
     def _ranges(self) -> EntropickOptions:
         for name in self.overrides or {}:
             if name not in PARAM_NAMES:
                 raise _unknown("entropick.overrides", "policy parameter", name, PARAM_NAMES)
+        for name in self.branch or {}:
+            if name not in BRANCH_NAMES:
+                raise _unknown("entropick.branch", "field", name, BRANCH_NAMES)
         try:
             check_overrides(self.overrides or {})
+            branch_config(self.branch or {})
         except (ValueError, OverflowError) as error:
             param = f"entropick.{str(error).partition(':')[0]}"
             raise bad_request(f"entropick.{error}", param) from error
         return self
 
     def config(self, default: PolicyConfig) -> PolicyConfig:
-        """The request's policy over the server's defaults."""
+        """The request's policy over the server's defaults; a 400 for branches under policy fixed."""
+        policy = self.policy or default.policy
+        if self.branch is not None and policy == "fixed":
+            message = "entropick.branch: branches open where the signals say so: they need policy 'entropix'."
+            raise bad_request(message, "entropick.branch")
         return PolicyConfig(
-            policy=self.policy or default.policy,
+            policy=policy,
             preset=self.preset or default.preset,
             overrides=dict(self.overrides or {}),
             telemetry=self.telemetry or default.telemetry,
+            branch=None if self.branch is None else branch_config(self.branch),
         )
 
 

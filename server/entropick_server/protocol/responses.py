@@ -60,6 +60,15 @@ class CandidateRow(BaseModel):
     score: float
 
 
+class BranchRow(BaseModel):
+    """One of the continuations that were rolled out from a token on."""
+
+    text: str
+    token_ids: list[int]
+    score: float | None = Field(description="null where infinite")
+    chosen: bool
+
+
 class DetailRow(BaseModel):
     """Telemetry ``full``: by monitored layer, and by head where a signal has heads."""
 
@@ -85,6 +94,9 @@ class TokenRow(BaseModel):
     stop: bool = Field(default=False, description="a stop_token_id that ended the answer; absent elsewhere")
     detail: DetailRow | None = None
     candidates: list[CandidateRow] | None = None
+    branches: list[BranchRow] | None = Field(
+        default=None, description="telemetry full, of a token where branches opened; absent elsewhere"
+    )
 
 
 class Summary(BaseModel):
@@ -97,6 +109,7 @@ class Summary(BaseModel):
     signals: Any = Field(description="signal name -> mean and max; SignalStatistics")
     strategies: dict[str, int]
     forced_tokens: int
+    branch_tokens: int = Field(description="of branches that lost; no part of the answer")
 
 
 class ChoiceTelemetry(BaseModel):
@@ -112,6 +125,12 @@ class PromptTokensDetails(BaseModel):
     cached_tokens: int
 
 
+class CompletionTokensDetails(BaseModel):
+    """``usage.completion_tokens_details``."""
+
+    branch_tokens: int
+
+
 class Usage(BaseModel):
     """OpenAI's counts."""
 
@@ -119,6 +138,7 @@ class Usage(BaseModel):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
+    completion_tokens_details: CompletionTokensDetails
 
 
 class TopLogprob(BaseModel):

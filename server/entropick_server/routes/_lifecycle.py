@@ -76,7 +76,13 @@ def _remember(choice: Choice, state: ServerState, origin: Origin, reason: str, f
             completion_tokens=len(choice.seen),
             time_to_first_token=first,
             duration=duration,
-            summary=summarize(choice.tokens, request.sampling.seed, request.policy, state.profile_id),
+            summary=summarize(
+                choice.tokens,
+                request.sampling.seed,
+                request.policy,
+                state.profile_id,
+                choice.branch_tokens,
+            ),
             **pack(choice.tokens),
         )
     )

@@ -8,7 +8,15 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from entropick_sampler.params import FIXED_BASE, PARAM_RANGES, SEED_PARAMS, Strategy
+from entropick_sampler.params import (
+    BRANCH_RANGES,
+    BRANCH_STRATEGIES,
+    FIXED_BASE,
+    PARAM_RANGES,
+    SCORERS,
+    SEED_PARAMS,
+    Strategy,
+)
 from entropick_sampler.signals import SIGNALS
 
 from ..state import server_state
@@ -53,6 +61,11 @@ async def policy(request: Request) -> dict[str, Any]:
         "presets": presets,
         "fixed": {name: asdict(FIXED_BASE)[name] for name in ("temperature", "top_p", "top_k", "min_p")},
         "overrides": {name: {"min": low, "max": high} for name, (low, high) in PARAM_RANGES.items()},
+        "branch": {
+            **{name: {"min": low, "max": high} for name, (low, high) in BRANCH_RANGES.items()},
+            "scorer": SCORERS,
+            "on": BRANCH_STRATEGIES,
+        },
         "profile": None if profile is None else {"id": profile.id, **profile.as_dict()},
         "strategies": [strategy.label for strategy in Strategy],
         "signals": [

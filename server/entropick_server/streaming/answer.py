@@ -8,7 +8,14 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from ..protocol.errors import ApiError
-from ..protocol.responses import ChatChunkChoice, Completion, CompletionChoice, PromptTokensDetails, Usage
+from ..protocol.responses import (
+    ChatChunkChoice,
+    Completion,
+    CompletionChoice,
+    CompletionTokensDetails,
+    PromptTokensDetails,
+    Usage,
+)
 from .choice import Choice, Delta, Seen
 from .formats import Format, Report
 
@@ -29,7 +36,7 @@ class Answer:
 
     @property
     def usage(self) -> Usage:
-        """Counts over all choices; the end-of-sequence token is a completion token."""
+        """Counts over all choices; the end-of-sequence token is a completion token, a loser's is not."""
         prompt = sum(len(choice.request.prompt_token_ids) for choice in self.choices)
         completion = sum(len(choice.seen) for choice in self.choices)
         return Usage(
@@ -38,6 +45,9 @@ class Answer:
             total_tokens=prompt + completion,
             prompt_tokens_details=PromptTokensDetails(
                 cached_tokens=sum(choice.cached_tokens for choice in self.choices)
+            ),
+            completion_tokens_details=CompletionTokensDetails(
+                branch_tokens=sum(choice.branch_tokens for choice in self.choices)
             ),
         )
 

@@ -45,7 +45,7 @@ class Delta:
 class Choice:
     """The state of one answer. ``seen`` holds its tokens, ``text`` what was let out so far.
 
-    ``cached_tokens``: of its prompt, taken from the KV cache.
+    ``cached_tokens``: of its prompt, taken from the KV cache. ``branch_tokens``: of branches that lost.
     """
 
     def __init__(
@@ -56,6 +56,7 @@ class Choice:
         self.seen: list[Seen] = []
         self.finish_reason: FinishReason | None = None
         self.cached_tokens = 0
+        self.branch_tokens = 0
         self._parts: list[str] = []
         self._released = 0
         self._eos = frozenset(eos_token_ids)
@@ -78,6 +79,7 @@ class Choice:
         if reason in (FinishReason.ERROR, FinishReason.CANCELLED):
             raise GenerationError(output.error or "The engine gave this request up.")
         self.cached_tokens = output.cached_tokens
+        self.branch_tokens = output.branch_tokens
         before = len(self.seen)
         text, released, stopped = self._take(output)
         if stopped:

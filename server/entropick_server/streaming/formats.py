@@ -48,7 +48,9 @@ class Report:
         if choice.request.policy.telemetry == "none":
             return None
         request = choice.request
-        summary = summarize(choice.tokens, request.sampling.seed, request.policy, self.profile)
+        summary = summarize(
+            choice.tokens, request.sampling.seed, request.policy, self.profile, choice.branch_tokens
+        )
         rows = self.rows(choice, seen)
         if rows is None:
             return ChoiceTelemetry(summary=summary)

@@ -15,9 +15,10 @@ from transformers import AutoConfig
 from entropick_sampler.policy import POLICY_SIGNALS
 from entropick_sampler.profile import PROFILE_FILE, QUANTILE_LEVELS, THRESHOLDS, Profile
 from entropick_server.engine.base import ModelLoadError
-from entropick_server.engine.core import EngineCore, build
+from entropick_server.engine.core import EngineCore
 from entropick_server.engine.loader import check_architecture, load_model, model_hash
 from entropick_server.engine.profiles import cached_profile_path, find_profile
+from entropick_server.engine.startup import build
 from entropick_server.engine.threads import default_threads
 from entropick_server.engine.types import EngineOptions
 

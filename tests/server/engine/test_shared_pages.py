@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
 import pytest
-import torch
 
 from entropick_sampler.params import PolicyConfig
 from entropick_server.engine.batch import Batch
-from entropick_server.engine.core import EngineCore
-from entropick_server.engine.loader import load_model
 from entropick_server.engine.model_runner import Measured, ModelRunner
 from entropick_server.engine.sequence import Sequence
-from entropick_server.engine.types import EngineOptions, FinishReason, Request, StepReport, Token
+from entropick_server.engine.types import FinishReason, Request, Token
+
+from .conftest import PAGE, Room, same
 
 Make = Callable[..., Request]
-PAGE = 8
-PAGE_BYTES = 2 * 3 * 2 * 16 * PAGE * 4
-
 FIXED = PolicyConfig(policy="fixed")
 SEED = PolicyConfig(preset="seed")
 CLARIFY = PolicyConfig(
@@ -34,76 +28,6 @@ CLARIFY = PolicyConfig(
         "clarify_budget": 2,
     },
 )
-
-
-class Room:
-    """An engine core with what it has told so far."""
-
-    def __init__(self, core: EngineCore) -> None:
-        self.core = core
-        self.tokens: dict[str, list[Token]] = {}
-        self.ends: dict[str, FinishReason] = {}
-        self.cached: dict[str, int] = {}
-        self.preempted: list[str] = []
-        self.queries = self.hits = 0
-
-    def add(self, request: Request) -> None:
-        self.tokens[request.request_id] = []
-        self.core.add(request)
-
-    def step(self) -> StepReport:
-        report = self.core.step()
-        self.preempted += report.preempted
-        self.queries += report.prefix_queries
-        self.hits += report.prefix_hits
-        for output in report.outputs:
-            assert output.request_id not in self.ends, "an output after the end"
-            self.tokens[output.request_id] += output.tokens
-            self.cached[output.request_id] = output.cached_tokens
-            if output.finish_reason is not None:
-                self.ends[output.request_id] = output.finish_reason
-        return report
-
-    def finish(self) -> Room:
-        while not self.core.idle:
-            self.step()
-        return self
-
-    def row(self, request_id: str) -> Sequence:
-        row = self.core.find(request_id)
-        assert row is not None
-        return row
-
-    def text(self, request_id: str) -> list[int]:
-        return [t.token_id for t in self.tokens[request_id]]
-
-
-@pytest.fixture
-def room(model_folder: Callable[[str], Path]) -> Iterator[Callable[..., Room]]:
-    """``room(pages)``: a fresh engine."""
-
-    def opened(pages: int = 400, name: str = "llama", **more: Any) -> Room:
-        options = EngineOptions(
-            model=str(model_folder(name)),
-            device="cpu",
-            threads=1,
-            page_size=PAGE,
-            kv_cache_bytes=(pages + 1) * PAGE_BYTES,
-            **more,
-        )
-        return Room(EngineCore(load_model(options), options, None))
-
-    with torch.inference_mode():
-        yield opened
-
-
-def same(got: list[Token], wanted: list[Token]) -> None:
-    """Equal tokens and decisions; figures up to rounding."""
-    assert [t.token_id for t in got] == [t.token_id for t in wanted]
-    for a, b in zip(got, wanted, strict=True):
-        assert (a.strategy, a.forced, a.parameters.top_k) == (b.strategy, b.forced, b.parameters.top_k)
-        assert a.signals == pytest.approx(b.signals, rel=1e-3, abs=1e-4)
-        assert a.logprob == pytest.approx(b.logprob, abs=1e-4)
 
 
 def several(make: Make, count: int, rng: random.Random, longest: int, tokens: int) -> list[Request]:

@@ -1,0 +1,41 @@
+"""A core that has run once, so that no request pays for first uses."""
+
+from __future__ import annotations
+
+import time
+
+from entropick_kernels import warmup
+from entropick_sampler.params import PolicyConfig, SamplingParams
+from entropick_sampler.profile import Profile
+
+from .base import ModelLoadError
+from .core import EngineCore
+from .loader import Loaded
+from .types import EngineOptions, Request
+
+
+def build(loaded: Loaded, options: EngineOptions, profile: Profile | None) -> EngineCore:
+    """A warm core. Raises ModelLoadError where the model does not run, or gives no finite logits."""
+    try:
+        core = EngineCore(loaded, options, profile)
+        _warm_up(core)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise ModelLoadError(f"{loaded.info.source} was loaded but does not run: {error}") from error
+    return core
+
+
+def _warm_up(core: EngineCore) -> None:
+    """Run a little text through everything."""
+    warmup()
+    request = Request(
+        "warm-up",
+        (0,) * min(4, core.info.max_model_len - 1),
+        SamplingParams(temperature=1.0, max_tokens=3),
+        PolicyConfig(policy="entropix", preset="seed"),
+        time.monotonic(),
+    )
+    core.add(request)
+    while not core.idle:
+        for output in core.step().outputs:
+            if output.error is not None:
+                raise ModelLoadError(output.error)
