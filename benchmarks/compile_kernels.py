@@ -2,7 +2,7 @@
 
 Calls the wrappers with tensors that have shapes and no memory, records what they would launch, compiles that
 for each target and prints a markdown table: registers and spills a thread, shared memory, and the widths of
-the loads from global memory in bits. ``--json`` prints the same as a list of rows.
+the loads from global memory in bits. ``--json FILE`` writes the same as a list of rows.
 """
 
 from __future__ import annotations
@@ -230,12 +230,14 @@ def table(rows: list[Row]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="print rows as JSON")
+    parser.add_argument("--json", type=Path, help="write the rows to this file, too")
     arguments = parser.parse_args()
     jobs = [(launch, target) for launch in launches() for target in TARGETS]
     with ThreadPoolExecutor(2) as pool:  # the assembler is a process of its own
         rows = list(pool.map(lambda job: compiled(*job), jobs))
-    print(json.dumps([asdict(r) for r in rows]) if arguments.json else table(rows))
+    print(table(rows))
+    if arguments.json:
+        arguments.json.write_text(json.dumps([asdict(r) for r in rows]))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,8 @@ import pytest
 
 from entropick_sampler.signals import SIGNAL_NAMES
 
-pytest.importorskip("triton")
+if sys.platform != "linux":  # where `.[dev]` brings Triton its absence is a failure
+    pytest.importorskip("triton")
 
 QUESTIONS = ("What is the capital of Arlen?", "Tell me about the harbor.", "Pick a number.")
 REQUESTS = [

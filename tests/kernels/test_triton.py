@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("triton")
+if sys.platform != "linux":  # where `.[dev]` brings Triton its absence is a failure
+    pytest.importorskip("triton")
 
 ROOT = Path(__file__).parents[2]
 INTERPRETED = sorted((Path(__file__).parent / "triton").glob("test_*.py"))
@@ -54,18 +55,12 @@ def test_numbers_in_the_interpreter(path: Path, show: list[str]) -> None:
     show.append(f"interpreter, {path.name}: {closing}")
 
 
-def test_compiled_code(show: list[str]) -> None:
-    done = run("benchmarks/compile_kernels.py", "--json")
+def test_compiled_code(show: list[str], tmp_path: Path) -> None:
+    done = run("benchmarks/compile_kernels.py", "--json", str(tmp_path / "rows"))
     assert done.returncode == 0, done.stderr[-4000:]
-    rows = json.loads(done.stdout)
+    rows = json.loads((tmp_path / "rows").read_text())
     assert {row["target"] for row in rows} == {"sm_80", "sm_90"}
-    show.append("| kernel | of | target | warps | registers | spilled bytes | shared | loads of bits |")
-    for row in rows:
-        loads = ", ".join(f"{count} x {bits}" for bits, count in row["loads"].items())
-        show.append(
-            f"| {row['kernel']} | {row['case']} | {row['target']} | {row['warps']} | {row['registers']} "
-            f"| {row['stack'] + row['local']} | {row['shared']} | {loads} |"
-        )
+    show.extend(done.stdout.splitlines())
     assert not [row for row in rows if row["stack"] or row["local"]], "a kernel spills"
     assert {row["kernel"] for row in rows} == set(REGISTER_CAPS)
     assert not [row for row in rows if row["registers"] > REGISTER_CAPS[row["kernel"]]]
