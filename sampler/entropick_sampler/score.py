@@ -14,7 +14,7 @@ from .signals import POLICY_SIGNALS, SIGNAL_NAMES
 from .stats import StepStats
 
 # 0.1(1 - H) + 0.2(1 - Ha) + 0.3(1 - V) + 0.4(1 - Va) + 0.5 agreement_seed + 0.6 interaction
-_CONSTANT: Final = 1.0
+CONFIDENCE_CONSTANT: Final = 1.0
 _WEIGHTS: Final = {
     "logits_entropy": -0.1,
     "attention_entropy": -0.2,
@@ -23,19 +23,20 @@ _WEIGHTS: Final = {
     "agreement_seed": 0.5,
     "interaction_strength": 0.6,
 }
-_ROW: Final = tuple(_WEIGHTS.get(signal.name, 0.0) for signal in POLICY_SIGNALS)
+CONFIDENCE_WEIGHTS: Final = tuple(_WEIGHTS.get(signal.name, 0.0) for signal in POLICY_SIGNALS)
+"""in the order of POLICY_SIGNALS"""
 
 
 @functools.cache
 def _weights(dtype: torch.dtype, device: torch.device) -> Tensor:
     """Resident, so that a step copies nothing from the host."""
-    return torch.tensor(_ROW, dtype=dtype, device=device)
+    return torch.tensor(CONFIDENCE_WEIGHTS, dtype=dtype, device=device)
 
 
 def host_confidence(signals: Sequence[float | None]) -> float:
     """:func:`seed_confidence` of one row on the host, from its values in the order of SIGNALS."""
     pairs = zip(SIGNAL_NAMES, signals, strict=True)
-    return _CONSTANT + math.fsum(
+    return CONFIDENCE_CONSTANT + math.fsum(
         _WEIGHTS.get(name, 0.0) * value for name, value in pairs if value is not None
     )
 
@@ -47,7 +48,7 @@ def seed_confidence(stats: StepStats) -> Tensor:
     change which one wins; it is reported, not used. Signals that were not measured count 0.
     """
     values = stats.known
-    return (values * _weights(values.dtype, values.device)).sum(-1).add_(_CONSTANT)
+    return (values * _weights(values.dtype, values.device)).sum(-1).add_(CONFIDENCE_CONSTANT)
 
 
 def score_candidates(logprobs: Tensor, stats: StepStats) -> Tensor:

@@ -16,18 +16,14 @@ from torch import Tensor
 from entropick_kernels.logits_stats import Implementation, LogitsStats, logits_stats
 from entropick_kernels.sample import draw, philox_uniform
 
-from .params import FIXED_BASE, SEED_PARAMS, PolicyConfig, SamplingParams, Strategy, resolve
+from .params import FIXED_BASE, SEED_PARAMS, PolicyConfig, SamplingParams, resolve
 from .policy import Decision, PolicyRows, PolicyState, decide
 from .profile import Profile
 from .score import score_candidates
-from .signals import ATTENTION_SIGNALS, SIGNAL_NAMES, SIGNALS
+from .signals import ATTENTION_SIGNALS
 from .stats import StepStats
 
 _N_ATTENTION: Final = len(ATTENTION_SIGNALS)
-_N_SIGNALS: Final = len(SIGNALS)
-_SURPRISAL: Final = SIGNAL_NAMES.index("surprisal")
-_STRATEGIES: Final = (*Strategy, None)
-"""by number; STRATEGY_OFF, -1, is the last"""
 _LN2: Final = math.log(2.0)
 _TOP_K_HINT: Final = 100
 """no preset raises top_k above max(100, 1.5 times the request's own)"""
@@ -98,26 +94,6 @@ class SamplerRows(NamedTuple):
         )
 
 
-class TokenRow(NamedTuple):
-    """One row of a step on the host: plain Python numbers, ready for a telemetry row."""
-
-    token: int
-    logprob: float
-    signals: tuple[float | None, ...]
-    strategy: Strategy | None
-    temperature: float
-    top_p: float
-    top_k: int
-    min_p: float
-    n_candidates: int
-    inserted: bool
-    flags: int
-    candidates: tuple[tuple[int, float, float], ...]
-    """(token id, log probability in nats, guide's score), in the order of the draws"""
-    firsts: tuple[tuple[int, float, float], ...] = ()
-    """the same of the tokens that branches 1, 2, ... would begin with here"""
-
-
 class StepResult(NamedTuple):
     """What a step decided and drew.
 
@@ -141,7 +117,7 @@ class StepResult(NamedTuple):
         return self.ids[:, 0]
 
     def pack(self) -> Tensor:
-        """Everything the host wants as one float64 [B, C]: one copy a step. Ids are exact below 2^53."""
+        """Everything the host wants as one float64 [B, C]; its columns: :mod:`~.packed`."""
         d = self.decision
         values, valid = self.stats
         if valid is not None:
@@ -158,40 +134,6 @@ class StepResult(NamedTuple):
             ),
             dim=1,
         )
-
-
-def unpack(packed: Tensor, candidates: int | None = None) -> list[TokenRow]:
-    """Rows of :meth:`StepResult.pack` on the host; ``candidates``: those of the rows, None: all columns."""
-    n = (packed.shape[1] - 10 - _N_SIGNALS) // 3
-    logprobs, scores, values = 9 + n, 10 + 2 * n, 10 + 3 * n
-    further = range(n if candidates is None else candidates, n)
-    rows = []
-    for line in packed.tolist():
-        temperature, top_p, min_p, strategy, top_k, drawn, inserted, flags, token = line[:9]
-        last, drawn = values + _SURPRISAL, int(drawn)
-        signals = (*line[values:last], line[-1], *line[last:-1])
-        if math.isnan(sum(signals)):  # seldom: something was not measured
-            signals = tuple(None if math.isnan(x) else x for x in signals)
-        rows.append(
-            TokenRow(
-                int(token),
-                line[logprobs],
-                signals,
-                _STRATEGIES[int(strategy)],
-                temperature,
-                top_p,
-                int(top_k),
-                min_p,
-                drawn,
-                bool(inserted),
-                int(flags),
-                tuple([(int(line[9 + i]), line[logprobs + 1 + i], line[scores + i]) for i in range(drawn)]),
-                tuple([(int(line[9 + i]), line[logprobs + 1 + i], line[scores + i]) for i in further])
-                if further
-                else (),
-            )
-        )
-    return rows
 
 
 def step_stats(measured: LogitsStats, attention: Tensor | None, attention_valid: Tensor | None) -> StepStats:

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from entropick_kernels.logits_stats.reference import logits_entropy, logits_varentropy, surprisal
+from entropick_sampler.packed import TokenRow, unpack
 from entropick_sampler.params import BranchConfig, PolicyConfig, SamplingParams, Strategy
 from entropick_sampler.policy import PolicyState, initial_state
 from entropick_sampler.profile import QUANTILE_LEVELS, THRESHOLDS, Profile
 from entropick_sampler.signals import ATTENTION_SIGNALS, POLICY_SIGNALS, SIGNAL_NAMES
-from entropick_sampler.step import SamplerRows, TokenRow, sample_step, unpack
+from entropick_sampler.step import SamplerRows, sample_step
 
 FIXED = PolicyConfig(policy="fixed")
 SEED = PolicyConfig(preset="seed")

@@ -85,6 +85,34 @@ def row_stats(x: Float32, figures: Float32, weights: Float32) -> tuple[int, int]
     return index, 0
 
 
+@native("contract", "reassoc", "nsz")
+def chunk_sum(x: Float32, lo: int, hi: int, top: Any) -> Any:
+    """Sum of exp(x[lo:hi] - top)."""
+    z = _ZERO
+    for i in range(hi - lo):
+        y = np.float32((x[lo + i] - top) * LOG2_E)
+        w = exp2(y)
+        z += _ZERO if y < LOWEST else w
+    return z
+
+
+@native()
+def row_log_z(x: Float32, figures: Float32) -> tuple[int, int]:
+    """(argmax, flag) of x [V]; of figures only [2], the maximum, and [3], ln z: nothing else is measured."""
+    index = row_top(x)
+    top = x[index]
+    figures[2] = top
+    if not (top > -math.inf and top < math.inf):
+        nan = first_nan(x)
+        figures[3] = np.float32(math.nan)
+        return (nan, _NAN) if nan >= 0 else (index, _MASKED if top < 0 else _INFINITE)
+    z = 0.0
+    for lo in range(0, x.shape[0], _CHUNK):
+        z += chunk_sum(x, lo, min(lo + _CHUNK, x.shape[0]), top)
+    figures[3] = math.log(z)
+    return (index, 0) if not math.isnan(z) else (first_nan(x), _NAN)
+
+
 @native()
 def rows_stats(x: Float32, figures: Float32, argmax: Any, flags: Any, begin: int, end: int) -> None:
     """Rows begin..end of x [B, V]: figures [B, 5], argmax int64 [B], flags int32 [B]."""

@@ -38,18 +38,24 @@ _TOLERANCE: Final = FILTER_TOLERANCE
 
 
 @native()
+def philox_number(seed: int, position: int, draw: int, branch: int) -> float:
+    """The uniform number of (seed, position, draw, branch); layout: ``philox_uniform``."""
+    c0, c1 = np.uint64(position) & _MASK, np.uint64(draw) & _MASK
+    c2, c3 = np.uint64(branch) & _MASK, np.uint64(0)
+    k0, k1 = np.uint64(seed) & _MASK, np.uint64(seed) >> _HALF
+    for _ in range(_ROUNDS):
+        left, right = c0 * _M0, c2 * _M1
+        c0, c1 = (right >> _HALF) ^ c1 ^ k0, right & _MASK
+        c2, c3 = (left >> _HALF) ^ c3 ^ k1, left & _MASK
+        k0, k1 = (k0 + _W0) & _MASK, (k1 + _W1) & _MASK
+    return float((c0 << _TOP_BITS) | (c1 >> _DROPPED_BITS)) * 2.0**-53
+
+
+@native()
 def philox_uniforms(seed: Int64, position: Int64, draw: Int64, branch: Int64, out: Float64) -> None:
-    """The uniform number of each (seed, position, draw, branch), all [n]; layout: ``philox_uniform``."""
+    """The uniform number of each (seed, position, draw, branch), all [n]."""
     for i in range(out.shape[0]):
-        c0, c1 = np.uint64(position[i]) & _MASK, np.uint64(draw[i]) & _MASK
-        c2, c3 = np.uint64(branch[i]) & _MASK, np.uint64(0)
-        k0, k1 = np.uint64(seed[i]) & _MASK, np.uint64(seed[i]) >> _HALF
-        for _ in range(_ROUNDS):
-            left, right = c0 * _M0, c2 * _M1
-            c0, c1 = (right >> _HALF) ^ c1 ^ k0, right & _MASK
-            c2, c3 = (left >> _HALF) ^ c3 ^ k1, left & _MASK
-            k0, k1 = (k0 + _W0) & _MASK, (k1 + _W1) & _MASK
-        out[i] = float((c0 << _TOP_BITS) | (c1 >> _DROPPED_BITS)) * 2.0**-53
+        out[i] = philox_number(seed[i], position[i], draw[i], branch[i])
 
 
 @native("contract")
@@ -124,6 +130,45 @@ def rank_filter(x: Float32, weights: Float32, top_k: int, top_p: float) -> None:
 
 
 @native()
+def draw_beside(
+    x: Float32,
+    best: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    min_p: float,
+    uniforms: Float64,
+    tokens: Int64,
+    weights: Float32,
+    cdf: Float64,
+    ids: Int64,
+) -> None:
+    """:func:`draw_row` where the most probable token ``best`` is known and finite, and temperature > 0.
+
+    ``tokens`` holds ``best`` already: it stays where a uniform number points behind the last survivor.
+    """
+    fill_weights(x, x[best], np.float32(1.0 / temperature), weights)
+    if top_k > 0 or top_p < 1.0:
+        rank_filter(x, weights, top_k, top_p)
+        weights[best] = np.float32(1.0)  # whatever top_p says, the most probable token stays
+    floor = np.float32(min(min_p, 1.0) * (1.0 - _TOLERANCE))
+    n, total = 0, 0.0
+    for i in range(x.shape[0]):
+        # a NaN is let through, so that it shows in the total
+        if not (weights[i] < floor or weights[i] == _ZERO):
+            total += weights[i]
+            cdf[n], ids[n] = total, i
+            n += 1
+    if math.isnan(total):
+        tokens[:] = max(first_nan(x), 0)
+        return
+    for j in range(uniforms.shape[0]):
+        at = np.searchsorted(cdf[:n], uniforms[j] * total, side="right")
+        if at < n:
+            tokens[j] = ids[at]
+
+
+@native()
 def draw_row(
     x: Float32,
     temperature: float,
@@ -143,28 +188,8 @@ def draw_row(
     if not (top > -math.inf and top < math.inf):
         nan = first_nan(x)
         tokens[:] = nan if nan >= 0 else best
-        return
-    if not temperature > 0:
-        return
-    fill_weights(x, top, np.float32(1.0 / temperature), weights)
-    if top_k > 0 or top_p < 1.0:
-        rank_filter(x, weights, top_k, top_p)
-        weights[best] = np.float32(1.0)  # whatever top_p says, the most probable token stays
-    floor = np.float32(min(min_p, 1.0) * (1.0 - _TOLERANCE))
-    n, total = 0, 0.0
-    for i in range(x.shape[0]):
-        # a NaN is let through, so that it shows in the total
-        if not (weights[i] < floor or weights[i] == _ZERO):
-            total += weights[i]
-            cdf[n], ids[n] = total, i
-            n += 1
-    if math.isnan(total):
-        tokens[:] = max(first_nan(x), 0)
-        return
-    for j in range(uniforms.shape[0]):
-        at = np.searchsorted(cdf[:n], uniforms[j] * total, side="right")
-        if at < n:
-            tokens[j] = ids[at]
+    elif temperature > 0:
+        draw_beside(x, best, temperature, top_k, top_p, min_p, uniforms, tokens, weights, cdf, ids)
 
 
 @native()

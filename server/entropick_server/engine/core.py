@@ -16,7 +16,7 @@ from .branching import Rollouts
 from .cache import CacheShape, KVCache, pages_that_fit
 from .loader import Loaded
 from .model_runner import ModelRunner
-from .native import short_way
+from .native import NativeLlama, short_way
 from .pages import PagePool
 from .sampling import Drawn, StepSampler
 from .scheduler import Scheduler
@@ -80,10 +80,14 @@ class EngineCore:
         # the native decoder attends with native loops
         decoder = "torch" if options.decoder == "auto" and kernels in ("torch", "triton") else options.decoder
         fused = short_way(model, self.info.max_model_len, decoder)
-        self._runner = ModelRunner(model, cache, self.info.monitored_layers, fused, kernels)
+        if not options.measure and not isinstance(fused, NativeLlama):
+            raise ModelLoadError("measure: only the native decoder can leave measuring out")
+        monitored = self.info.monitored_layers if options.measure else ()
+        self._runner = ModelRunner(model, cache, monitored, fused, kernels)
         self._sampler = StepSampler(
-            loaded.tokenizer, profile, self.info.monitored_layers, parameter.device, kernels
+            loaded.tokenizer, profile, monitored, parameter.device, kernels, options.measure
         )
+        self.measures = options.measure
         self._rollouts = Rollouts(self._scheduler)
         self._batch = _NOTHING
         self._verdicts: list[BranchVerdict] = []

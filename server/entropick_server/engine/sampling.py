@@ -15,11 +15,13 @@ import torch
 from torch import Tensor
 
 from entropick_kernels.logits_stats import Implementation, logits_stats
+from entropick_sampler.batch import SampledBatch
+from entropick_sampler.packed import TokenRow
 from entropick_sampler.params import Strategy
 from entropick_sampler.policy import PolicyState, initial_state
 from entropick_sampler.profile import DEFAULT_CLARIFY_TEXT, Profile
 from entropick_sampler.signals import ATTENTION_SIGNALS, SIGNAL_NAMES
-from entropick_sampler.step import SamplerRows, TokenRow, sample_step, unpack
+from entropick_sampler.step import SamplerRows
 
 from .base import Tokenizer
 from .model_runner import Measured
@@ -88,9 +90,12 @@ class StepSampler:
         monitored_layers: tuple[int, ...],
         device: torch.device,
         kernels: Implementation | None = None,
+        measure: bool = True,
     ) -> None:
-        """``kernels``: the implementation that measures and draws, None for the fastest."""
+        """``kernels``: the implementation that measures and draws, None for the fastest; ``measure`` False:
+        the signals are absent, and only policy ``fixed`` is served."""
         self._kernels = kernels
+        self._measure = measure
         self._tokenizer = tokenizer
         self._layers = monitored_layers
         self._device = device
@@ -103,13 +108,14 @@ class StepSampler:
         text = profile.clarify_text if profile else DEFAULT_CLARIFY_TEXT
         self._clarify = ClarifyText.of(text, self._tokenizer)
         self._sequences: tuple[Sequence, ...] = ()
-        self._rows = SamplerRows.build([], profile, self._device)
-        self._state = initial_state(0, self._device)
+        self._batch = SampledBatch([], initial_state(0, self._device), profile, self._device)
 
     def check(self, request: Request) -> None:
         """Raise ValueError for a request whose row could not be built, before it joins a batch."""
         if not -(1 << 63) <= request.sampling.seed < 1 << 63:
             raise ValueError("seed must fit into 64 bits")
+        if not self._measure and request.policy.policy != "fixed":
+            raise ValueError("policy must be 'fixed': this engine measures nothing")
         SamplerRows.build([(request.sampling, request.policy)], self._profile)
 
     def sample(self, measured: Measured) -> list[Drawn | str]:
@@ -125,18 +131,15 @@ class StepSampler:
         numbers += [s.forced[0] if s.forced else -1 for s in sequences]
         numbers += [text[0] if text else -1 for text in clarify]
         columns = torch.tensor(numbers).to(self._device, non_blocking=True).view(3, n)
-        result, self._state = sample_step(
+        lines = self._batch.step(
             measured.logits,
             measured.signals,
             None,
-            self._rows,
-            self._state,
             columns[0],
             columns[1],
             columns[2],
-            self._kernels,
+            self._measure,
         )
-        lines = unpack(result.pack().cpu(), self._rows.candidates)
         tops = self._top_logprobs(measured)
         details = self._details(measured, lines)
         tokens: list[Drawn | str] = []
@@ -196,18 +199,20 @@ class StepSampler:
         """Resident parameters and policy state for these rows."""
         if sequences == self._sequences:
             return
-        self._state = PolicyState(
+        state = PolicyState(
             torch.tensor([s.clarify_used for s in sequences], device=self._device),
             torch.tensor(
                 [self._never if s.since_clarify is None else s.since_clarify for s in sequences],
                 device=self._device,
             ),
         )
-        self._rows = SamplerRows.build(
+        self._batch = SampledBatch(
             [(s.request.sampling, s.request.policy) for s in sequences],
+            state,
             self._profile,
             self._device,
             [s.branch for s in sequences],
+            self._kernels,
         )
         self._sequences = sequences
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 
-from entropick_kernels import warmup
+from entropick_kernels import warmup as warm_kernels
+from entropick_sampler.batch import warmup as warm_sampler
 from entropick_sampler.params import PolicyConfig, SamplingParams
 from entropick_sampler.profile import Profile
 
@@ -26,12 +27,13 @@ def build(loaded: Loaded, options: EngineOptions, profile: Profile | None) -> En
 
 def _warm_up(core: EngineCore) -> None:
     """Run a little text through everything."""
-    warmup()
+    warm_kernels()
+    warm_sampler()
     request = Request(
         "warm-up",
         (0,) * min(4, core.info.max_model_len - 1),
         SamplingParams(temperature=1.0, max_tokens=3),
-        PolicyConfig(policy="entropix", preset="seed"),
+        PolicyConfig(policy="entropix" if core.measures else "fixed", preset="seed"),
         time.monotonic(),
     )
     core.add(request)

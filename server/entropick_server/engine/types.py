@@ -222,6 +222,9 @@ class EngineOptions:
     """which implementation attends, measures and draws; auto: Triton on CUDA, native loops on the CPU"""
     monitored_layers: tuple[int, ...] | None = None
     """None: all layers"""
+    measure: bool = True
+    """False: no signal is measured and policy "fixed" alone is served, to tell what measuring costs; only the
+    native decoder can leave it out"""
     allow_unvalidated: bool = False
     calibrate: bool = True
     """calibrate at first start where the model has no profile"""

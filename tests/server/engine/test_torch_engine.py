@@ -199,6 +199,24 @@ async def test_requests_that_cannot_run_end_with_an_error(
         assert len((await run(engine, make_request(max_tokens=2)))[0]) == 2
 
 
+async def test_without_measuring_the_text_is_the_same(open_engine: Open, make_request: Make) -> None:
+    def request() -> Request:
+        return make_request(prompt(20), policy=PolicyConfig(policy="fixed"), seed=4, max_tokens=12)
+
+    async with open_engine() as engine:
+        measured, _ = await run(engine, request())
+    async with open_engine(measure=False) as engine:
+        plain, _ = await run(engine, request())
+        _, refused = await run(engine, make_request(policy=PolicyConfig(preset="seed")))
+    assert ids(plain) == ids(measured)
+    assert all(set(t.signals) == {None} for t in plain)
+    assert [t.logprob for t in plain] == pytest.approx([t.logprob for t in measured], rel=1e-5, abs=1e-6)
+    assert "measures nothing" in (refused.error or "")
+    with pytest.raises(ModelLoadError, match="measure"):
+        async with open_engine(measure=False, decoder="torch"):
+            pass
+
+
 async def test_teacher_forcing_measures_given_tokens(open_engine: Open, make_request: Make) -> None:
     given = (5, END, 9, 11)
     async with open_engine() as engine:

@@ -1,0 +1,79 @@
+"""A step's outcome as one matrix, so that the host gets it in one copy, and as plain Python rows there.
+
+A line holds temperature, top_p, min_p, strategy, top_k, candidates drawn, whether a clarifying text begins,
+flags; then C + 1 token ids (the emitted one, C = N + W drawn), as many log probabilities, C scores, the
+signals that the policy sees and the emitted token's surprisal. Ids are exact below 2^53.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final, NamedTuple
+
+from torch import Tensor
+
+from .params import Strategy
+from .signals import SIGNAL_NAMES, SIGNALS
+
+HEADER: Final = 8
+"""columns before the token ids"""
+FIXED_COLUMNS: Final = HEADER + 2 + len(SIGNALS)
+"""columns of a line beside the three of each drawn token"""
+_SURPRISAL: Final = SIGNAL_NAMES.index("surprisal")
+_STRATEGIES: Final = (*Strategy, None)
+"""by number; STRATEGY_OFF, -1, is the last"""
+
+
+class TokenRow(NamedTuple):
+    """One row of a step on the host: plain Python numbers, ready for a telemetry row."""
+
+    token: int
+    logprob: float
+    signals: tuple[float | None, ...]
+    strategy: Strategy | None
+    temperature: float
+    top_p: float
+    top_k: int
+    min_p: float
+    n_candidates: int
+    inserted: bool
+    flags: int
+    candidates: tuple[tuple[int, float, float], ...]
+    """(token id, log probability in nats, guide's score), in the order of the draws"""
+    firsts: tuple[tuple[int, float, float], ...] = ()
+    """the same of the tokens that branches 1, 2, ... would begin with here"""
+
+
+def unpack(packed: Tensor, candidates: int | None = None) -> list[TokenRow]:
+    """The rows of packed lines on the host; ``candidates``: those of the rows, None: all columns."""
+    n = (packed.shape[1] - FIXED_COLUMNS) // 3
+    ids = HEADER + 1
+    logprobs, scores, values = ids + n, ids + 1 + 2 * n, ids + 1 + 3 * n
+    further = range(n if candidates is None else candidates, n)
+    rows = []
+    for line in packed.tolist():
+        temperature, top_p, min_p, strategy, top_k, drawn, inserted, flags, token = line[:ids]
+        last, drawn = values + _SURPRISAL, int(drawn)
+        signals = (*line[values:last], line[-1], *line[last:-1])
+        if math.isnan(sum(signals)):  # seldom: something was not measured
+            signals = tuple(None if math.isnan(x) else x for x in signals)
+        rows.append(
+            TokenRow(
+                int(token),
+                line[logprobs],
+                signals,
+                _STRATEGIES[int(strategy)],
+                temperature,
+                top_p,
+                int(top_k),
+                min_p,
+                drawn,
+                bool(inserted),
+                int(flags),
+                tuple([(int(line[ids + i]), line[logprobs + 1 + i], line[scores + i]) for i in range(drawn)]),
+                tuple([(int(line[ids + i]), line[logprobs + 1 + i], line[scores + i]) for i in further])
+                if further
+                else (),
+            )
+        )
+    return rows
