@@ -84,6 +84,10 @@ evaluate: $(BIN)/.dev ## entropy against truth, strategies by kind of prompt, th
 	$(BIN)/python benchmarks/clarify.py
 	$(BIN)/python benchmarks/determinism.py
 
+.PHONY: soak
+soak: $(BIN)/.dev ## 64 streaming clients for 10 minutes, a fifth of them leaving (ARGS='--minutes 1')
+	$(BIN)/python benchmarks/soak.py $(ARGS)
+
 .PHONY: clean
 clean: ## remove the environment and caches
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
