@@ -1,10 +1,11 @@
 """Do branches pay? python benchmarks/branches.py [--n 1000] [--model DIR]
 
 Accuracy of the shipped model on held-out tasks that it solves in part, by how tokens are picked: greedy,
-plain sampling, the adaptive policy, branches under each scorer, the best of 5 samples by log probability,
-and votes of 2, 3 and 5 samples. Paired with greedy on the same prompts (difference and its standard error),
-with the tokens that each spends a prompt: those of losing branches and samples count. ``add`` and ``parity``
-are a mechanism test: the grammar made the right first token the less likely one.
+plain sampling, the adaptive policy, branches under each scorer, the best of 2, 3 and 5 samples by log
+probability, and votes of as many. Paired with greedy on the same prompts (difference and its standard error),
+with the tokens that each spends a prompt: those of losing branches and samples count. Then branches beside
+the ways of about the same cost. ``add`` and ``parity`` are a mechanism test: the grammar made the right first
+token the less likely one.
 """
 
 from __future__ import annotations
@@ -84,15 +85,20 @@ def best(samples: Sequence[Reply]) -> Reply:
     return replace(winner, tokens=sum(s.tokens for s in samples))
 
 
+def paired(right: Sequence[bool], base: Sequence[bool]) -> tuple[float, float]:
+    """Mean difference of two ways on the same prompts, and its standard error."""
+    differences = [int(a) - int(b) for a, b in zip(right, base, strict=True)]
+    return statistics.fmean(differences), statistics.stdev(differences) / math.sqrt(len(right))
+
+
 def line(name: str, right: Sequence[bool], base: Sequence[bool], tokens: Sequence[int]) -> str:
     """A row of the table."""
     n = len(right)
-    differences = [int(a) - int(b) for a, b in zip(right, base, strict=True)]
-    error = statistics.stdev(differences) / math.sqrt(n)
+    difference, error = paired(right, base)
     share = sum(right) / n
     return (
         f"| {name} | {share:.1%} ± {math.sqrt(share * (1 - share) / n):.1%} "
-        f"| {statistics.fmean(differences):+.1%} ± {error:.1%} | {statistics.fmean(tokens):.1f} |"
+        f"| {difference:+.1%} ± {error:.1%} | {statistics.fmean(tokens):.1f} |"
     )
 
 
@@ -135,7 +141,8 @@ async def main() -> None:
         for scorer in SCORERS:
             branch = BranchConfig(args.width, args.depth, args.budget, scorer, on)  # type: ignore[arg-type]
             arms[f"branches, {scorer}"] = await run(SamplingParams(), replace(adaptive, branch=branch))
-        arms[f"best of {VOTES}"] = [best(group) for group in zip(*samples, strict=True)]
+        for k in (2, 3, VOTES):
+            arms[f"best of {k}"] = [best(group) for group in zip(*samples[:k], strict=True)]
         for k in (2, 3, VOTES):
             arms[f"vote of {k}"] = [vote(group) for group in zip(*samples[:k], strict=True)]
         right = {
@@ -146,6 +153,19 @@ async def main() -> None:
         print("| tokens picked by | accuracy | against greedy, paired | tokens a prompt |\n|---|---|---|---|")
         for name, given in arms.items():
             print(line(name, right[name], right["greedy"], [r.tokens for r in given]), flush=True)
+        spent = {name: statistics.fmean(r.tokens for r in given) for name, given in arms.items()}
+        print("\n| at equal cost | against | tokens a prompt | accuracy, paired |\n|---|---|---|---|")
+        for scorer in ("mean_logprob", "vote"):
+            name = f"branches, {scorer}"
+            for kind in ("best", "vote"):
+                peers = (f"{kind} of {k}" for k in (2, 3, VOTES))
+                peer = min(peers, key=lambda p: abs(math.log(spent[p] / spent[name])))
+                difference, error = paired(right[name], right[peer])
+                print(
+                    f"| {name} | {peer} | {spent[name]:.1f}, {spent[peer]:.1f} "
+                    f"| {difference:+.1%} ± {error:.1%} |",
+                    flush=True,
+                )
     await engine.close()
 
 

@@ -2,10 +2,10 @@
 
 Serves the shipped model in a process of its own on loopback. First every request of a fixed set is answered
 alone; then ``--clients`` clients send them again and again, each a stream, and a part of the clients hang up
-in the middle. Every stream that was read to its end is checked: its rows are numbered without a gap, there are
-as many as usage says, their tokens joined are the text, and the text is the one that the request got alone.
-Text may differ where rounding decides (neighbours change the last bits of a default server's logits): such
-streams are counted apart. Memory is the server's resident set and the pages of its KV cache, before and after.
+in the middle. Every stream that was read to its end is checked: its rows are numbered without a gap, there
+are as many as usage says, their tokens joined are the text, and the text is the one that the request got
+alone. Text may differ where rounding decides (neighbours may change the last bits of logits): such streams
+are counted apart. Memory is the server's resident set and the pages of its KV cache, before and after.
 
 Exits with 1 where a token was lost or mixed, a request failed, or pages stayed in use.
 """
@@ -104,8 +104,9 @@ async def stream(
         tally.faults.append("a stream ended without finish_reason or usage")
     elif [row["index"] for row in rows] != list(range(usage["completion_tokens"])):
         tally.faults.append(f"rows {[r['index'] for r in rows]}, usage {usage['completion_tokens']}")
-    elif "\ufffd" not in text and text != "".join(row["token"] for row in rows if not row.get("eos")):
-        tally.faults.append(f"the rows' tokens are not the text {text!r}")
+    # special tokens have rows and no text
+    elif text != "".join(row["token"] for row in rows if not row["token"].startswith("<|")):
+        tally.faults.append(f"the text is {text!r}, its rows' tokens {[row['token'] for row in rows]}")
     else:
         return text
     return None
@@ -154,8 +155,8 @@ async def watch(url: str, pid: int, until: float, every: float) -> None:
         g = await gauges(url)
         print(
             f"| {(time.monotonic() - begin) / 60:.1f} | {resident_mib(pid):.0f} | "
-            f"{100 * g['entropick_kv_cache_usage_ratio']:.1f} % | {g['entropick_num_requests_running']:.0f} | "
-            f"{g['entropick_num_requests_waiting']:.0f} |",
+            f"{100 * g['entropick_kv_cache_usage_ratio']:.1f} % | "
+            f"{g['entropick_num_requests_running']:.0f} | {g['entropick_num_requests_waiting']:.0f} |",
             flush=True,
         )
         await asyncio.sleep(min(every, max(0.0, until - time.monotonic())))
@@ -192,7 +193,8 @@ async def soak(args: argparse.Namespace, url: str, pid: int) -> int:
     tally = Tally()
     begin, start = resident_mib(pid), await gauges(url)
     print(
-        f"{args.clients} clients, every {args.leavers}th leaves, {args.minutes} minutes, {len(requests)} requests\n"
+        f"{args.clients} clients, every {args.leavers}th leaves, {args.minutes} minutes, "
+        f"{len(requests)} requests\n"
     )
     print("| minute | RSS, MiB | KV cache in use | running | waiting |\n|---|---|---|---|---|")
     until = time.monotonic() + 60 * args.minutes
