@@ -2,13 +2,40 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from pathlib import Path
+from typing import Any, Final, TypeVar, cast
 
 import numba
 from numba import types
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+_HERE: Final = Path(__file__).parent
+_STAMP: Final = "native.sources"
+
+
+def forget_stale(folder: Path = _HERE) -> None:
+    """Delete the compiled loops of a package that were made from other sources than these.
+
+    numba looks at the file of a function alone, not at the files of those that it inlines. Call it before the
+    package's first :func:`native`; ``folder``: the package, which may use the loops of this one.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for root in dict.fromkeys((_HERE, folder)):
+        for source in sorted(root.rglob("*.py")):
+            digest.update(str(source.relative_to(root)).encode())
+            digest.update(source.read_bytes())
+    stamp = folder / "__pycache__" / _STAMP
+    try:
+        if stamp.is_file() and stamp.read_text() == digest.hexdigest():
+            return
+        for compiled in folder.rglob("__pycache__/*.nb[ci]"):
+            compiled.unlink(missing_ok=True)
+        stamp.parent.mkdir(exist_ok=True)
+        stamp.write_text(digest.hexdigest())
+    except OSError:
+        return  # a place that cannot be written has no compiled loops either
 
 
 def native(*flags: str) -> Callable[[Function], Function]:
@@ -35,3 +62,6 @@ def native_worker(function: Callable[[Any], None]) -> Any:
         return numba.cfunc(signature, cache=True)(function)
     except RuntimeError:  # as above
         return numba.cfunc(signature)(function)
+
+
+forget_stale()
