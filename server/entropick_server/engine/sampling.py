@@ -207,7 +207,7 @@ class StepSampler:
             [(s.request.sampling, s.request.policy) for s in sequences],
             self._profile,
             self._device,
-            [s.branch for s in sequences],
+            [s.branch_word for s in sequences],
         )
         self._sequences = sequences
 
