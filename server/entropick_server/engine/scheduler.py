@@ -269,10 +269,11 @@ class Scheduler:
         return True
 
     def _queue_full(self) -> bool:
-        """Whether as many requests wait as may, beside those that will have the free slots."""
+        """Whether as many requests as may wait are in the queue behind the rows that free slots will take."""
         waiting = [s.request for s in self._waiting if not s.branch]
-        siblings = sum(request.group is not None and request.choice > 0 for request in waiting)
-        return len(waiting) - siblings >= self._max_queue + max(len(self._slots) - siblings, 0)
+        behind = waiting[len(self._slots) :]
+        requests = sum(request.group is None or not request.choice for request in behind)
+        return len(waiting) >= len(self._slots) and requests >= self._max_queue
 
     def _enter(self, sequence: Sequence, pages: list[int], computed: int) -> None:
         sequence.pages, sequence.slot, sequence.computed = pages, self._slots.pop(), computed
