@@ -124,6 +124,7 @@ class Driver:
             self.copy(copy)
         for chunk in batch.chunks:
             s = chunk.sequence
+            assert chunk.length > 0
             if s.request.choice and chunk.start == s.prompt_length - 1 and chunk.last:
                 SEEN["choices that fork"] += 1
             elif s.request.choice and not s.generated and not chunk.start:
