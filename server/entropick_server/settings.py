@@ -182,7 +182,8 @@ def load_settings(config: Path | None = None, **given: Any) -> Settings:
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         name = ".".join(str(part) for part in first["loc"])
-        raise SettingsError(f"setting {name}: {first['msg']}") from error
+        message = first["msg"].removeprefix("Value error, ")
+        raise SettingsError(f"setting {name}: {message}") from error
     except ValueError as error:
         # tomllib's error; the file's name is the operator's own
         raise SettingsError(f"the configuration file cannot be read: {error}") from error

@@ -110,6 +110,8 @@ def test_branch_and_overrides_from_every_source(tmp_path: Path, monkeypatch: pyt
     assert load_settings(file).default_policy.branch == BranchConfig(depth=5)
     assert load_settings(file, branch="{}").default_policy.branch == BranchConfig()
     assert load_settings().default_policy.overrides == {}
+    with pytest.raises(SettingsError, match=r"^setting branch: branch\.width: must be between 2 and 16$"):
+        load_settings(branch='{"width": 1}')
     monkeypatch.setenv("ENTROPICK_BRANCH", "{depth}")
     with pytest.raises(SettingsError, match=r"setting branch: .*JSON object"):
         load_settings()
