@@ -168,8 +168,8 @@ BRANCH_STRATEGIES: Final[tuple[str, ...]] = tuple(s.label for s in Strategy if s
 """CLARIFY inserts a text, so there is nothing to branch at"""
 
 
-def branch_config(values: Mapping[str, Any]) -> BranchConfig:
-    """A configuration from the fields of a request; silent ones keep their default.
+def branch_config(values: Mapping[str, Any], base: BranchConfig | None = None) -> BranchConfig:
+    """A configuration from the fields of a request; silent ones are those of ``base``, or the defaults.
 
     Raises ValueError that names the field and its limits.
     """
@@ -196,7 +196,7 @@ def branch_config(values: Mapping[str, Any]) -> BranchConfig:
         if not isinstance(names, list | tuple) or not all(name in BRANCH_STRATEGIES for name in names):
             raise ValueError(f"branch.on: must be a list of {', '.join(BRANCH_STRATEGIES)}")
         given["on"] = frozenset(Strategy[name.upper()] for name in names)
-    return BranchConfig(**given)
+    return replace(base or BranchConfig(), **given)
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,8 +54,10 @@ class SamplerRows(NamedTuple):
         device: torch.device | str = "cpu",
         branches: Sequence[int] | None = None,
     ) -> SamplerRows:
-        """Resolve every row's preset, sampling fields and overrides; ``branches``: their numbers, else all 0.
+        """Resolve every row's preset, sampling fields and overrides; ``branches``: their words, else all 0.
 
+        A row's word numbers its draws beside the position; its first tokens of further branches have the
+        words that follow.
         Raises ValueError for a bad override, or preset ``calibrated`` without a profile.
         """
         params, enabled, ranked = [], [], []
@@ -87,7 +89,7 @@ class SamplerRows(NamedTuple):
             PolicyRows.build(params, enabled, ranked, profile, device),
             seeds.repeat(1, candidates + extra).to(device),
             draws.repeat(n, 1).to(device),
-            torch.cat((own.repeat(1, candidates), torch.arange(1, extra + 1).repeat(n, 1)), 1).to(device),
+            torch.cat((own.repeat(1, candidates), own + torch.arange(1, extra + 1)), 1).to(device),
             candidates,
             any(enabled),
             max(_TOP_K_HINT, math.ceil(1.5 * widest)) if limited else None,

@@ -5,19 +5,28 @@ A value comes from the command line, else from ENTROPICK_<NAME>, else from the T
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
 
-from entropick_sampler.params import PolicyConfig, PolicyName, PresetName, TelemetryLevel
+from entropick_sampler.params import (
+    PolicyConfig,
+    PolicyName,
+    PresetName,
+    TelemetryLevel,
+    branch_config,
+    check_overrides,
+)
 
 from .engine.types import EngineOptions, KernelsChoice
 
@@ -26,6 +35,20 @@ _PREFIX = "ENTROPICK_"
 
 class SettingsError(ValueError):
     """A configuration that cannot be used; the message names the setting."""
+
+
+def _object(value: Any) -> Any:
+    """A table of the file as it is, the text of an option or a variable as JSON."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError as error:
+        raise ValueError(f"must be a JSON object: {error}") from error
+
+
+# NoDecode: the environment's text comes here too, for one message wherever a value is from
+JsonObject = Annotated[dict[str, Any], NoDecode, BeforeValidator(_object)]
 
 
 class Settings(BaseSettings):
@@ -68,7 +91,16 @@ class Settings(BaseSettings):
     profile: str | None = Field(None, description="file of a profile to use instead of the model's own")
     policy: PolicyName = Field("entropix", description="policy of requests that name none")
     preset: PresetName = Field("calibrated", description="preset of requests that name none")
+    overrides: JsonObject = Field(
+        {}, description="a JSON object of policy parameters that requests which do not name them get"
+    )
+    branch: Annotated[dict[str, Any] | None, NoDecode, BeforeValidator(_object)] = Field(
+        None,
+        description="a JSON object, the branch of requests under policy entropix that name none, {} for its "
+        "defaults; left out: no branches",
+    )
     telemetry: TelemetryLevel = Field("summary", description="telemetry of requests that ask for none")
+    max_n: int = Field(16, ge=1, le=4096, description="choices of one prompt that n or best_of may ask for")
     log_level: Literal["critical", "error", "warning", "info", "debug"] = Field(
         "info", description="log level"
     )
@@ -79,10 +111,29 @@ class Settings(BaseSettings):
         64, ge=0, le=10_000, description="HTTP requests kept for /v1/requests, each with all its choices"
     )
 
+    @field_validator("overrides")
+    @classmethod
+    def _known_overrides(cls, value: dict[str, Any]) -> dict[str, Any]:
+        check_overrides(value)
+        return value
+
+    @field_validator("branch")
+    @classmethod
+    def _known_branch(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        if value is not None:
+            branch_config(value)
+        return value
+
     @property
     def default_policy(self) -> PolicyConfig:
-        """What a request without an ``entropick`` block gets."""
-        return PolicyConfig(policy=self.policy, preset=self.preset, telemetry=self.telemetry)
+        """What a request without an ``entropick`` block gets; branches open under policy entropix alone."""
+        return PolicyConfig(
+            policy=self.policy,
+            preset=self.preset,
+            overrides=self.overrides,
+            telemetry=self.telemetry,
+            branch=None if self.branch is None else branch_config(self.branch),
+        )
 
     def engine_options(self, model: str) -> EngineOptions:
         """How to build the engine for ``model``."""
@@ -131,7 +182,8 @@ def load_settings(config: Path | None = None, **given: Any) -> Settings:
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         name = ".".join(str(part) for part in first["loc"])
-        raise SettingsError(f"setting {name}: {first['msg']}") from error
+        message = first["msg"].removeprefix("Value error, ")
+        raise SettingsError(f"setting {name}: {message}") from error
     except ValueError as error:
         # tomllib's error; the file's name is the operator's own
         raise SettingsError(f"the configuration file cannot be read: {error}") from error

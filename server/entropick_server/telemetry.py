@@ -102,7 +102,12 @@ def _detail(detail: TokenDetail) -> DetailRow:
 
 
 def summarize(
-    tokens: Sequence[Token], seed: int, policy: PolicyConfig, profile: str | None, branch_tokens: int = 0
+    tokens: Sequence[Token],
+    seed: int,
+    policy: PolicyConfig,
+    profile: str | None,
+    branch_tokens: int = 0,
+    choice: int = 0,
 ) -> Summary:
     """One choice at a glance; a signal that was never measured is absent."""
     columns: dict[str, list[float]] = {}
@@ -119,6 +124,7 @@ def summarize(
     adaptive = policy.policy == "entropix"
     return Summary(
         seed=seed,
+        choice=choice,
         policy=policy.policy,
         preset=policy.preset if adaptive else None,
         profile=profile,

@@ -213,21 +213,20 @@ def test_first_tokens_of_branches_stand_beside_the_row_and_change_no_other() -> 
         (s, replace(c, branch=BranchConfig(width=4)) if c.policy == "entropix" else c) for s, c in rows
     ]
     none = torch.full((16,), -1)
-    for position in range(4):
-        plain, _ = run(logits, rows, attention=attention, position=position)
-        built = SamplerRows.build(branched, PROFILE)
-        result, _ = sample_step(
-            logits, attention, None, built, initial_state(16), none + 1 + position, none, none
-        )
+    for position, word in ((0, 0), (1, 0), (2, 3 << 16), (3, 0xFFFF << 16)):
+        own = SamplerRows.build(rows, PROFILE, branches=[word] * 16)
+        built = SamplerRows.build(branched, PROFILE, branches=[word] * 16)
+        columns = none + 1 + position, none, none
+        result, _ = sample_step(logits, attention, None, own, initial_state(16), *columns)
+        plain = unpack(result.pack())
+        result, _ = sample_step(logits, attention, None, built, initial_state(16), *columns)
         got = unpack(result.pack(), built.candidates)
         assert [row._replace(firsts=()) for row in got] == plain
         assert all(len(row.firsts) == 3 for row in got)
         for number in (1, 2, 3):
             # what a branch begins with is what its own row would draw first
-            other = SamplerRows.build(rows, PROFILE, branches=[number] * 16)
-            result, _ = sample_step(
-                logits, attention, None, other, initial_state(16), none + 1 + position, none, none
-            )
+            other = SamplerRows.build(rows, PROFILE, branches=[word + number] * 16)
+            result, _ = sample_step(logits, attention, None, other, initial_state(16), *columns)
             assert [row.firsts[number - 1] for row in got] == [
                 row.candidates[0] for row in unpack(result.pack())
             ]

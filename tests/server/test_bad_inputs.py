@@ -128,9 +128,19 @@ FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"model": 5}, "model"),
     ({"n": 0}, "n"),
     ({"n": 10**6}, "n"),
-    ({"n": 2}, "n"),
+    ({"n": 17}, "n"),
+    ({"n": 99}, "n"),
+    ({"n": -1}, "n"),
+    ({"n": "2"}, "n"),
+    ({"n": 1.5}, "n"),
     ({"n": True}, "n"),
     ({"best_of": 10**6}, "best_of"),
+    ({"best_of": 0}, "best_of"),
+    ({"best_of": "2"}, "best_of"),
+    ({"best_of": True}, "best_of"),
+    ({"best_of": 2, "n": 3}, "best_of"),
+    ({"best_of": 2, "n": 17}, "best_of"),
+    ({"best_of": 3, "n": 2, "stream": True}, "best_of"),
     ({"logit_bias": {"a": 1}}, "logit_bias"),
     ({"logit_bias": {"999999": 1}}, "logit_bias"),
     ({"logit_bias": {"1": 1e9}}, "logit_bias"),
@@ -349,7 +359,8 @@ async def test_numbers_of_many_digits(client: httpx.AsyncClient, route: str, num
     good: dict[str, Any] = {"messages": HELLO} if route == CHAT else {"prompt": "Hello"}
     names = ("temperature", "top_p", "top_k", "min_p", "seed", "max_tokens", "max_completion_tokens")
     fields: list[dict[str, Any]] = [{name: number} for name in names]
-    fields += [{"stop_token_ids": [number]}, {"logprobs": number}, {"n": number}]
+    fields += [{"stop_token_ids": [number]}, {"logprobs": number}]
+    fields += [{"n": number}, {"best_of": number}, {"n": number, "best_of": number}]
     fields += [{"entropick": {"overrides": {name: number}}} for name in PARAM_NAMES]
     for one in fields:
         error = await refused(await client.post(route, json={**good, **one}), 400)
@@ -383,8 +394,13 @@ async def test_what_is_echoed_is_cut_and_escaped(client: httpx.AsyncClient) -> N
         ({"top_p": 0}, "top_p: must be greater than 0."),
         ({"top_k": 1.5}, "top_k: must be a whole number."),
         ({"stream": 1}, "stream: must be true or false."),
-        ({"n": 0}, "n: must be 1; several answers to one prompt are not served yet."),
-        ({"n": 3}, "n: must be 1; several answers to one prompt are not served yet."),
+        ({"n": 0}, "n: must be at least 1."),
+        ({"n": 99}, "n: must be at most 16 (the server's max_n)."),
+        ({"n": "2"}, "n: must be a whole number."),
+        (
+            {"best_of": 2},
+            "best_of: chat completions have none, here as at OpenAI; use n, or /v1/completions.",
+        ),
         (
             {"messages": [{"role": "tool", "content": "x"}]},
             "messages: the role 'tool' is not served yet; leave such messages out.",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from entropick_sampler.params import BranchConfig, Strategy
 from entropick_server.settings import Settings, SettingsError, load_settings
 
 
@@ -55,6 +56,19 @@ def test_an_empty_variable_is_unset(monkeypatch: pytest.MonkeyPatch) -> None:
         ("drain_seconds", -1),
         ("dtype", "int8"),
         ("no_such_setting", 1),
+        ("max_n", 0),
+        ("max_n", 5000),
+        ("overrides", "[]"),
+        ("overrides", "{"),
+        ("overrides", {"clarify_budget": 17}),
+        ("overrides", {"no_such_parameter": 1}),
+        ("overrides", {"temperature_min": 2, "temperature_max": 1}),
+        ("overrides", '{"temperature": NaN}'),
+        ("branch", "4"),
+        ("branch", {"width": 1}),
+        ("branch", {"scorer": "best"}),
+        ("branch", {"on": ["clarify"]}),
+        ("branch", {"no_such_field": 1}),
     ],
 )
 def test_errors_name_the_setting(name: str, value: object) -> None:
@@ -84,3 +98,20 @@ def test_engine_options() -> None:
 
 def test_the_key_is_not_shown() -> None:
     assert "s3cret" not in repr(load_settings(api_key="s3cret"))
+
+
+def test_branch_and_overrides_from_every_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "entropick.toml"
+    file.write_text('[branch]\nwidth = 3\non = ["adaptive"]\n[overrides]\nclarify_budget = 0\n')
+    default = load_settings(file).default_policy
+    assert default.branch == BranchConfig(width=3, on=frozenset({Strategy.ADAPTIVE}))
+    assert default.overrides == {"clarify_budget": 0}
+    monkeypatch.setenv("ENTROPICK_BRANCH", '{"depth": 5}')
+    assert load_settings(file).default_policy.branch == BranchConfig(depth=5)
+    assert load_settings(file, branch="{}").default_policy.branch == BranchConfig()
+    assert load_settings().default_policy.overrides == {}
+    with pytest.raises(SettingsError, match=r"^setting branch: branch\.width: must be between 2 and 16$"):
+        load_settings(branch='{"width": 1}')
+    monkeypatch.setenv("ENTROPICK_BRANCH", "{depth}")
+    with pytest.raises(SettingsError, match=r"setting branch: .*JSON object"):
+        load_settings()

@@ -90,7 +90,13 @@ async def test_models(client: httpx.AsyncClient) -> None:
 
 async def test_policy_without_a_profile(client: httpx.AsyncClient) -> None:
     told = (await client.get("/v1/policy")).json()
-    assert told["default"] == {"policy": "entropix", "preset": "seed", "telemetry": "summary"}
+    assert told["default"] == {
+        "policy": "entropix",
+        "preset": "seed",
+        "overrides": {},
+        "branch": None,
+        "telemetry": "summary",
+    }
     assert told["profile"] is None
     assert set(told["presets"]) == {"seed"}
     assert [signal["name"] for signal in told["signals"]] == list(SIGNAL_NAMES)

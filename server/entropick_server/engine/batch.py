@@ -22,17 +22,26 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
+class TailCopy:
+    """The page ``source``, not full yet, is to be copied into ``targets`` before the next forward."""
+
+    source: int
+    targets: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """One step: sequences that feed one token each, and pieces of those whose keys are not computed.
 
     ``preempted``: sequences that gave their pages up for this step. ``looked_up``: requests that begin
-    with it and whose prompts were looked up in the cache.
+    with it and whose prompts were looked up in the cache. ``copies`` come before its forward.
     """
 
     decode: tuple[Sequence, ...]
     chunks: tuple[Chunk, ...]
     preempted: tuple[Sequence, ...] = ()
     looked_up: tuple[Sequence, ...] = ()
+    copies: tuple[TailCopy, ...] = ()
 
     @property
     def tokens(self) -> int:
@@ -48,11 +57,3 @@ class Batch:
     def sequences(self) -> list[Sequence]:
         """Everyone in it."""
         return [*self.decode, *(chunk.sequence for chunk in self.chunks)]
-
-
-@dataclass(frozen=True, slots=True)
-class TailCopy:
-    """The page ``source``, not full yet, is to be copied into ``targets`` before the next forward."""
-
-    source: int
-    targets: tuple[int, ...]

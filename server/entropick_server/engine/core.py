@@ -164,6 +164,8 @@ class EngineCore:
         begin = time.perf_counter()
         batch = self._batch = self._scheduler.schedule()
         queued = self._first_steps(batch)
+        for copy in batch.copies:
+            self._runner.copy(copy.source, copy.targets)
         measured = self._runner.forward(batch) if batch.tokens else None
         self._scheduler.advance(batch)
         results: list[tuple[RequestOutput, int]] = []

@@ -211,7 +211,7 @@ class StepSampler:
             state,
             self._profile,
             self._device,
-            [s.branch for s in sequences],
+            [s.branch_word for s in sequences],
             self._kernels,
         )
         self._sequences = sequences

@@ -15,6 +15,7 @@ from .batch import Batch, Chunk, TailCopy
 from .families import Families
 from .pages import PagePool
 from .sequence import Sequence
+from .sharing import Beginning, Sharing
 from .types import EngineLoad
 
 
@@ -50,6 +51,7 @@ class Scheduler:
         self._decoding: tuple[Sequence, ...] = ()
         self._slots = list(range(max_num_seqs - 1, -1, -1))
         self._families = Families()
+        self._sharing = Sharing(pool, page_size, self._families, prefix_caching)
         self._admissions = 0
 
     @property
@@ -66,15 +68,19 @@ class Scheduler:
         """Queue a request.
 
         Raises QueueFullError where ``max_queue`` others wait beside those that free slots will take, and
-        ValueError for a request id that is in use or a sequence that could never be admitted.
+        ValueError for a request id that is in use or a sequence that could never be admitted. The choices of
+        one prompt count as one request, so that they are taken, or refused, together.
         """
         pages = self._pages_for(sequence.limit)
         if pages > self._pool.total:
             raise ValueError(
                 f"{sequence.limit} tokens need {pages} pages of the KV cache, which has {self._pool.total}"
             )
-        if self.find(sequence.request.request_id) is None and (
-            sum(not s.branch for s in self._waiting) >= self._max_queue + len(self._slots)
+        request = sequence.request
+        if (
+            not self._families.grouped(request.group)
+            and self._queue_full()
+            and not self.find(request.request_id)
         ):
             raise QueueFullError(f"the queue is full (max_queue {self._max_queue}); try again later")
         self._families.open(sequence)
@@ -177,17 +183,21 @@ class Scheduler:
                 break
             budget -= self._chunk(sequence, budget, chunks)
         looked_up: list[Sequence] = []
+        copies: dict[int, list[int]] = {}
         # a step that takes pages away does not hand them to the queue
         while budget > 0 and not preempted and self._waiting and self._slots:
             sequence = self._waiting[0]
             fresh = sequence.admitted < 0
-            if not self._admit(sequence):
+            # the first of the queue keeps its turn, or requests behind it would take its group's slots
+            beginning = self._sharing.find(sequence)
+            if beginning is None or not self._admit(sequence, beginning, copies):
                 break
-            if fresh and not sequence.branch and self._prefix_caching:
+            if fresh and not sequence.branch and self._prefix_caching and not beginning.forked:
                 sequence.cached = sequence.computed
                 looked_up.append(sequence)
             budget -= self._chunk(sequence, budget, chunks)
-        return Batch(decode, tuple(chunks), tuple(preempted), tuple(looked_up))
+        copied = tuple(TailCopy(source, tuple(targets)) for source, targets in copies.items())
+        return Batch(decode, tuple(chunks), tuple(preempted), tuple(looked_up), copied)
 
     def advance(self, batch: Batch) -> None:
         """Record that a batch was fed: the keys and values of its tokens are in the cache."""
@@ -234,12 +244,13 @@ class Scheduler:
                 preempted.append(last)
         return preempted
 
-    def _admit(self, sequence: Sequence) -> bool:
+    def _admit(self, sequence: Sequence, beginning: Beginning, copies: dict[int, list[int]]) -> bool:
         """Move the first of the queue into the running set, if there are pages for all its tokens.
 
-        A page for each sequence that runs stays free: it will want one soon.
+        A page for each sequence that runs stays free: it will want one soon. A part page that is to be copied
+        is added to ``copies``: source -> targets.
         """
-        found = self._cached_pages(sequence)
+        found = beginning.pages
         wanted = self._pages_for(len(sequence.tokens)) - len(found)
         unused = sum(not self._pool.references(page) for page in found)
         running = len(self._prefilling) + len(self._decoding)
@@ -250,21 +261,19 @@ class Scheduler:
         if pages is None:
             raise RuntimeError("the page pool's figures are wrong")
         self._waiting.popleft()
-        self._enter(sequence, found + pages, len(found) * self._page_size)
+        if beginning.part is not None:
+            copies.setdefault(beginning.part, []).append(pages[0])
+        self._enter(sequence, found + pages, beginning.tokens)
         sequence.registered = len(found)
         self._prefilling.append(sequence)
         return True
 
-    def _cached_pages(self, sequence: Sequence) -> list[int]:
-        """The longest chain of known pages that a sequence begins with, its last token left out."""
-        found: list[int] = []
-        if self._prefix_caching:
-            for index in range((len(sequence.tokens) - 1) // self._page_size):
-                page = self._pool.find(sequence.digest(index, self._page_size))
-                if page is None:
-                    break
-                found.append(page)
-        return found
+    def _queue_full(self) -> bool:
+        """Whether as many requests as may wait are in the queue behind the rows that free slots will take."""
+        waiting = [s.request for s in self._waiting if not s.branch]
+        behind = waiting[len(self._slots) :]
+        requests = sum(request.group is None or not request.choice for request in behind)
+        return len(waiting) >= len(self._slots) and requests >= self._max_queue
 
     def _enter(self, sequence: Sequence, pages: list[int], computed: int) -> None:
         sequence.pages, sequence.slot, sequence.computed = pages, self._slots.pop(), computed

@@ -7,9 +7,15 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from typing import Final
 
 from .prefix import page_digest
 from .types import FinishReason, Request, Token
+
+CHOICE_SHIFT: Final = 16
+"""bits of a branch's number below that of the choice"""
+MAX_CHOICES: Final = 1 << 16
+"""choices of one prompt that Philox's 32 bit word can tell apart"""
 
 
 @dataclass(slots=True, eq=False)
@@ -69,6 +75,8 @@ class Sequence:
                 f"the prompt has {prompt} tokens; with one of reply the context holds {max_model_len}"
             )
         forced = request.forced_token_ids
+        if not 0 <= request.choice < MAX_CHOICES:
+            raise ValueError(f"choice must be 0 to {MAX_CHOICES - 1}")
         wanted = len(forced) if forced else request.sampling.max_tokens
         if wanted < 1:
             raise ValueError("max_tokens must be at least 1")
@@ -89,6 +97,11 @@ class Sequence:
     def generated(self) -> int:
         """Tokens of the reply so far: the position of the next draw."""
         return len(self.tokens) - self.prompt_length
+
+    @property
+    def branch_word(self) -> int:
+        """What its draws have in the place of Philox's branch: the choice above 16 bits of branch."""
+        return self.request.choice << CHOICE_SHIFT | self.branch
 
     def digest(self, page: int, size: int) -> bytes:
         """The digest of a full page of this sequence; kept, so that each is made once."""

@@ -37,6 +37,10 @@ class Request:
     policy: PolicyConfig
     arrival: float
     """time.monotonic() when the HTTP side accepted it"""
+    choice: int = 0
+    """its number among the choices of one prompt, 0 to 65535: each draws with numbers of its own"""
+    group: str | None = None
+    """shared by the choices of one prompt, which is computed once for those that run together; None: alone"""
     forced_token_ids: tuple[int, ...] = ()
     """teacher forcing: emit these tokens instead of drawing, measured as usual (calibration, evaluation)"""
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
@@ -38,6 +39,8 @@ StopString = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 StopStrings = Annotated[list[StopString], BeforeValidator(_as_list), Field(max_length=MAX_STOPS)]
 Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Choices = Annotated[int, Field(ge=1)]
+"""how many there may be is a setting of the server: :meth:`GenerationRequest.check_choices`"""
 TopLogprobs = Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)]
 
 
@@ -99,10 +102,18 @@ class EntropickOptions(WireModel):
         return PolicyConfig(
             policy=policy,
             preset=self.preset or default.preset,
-            overrides=dict(self.overrides or {}),
+            overrides=_over(self.overrides or {}, default.overrides),
             telemetry=self.telemetry or default.telemetry,
-            branch=None if self.branch is None else branch_config(self.branch),
+            branch=default.branch if self.branch is None else branch_config(self.branch, default.branch),
         )
+
+
+def _over(asked: Mapping[str, float], default: Mapping[str, float]) -> dict[str, float]:
+    """The request's overrides, then the server's, whose limit of temperature yields to one across it."""
+    merged = {**default, **asked}
+    if merged.get("temperature_min", 0.0) > merged.get("temperature_max", math.inf):
+        merged = {k: v for k, v in merged.items() if k in asked or not k.startswith("temperature_m")}
+    return merged
 
 
 class StreamOptions(WireModel):
@@ -124,6 +135,7 @@ class GenerationRequest(WireModel):
     top_k: int | None = Field(None, ge=-1, le=1_000_000, description="-1 or 0: off")
     min_p: float | None = Field(None, ge=0, le=1)
     seed: Int64 | None = None
+    n: Choices | None = Field(None, description="choices for each prompt, 1 where left out")
     stop: StopStrings | None = None
     stop_token_ids: list[int] | None = Field(None, max_length=MAX_STOP_TOKENS)
     ignore_eos: bool | None = None
@@ -144,6 +156,22 @@ class GenerationRequest(WireModel):
     def limit_name(self) -> str:
         """The field that says so: OpenAI's newer name wins over the older."""
         return "max_tokens" if self.max_completion_tokens is None else "max_completion_tokens"
+
+    @property
+    def choices(self) -> int:
+        """Choices for each prompt that come back."""
+        return self.n or 1
+
+    @property
+    def completions(self) -> int:
+        """Choices for each prompt that are made."""
+        return self.choices
+
+    def check_choices(self, most: int) -> None:
+        """Raise the 400 for more than ``most`` completions of one prompt."""
+        name = "n" if self.choices > most else "best_of"
+        if self.completions > most:
+            raise bad_request(f"{name}: must be at most {most} (the server's max_n).", name)
 
     @property
     def alternatives(self) -> int | None:
@@ -193,6 +221,15 @@ class ChatRequest(GenerationRequest):
     logprobs: bool | None = None
     top_logprobs: TopLogprobs | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _no_best_of(cls, data: Any) -> Any:
+        best_of = data.get("best_of")
+        if best_of is not None and (best_of != 1 or isinstance(best_of, bool)):
+            message = "best_of: chat completions have none, here as at OpenAI; use n, or /v1/completions."
+            raise bad_request(message, "best_of", UNSUPPORTED)
+        return data
+
     @model_validator(mode="after")
     def _top_needs_logprobs(self) -> ChatRequest:
         if self.top_logprobs is not None and not self.logprobs:
@@ -237,6 +274,26 @@ class CompletionRequest(GenerationRequest):
 
     prompt: Annotated[list[Any], BeforeValidator(_prompts)]
     logprobs: TopLogprobs | None = None
+    best_of: Choices | None = Field(
+        None, description="completions to make of each prompt, of which the n best come back; left out: n"
+    )
+
+    @model_validator(mode="after")
+    def _best_of_with_n(self) -> CompletionRequest:
+        if self.best_of is None or self.best_of == self.choices:
+            return self
+        if self.best_of < self.choices:
+            raise bad_request("best_of: must be at least n.", "best_of")
+        if self.stream:
+            # which of them are the best is known at their end
+            message = "best_of: can be streamed only where it equals n; leave stream or best_of out."
+            raise bad_request(message, "best_of")
+        return self
+
+    @property
+    def completions(self) -> int:
+        """``best_of``, else ``n``."""
+        return self.best_of or self.choices
 
     @property
     def alternatives(self) -> int | None:

@@ -100,9 +100,10 @@ class TokenRow(BaseModel):
 
 
 class Summary(BaseModel):
-    """One choice at a glance. ``seed`` replays it."""
+    """One choice at a glance. ``seed`` and ``choice`` replay it."""
 
     seed: int
+    choice: int = Field(description="its number among the choices made of its prompt: its draws depend on it")
     policy: str
     preset: str | None
     profile: str | None
@@ -129,6 +130,9 @@ class CompletionTokensDetails(BaseModel):
     """``usage.completion_tokens_details``."""
 
     branch_tokens: int
+    best_of_tokens: int = Field(
+        default=0, description="of completions that best_of left out, part of completion_tokens; absent else"
+    )
 
 
 class Usage(BaseModel):

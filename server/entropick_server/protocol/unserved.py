@@ -1,6 +1,6 @@
 """Fields that other servers know and this one does not serve yet: refused by name, never silently dropped.
 
-A field passes where its value asks for nothing (``n: 1``, ``tools: null``), because clients send defaults.
+A field passes where its value asks for nothing (``echo: false``, ``tools: null``): clients send defaults.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ from .errors import ApiError, bad_request
 
 UNSUPPORTED: Final = "unsupported_parameter"
 _UNSERVED: Final[Mapping[str, tuple[Any, ...]]] = {
-    "n": (1,),
-    "best_of": (1,),
     "frequency_penalty": (0,),
     "presence_penalty": (0,),
     "repetition_penalty": (1,),
@@ -75,7 +73,4 @@ def refuse_unserved(fields: Mapping[str, Any]) -> None:
 
 def not_served(name: str) -> ApiError:
     """The refusal of a known field."""
-    if name in ("n", "best_of"):
-        message = f"{name}: must be 1; several answers to one prompt are not served yet."
-        return bad_request(message, name, UNSUPPORTED)
     return bad_request(f"'{name}' is not served yet; leave it out.", name, UNSUPPORTED)

@@ -38,7 +38,9 @@ async def observed(choice: Choice, state: ServerState, origin: Origin) -> AsyncG
                 now = time.monotonic()
                 if delta.taken and first is None:
                     first = now - request.arrival
-                    state.metrics.on_first_token(request.request_id, first, len(request.prompt_token_ids))
+                    # the choices of one prompt have it together
+                    prompt = 0 if request.choice else len(request.prompt_token_ids)
+                    state.metrics.on_first_token(request.request_id, first, prompt)
                 elif delta.taken:
                     state.metrics.on_tokens(now - last, delta.taken)
                 last = now
@@ -82,6 +84,7 @@ def _remember(choice: Choice, state: ServerState, origin: Origin, reason: str, f
                 request.policy,
                 state.profile_id,
                 choice.branch_tokens,
+                request.choice,
             ),
             **pack(choice.tokens),
         )

@@ -75,7 +75,11 @@ def check_ids(ids: Sequence[int], param: str, info: ModelInfo) -> None:
 def build_requests(
     body: GenerationRequest, prompts: Sequence[list[int]], state: ServerState, answer_id: str, param: str
 ) -> list[Request]:
-    """One engine request for each prompt. ``param`` names the field that holds the prompts."""
+    """Engine requests for each prompt, all choices of the first, then of the next.
+
+    ``param`` names the field that holds the prompts.
+    """
+    body.check_choices(state.settings.max_n)
     info = state.info
     policy = _policy(body, state)
     stops = body.stop_token_ids or []
@@ -93,9 +97,11 @@ def build_requests(
     )
     if policy.policy == "fixed":
         base = _with_model_defaults(base, info)
-    return [
-        Request(
-            request_id=f"{answer_id}-{index}",
+    count = body.completions
+    requests: list[Request] = []
+    for prompt in prompts:
+        first = Request(
+            request_id=f"{answer_id}-{len(requests)}",
             prompt_token_ids=tuple(prompt),
             sampling=replace(
                 base,
@@ -105,14 +111,30 @@ def build_requests(
             policy=policy,
             arrival=time.monotonic(),
         )
-        for index, prompt in enumerate(prompts)
-    ]
+        if count == 1:
+            requests.append(first)
+            continue
+        requests += [
+            replace(
+                first,
+                request_id=f"{answer_id}-{len(requests) + choice}",
+                choice=choice,
+                group=first.request_id,
+            )
+            for choice in range(count)
+        ]
+    return requests
 
 
 def _policy(body: GenerationRequest, state: ServerState) -> PolicyConfig:
     asked = body.entropick
     default = state.settings.default_policy
+    # an ordinary field of the request is nearer than an override of the server's
+    theirs = {k: v for k, v in default.overrides.items() if getattr(body, k, None) is None}
+    default = replace(default, overrides=theirs)
     config = default if asked is None else asked.config(default)
+    if config.policy == "fixed":
+        config = replace(config, branch=None)
     if config.preset != "calibrated" or state.engine.profile is not None:
         return config
     if asked is not None and asked.preset == "calibrated" and config.policy == "entropix":

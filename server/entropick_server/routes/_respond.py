@@ -49,6 +49,8 @@ async def respond(
         format=kind,
         report=Report(tokenizer, state.profile_id),
         choices=choices,
+        n=body.choices,
+        best_of=body.completions,
     )
     deltas = merge([observed(choice, state, origin) for choice in choices])
     if body.stream:

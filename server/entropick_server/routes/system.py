@@ -15,6 +15,7 @@ from entropick_sampler.params import (
     PARAM_RANGES,
     SCORERS,
     SEED_PARAMS,
+    BranchConfig,
     Strategy,
 )
 from entropick_sampler.signals import SIGNALS
@@ -56,8 +57,15 @@ async def policy(request: Request) -> dict[str, Any]:
     if profile is not None:
         presets["calibrated"] = asdict(profile.params)
     preset = settings.preset if settings.preset in presets else "seed"
+    branch = settings.default_policy.branch
     return {
-        "default": {"policy": settings.policy, "preset": preset, "telemetry": settings.telemetry},
+        "default": {
+            "policy": settings.policy,
+            "preset": preset,
+            "overrides": settings.overrides,
+            "branch": None if branch is None else {**asdict(branch), "on": _names(branch)},
+            "telemetry": settings.telemetry,
+        },
         "presets": presets,
         "fixed": {name: asdict(FIXED_BASE)[name] for name in ("temperature", "top_p", "top_k", "min_p")},
         "overrides": {name: {"min": low, "max": high} for name, (low, high) in PARAM_RANGES.items()},
@@ -73,3 +81,8 @@ async def policy(request: Request) -> dict[str, Any]:
             for s in SIGNALS
         ],
     }
+
+
+def _names(branch: BranchConfig) -> list[str]:
+    """The strategies that open branches, in order."""
+    return [strategy.label for strategy in Strategy if strategy in branch.on]

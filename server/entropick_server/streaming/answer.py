@@ -18,13 +18,17 @@ from ..protocol.responses import (
 )
 from .choice import Choice, Delta, Seen
 from .formats import Format, Report
+from .ranking import best
 
 DONE = b"data: [DONE]\n\n"
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Everything that stays the same over one HTTP request."""
+    """Everything that stays the same over one HTTP request.
+
+    ``choices``: ``best_of`` of each prompt, of which the ``n`` best come back, prompt by prompt.
+    """
 
     id: str
     created: int
@@ -33,22 +37,30 @@ class Answer:
     format: Format
     report: Report
     choices: Sequence[Choice]
+    n: int = 1
+    best_of: int = 1
 
     @property
     def usage(self) -> Usage:
-        """Counts over all choices; the end-of-sequence token is a completion token, a loser's is not."""
-        prompt = sum(len(choice.request.prompt_token_ids) for choice in self.choices)
+        """Counts over all choices, a prompt once.
+
+        The end-of-sequence token is a completion token, a losing branch's is not; those of completions that
+        do not come back are.
+        """
+        firsts = [choice for choice in self.choices if not choice.request.choice]
+        prompt = sum(len(choice.request.prompt_token_ids) for choice in firsts)
         completion = sum(len(choice.seen) for choice in self.choices)
+        details = CompletionTokensDetails(branch_tokens=sum(choice.branch_tokens for choice in self.choices))
+        if self.best_of > self.n:
+            details.best_of_tokens = completion - sum(len(choice.seen) for choice in self._returned())
         return Usage(
             prompt_tokens=prompt,
             completion_tokens=completion,
             total_tokens=prompt + completion,
             prompt_tokens_details=PromptTokensDetails(
-                cached_tokens=sum(choice.cached_tokens for choice in self.choices)
+                cached_tokens=sum(choice.cached_tokens for choice in firsts)
             ),
-            completion_tokens_details=CompletionTokensDetails(
-                branch_tokens=sum(choice.branch_tokens for choice in self.choices)
-            ),
+            completion_tokens_details=details,
         )
 
     async def collect(self, deltas: AsyncGenerator[Delta, None]) -> str:
@@ -57,7 +69,10 @@ class Answer:
             async for _ in stream:
                 pass
         whole = self._envelope(self.format.whole_object)
-        whole.choices = [self.format.whole(choice, self.report) for choice in self.choices]
+        returned = [self.format.whole(choice, self.report) for choice in self._returned()]
+        for index, choice in enumerate(returned):
+            choice.index = index
+        whole.choices = [*returned]
         whole.usage = self.usage
         return whole.wire()
 
@@ -86,6 +101,13 @@ class Answer:
             last.usage = self.usage
             yield frame(last.wire())
         yield DONE
+
+    def _returned(self) -> list[Choice]:
+        if self.best_of == self.n:
+            return list(self.choices)
+        size = self.best_of
+        prompts = [self.choices[at : at + size] for at in range(0, len(self.choices), size)]
+        return [choice for completions in prompts for choice in best(completions, self.n)]
 
     def _chunk(self, choice: ChatChunkChoice | CompletionChoice, include_usage: bool) -> bytes:
         chunk = self._envelope(self.format.chunk_object)

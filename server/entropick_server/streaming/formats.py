@@ -49,7 +49,12 @@ class Report:
             return None
         request = choice.request
         summary = summarize(
-            choice.tokens, request.sampling.seed, request.policy, self.profile, choice.branch_tokens
+            choice.tokens,
+            request.sampling.seed,
+            request.policy,
+            self.profile,
+            choice.branch_tokens,
+            request.choice,
         )
         rows = self.rows(choice, seen)
         if rows is None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from entropick_sampler.params import PolicyConfig, SamplingParams
 from entropick_server.engine.base import QueueFullError
-from entropick_server.engine.batch import Batch
+from entropick_server.engine.batch import Batch, TailCopy
 from entropick_server.engine.pages import PagePool
 from entropick_server.engine.scheduler import Scheduler
 from entropick_server.engine.sequence import Sequence
@@ -28,8 +28,8 @@ def key(tokens: list[int]) -> int:
     return hash(tuple(tokens))
 
 
-def next_token(tokens: list[int], branch: int) -> int:
-    return hash((*tokens, branch, -7)) % 61
+def next_token(tokens: list[int], word: int) -> int:
+    return hash((*tokens, word, -7)) % 61
 
 
 class Driver:
@@ -45,19 +45,23 @@ class Driver:
         self.plain: set[str] = set()
         """requests that were never forked nor cut short"""
 
-    def add(self, beginning: int, prompt: int, tokens: int) -> None:
+    def add(self, beginning: int, prompt: int, tokens: int, choices: int = 1) -> None:
         name = str(len(self.requests))
         ids = tuple((i * 7 + (beginning if i % 9 == 8 else 0)) % 23 for i in range(prompt))
         sampling = SamplingParams(max_tokens=tokens, stop_token_ids=(STOP,))
-        sequence = Sequence.of(Request(name, ids, sampling, PolicyConfig(), time.monotonic()), LIMIT)
-        try:
-            self.scheduler.add(sequence)
-        except (QueueFullError, ValueError):
-            SEEN["refused"] += 1
-            return
-        self.requests[name] = sequence
-        self.live.add(name)
-        self.plain.add(name)
+        for choice in range(choices):
+            own, group = f"{name}-{choice}", name if choices > 1 else None
+            request = Request(own, ids, sampling, PolicyConfig(), time.monotonic(), choice, group)
+            sequence = Sequence.of(request, LIMIT)
+            try:
+                self.scheduler.add(sequence)
+            except (QueueFullError, ValueError):
+                SEEN["refused"] += 1
+                assert not choice, "a group was taken in part"
+                return
+            self.requests[own] = sequence
+            self.live.add(own)
+            self.plain.add(own)
 
     def rows(self) -> list[Sequence]:
         roots = [self.requests[name] for name in sorted(self.live)]
@@ -71,8 +75,7 @@ class Driver:
         branches, tail = self.scheduler.fork(row, count)
         if tail is not None:
             SEEN["tail copies"] += 1
-            for target in tail.targets:
-                self.cells[target] = self.cells[tail.source].copy()
+            self.copy(tail)
         assert len({b.branch for b in self.scheduler.branches(row)} | {0}) == 1 + len(
             self.scheduler.branches(row)
         )
@@ -80,6 +83,11 @@ class Driver:
         SEEN["branches that run"] += sum(b.slot >= 0 for b in branches)
         SEEN["branches that wait"] += sum(b.slot < 0 for b in branches)
         self.plain.discard(row.request.request_id)
+
+    def copy(self, tail: TailCopy) -> None:
+        for target in tail.targets:
+            assert self.pool.references(target) == 1, "a shared page is overwritten"
+            self.cells[target] = self.cells[tail.source].copy()
 
     def adopt(self, row: Sequence) -> None:
         tokens, ended = row.tokens.copy(), row.ended
@@ -111,7 +119,18 @@ class Driver:
         SEEN["hits"] += sum(s.cached for s in batch.looked_up)
         for s in batch.preempted:
             assert (s.slot, s.pages, s.computed) == (-1, [], 0)
+        for copy in batch.copies:
+            SEEN["choices that copy"] += len(copy.targets)
+            self.copy(copy)
         for chunk in batch.chunks:
+            s = chunk.sequence
+            assert chunk.length > 0
+            if s.request.choice and chunk.start == s.prompt_length - 1 and chunk.last:
+                SEEN["choices that fork"] += 1
+            elif s.request.choice and not s.generated and not chunk.start:
+                SEEN["choices that compute"] += 1
+            elif s.request.choice and s.generated and chunk.start == s.prompt_length:
+                SEEN["choices that fork again"] += 1
             for at in range(chunk.start, chunk.start + chunk.length):
                 self.write(chunk.sequence, at)
         for s in batch.decode:
@@ -125,7 +144,7 @@ class Driver:
             for at in range(len(row.tokens)):
                 cell = self.cells[row.pages[at // PAGE]][at % PAGE]
                 assert cell == key(row.tokens[: at + 1])
-            reason = row.take(next_token(row.tokens, row.branch))
+            reason = row.take(next_token(row.tokens, row.branch_word))
             self.scheduler.register(row)
             if reason is None:
                 continue
@@ -166,6 +185,7 @@ class Driver:
 OPERATIONS = st.one_of(
     st.tuples(st.just("add"), st.integers(0, 2), st.integers(1, 20), st.integers(1, 30)),
     st.tuples(st.just("add"), st.integers(0, 2), st.integers(1, 6), st.integers(16, 30)),
+    st.tuples(st.just("add"), st.integers(0, 2), st.integers(1, 20), st.integers(1, 30), st.integers(2, 5)),
     st.tuples(st.just("step"), st.integers(1, 6)),
     st.tuples(st.just("step"), st.integers(6, 12)),
     st.tuples(st.sampled_from(["cancel", "poison", "drop", "adopt"]), st.integers(0, 20)),
@@ -223,7 +243,7 @@ def alone(sequence: Sequence) -> list[int]:
     again = Sequence.of(sequence.request, LIMIT)
     reason: FinishReason | None = None
     while reason is None:
-        reason = again.take(next_token(again.tokens, 0))
+        reason = again.take(next_token(again.tokens, again.branch_word))
     return again.tokens
 
 
@@ -231,6 +251,8 @@ def test_random_schedules_lose_no_page_and_no_token() -> None:
     SEEN.clear()
     random_schedule()
     for what in ("preempted", "hits", "evicted", "cancelled", "refused", "shared", "whole"):
+        assert SEEN[what] > 20, SEEN
+    for what in ("choices that copy", "choices that fork", "choices that fork again", "choices that compute"):
         assert SEEN[what] > 20, SEEN
     for what in ("tail copies", "branches that run", "branches that wait", "adopted a branch"):
         assert SEEN[what] > 20, SEEN
