@@ -62,6 +62,7 @@ def requests_of(count: int) -> list[dict[str, Any]]:
             {
                 "messages": [{"role": "user", "content": example.user}],
                 "seed": i,
+                "n": 1 + (i % 7 == 3),
                 "max_tokens": 24 + 24 * (i % 6),
                 "ignore_eos": i % 3 > 0,
                 "stream": True,
@@ -74,9 +75,12 @@ def requests_of(count: int) -> list[dict[str, Any]]:
 
 async def stream(
     client: httpx.AsyncClient, body: dict[str, Any], leave_after: int | None, tally: Tally
-) -> str | None:
-    """The text of one stream; None where it was left after ``leave_after`` chunks, or is faulty."""
-    text, rows, usage, chunks, end = "", [], None, 0, None
+) -> list[str] | None:
+    """The texts of one stream; None where it was left after ``leave_after`` chunks, or is faulty."""
+    texts = [""] * body["n"]
+    rows: list[list[dict[str, Any]]] = [[] for _ in texts]
+    ends: list[str | None] = [None] * len(texts)
+    usage, chunks = None, 0
     async with client.stream("POST", "/v1/chat/completions", json=body) as response:
         if response.status_code != 200:
             await response.aread()
@@ -91,31 +95,34 @@ async def stream(
                 return None
             usage = chunk.get("usage") or usage
             for choice in chunk["choices"]:
-                text += choice["delta"].get("content") or ""
-                rows += (choice.get("entropick") or {}).get("tokens") or []
-                end = choice["finish_reason"] or end
+                i = choice["index"]
+                texts[i] += choice["delta"].get("content") or ""
+                rows[i] += (choice.get("entropick") or {}).get("tokens") or []
+                ends[i] = choice["finish_reason"] or ends[i]
             chunks += 1
             if leave_after is not None and chunks >= leave_after:
                 tally.ends["left"] += 1
                 return None
-    tally.tokens += len(rows)
-    tally.ends[str(end)] += 1
-    if end is None or usage is None:
+    tally.tokens += sum(map(len, rows))
+    tally.ends.update(str(end) for end in ends)
+    if None in ends or usage is None:
         tally.faults.append("a stream ended without finish_reason or usage")
-    elif [row["index"] for row in rows] != list(range(usage["completion_tokens"])):
-        tally.faults.append(f"rows {[r['index'] for r in rows]}, usage {usage['completion_tokens']}")
+    elif sum(map(len, rows)) != usage["completion_tokens"]:
+        tally.faults.append(f"{[len(r) for r in rows]} rows, usage {usage['completion_tokens']}")
+    elif any([row["index"] for row in told] != list(range(len(told))) for told in rows):
+        tally.faults.append(f"rows {[[row['index'] for row in told] for told in rows]}")
     # special tokens have rows and no text
-    elif text != "".join(row["token"] for row in rows if not row["token"].startswith("<|")):
-        tally.faults.append(f"the text is {text!r}, its rows' tokens {[row['token'] for row in rows]}")
+    elif texts != ["".join(r["token"] for r in told if not r["token"].startswith("<|")) for told in rows]:
+        tally.faults.append(f"the texts are {texts!r}, their rows {[[r['token'] for r in t] for t in rows]}")
     else:
-        return text
+        return texts
     return None
 
 
 async def client_loop(
     url: str,
     requests: list[dict[str, Any]],
-    alone: list[str],
+    alone: list[list[str]],
     until: float,
     leaver: bool,
     seed: int,
@@ -127,8 +134,8 @@ async def client_loop(
         while time.monotonic() < until:
             i = rng.randrange(len(requests))
             leave = rng.randint(1, 20) if leaver else None
-            text = await stream(client, requests[i], leave, tally)
-            if text is not None and text != alone[i]:
+            texts = await stream(client, requests[i], leave, tally)
+            if texts is not None and texts != alone[i]:
                 tally.differing += 1
             if len(tally.faults) > 20:
                 return
@@ -182,14 +189,14 @@ async def soak(args: argparse.Namespace, url: str, pid: int) -> int:
     """The check against a server that runs; the exit code."""
     requests = requests_of(args.requests)
     tally = Tally()
-    alone: list[str] = []
+    alone: list[list[str]] = []
     async with httpx.AsyncClient(base_url=url, timeout=120) as client:
         for body in requests:
-            text = await stream(client, body, None, tally)
-            if text is None:
+            texts = await stream(client, body, None, tally)
+            if texts is None:
                 print(tally.faults)
                 return 1
-            alone.append(text)
+            alone.append(texts)
     tally = Tally()
     begin, start = resident_mib(pid), await gauges(url)
     print(
