@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from entropick_kernels.attention_stats import layer_signals, prefill_attention, reference
-from entropick_kernels.decoder import DecoderShape, DecoderStep, LayerWeights, NativeDecoder, numba_impl
+from entropick_kernels.attention_stats import layer_signals, reference
+from entropick_kernels.decoder import DecoderShape, DecoderStep, LayerWeights, NativeDecoder, Piece, numba_impl
 from entropick_kernels.decoder.products import pack, pack_pair, unpack
 from entropick_kernels.decoder.reference import forward
 
@@ -118,31 +118,25 @@ def run(model: Model, native: NativeDecoder, texts: list[list[int]], monitored: 
         page_table=table,
         lengths=torch.tensor([len(text) for text in texts], dtype=torch.int32),
         rows=len(texts),
+        pieces=[
+            Piece(len(text) - 1, torch.tensor(pages, dtype=torch.int32), len(text) - 1)
+            for text, pages in zip(texts, owned, strict=True)
+            if len(text) > 1
+        ],
         monitored=frozenset(range(len(model.layers))) if monitored is None else monitored,
     )
 
-    def between(layer: int, q: Tensor, out: Tensor) -> None:
-        begin = 0
-        for text, pages in zip(texts, owned, strict=True):
-            count = len(text) - 1
-            if count:
-                out[begin : begin + count], _ = prefill_attention(
-                    q[begin : begin + count],
-                    cache.keys[layer],
-                    cache.values[layer],
-                    torch.tensor(pages),
-                    count,
-                    scale=model.layers[layer].scale,
-                    window=model.layers[layer].window,
-                    want_stats=False,
-                )
-            begin += count
-
-    decoded = native(step, between)
+    decoded = native(step)
     # the same rows again, without the prompts: one call, the cache as it is
     before = len(places) - len(texts)
     again = native(
-        replace(step, ids=step.ids[before:], positions=step.positions[before:], slots=step.slots[before:])
+        replace(
+            step,
+            ids=step.ids[before:],
+            positions=step.positions[before:],
+            slots=step.slots[before:],
+            pieces=(),
+        )
     )
     assert torch.equal(decoded.logits, again.logits)
     assert torch.equal(decoded.by_layer, again.by_layer)
@@ -166,7 +160,7 @@ def test_logits_and_signals_equal_the_reference(name: str, bias: bool, norms: bo
     decoded = run(model, model.native(), texts)
     for i, text in enumerate(texts):
         logits, scores, seen = forward(*model.parts, text)
-        np.testing.assert_allclose(decoded.logits[i].double().numpy(), logits[-1], atol=2e-5)
+        np.testing.assert_allclose(decoded.logits[i].double().numpy(), logits[-1], atol=5e-5)
         for at, signal in enumerate(NAMES):
             of_layers = [
                 getattr(reference, signal)(scores[layer : layer + 1], seen[layer : layer + 1])
@@ -189,8 +183,6 @@ def test_neighbours_and_threads_change_no_bit(
     together = run(model, native, texts)
     monkeypatch.setattr(numba_impl, "threads_for", lambda work: 1)
     for i, text in enumerate(texts):
-        if len(text) > 2:
-            continue  # torch's attention of longer prompts may depend on what it runs with
         alone = run(model, native, [text])
         assert torch.equal(alone.logits[0], together.logits[i])
         assert torch.equal(alone.by_layer[:, 0], together.by_layer[:, i])
@@ -234,6 +226,7 @@ def test_a_bad_row_spoils_itself_alone() -> None:
         page_table=torch.tensor(owned, dtype=torch.int32),
         lengths=torch.ones(3, dtype=torch.int32),
         rows=3,
+        pieces=(),
         monitored=frozenset({0}),
     )
     decoded = native(step)
@@ -254,6 +247,7 @@ def test_places_out_of_range_are_refused(change: str, value: int) -> None:
         page_table=torch.tensor([[0]], dtype=torch.int32),
         lengths=torch.tensor([1], dtype=torch.int32),
         rows=1,
+        pieces=(),
         monitored=frozenset({0}),
     )
     bad = replace(step, **{change: torch.full_like(getattr(step, change), value)})

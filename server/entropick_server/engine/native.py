@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from entropick_kernels import decoder
-from entropick_kernels.attention_stats import prefill_attention
-from entropick_kernels.decoder import DecoderShape, DecoderStep, LayerWeights
+from entropick_kernels.decoder import DecoderShape, DecoderStep, LayerWeights, Piece
 
 from .attention import AttentionContext
 from .fused import FusedDecoder, rotary_tables, window_of
@@ -28,8 +27,6 @@ class NativeLlama:
     def __init__(self, model: PreTrainedModel, max_len: int) -> None:
         """Takes the weights out of ``model``; positions up to ``max_len`` can be served."""
         config, body = model.config, model.model
-        self._scales = [float(layer.self_attn.scaling) for layer in body.layers]
-        self._windows = [window_of(layer, config) for layer in body.layers]
         embed: Tensor = body.embed_tokens.weight
         shape = DecoderShape(
             hidden=int(config.hidden_size),
@@ -59,20 +56,6 @@ class NativeLlama:
     def __call__(self, ids: Tensor, positions: Tensor, context: AttentionContext) -> Tensor | None:
         """ids, positions [T] -> logits [B, V] of the last ``context.rows`` tokens, None for no rows."""
 
-        def attend_pieces(layer: int, q: Tensor, out: Tensor) -> None:
-            for piece in context.pieces:
-                part = slice(piece.begin, piece.begin + piece.count)
-                out[part], _ = prefill_attention(
-                    q[part],
-                    context.keys[layer],
-                    context.values[layer],
-                    piece.pages,
-                    piece.length,
-                    scale=self._scales[layer],
-                    window=self._windows[layer],
-                    want_stats=False,
-                )
-
         step = DecoderStep(
             ids=ids,
             positions=positions,
@@ -82,9 +65,10 @@ class NativeLlama:
             page_table=context.page_table,
             lengths=context.lengths,
             rows=context.rows,
+            pieces=[Piece(piece.count, piece.pages, piece.length) for piece in context.pieces],
             monitored=context.monitored,
         )
-        context.measured = self._run(step, attend_pieces if context.pieces else None)
+        context.measured = self._run(step)
         return None if context.measured is None else context.measured.logits
 
 
