@@ -11,7 +11,14 @@ import torch
 from torch import Tensor
 
 from entropick_kernels.attention_stats import layer_signals, reference
-from entropick_kernels.decoder import DecoderShape, DecoderStep, LayerWeights, NativeDecoder, Piece, numba_impl
+from entropick_kernels.decoder import (
+    DecoderShape,
+    DecoderStep,
+    LayerWeights,
+    NativeDecoder,
+    Piece,
+    numba_impl,
+)
 from entropick_kernels.decoder.products import pack, pack_pair, unpack
 from entropick_kernels.decoder.reference import forward
 

@@ -23,38 +23,40 @@ _INT32 = ir.IntType(32)
 _BYTES = ir.IntType(8).as_pointer()
 _VECTOR = ir.VectorType(_FLOAT, LANES)
 _UNALIGNED = 4
-MOST_COLUMNS = 4
 
 
-def strided_tile(rows: int, columns: int, *, go_on: bool, fetch: bool = False) -> Any:
-    """A native function void(x, x_stride, w0, w1, w2, w3, step, inputs, out, out_stride, ahead).
+def strided_tile(rows: int, columns: int, *, go_on: bool) -> Any:
+    """A native function void(x, x_stride, w0, w1, w2, w3, step, inputs, out, out_stride, a0, a1, a2, a3).
 
     out[m, 16 c + i] = sum_k x[m, k] * wc[step * k + i] for the first ``columns`` of the four places; with
     ``go_on`` the sum begins with what is there. All arguments are int64: addresses, strides in floats,
-    ``inputs`` at least 1. With ``fetch``, as many bytes as column 0 has are fetched from ``ahead`` on.
+    ``inputs`` at least 1. Meanwhile as many bytes as column c has are fetched into the cache from ac on.
     """
 
     @intrinsic  # type: ignore[untyped-decorator]
     def compute(
         typing: Any, x: Any, x_stride: Any, w0: Any, w1: Any, w2: Any, w3: Any, step: Any, inputs: Any,
-        out: Any, out_stride: Any, ahead: Any,
+        out: Any, out_stride: Any, a0: Any, a1: Any, a2: Any, a3: Any,
     ) -> Any:  # fmt: skip
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            _emit(builder, rows, columns, go_on, fetch, *arguments)
+            _emit(builder, rows, columns, go_on, *arguments)
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 11), generate
+        return types.void(*[types.int64] * 14), generate
 
     return compute
 
 
 def _emit(
-    b: Any, rows: int, columns: int, go_on: bool, fetch: bool, x: Any, x_stride: Any, w0: Any, w1: Any,
-    w2: Any, w3: Any, step: Any, inputs: Any, out: Any, out_stride: Any, ahead: Any,
+    b: Any, rows: int, columns: int, go_on: bool, x: Any, x_stride: Any, w0: Any, w1: Any, w2: Any, w3: Any,
+    step: Any, inputs: Any, out: Any, out_stride: Any, a0: Any, a1: Any, a2: Any, a3: Any,
 ) -> None:  # fmt: skip
     """The tile's code at the builder's position."""
     multiply_add = cgutils.get_or_insert_function(
         b.module, ir.FunctionType(_VECTOR, [_VECTOR] * 3), "llvm.fmuladd.v16f32"
+    )
+    prefetch = cgutils.get_or_insert_function(
+        b.module, ir.FunctionType(ir.VoidType(), [_BYTES, _INT32, _INT32, _INT32]), "llvm.prefetch.p0i8"
     )
 
     def at(base: Any, floats: Any) -> Any:
@@ -79,12 +81,9 @@ def _emit(
     sums = [[b.phi(_VECTOR) for _ in of_column] for _ in of_row]
     offset = b.mul(k, step)
     w = [load(b.gep(start, [offset])) for start in of_column]
-    if fetch:
-        prefetch = cgutils.get_or_insert_function(
-            b.module, ir.FunctionType(ir.VoidType(), [_BYTES, _INT32, _INT32, _INT32]), "llvm.prefetch.p0i8"
-        )
-        place = b.inttoptr(b.add(ahead, b.mul(offset, _INT(4))), _BYTES)
-        b.call(prefetch, [place, _INT32(0), _INT32(3), _INT32(1)])
+    read = b.mul(k, _INT(LANES * 4))
+    for ahead in (a0, a1, a2, a3)[:columns]:
+        b.call(prefetch, [b.inttoptr(b.add(ahead, read), _BYTES), _INT32(0), _INT32(3), _INT32(1)])
     new = []
     nothing = ir.Constant(_VECTOR, ir.Undefined)
     lanes = ir.Constant(ir.VectorType(_INT32, LANES), [0] * LANES)

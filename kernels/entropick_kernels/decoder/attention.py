@@ -30,12 +30,9 @@ MOST_ROWS: Final = 6
 """queries (tokens times heads of a group) that meet 16 keys at a time"""
 _FLOAT: Final = 4
 _ZERO: Final = np.float32(0.0)
-# of a type of its own: numba would compile everything again for a literal
-_NOWHERE: Any = np.int64(0)
-
-_SCORE_1_4: Final = strided_tile(1, 4, go_on=False, fetch=True)
-_SCORE_2_2: Final = strided_tile(2, 2, go_on=False, fetch=True)
-_SCORE_3_2: Final = strided_tile(3, 2, go_on=False, fetch=True)
+_SCORE_1_4: Final = strided_tile(1, 4, go_on=False)
+_SCORE_2_2: Final = strided_tile(2, 2, go_on=False)
+_SCORE_3_2: Final = strided_tile(3, 2, go_on=False)
 _SCORE_1: Final = strided_tile(1, 1, go_on=False)
 _SCORE_2: Final = strided_tile(2, 1, go_on=False)
 _SCORE_3: Final = strided_tile(3, 1, go_on=False)
@@ -69,32 +66,33 @@ def key_cell(offset: int, page: int, width: int) -> tuple[int, int]:
 
 @native()
 def _score_wide(
-    q: int, rows: int, width: int, k0: int, k1: int, k2: int, k3: int, out: int, span: int, ahead: int
-) -> None:
+    q: int, rows: int, width: int, k0: int, k1: int, k2: int, k3: int, out: int, span: int, a0: int, a1: int,
+    a2: int, a3: int,
+) -> None:  # fmt: skip
     """1 query and 64 keys, 2 or 3 queries and 32: fewer would leave the processor waiting."""
     if rows == 1:
-        _SCORE_1_4(q, width, k0, k1, k2, k3, LANES, width, out, span, ahead)
+        _SCORE_1_4(q, width, k0, k1, k2, k3, LANES, width, out, span, a0, a1, a2, a3)
     elif rows == 2:
-        _SCORE_2_2(q, width, k0, k1, k2, k3, LANES, width, out, span, ahead)
+        _SCORE_2_2(q, width, k0, k1, k2, k3, LANES, width, out, span, a0, a1, a2, a3)
     else:
-        _SCORE_3_2(q, width, k0, k1, k2, k3, LANES, width, out, span, ahead)
+        _SCORE_3_2(q, width, k0, k1, k2, k3, LANES, width, out, span, a0, a1, a2, a3)
 
 
 @native()
-def _score(q: int, rows: int, width: int, k: int, out: int, span: int) -> None:
+def _score(q: int, rows: int, width: int, k: int, out: int, span: int, a: int) -> None:
     """Up to 6 queries and 16 keys."""
     if rows == 1:
-        _SCORE_1(q, width, k, k, k, k, LANES, width, out, span, _NOWHERE)
+        _SCORE_1(q, width, k, k, k, k, LANES, width, out, span, a, a, a, a)
     elif rows == 2:
-        _SCORE_2(q, width, k, k, k, k, LANES, width, out, span, _NOWHERE)
+        _SCORE_2(q, width, k, k, k, k, LANES, width, out, span, a, a, a, a)
     elif rows == 3:
-        _SCORE_3(q, width, k, k, k, k, LANES, width, out, span, _NOWHERE)
+        _SCORE_3(q, width, k, k, k, k, LANES, width, out, span, a, a, a, a)
     elif rows == 4:
-        _SCORE_4(q, width, k, k, k, k, LANES, width, out, span, _NOWHERE)
+        _SCORE_4(q, width, k, k, k, k, LANES, width, out, span, a, a, a, a)
     elif rows == 5:
-        _SCORE_5(q, width, k, k, k, k, LANES, width, out, span, _NOWHERE)
+        _SCORE_5(q, width, k, k, k, k, LANES, width, out, span, a, a, a, a)
     else:
-        _SCORE_6(q, width, k, k, k, k, LANES, width, out, span, _NOWHERE)
+        _SCORE_6(q, width, k, k, k, k, LANES, width, out, span, a, a, a, a)
 
 
 @native("contract")
@@ -122,40 +120,44 @@ def _blend_plain(p: int, span: int, rows: int, v: int, count: int, width: int, f
 
 
 @native()
-def _blend(p: int, span: int, rows: int, v: int, count: int, width: int, out: int) -> None:
-    """out [rows, width] += p [rows, count] @ v [count, width], for up to 6 rows."""
+def _blend(p: int, span: int, rows: int, v: int, count: int, width: int, out: int, ahead: int) -> None:
+    """out [rows, width] += p [rows, count] @ v [count, width], for up to 6 rows.
+
+    Meanwhile the values of as many keys are fetched from ``ahead`` on.
+    """
     panels = width // LANES
-    step = LANES * _FLOAT
+    step, share = LANES * _FLOAT, count * LANES * _FLOAT
     c = 0
     if rows == 1:
         while c + 4 <= panels:
-            w = v + c * step
+            w, a = v + c * step, ahead + c * share
             _BLEND_1_4(
-                p, span, w, w + step, w + 2 * step, w + 3 * step, width, count, out + c * step, width, _NOWHERE
-            )
+                p, span, w, w + step, w + 2 * step, w + 3 * step, width, count, out + c * step, width, a,
+                a + share, a + 2 * share, a + 3 * share,
+            )  # fmt: skip
             c += 4
-    elif rows <= 3:
+    elif rows <= MOST_ROWS // 2:
         while c + 2 <= panels:
-            w = v + c * step
+            w, a, to = v + c * step, ahead + c * share, out + c * step
             if rows == 2:
-                _BLEND_2_2(p, span, w, w + step, w, w, width, count, out + c * step, width, _NOWHERE)
+                _BLEND_2_2(p, span, w, w + step, w, w, width, count, to, width, a, a + share, a, a)
             else:
-                _BLEND_3_2(p, span, w, w + step, w, w, width, count, out + c * step, width, _NOWHERE)
+                _BLEND_3_2(p, span, w, w + step, w, w, width, count, to, width, a, a + share, a, a)
             c += 2
     while c < panels:
-        w, to = v + c * step, out + c * step
+        w, a, to = v + c * step, ahead + c * share, out + c * step
         if rows == 1:
-            _BLEND_1(p, span, w, w, w, w, width, count, to, width, _NOWHERE)
+            _BLEND_1(p, span, w, w, w, w, width, count, to, width, a, a, a, a)
         elif rows == 2:
-            _BLEND_2(p, span, w, w, w, w, width, count, to, width, _NOWHERE)
+            _BLEND_2(p, span, w, w, w, w, width, count, to, width, a, a, a, a)
         elif rows == 3:
-            _BLEND_3(p, span, w, w, w, w, width, count, to, width, _NOWHERE)
+            _BLEND_3(p, span, w, w, w, w, width, count, to, width, a, a, a, a)
         elif rows == 4:
-            _BLEND_4(p, span, w, w, w, w, width, count, to, width, _NOWHERE)
+            _BLEND_4(p, span, w, w, w, w, width, count, to, width, a, a, a, a)
         elif rows == 5:
-            _BLEND_5(p, span, w, w, w, w, width, count, to, width, _NOWHERE)
+            _BLEND_5(p, span, w, w, w, w, width, count, to, width, a, a, a, a)
         else:
-            _BLEND_6(p, span, w, w, w, w, width, count, to, width, _NOWHERE)
+            _BLEND_6(p, span, w, w, w, w, width, count, to, width, a, a, a, a)
         c += 1
     if panels * LANES < width:
         _blend_plain(p, span, rows, v, count, width, panels * LANES, out)
@@ -190,12 +192,20 @@ def _scores(
             if rows == 1:
                 k2 = _block(keys, pages, page, size, at + 2 * LANES, width)
                 k3 = _block(keys, pages, page, size, at + 3 * LANES, width)
-            ahead = _block(keys, pages, page, size, at + wide, width) if at + wide < end else k0
-            _score_wide(q, rows, width, k0, k1, k2, k3, p + (at - base) * _FLOAT, span, ahead)
-            at += wide
+            a0, a1, a2, a3 = k0, k1, k2, k3
+            following = at + wide
+            if following + wide - LANES < end:
+                a0 = _block(keys, pages, page, size, following, width)
+                a1 = _block(keys, pages, page, size, following + LANES, width)
+                if rows == 1:
+                    a2 = _block(keys, pages, page, size, following + 2 * LANES, width)
+                    a3 = _block(keys, pages, page, size, following + 3 * LANES, width)
+            _score_wide(q, rows, width, k0, k1, k2, k3, p + (at - base) * _FLOAT, span, a0, a1, a2, a3)
+            at = following
     tiles = (rows + MOST_ROWS - 1) // MOST_ROWS
     while at < end:
         k = _block(keys, pages, page, size, at, width)
+        a = _block(keys, pages, page, size, at + LANES, width) if at + LANES < end else k
         first = 0
         for tile in range(tiles):
             last = rows * (tile + 1) // tiles
@@ -203,7 +213,7 @@ def _scores(
             gone = max(length + first // group - window, 0) if window else 0
             if at < seen and at + LANES > gone:
                 place = p + (first * span + at - base) * _FLOAT
-                _score(q + first * width * _FLOAT, last - first, width, k, place, span)
+                _score(q + first * width * _FLOAT, last - first, width, k, place, span, a)
             first = last
         at += LANES
 
@@ -222,6 +232,7 @@ def _outputs(
     while at < end:
         following = min(at + page, end)
         v = values + pages[at // page] * size * _FLOAT
+        ahead = values + pages[following // page] * size * _FLOAT if following < end else v
         first = 0
         for tile in range(tiles):
             last = rows * (tile + 1) // tiles
@@ -235,19 +246,19 @@ def _outputs(
                 if start < stop:
                     _blend(
                         p + (r * span + start - base) * _FLOAT, span, 1, v + (start - at) * width * _FLOAT,
-                        stop - start, width, out + r * width * _FLOAT,
+                        stop - start, width, out + r * width * _FLOAT, v,
                     )  # fmt: skip
             if begin < until:
                 _blend(
                     p + (first * span + begin - base) * _FLOAT, span, last - first,
-                    v + (begin - at) * width * _FLOAT, until - begin, width, out + first * width * _FLOAT,
+                    v + (begin - at) * width * _FLOAT, until - begin, width, out + first * width * _FLOAT, ahead,
                 )  # fmt: skip
             for r in range(first, last):
                 start, stop = max(high, low, at), min(length + r // group, following)
                 if start < stop:
                     _blend(
                         p + (r * span + start - base) * _FLOAT, span, 1, v + (start - at) * width * _FLOAT,
-                        stop - start, width, out + r * width * _FLOAT,
+                        stop - start, width, out + r * width * _FLOAT, v,
                     )  # fmt: skip
             first = last
         at = following

@@ -208,7 +208,9 @@ def _measure(data: Any, monitored: int, lo: int, b: int, window: int, of_layer: 
     length = np.int64(numba.carray(address(data[P.LENGTHS]), (rows,), np.int32)[lo + b])
     start = max(length - window, 0) if window else 0
     n = length - start
-    place = data[P.PROBABILITIES] + (b * heads * span + start - first_key(length, window, data[P.PAGE])) * _FLOAT
+    place = (
+        data[P.PROBABILITIES] + (b * heads * span + start - first_key(length, window, data[P.PAGE])) * _FLOAT
+    )
     p = numba.carray(address(place), (heads, span), np.float32)
     figures = numba.carray(address(of_layer + (lo + b) * heads * 4 * _FLOAT), (heads, 4), np.float32)
     mean = np.empty(n, dtype=np.float32)
