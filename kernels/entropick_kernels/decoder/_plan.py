@@ -67,8 +67,8 @@ LOGITS = CELLS + 43
 SCRATCH_FIGURES = CELLS + 44
 SIZE = CELLS + 45
 
-# fields of a run of prompt tokens: its first token, how many, the keys that the first one sees, the address of
-# its sequence's pages
+# fields of a run of prompt tokens: its first token, how many, the keys that the first one sees, the address
+# of its sequence's pages
 RUN_FIRST = 0
 RUN_TOKENS = 1
 RUN_LENGTH = 2

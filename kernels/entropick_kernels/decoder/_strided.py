@@ -1,9 +1,11 @@
 """The inner loop of attention: a few rows times columns that lie anywhere, in registers.
 
-As :mod:`._tile`, but the columns of one step are 16 floats at a place and a stride of their own: 16 keys of a
-page, whose dimensions follow each other, or 16 dimensions of a page's values, whose keys do. Each result is one
-chain of multiply-adds in the order of the inputs. How many rows or columns are worked on at a time, and where a
-chain is put down and taken up again, changes no bit.
+As :mod:`._tile`, but the columns of one step are 16 floats at a place and a stride of their own: 16 keys of
+a page, whose dimensions follow each other, or 16 dimensions of a page's values, whose keys do. Each result is
+one chain of multiply-adds in the order of the inputs. How many rows or columns are worked on at a time, and
+where a chain is put down and taken up again, changes no bit.
+
+numba's cache does not see that a caller's machine code contains this: clear the cache after a change.
 """
 
 from __future__ import annotations

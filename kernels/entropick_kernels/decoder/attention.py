@@ -5,9 +5,9 @@ runs over the token's own keys in their order: a score over the dimensions, an o
 the other; the normaliser in an order that their number gives. So a token's numbers are the same, bit for bit,
 alone, in a chunk of any size, and recomputed.
 
-Keys lie in a page [P, Hk, page, D] in an order of their own, so that 16 of them make a vector: where 16 divides
-the page's size, 16 keys' first dimensions, then their second, ..., then the next 16 keys. In pages of other
-sizes keys lie one behind the other. Values always do.
+Keys lie in a page [P, Hk, page, D] in an order of their own, so that 16 of them make a vector: where 16
+divides the page's size, 16 keys' first dimensions, then their second, ..., then the next 16 keys. In pages of
+other sizes keys lie one behind the other. Values always do.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ def _blend(p: int, span: int, rows: int, v: int, count: int, width: int, out: in
 
 
 @native()
-def _block(cache: int, pages: Any, page: int, size: int, at: int, width: int) -> int:
+def _block(cache: int, pages: Any, page: int, size: int, at: int, width: int) -> Any:
     """Address of the 16 keys from ``at`` on."""
     return cache + (pages[at // page] * size + at % page * width) * _FLOAT
 
@@ -251,7 +251,8 @@ def _outputs(
             if begin < until:
                 _blend(
                     p + (first * span + begin - base) * _FLOAT, span, last - first,
-                    v + (begin - at) * width * _FLOAT, until - begin, width, out + first * width * _FLOAT, ahead,
+                    v + (begin - at) * width * _FLOAT, until - begin, width, out + first * width * _FLOAT,
+                    ahead,
                 )  # fmt: skip
             for r in range(first, last):
                 start, stop = max(high, low, at), min(length + r // group, following)

@@ -126,7 +126,7 @@ def _place(data: Any, layer: Any, head: int, begin: int, end: int) -> None:
 
 
 @native()
-def _query(data: Any, head: int, t: int) -> int:
+def _query(data: Any, head: int, t: int) -> Any:
     """Address of token t's queries for a key-value head; tokens that follow each other lie so."""
     group = data[P.HEADS] // data[P.KV_HEADS]
     return data[P.Q] + (head * data[P.TOKENS] + t) * group * data[P.WIDTH] * _FLOAT
@@ -205,7 +205,7 @@ def _deal_out(data: Any, out: int, first: int, count: int, head: int) -> None:
 def _measure(data: Any, monitored: int, lo: int, b: int, window: int, of_layer: int) -> None:
     """What compares the heads of row lo + b, once every head's probabilities are there; the row's signals."""
     rows, heads, span = data[P.ROWS], data[P.HEADS], data[P.SPAN]
-    length = np.int64(numba.carray(address(data[P.LENGTHS]), (rows,), np.int32)[lo + b])
+    length: Any = np.int64(numba.carray(address(data[P.LENGTHS]), (rows,), np.int32)[lo + b])
     start = max(length - window, 0) if window else 0
     n = length - start
     place = (

@@ -11,7 +11,8 @@ from torch import Tensor
 from ..attention_stats import HeadStats
 
 
-class Piece(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Piece:
     """``count`` tokens of one sequence that follow each other, of which no logits are wanted.
 
     ``pages`` int32 [N]: the sequence's; ``length``: its keys including the piece.

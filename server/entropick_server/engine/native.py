@@ -17,8 +17,9 @@ from entropick_kernels import decoder
 from entropick_kernels.decoder import DecoderShape, DecoderStep, LayerWeights, Piece
 
 from .attention import AttentionContext
-from .fused import FusedDecoder, rotary_tables, window_of
-from .types import DecoderChoice
+from .base import ModelLoadError
+from .fused import FAMILY, FusedDecoder, rotary_tables, window_of
+from .types import DecoderChoice, EngineOptions
 
 
 class NativeLlama:
@@ -70,6 +71,36 @@ class NativeLlama:
         )
         context.measured = self._run(step)
         return None if context.measured is None else context.measured.logits
+
+
+def check_batch_invariant(model: PreTrainedModel, options: EngineOptions) -> None:
+    """Raise ModelLoadError where a request's bits would depend on what else is in its batch.
+
+    The native decoder's never do; libraries choose their kernels by the shape of a batch.
+    """
+    parameter = next(model.parameters())
+    dtype, device = str(parameter.dtype).removeprefix("torch."), parameter.device.type
+    kind = model.config.model_type
+    problem = None
+    if not decoder.available():
+        problem = "numba is not installed; install it"
+    elif kind not in FAMILY:
+        problem = f"the architecture is {kind!r}; serve one of {', '.join(sorted(FAMILY))}"
+    elif device != "cpu":
+        problem = f"the model is on {device}; use --device cpu"
+    elif dtype != "float32":
+        problem = f"the weights are {dtype}; use --dtype float32"
+    elif options.kernels not in ("auto", "numba"):
+        problem = f"kernels are {options.kernels!r}; use --kernels auto or numba"
+    elif options.decoder != "auto":
+        problem = f"the decoder is {options.decoder!r}; leave it at auto"
+    elif not NativeLlama.serves(model):
+        problem = "the model differs from its family in a part that the native decoder does not know"
+    if problem is not None:
+        raise ModelLoadError(
+            f"--batch-invariant needs the native decoder ({', '.join(sorted(FAMILY))}; float32; CPU), but "
+            f"{problem}"
+        )
 
 
 def short_way(
