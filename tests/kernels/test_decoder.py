@@ -259,7 +259,8 @@ def test_short_runs_of_a_prompt_equal_long_ones(monkeypatch: pytest.MonkeyPatch)
     (text,) = random_texts(model, (150,))
     long = feed(model, native, text, [150], 16)[0]
     for rows in (1, 3, 15, 60):
-        monkeypatch.setattr(numba_impl, "_ROWS_AT_ONCE", rows)
+        monkeypatch.setattr(numba_impl, "MOST_ROWS", 1)
+        monkeypatch.setattr(numba_impl, "_QUERIES_AT_ONCE", rows)
         same_bits(feed(model, native, text, [150], 16)[0], long)
     monkeypatch.setattr(numba_impl, "_RUN_FLOATS", 300)
     same_bits(feed(model, native, text, [150], 16)[0], long)

@@ -16,16 +16,17 @@ from ..attention_stats.numba_loops import check
 from . import _plan as P
 from ._team import TEAM_SIZE
 from ._tile import LANES
+from .attention import MOST_ROWS
 from .loops import check_places
 from .products import as_address, pack, pack_pair, rows_of
 from .program import compiled
-from .step import Decoded, DecoderStep
+from .step import Decoded, DecoderStep, prompt_runs
 from .weights import DecoderShape, LayerWeights
 
 _SCRATCH_FLOATS = 1 << 24
 """probabilities kept at a time (64 MiB): the attention of a larger batch runs in blocks of rows"""
 
-_ROWS_AT_ONCE = 24
+_QUERIES_AT_ONCE = 24
 """queries of a prompt that a thread works on at a time: keys are read once for all of them"""
 _RUN_FLOATS = 1 << 17
 """their probabilities should stay in the cache"""
@@ -155,15 +156,9 @@ class NativeDecoder:
         longest = max((piece.length for piece in step.pieces), default=0)
         page = step.keys[0].shape[2]
         span = -(-longest // page) * page
-        at_once = max(1, min(_ROWS_AT_ONCE, _RUN_FLOATS // max(span, 1)) // group)
-        runs, first = [], 0
-        for piece in step.pieces:
-            seen = piece.length - piece.count + 1
-            runs += [
-                (first + i, min(at_once, piece.count - i), seen + i, piece.pages.data_ptr())
-                for i in range(0, piece.count, at_once)
-            ]
-            first += piece.count
+        queries = max(MOST_ROWS, min(_QUERIES_AT_ONCE, _RUN_FLOATS // max(span, 1)))
+        at_once = max(1, queries // group)
+        runs = prompt_runs(step.pieces, at_once)
         self._runs = np.array(runs, dtype=np.int64).reshape(-1, P.RUN_FIELDS)
         size = at_once * group * (span + width) + LANES if runs else 0
         if self._scratch.numel() < threads * size:

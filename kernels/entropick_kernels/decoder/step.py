@@ -54,3 +54,19 @@ class Decoded(NamedTuple):
     heads: HeadStats
     by_layer: Tensor
     signals: Tensor
+
+
+def prompt_runs(pieces: Sequence[Piece], tokens: int) -> list[tuple[int, int, int, int]]:
+    """The pieces in runs of at most so many tokens.
+
+    Each: its first token of the step, how many, the keys that the first one sees, the address of the pages.
+    """
+    runs, first = [], 0
+    for piece in pieces:
+        seen = piece.length - piece.count + 1
+        pages = piece.pages.data_ptr()
+        runs += [
+            (first + i, min(tokens, piece.count - i), seen + i, pages) for i in range(0, piece.count, tokens)
+        ]
+        first += piece.count
+    return runs
