@@ -78,11 +78,14 @@ test-gpu: $(BIN)/.dev ## the Triton kernels on this machine's GPU
 	$(BIN)/python -m pytest -q -m gpu tests
 
 .PHONY: evaluate
-evaluate: $(BIN)/.dev ## entropy against truth, strategies by kind of prompt, the same request alone and batched
+evaluate: $(BIN)/.dev ## entropy against truth, strategies by kind of prompt
 	$(BIN)/python benchmarks/truth.py
 	$(BIN)/python benchmarks/strategies.py
 	$(BIN)/python benchmarks/clarify.py
-	$(BIN)/python benchmarks/determinism.py
+
+.PHONY: determinism
+determinism: $(BIN)/.dev ## 500 sampled requests alone and among 15 others, to the bit, and the mode's price
+	$(BIN)/python benchmarks/determinism.py $(ARGS)
 
 .PHONY: soak
 soak: $(BIN)/.dev ## 64 streaming clients for 10 minutes, a fifth of them leaving (ARGS='--minutes 1')

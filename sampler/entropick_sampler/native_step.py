@@ -186,6 +186,7 @@ def sample_row(
         line[_HEADER + 1 + j] = s.tokens[j]
         line[logprobs + 1 + j] = logprob
         line[scores + j] = np.float32(logprob + np.float32(confidence))
+    line[values + _S + 1], line[values + _S + 2] = s.figures[2], s.figures[3]
     line[values + _S] = abs(np.float32(emitted / _LN2)) if step.measure else math.nan
 
 

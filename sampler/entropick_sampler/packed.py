@@ -2,7 +2,8 @@
 
 A line holds temperature, top_p, min_p, strategy, top_k, candidates drawn, whether a clarifying text begins,
 flags; then C + 1 token ids (the emitted one, C = N + W drawn), as many log probabilities, C scores, the
-signals that the policy sees and the emitted token's surprisal. Ids are exact below 2^53.
+signals that the policy sees, the emitted token's surprisal, the largest logit and ln z. Ids are exact below
+2^53.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from .signals import SIGNAL_NAMES, SIGNALS
 
 HEADER: Final = 8
 """columns before the token ids"""
-FIXED_COLUMNS: Final = HEADER + 2 + len(SIGNALS)
+FIXED_COLUMNS: Final = HEADER + 4 + len(SIGNALS)
 """columns of a line beside the three of each drawn token"""
 _SURPRISAL: Final = SIGNAL_NAMES.index("surprisal")
 _STRATEGIES: Final = (*Strategy, None)
@@ -42,6 +43,9 @@ class TokenRow(NamedTuple):
     """(token id, log probability in nats, guide's score), in the order of the draws"""
     firsts: tuple[tuple[int, float, float], ...] = ()
     """the same of the tokens that branches 1, 2, ... would begin with here"""
+    max_logit: float = math.nan
+    log_z: float = math.nan
+    """log p of a token = its logit - max_logit - log_z, nats"""
 
 
 def unpack(packed: Tensor, candidates: int | None = None) -> list[TokenRow]:
@@ -53,15 +57,16 @@ def unpack(packed: Tensor, candidates: int | None = None) -> list[TokenRow]:
     rows = []
     for line in packed.tolist():
         temperature, top_p, min_p, strategy, top_k, drawn, inserted, flags, token = line[:ids]
-        last, drawn = values + _SURPRISAL, int(drawn)
-        signals = (*line[values:last], line[-1], *line[last:-1])
+        *signals, surprisal, max_logit, log_z = line[values:]
+        drawn = int(drawn)
+        signals.insert(_SURPRISAL, surprisal)
         if math.isnan(sum(signals)):  # seldom: something was not measured
-            signals = tuple(None if math.isnan(x) else x for x in signals)
+            signals = [None if math.isnan(x) else x for x in signals]
         rows.append(
             TokenRow(
                 int(token),
                 line[logprobs],
-                signals,
+                tuple(signals),
                 _STRATEGIES[int(strategy)],
                 temperature,
                 top_p,
@@ -74,6 +79,8 @@ def unpack(packed: Tensor, candidates: int | None = None) -> list[TokenRow]:
                 tuple([(int(line[ids + i]), line[logprobs + 1 + i], line[scores + i]) for i in further])
                 if further
                 else (),
+                max_logit,
+                log_z,
             )
         )
     return rows

@@ -101,8 +101,8 @@ class StepResult(NamedTuple):
 
     ``ids`` int64, ``logprobs`` [B, 1 + N + W]: the emitted token, the candidates, what further branches
     would begin with; ``scores`` [B, N + W]: the guide's, of all but the emitted one; ``surprisal`` [B, 1]:
-    the emitted token's. ``flags`` [B]: 1 NaN, 2 +inf, 4 all -inf in the row's logits: its token means nothing
-    then.
+    the emitted token's; ``normaliser`` [B, 2]: the largest logit and ln z. ``flags`` [B]: 1 NaN, 2 +inf,
+    4 all -inf in the row's logits: its token means nothing then.
     """
 
     ids: Tensor
@@ -110,6 +110,7 @@ class StepResult(NamedTuple):
     scores: Tensor
     stats: StepStats
     surprisal: Tensor
+    normaliser: Tensor
     decision: Decision
     flags: Tensor
 
@@ -132,7 +133,7 @@ class StepResult(NamedTuple):
                 d.insert_clarify.unsqueeze(1),
                 self.flags.unsqueeze(1),
                 self.ids,
-                torch.cat((self.logprobs, self.scores, values, self.surprisal), dim=1),
+                torch.cat((self.logprobs, self.scores, values, self.surprisal, self.normaliser), dim=1),
             ),
             dim=1,
         )
@@ -214,6 +215,7 @@ def sample_step(
             score_candidates(logprobs[:, 1:], stats),
             stats,
             (emitted / _LN2).abs_(),
+            torch.cat((top, log_z), dim=1),
             decision,
             measured.flags,
         ),

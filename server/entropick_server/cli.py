@@ -20,7 +20,7 @@ every option can also be set as ENTROPICK_<NAME> (ENTROPICK_MAX_MODEL_LEN=4096) 
 """
 _MODEL_HELP = "folder of a model in Hugging Face format, or a hub id"
 # settings whose option is not simply --name VALUE
-_SPECIAL = frozenset({"model", "calibrate", "allow_unvalidated", "enable_prefix_caching"})
+_SPECIAL = frozenset({"model", "calibrate", "allow_unvalidated", "enable_prefix_caching", "batch_invariant"})
 _CALIBRATION = ("max_model_len", "max_num_batched_tokens", "kv_cache_bytes", "dtype", "device", "threads")
 
 
@@ -113,6 +113,13 @@ def _parser() -> argparse.ArgumentParser:
         action="store_const",
         const=False,
         help="compute every prompt anew, also where its beginning is in the KV cache",
+    )
+    serve.add_argument(
+        "--batch-invariant",
+        action="store_const",
+        const=True,
+        help="serve only where a request gets the same bits whatever else runs (llama, mistral, qwen2 and "
+        "qwen3 in float32 on the CPU); refuse to start elsewhere",
     )
     calibrate = commands.add_parser(
         "calibrate",

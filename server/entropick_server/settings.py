@@ -85,6 +85,9 @@ class Settings(BaseSettings):
     kernels: KernelsChoice = Field(
         "auto", description="kernels that attend, measure and draw: the fastest, or this implementation"
     )
+    batch_invariant: bool = Field(
+        False, description="serve only where a request gets the same bits whatever else runs"
+    )
     threads: int | None = Field(None, ge=1, description="CPU threads of the engine")
     allow_unvalidated: bool = Field(False, description="serve an architecture that was not validated")
     calibrate: bool = Field(True, description="calibrate a model without a profile at its first start")
@@ -150,6 +153,7 @@ class Settings(BaseSettings):
             device=self.device,
             threads=self.threads,
             kernels=self.kernels,
+            batch_invariant=self.batch_invariant,
             allow_unvalidated=self.allow_unvalidated,
             calibrate=self.calibrate,
             profile=self.profile,

@@ -83,12 +83,14 @@ def test_serve_with_options(built: list[Any]) -> None:
         "--no-calibrate",
         "--no-enable-prefix-caching",
         "--allow-unvalidated",
+        "--batch-invariant",
     ]
     assert cli.main([*args, "--api-key", "k", "--policy", "fixed"]) == 0
     options, settings = built
     assert (options.model, options.max_model_len) == ("folder", 64)
     assert (options.calibrate, options.allow_unvalidated) == (False, True)
     assert not options.enable_prefix_caching
+    assert options.batch_invariant
     assert (settings.port, settings.policy) == (0, "fixed")
 
 

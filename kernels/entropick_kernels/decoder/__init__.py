@@ -9,7 +9,7 @@ are beside it and however many threads run.
 
 from __future__ import annotations
 
-from .step import Decoded, DecoderStep
+from .step import Decoded, DecoderStep, Piece
 from .weights import DecoderShape, LayerWeights
 
 try:
@@ -24,6 +24,7 @@ __all__ = [
     "DecoderStep",
     "LayerWeights",
     "NativeDecoder",
+    "Piece",
     "available",
     "warmup",
 ]

@@ -26,9 +26,10 @@ SPAN = CELLS + 13
 """keys that the longest row of the page table has room for"""
 TABLE_SIZE = CELLS + 14
 """rows of the rotary tables"""
-BEGIN = CELLS + 15
-END = CELLS + 16
-"""stages to run: 2 l before the attention of layer l's prompt pieces, 2 l + 1 behind it; last the logits"""
+UNITS = CELLS + 15
+"""runs of prompt tokens that are attended for together"""
+UNIT_SPAN = CELLS + 16
+"""keys that the longest of them has room for"""
 EPS = CELLS + 17
 """a float64's bits"""
 TIED = CELLS + 18
@@ -54,12 +55,25 @@ Q = CELLS + 34
 ATTENTION = CELLS + 35
 GATED = CELLS + 36
 PROBABILITIES = CELLS + 37
+SCRATCH = CELLS + 38
+SCRATCH_SIZE = CELLS + 39
+"""floats of one thread: probabilities, outputs and figures of a run"""
+RUNS = CELLS + 40
+"""int64 [UNITS, RUN_FIELDS]"""
 # results
-FIGURES = CELLS + 38
-SIGNALS = CELLS + 39
-LOGITS = CELLS + 40
-SCRATCH_FIGURES = CELLS + 41
-SIZE = CELLS + 42
+FIGURES = CELLS + 41
+SIGNALS = CELLS + 42
+LOGITS = CELLS + 43
+SCRATCH_FIGURES = CELLS + 44
+SIZE = CELLS + 45
+
+# fields of a run of prompt tokens: its first token, how many, the keys that the first one sees, the address
+# of its sequence's pages
+RUN_FIRST = 0
+RUN_TOKENS = 1
+RUN_LENGTH = 2
+RUN_PAGES = 3
+RUN_FIELDS = 4
 
 # fields of a layer
 NORM_IN = 0

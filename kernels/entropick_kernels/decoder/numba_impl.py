@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -16,16 +16,20 @@ from ..attention_stats.numba_loops import check
 from . import _plan as P
 from ._team import TEAM_SIZE
 from ._tile import LANES
+from .attention import MOST_ROWS
 from .loops import check_places
 from .products import as_address, pack, pack_pair, rows_of
 from .program import compiled
-from .step import Decoded, DecoderStep
+from .step import Decoded, DecoderStep, prompt_runs
 from .weights import DecoderShape, LayerWeights
 
 _SCRATCH_FLOATS = 1 << 24
 """probabilities kept at a time (64 MiB): the attention of a larger batch runs in blocks of rows"""
 
-Between = Callable[[int, Tensor, Tensor], None]
+_QUERIES_AT_ONCE = 24
+"""queries of a prompt that a thread works on at a time: keys are read once for all of them"""
+_RUN_FLOATS = 1 << 17
+"""their probabilities should stay in the cache"""
 
 
 class NativeDecoder:
@@ -96,26 +100,23 @@ class NativeDecoder:
         self._room = 0
         self._probabilities = torch.empty(0)
         self._figures = torch.empty(0)
+        self._scratch = torch.empty(0)
+        self._runs = np.empty((0, P.RUN_FIELDS), dtype=np.int64)
         self._per_token = len(table) * (joined + wide + 3 * ffn) * hidden
         self._monitored: frozenset[int] | None = None
         self._pages: tuple[Sequence[Tensor], Sequence[Tensor]] | None = None
         self._limits = torch.empty(0, 1, dtype=torch.int64)
         self._pointer = self._data.ctypes.data_as(ctypes.POINTER(ctypes.c_int64))
 
-    def __call__(self, step: DecoderStep, between: Between | None = None) -> Decoded | None:
+    def __call__(self, step: DecoderStep) -> Decoded | None:
         """Run a step; None for one without rows.
 
-        Where the step has tokens before its rows, ``between(layer, q [T - B, H, D], out [T - B, H, D])`` is
-        called in every layer, when all keys and values are in the cache: it fills ``out`` with the attention
-        of those tokens. Raises IndexError for a token, a position, a page or a slot out of range, ValueError
-        where ``between`` is lacking.
+        Raises IndexError for a token, a position, a page or a slot out of range, ValueError where the pieces
+        are not what is before the rows.
         """
-        tokens, rows = step.ids.shape[0], step.rows
-        before = tokens - rows
-        if before and between is None:
-            raise ValueError("tokens before the rows need somebody who attends for them")
+        rows = step.rows
         work = self._prepare(step)
-        layers, heads = len(self._table), self.shape.heads
+        heads = self.shape.heads
         figures = torch.empty(len(step.monitored), rows, heads, 4)
         signals = torch.empty(len(step.monitored) + 1, rows, 6)
         panels = int(self._data[P.VOCAB_PANELS])
@@ -126,18 +127,8 @@ class NativeDecoder:
         work += rows * panels * LANES * self.shape.hidden
         # packed products are twice as fast as the loops that this threshold was measured for
         threads = threads_for(work // 2)
-        last = 2 * layers + (1 if rows else 0)
-        if before and between is not None:
-            q = self._buffers[P.Q].view(-1, heads, self.shape.width)[:before]
-            out = self._buffers[P.ATTENTION].view(-1, heads, self.shape.width)[:before]
-            done = 0
-            for layer in range(layers):
-                self._run(done, 2 * layer + 1, threads)
-                between(layer, q, out)
-                done = 2 * layer + 1
-            self._run(done, last, threads)
-        else:
-            self._run(0, last, threads)
+        self._share(step, threads)
+        self._run(threads)
         if not rows:
             return None
         keys = torch.minimum(step.lengths, self._limits)
@@ -148,11 +139,9 @@ class NativeDecoder:
             logits, HeadStats(entropy, normalized, size, deviation, keys), signals[:-1], signals[-1]
         )
 
-    def _run(self, begin: int, end: int, threads: int) -> None:
+    def _run(self, threads: int) -> None:
         data = self._data
         data[:TEAM_SIZE] = 0
-        data[P.BEGIN] = begin
-        data[P.END] = end
         library = torch_openmp()
         if threads > 1 and library is not None:
             data[TEAM_SIZE] = _team_size_function()
@@ -160,6 +149,23 @@ class NativeDecoder:
         else:
             data[TEAM_SIZE] = 0
             compiled().ctypes(self._pointer)
+
+    def _share(self, step: DecoderStep, threads: int) -> None:
+        """Write down which prompt tokens are attended for together, and where each thread does it."""
+        group, width = self.shape.heads // self.shape.kv_heads, self.shape.width
+        longest = max((piece.length for piece in step.pieces), default=0)
+        page = step.keys[0].shape[2]
+        span = -(-longest // page) * page
+        queries = max(MOST_ROWS, min(_QUERIES_AT_ONCE, _RUN_FLOATS // max(span, 1)))
+        at_once = max(1, queries // group)
+        runs = prompt_runs(step.pieces, at_once)
+        self._runs = np.array(runs, dtype=np.int64).reshape(-1, P.RUN_FIELDS)
+        size = at_once * group * (span + width) + LANES if runs else 0
+        if self._scratch.numel() < threads * size:
+            self._scratch = torch.empty(threads * size)
+        data = self._data
+        data[P.UNITS : P.UNIT_SPAN + 1] = (len(runs), span)
+        data[P.SCRATCH : P.RUNS + 1] = (self._scratch.data_ptr(), size, self._runs.ctypes.data)
 
     def _prepare(self, step: DecoderStep) -> int:
         """Check the step's places and write them down; multiply-adds of the layers."""
@@ -174,6 +180,13 @@ class NativeDecoder:
             pages * page,
         )  # fmt: skip
         seen = check(page_table.numpy(), ends.numpy(), pages, page, 0) if rows else 0
+        for piece in step.pieces:
+            if not 1 <= piece.count <= piece.length:
+                raise ValueError(f"a piece of {piece.count} tokens cannot end a text of {piece.length}")
+            check(piece.pages.numpy()[None], np.array([piece.length], dtype=np.int32), pages, page, 0)
+            seen += piece.count * (piece.length - piece.count // 2)
+        if sum(piece.count for piece in step.pieces) != tokens - rows:
+            raise ValueError(f"{tokens} tokens are not the pieces and {rows} rows")
         if tokens > self._room:
             self._room = tokens
             for at, size in self._sizes.items():

@@ -13,10 +13,11 @@ import numpy as np
 
 from .._native import native, native_worker
 from .._threads import address, claim
-from ..attention_stats.numba_loops import attend, finish
+from ..attention_stats.numba_loops import deviations
 from . import _plan as P
 from ._team import TICKET, UNIT, meet, spread, team_size
 from ._tile import LANES
+from .attention import attend, first_key, key_cell, vector
 from .loops import gate, mean_signals, rms_norm, rotate, signals
 from .products import panels_at_once, product
 
@@ -24,11 +25,6 @@ _FLOAT = 4
 # of a type of their own: a literal 0 or 1 would be one, for which numba compiles everything again
 _NONE: Any = np.int64(0)
 _ADD: Any = np.int64(1)
-
-
-@native()
-def _vector(place: int, n: int) -> Any:
-    return numba.carray(address(place), (n,), np.float32)
 
 
 @native()
@@ -48,14 +44,14 @@ def _embed(data: Any, me: int, team: int) -> None:
     hidden = data[P.HIDDEN]
     ids = numba.carray(address(data[P.IDS]), (data[P.TOKENS],), np.int64)
     for t in range(me, data[P.TOKENS], team):
-        x = _vector(data[P.X] + t * _padded(hidden) * _FLOAT, hidden)
+        x = vector(data[P.X] + t * _padded(hidden) * _FLOAT, hidden)
         if data[P.TIED]:
             panel, lane = ids[t] // LANES, ids[t] % LANES
-            weights = _vector(data[P.HEAD] + panel * LANES * hidden * _FLOAT, LANES * hidden)
+            weights = vector(data[P.HEAD] + panel * LANES * hidden * _FLOAT, LANES * hidden)
             for i in range(hidden):
                 x[i] = weights[i * LANES + lane]
         else:
-            weights = _vector(data[P.EMBED] + ids[t] * hidden * _FLOAT, hidden)
+            weights = vector(data[P.EMBED] + ids[t] * hidden * _FLOAT, hidden)
             for i in range(hidden):
                 x[i] = weights[i]
 
@@ -64,10 +60,10 @@ def _embed(data: Any, me: int, team: int) -> None:
 def _norms(data: Any, weight: int, first: int, me: int, team: int) -> None:
     """y = the norm of x, from token ``first`` on."""
     hidden = data[P.HIDDEN]
-    scale, eps = _vector(weight, hidden), _real(data[P.EPS])
+    scale, eps = vector(weight, hidden), _real(data[P.EPS])
     row = _padded(hidden) * _FLOAT
     for t in range(first + me, data[P.TOKENS], team):
-        rms_norm(_vector(data[P.X] + t * row, hidden), scale, eps, _vector(data[P.Y] + t * row, hidden))
+        rms_norm(vector(data[P.X] + t * row, hidden), scale, eps, vector(data[P.Y] + t * row, hidden))
 
 
 @native()
@@ -83,103 +79,152 @@ def _project(
         product(x, rows, stride, weights, inputs, first, last, out, out_stride, add)
         n = (last - first) * LANES
         for t in range(rows):
-            line = _vector(out + (t * out_stride + first * LANES) * _FLOAT, n)
+            line = vector(out + (t * out_stride + first * LANES) * _FLOAT, n)
             if bias:
-                more = _vector(bias + first * LANES * _FLOAT, n)
+                more = vector(bias + first * LANES * _FLOAT, n)
                 for i in range(n):
                     line[i] += more[i]
             if gated:
-                gate(line, _vector(gated + (t * (out_stride // 2) + first * LANES // 2) * _FLOAT, n // 2))
+                gate(line, vector(gated + (t * (out_stride // 2) + first * LANES // 2) * _FLOAT, n // 2))
         chunk = claim(data, UNIT)
 
 
 @native()
-def _place(data: Any, layer: Any, t: int, head: int) -> None:
-    """Token t's key and value of one head into its page, and the queries of that head's group."""
+def _place(data: Any, layer: Any, head: int, begin: int, end: int) -> None:
+    """Keys and values of tokens begin..end of one head into their pages, and the queries of its group."""
     heads, kv_heads, width = data[P.HEADS], data[P.KV_HEADS], data[P.WIDTH]
     half, page, group = width // 2, data[P.PAGE], heads // kv_heads
-    eps = _real(data[P.EPS])
-    position = numba.carray(address(data[P.POSITIONS]), (data[P.TOKENS],), np.int64)[t]
-    slot = numba.carray(address(data[P.SLOTS]), (data[P.TOKENS],), np.int32)[t]
-    cos = _vector(data[P.COS] + position * half * _FLOAT, half)
-    sin = _vector(data[P.SIN] + position * half * _FLOAT, half)
-    joined = data[P.QKV] + t * _padded((heads + 2 * kv_heads) * width) * _FLOAT
-    cell = ((slot // page * kv_heads + head) * page + slot % page) * width * _FLOAT
-    for h in range(head * group, head * group + group):
-        q = _vector(joined + h * width * _FLOAT, width)
-        if layer[P.NORM_Q]:
-            rms_norm(q, _vector(layer[P.NORM_Q], width), eps, q)
-        rotate(q, cos, sin, _vector(data[P.Q] + (t * heads + h) * width * _FLOAT, width))
-    k = _vector(joined + (heads + head) * width * _FLOAT, width)
-    if layer[P.NORM_K]:
-        rms_norm(k, _vector(layer[P.NORM_K], width), eps, k)
-    rotate(k, cos, sin, _vector(layer[P.KEYS] + cell, width))
-    v = _vector(joined + (heads + kv_heads + head) * width * _FLOAT, width)
-    kept = _vector(layer[P.VALUES] + cell, width)
-    for i in range(width):
-        kept[i] = v[i]
+    eps, scale = _real(data[P.EPS]), np.float32(_real(layer[P.SCALE]))
+    positions = numba.carray(address(data[P.POSITIONS]), (data[P.TOKENS],), np.int64)
+    slots = numba.carray(address(data[P.SLOTS]), (data[P.TOKENS],), np.int32)
+    key = np.empty(width, dtype=np.float32)
+    for t in range(begin, end):
+        cos = vector(data[P.COS] + positions[t] * half * _FLOAT, half)
+        sin = vector(data[P.SIN] + positions[t] * half * _FLOAT, half)
+        joined = data[P.QKV] + t * _padded((heads + 2 * kv_heads) * width) * _FLOAT
+        for h in range(group):
+            q = vector(joined + (head * group + h) * width * _FLOAT, width)
+            if layer[P.NORM_Q]:
+                rms_norm(q, vector(layer[P.NORM_Q], width), eps, q)
+            query = vector(_query(data, head, t) + h * width * _FLOAT, width)
+            rotate(q, cos, sin, query)
+            for i in range(width):
+                query[i] *= scale
+        k = vector(joined + (heads + head) * width * _FLOAT, width)
+        if layer[P.NORM_K]:
+            rms_norm(k, vector(layer[P.NORM_K], width), eps, k)
+        rotate(k, cos, sin, key)
+        cell = (slots[t] // page * kv_heads + head) * page * width
+        at, step = key_cell(slots[t] % page, page, width)
+        kept = vector(layer[P.KEYS] + (cell + at) * _FLOAT, (width - 1) * step + 1)
+        for i in range(width):
+            kept[i * step] = key[i]
+        v = vector(joined + (heads + kv_heads + head) * width * _FLOAT, width)
+        kept = vector(layer[P.VALUES] + (cell + slots[t] % page * width) * _FLOAT, width)
+        for i in range(width):
+            kept[i] = v[i]
+
+
+@native()
+def _query(data: Any, head: int, t: int) -> Any:
+    """Address of token t's queries for a key-value head; tokens that follow each other lie so."""
+    group = data[P.HEADS] // data[P.KV_HEADS]
+    return data[P.Q] + (head * data[P.TOKENS] + t) * group * data[P.WIDTH] * _FLOAT
 
 
 @native()
 def _attention(data: Any, layer: Any, me: int, team: int) -> None:
-    """Keys and values of all tokens into the pages; attention and statistics of the rows."""
+    """Keys and values of all tokens into the pages; attention of all, statistics of the rows."""
     heads, kv_heads, width = data[P.HEADS], data[P.KV_HEADS], data[P.WIDTH]
-    rows, page, window = data[P.ROWS], data[P.PAGE], layer[P.WINDOW]
-    before = data[P.TOKENS] - rows
-    for t in range(me, before, team):
-        for head in range(kv_heads):
-            _place(data, layer, t, head)
-    if before:
-        meet(data, team)  # a row may attend to tokens of its own prompt
-    if not rows:
-        return
-    span = min(data[P.SPAN], window) if window else data[P.SPAN]
-    scale = np.float32(_real(layer[P.SCALE]))
-    cache = (data[P.PAGES], kv_heads, page, width)
-    k_pages = numba.carray(address(layer[P.KEYS]), cache, np.float32)
-    v_pages = numba.carray(address(layer[P.VALUES]), cache, np.float32)
+    rows, tokens, page, window = data[P.ROWS], data[P.TOKENS], data[P.PAGE], layer[P.WINDOW]
+    group, before = heads // kv_heads, data[P.TOKENS] - data[P.ROWS]
+    # neighbours in the cache belong to neighbours in the step: no two threads write into one line
+    for head in range(kv_heads):
+        _place(data, layer, head, me * tokens // team, (me + 1) * tokens // team)
+    meet(data, team)
     monitored = layer[P.MONITORED]
-    size = heads * width * _FLOAT
-    for lo in range(0, rows, data[P.BLOCK]):
+    runs = numba.carray(address(data[P.RUNS]), (data[P.UNITS], P.RUN_FIELDS), np.int64)
+    every = numba.carray(address(data[P.LENGTHS]), (rows,), np.int32)
+    mine = data[P.SCRATCH] + me * data[P.SCRATCH_SIZE] * _FLOAT
+    of_layer = data[P.FIGURES] + monitored * rows * heads * 4 * _FLOAT
+    of_layer = data[P.SCRATCH_FIGURES] if monitored < 0 else of_layer
+    lo = 0
+    while True:
         some = min(rows - lo, data[P.BLOCK])
-        first = before + lo
-        at = (
-            data[P.SCRATCH_FIGURES]
-            if monitored < 0
-            else data[P.FIGURES] + (monitored * rows * heads * 4 * _FLOAT)
-        )
-        figures = numba.carray(address(at + lo * heads * 4 * _FLOAT), (some, heads, 4), np.float32)
-        lengths = numba.carray(address(data[P.LENGTHS] + lo * 4), (some,), np.int32)
-        table = numba.carray(
-            address(data[P.PAGE_TABLE] + lo * data[P.COLUMNS] * 4), (some, data[P.COLUMNS]), np.int32
-        )
-        q = numba.carray(address(data[P.Q] + first * size), (some, heads, width), np.float32)
-        out = numba.carray(address(data[P.ATTENTION] + first * size), (some, heads, width), np.float32)
-        p = numba.carray(address(data[P.PROBABILITIES]), (some, heads, span), np.float32)
+        prompts = (data[P.UNITS] if lo == 0 else 0) * kv_heads
         unit = claim(data, UNIT)
-        while unit < some * kv_heads:
-            _place(data, layer, first + unit // kv_heads, unit % kv_heads)
+        while unit < prompts + some * kv_heads:
+            head = unit % kv_heads
+            if unit < prompts:
+                # the last tokens of a prompt see the most keys: they go first
+                run = runs[data[P.UNITS] - 1 - unit // kv_heads]
+                first, count, length, place = run[0], run[1], run[2], run[3]
+                p, span, stride = mine, data[P.UNIT_SPAN], 0
+                out = p + count * group * span * _FLOAT
+                figures = out + count * group * width * _FLOAT
+            else:
+                b = (unit - prompts) // kv_heads
+                first, count, length = before + lo + b, 1, np.int64(every[lo + b])
+                place = data[P.PAGE_TABLE] + (lo + b) * data[P.COLUMNS] * 4
+                span, stride = data[P.SPAN], 4
+                p = data[P.PROBABILITIES] + (b * heads + head * group) * span * _FLOAT
+                out = data[P.ATTENTION] + (first * heads + head * group) * width * _FLOAT
+                figures = of_layer + ((lo + b) * heads + head * group) * 4 * _FLOAT
+            pages = numba.carray(address(place), ((length + count - 2) // page + 1,), np.int32)
+            # the one place where tokens attend, rows and prompts alike: the same instructions for all
             attend(
-                q, k_pages, v_pages, table, lengths, scale, window, np.float32(0.0), p, out, figures,
-                unit, unit + 1,
+                _query(data, head, first), count, group, width, length, window, layer[P.KEYS],
+                layer[P.VALUES], pages, page, kv_heads, head, p, span, out, figures, stride,
             )  # fmt: skip
+            if unit < prompts:
+                _deal_out(data, out, first, count, head)
             unit = claim(data, UNIT)
         meet(data, team)
         if monitored >= 0:
             for b in range(me, some, team):
-                finish(p, lengths, window, figures, b, b + 1)
-                row = _vector(data[P.SIGNALS] + ((monitored * rows + lo + b) * 6) * _FLOAT, 6)
-                keys = min(lengths[b], window) if window else lengths[b]
-                signals(figures[b], keys, row)
-            if lo + some < rows:
-                meet(data, team)
+                _measure(data, monitored, lo, b, window, of_layer)
+        lo += data[P.BLOCK]
+        if lo >= rows:
+            return
+        meet(data, team)
 
 
 @native()
-def _before(data: Any, layer: Any, me: int, team: int) -> None:
-    """From x to the attention of the rows, and q, keys and values of every token."""
+def _deal_out(data: Any, out: int, first: int, count: int, head: int) -> None:
+    """The outputs of a run to where each token's heads lie side by side."""
+    heads, width = data[P.HEADS], data[P.WIDTH]
+    size = heads // data[P.KV_HEADS] * width
+    for t in range(count):
+        result = vector(out + t * size * _FLOAT, size)
+        kept = vector(data[P.ATTENTION] + ((first + t) * heads * width + head * size) * _FLOAT, size)
+        for i in range(size):
+            kept[i] = result[i]
+
+
+@native()
+def _measure(data: Any, monitored: int, lo: int, b: int, window: int, of_layer: int) -> None:
+    """What compares the heads of row lo + b, once every head's probabilities are there; the row's signals."""
+    rows, heads, span = data[P.ROWS], data[P.HEADS], data[P.SPAN]
+    length: Any = np.int64(numba.carray(address(data[P.LENGTHS]), (rows,), np.int32)[lo + b])
+    start = max(length - window, 0) if window else 0
+    n = length - start
+    place = (
+        data[P.PROBABILITIES] + (b * heads * span + start - first_key(length, window, data[P.PAGE])) * _FLOAT
+    )
+    p = numba.carray(address(place), (heads, span), np.float32)
+    figures = numba.carray(address(of_layer + (lo + b) * heads * 4 * _FLOAT), (heads, 4), np.float32)
+    mean = np.empty(n, dtype=np.float32)
+    deviations(p, n, mean, figures)
+    signals(figures, n, vector(data[P.SIGNALS] + (monitored * rows + lo + b) * 6 * _FLOAT, 6))
+
+
+@native()
+def _layer(data: Any, layer: Any, me: int, team: int) -> None:
+    """From x to the next layer's x."""
     tokens, hidden = data[P.TOKENS], _padded(data[P.HIDDEN])
     joined = _padded((data[P.HEADS] + 2 * data[P.KV_HEADS]) * data[P.WIDTH])
+    wide = data[P.HEADS] * data[P.WIDTH]
+    ffn = _padded(data[P.FFN])
     _norms(data, layer[P.NORM_IN], _NONE, me, team)
     meet(data, team)
     _project(
@@ -188,14 +233,6 @@ def _before(data: Any, layer: Any, me: int, team: int) -> None:
     )  # fmt: skip
     meet(data, team)
     _attention(data, layer, me, team)
-
-
-@native()
-def _behind(data: Any, layer: Any, me: int, team: int) -> None:
-    """From the attention of every token to the next layer's x."""
-    tokens, hidden = data[P.TOKENS], _padded(data[P.HIDDEN])
-    wide = data[P.HEADS] * data[P.WIDTH]
-    ffn = _padded(data[P.FFN])
     _project(
         data, data[P.ATTENTION], tokens, wide, wide, layer[P.W_OUT], layer[P.B_OUT], hidden // LANES,
         data[P.X], hidden, _ADD, _NONE, team,
@@ -233,27 +270,23 @@ def _logits(data: Any, monitored: int, me: int, team: int) -> None:
 
 
 @native()
-def run_stages(data: Any) -> None:
-    """One thread's way through stages BEGIN to END."""
+def run_step(data: Any) -> None:
+    """One thread's way through a step."""
     team, me = team_size(data), claim(data, TICKET)
     spread(data, me, team)
     layers = numba.carray(address(data[P.LAYER_TABLE]), (data[P.LAYERS], P.FIELDS), np.int64)
     monitored = _NONE
     for i in range(data[P.LAYERS]):
         monitored += layers[i, P.MONITORED] >= 0
-    for stage in range(data[P.BEGIN], data[P.END]):
-        if stage == 0:
-            _embed(data, me, team)
-        if stage == 2 * data[P.LAYERS]:
-            _logits(data, monitored, me, team)
-        elif stage % 2 == 0:
-            _before(data, layers[stage // 2], me, team)
-        else:
-            _behind(data, layers[stage // 2], me, team)
+    _embed(data, me, team)
+    for i in range(data[P.LAYERS]):
+        _layer(data, layers[i], me, team)
+    if data[P.ROWS]:
+        _logits(data, monitored, me, team)
 
 
 def _worker(data: Any) -> None:
-    run_stages(data)
+    run_step(data)
 
 
 @functools.cache

@@ -35,11 +35,14 @@ def chunk_moments(x: Float32, lo: int, hi: int, top: Any, weights: Float32) -> t
     for i in range(hi - lo):
         y = np.float32((x[lo + i] - top) * LOG2_E)
         w = exp2(y)
-        w = _ZERO if y < LOWEST else w
+        weights[i] = _ZERO if y < LOWEST else w
+    # a loop that sums must not store: LLVM would guard it with a check of addresses, and behind that guard the
+    # order of the sums is another one
+    for i in range(hi - lo):
+        y = np.float32((x[lo + i] - top) * LOG2_E)
         y = LOWEST if y < LOWEST else y
-        weights[i] = w
-        z += w
-        first += w * y
+        z += weights[i]
+        first += weights[i] * y
     mean = first / z if z != _ZERO else _ZERO
     for i in range(hi - lo):
         y = np.float32((x[lo + i] - top) * LOG2_E)

@@ -138,4 +138,4 @@ class ModelRunner:
         self._cache.clear(pages)
 
     def _pages(self, sequence: Sequence) -> Tensor:
-        return torch.tensor(sequence.pages, device=self._device)
+        return torch.tensor(sequence.pages, dtype=torch.int32, device=self._device)

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from entropick_kernels import decoder
-from entropick_kernels.attention_stats import prefill_attention
-from entropick_kernels.decoder import DecoderShape, DecoderStep, LayerWeights
+from entropick_kernels.decoder import DecoderShape, DecoderStep, LayerWeights, Piece
 
 from .attention import AttentionContext
-from .fused import FusedDecoder, rotary_tables, window_of
-from .types import DecoderChoice
+from .base import ModelLoadError
+from .fused import FAMILY, FusedDecoder, rotary_tables, window_of
+from .types import DecoderChoice, EngineOptions
 
 
 class NativeLlama:
@@ -28,8 +28,6 @@ class NativeLlama:
     def __init__(self, model: PreTrainedModel, max_len: int) -> None:
         """Takes the weights out of ``model``; positions up to ``max_len`` can be served."""
         config, body = model.config, model.model
-        self._scales = [float(layer.self_attn.scaling) for layer in body.layers]
-        self._windows = [window_of(layer, config) for layer in body.layers]
         embed: Tensor = body.embed_tokens.weight
         shape = DecoderShape(
             hidden=int(config.hidden_size),
@@ -59,20 +57,6 @@ class NativeLlama:
     def __call__(self, ids: Tensor, positions: Tensor, context: AttentionContext) -> Tensor | None:
         """ids, positions [T] -> logits [B, V] of the last ``context.rows`` tokens, None for no rows."""
 
-        def attend_pieces(layer: int, q: Tensor, out: Tensor) -> None:
-            for piece in context.pieces:
-                part = slice(piece.begin, piece.begin + piece.count)
-                out[part], _ = prefill_attention(
-                    q[part],
-                    context.keys[layer],
-                    context.values[layer],
-                    piece.pages,
-                    piece.length,
-                    scale=self._scales[layer],
-                    window=self._windows[layer],
-                    want_stats=False,
-                )
-
         step = DecoderStep(
             ids=ids,
             positions=positions,
@@ -82,10 +66,41 @@ class NativeLlama:
             page_table=context.page_table,
             lengths=context.lengths,
             rows=context.rows,
+            pieces=[Piece(piece.count, piece.pages, piece.length) for piece in context.pieces],
             monitored=context.monitored,
         )
-        context.measured = self._run(step, attend_pieces if context.pieces else None)
+        context.measured = self._run(step)
         return None if context.measured is None else context.measured.logits
+
+
+def check_batch_invariant(model: PreTrainedModel, options: EngineOptions) -> None:
+    """Raise ModelLoadError where a request's bits would depend on what else is in its batch.
+
+    The native decoder's never do; libraries choose their kernels by the shape of a batch.
+    """
+    parameter = next(model.parameters())
+    dtype, device = str(parameter.dtype).removeprefix("torch."), parameter.device.type
+    kind = model.config.model_type
+    problem = None
+    if not decoder.available():
+        problem = "numba is not installed; install it"
+    elif kind not in FAMILY:
+        problem = f"the architecture is {kind!r}; serve one of {', '.join(sorted(FAMILY))}"
+    elif device != "cpu":
+        problem = f"the model is on {device}; use --device cpu"
+    elif dtype != "float32":
+        problem = f"the weights are {dtype}; use --dtype float32"
+    elif options.kernels not in ("auto", "numba"):
+        problem = f"kernels are {options.kernels!r}; use --kernels auto or numba"
+    elif options.decoder != "auto":
+        problem = f"the decoder is {options.decoder!r}; leave it at auto"
+    elif not NativeLlama.serves(model):
+        problem = "the model differs from its family in a part that the native decoder does not know"
+    if problem is not None:
+        raise ModelLoadError(
+            f"--batch-invariant needs the native decoder ({', '.join(sorted(FAMILY))}; float32; CPU), but "
+            f"{problem}"
+        )
 
 
 def short_way(

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from entropick_kernels.logits_stats import Implementation, logits_stats
+from entropick_kernels.logits_stats import Implementation
 from entropick_sampler.batch import SampledBatch
 from entropick_sampler.packed import TokenRow
 from entropick_sampler.params import Strategy
@@ -140,7 +140,7 @@ class StepSampler:
             columns[2],
             self._measure,
         )
-        tops = self._top_logprobs(measured)
+        tops = self._top_logprobs(measured, lines)
         details = self._details(measured, lines)
         tokens: list[Drawn | str] = []
         for i, (sequence, line) in enumerate(zip(sequences, lines, strict=True)):
@@ -220,16 +220,20 @@ class StepSampler:
         """A sequence took over what another one holds: read all of them anew."""
         self._sequences = ()
 
-    def _top_logprobs(self, measured: Measured) -> dict[int, tuple[tuple[int, float], ...]]:
+    def _top_logprobs(
+        self, measured: Measured, lines: Seq[TokenRow]
+    ) -> dict[int, tuple[tuple[int, float], ...]]:
         """The most probable tokens of the measured distribution, for the rows that ask: row -> pairs."""
         wanted = {i: n for i, s in enumerate(measured.rows) if (n := s.request.sampling.logprobs)}
         if not wanted:
             return {}
         logits = _select(measured.logits, list(wanted))
-        # the same normaliser as the emitted token's log probability, so that the two agree to the bit
-        stats = logits_stats(logits, implementation=self._kernels)
-        best = logits.to(stats.log_z.dtype).topk(min(max(wanted.values()), logits.shape[1]))
-        logprobs = (best.values - stats.max_logit.unsqueeze(1) - stats.log_z.unsqueeze(1)).clamp_max(0)
+        exact = torch.promote_types(logits.dtype, torch.float32)
+        best = logits.to(exact).topk(min(max(wanted.values()), logits.shape[1]))
+        # the emitted token's normaliser and arithmetic, so that the two agree to the bit
+        normaliser = torch.tensor([(lines[i].max_logit, lines[i].log_z) for i in wanted], dtype=exact)
+        normaliser = normaliser.to(logits.device)
+        logprobs = (best.values - normaliser[:, :1] - normaliser[:, 1:]).clamp_max(0)
         return {
             i: tuple(zip(ids[:n], values[:n], strict=True))
             for (i, n), ids, values in zip(

@@ -12,11 +12,18 @@ from entropick_sampler.profile import Profile
 from .base import ModelLoadError
 from .core import EngineCore
 from .loader import Loaded
+from .native import check_batch_invariant
 from .types import EngineOptions, Request
 
 
 def build(loaded: Loaded, options: EngineOptions, profile: Profile | None) -> EngineCore:
-    """A warm core. Raises ModelLoadError where the model does not run, or gives no finite logits."""
+    """A warm core.
+
+    Raises ModelLoadError where the model does not run, gives no finite logits, or cannot be batch-invariant
+    where it is to be.
+    """
+    if options.batch_invariant:
+        check_batch_invariant(loaded.model, options)
     try:
         core = EngineCore(loaded, options, profile)
         _warm_up(core)

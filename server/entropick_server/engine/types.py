@@ -224,6 +224,8 @@ class EngineOptions:
     decoder: DecoderChoice = "auto"
     kernels: KernelsChoice = "auto"
     """which implementation attends, measures and draws; auto: Triton on CUDA, native loops on the CPU"""
+    batch_invariant: bool = False
+    """serve only where a request's numbers are the same, bit for bit, whatever else runs"""
     monitored_layers: tuple[int, ...] | None = None
     """None: all layers"""
     measure: bool = True

@@ -1,0 +1,188 @@
+"""Bit for bit: a request's logits, signals and tokens are those it has alone, whatever runs beside it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from entropick_sampler.params import BranchConfig, PolicyConfig, Strategy
+from entropick_server.engine import native
+from entropick_server.engine.base import ModelLoadError
+from entropick_server.engine.batch import Batch
+from entropick_server.engine.loader import load_model
+from entropick_server.engine.model_runner import Measured
+from entropick_server.engine.startup import build
+from entropick_server.engine.types import EngineOptions, Request
+
+from .conftest import PAGE_BYTES, Room
+
+Make = Callable[..., Request]
+Open = Callable[..., Room]
+Rows = dict[tuple[str, tuple[int, ...]], bytes]
+
+FIXED = PolicyConfig(policy="fixed")
+SEED = PolicyConfig(preset="seed", telemetry="full")
+BRANCHES = PolicyConfig(
+    preset="seed",
+    overrides={"clarify_budget": 0},
+    telemetry="full",
+    branch=BranchConfig(width=3, depth=4, on=frozenset(set(Strategy) - {Strategy.CLARIFY}), budget=16.0),
+)
+
+
+def tapped(room: Room) -> Rows:
+    """The bytes of every row that the model measures from now on, by request and the row's tokens."""
+    rows: Rows = {}
+    runner: Any = room.core._runner
+    forward = runner.forward
+
+    def forward_and_keep(batch: Batch) -> Measured | None:
+        measured: Measured | None = forward(batch)
+        if measured is not None:
+            figures = torch.cat([*measured.heads[:4], measured.by_layer], -1).transpose(0, 1)
+            for i, row in enumerate(measured.rows):
+                name = (row.request.request_id, tuple(row.tokens))
+                data = measured.logits[i].numpy().tobytes() + figures[i].contiguous().numpy().tobytes()
+                assert rows.setdefault(name, data) == data, "the same tokens, computed again"
+        return measured
+
+    runner.forward = forward_and_keep
+    return rows
+
+
+def several(
+    make: Make, count: int, seed: int, longest: int, policies: tuple[PolicyConfig, ...]
+) -> list[Request]:
+    """Requests of all kinds; every other one begins like the one before."""
+    rng = random.Random(seed)
+    requests: list[Request] = []
+    for i in range(count):
+        prompt = [rng.randrange(256) for _ in range(rng.randint(1, longest))]
+        if i % 2:
+            before = requests[-1].prompt_token_ids
+            prompt = [*before[: rng.randint(0, len(before))], *prompt][:longest]
+        requests.append(
+            make(
+                tuple(prompt),
+                policy=policies[i % len(policies)],
+                seed=rng.randrange(1 << 40),
+                max_tokens=rng.randint(5, 30),
+                temperature=rng.choice([0.7, 1.0]),
+                logprobs=rng.choice([None, 3]),
+            )
+        )
+    return requests
+
+
+def assert_as_alone(busy: Room, rows: Rows, requests: list[Request], room: Open, **options: Any) -> None:
+    for request in requests:
+        name = request.request_id
+        alone = room(**options)
+        own = tapped(alone)
+        alone.add(request)
+        alone.finish()
+        assert alone.tokens[name] == busy.tokens[name]
+        assert own == {key: data for key, data in rows.items() if key[0] == name}
+        assert alone.ends[name] is busy.ends[name]
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3"])
+def test_among_neighbours_in_chunks_and_over_known_pages(name: str, room: Open, make_request: Make) -> None:
+    requests = several(make_request, 32, 1, 90, (FIXED, SEED))
+    busy = room(name=name, max_num_batched_tokens=37)
+    rows = tapped(busy)
+    rng = random.Random(2)
+    for request in requests:
+        busy.add(request)
+        for _ in range(rng.randint(0, 6)):
+            busy.step()
+    busy.finish()
+    assert busy.hits > 0
+    assert_as_alone(busy, rows, requests, room, name=name, enable_prefix_caching=False)
+
+
+def test_when_pages_run_out(room: Open, make_request: Make) -> None:
+    requests = several(make_request, 16, 3, 60, (FIXED, SEED))
+    busy = room(14, max_num_seqs=6, max_num_batched_tokens=29)
+    rows = tapped(busy)
+    for request in requests:
+        busy.add(request)
+        busy.step()
+    busy.finish()
+    assert len(set(busy.preempted)) > 2
+    assert_as_alone(busy, rows, requests, room)
+
+
+def test_with_branches(room: Open, make_request: Make) -> None:
+    requests = several(make_request, 8, 4, 40, (BRANCHES, SEED))
+    busy = room(12, max_num_seqs=8, max_num_batched_tokens=29)
+    rows = tapped(busy)
+    for request in requests:
+        busy.add(request)
+    busy.finish()
+    assert any(token.branches for tokens in busy.tokens.values() for token in tokens)
+    assert busy.preempted
+    assert_as_alone(busy, rows, requests, room)
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_threads_change_no_bit(
+    threads: int, room: Open, make_request: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = several(make_request, 6, 5, 80, (FIXED, SEED))
+    monkeypatch.setattr(native.decoder.numba_impl, "threads_for", lambda work: threads)
+    busy = room(max_num_batched_tokens=37)
+    rows = tapped(busy)
+    for request in requests:
+        busy.add(request)
+    busy.finish()
+    monkeypatch.setattr(native.decoder.numba_impl, "threads_for", lambda work: 1)
+    assert_as_alone(busy, rows, requests, room)
+
+
+def options(folder: Path, **more: Any) -> EngineOptions:
+    return EngineOptions(model=str(folder), device="cpu", threads=1, batch_invariant=True, **more)
+
+
+def test_the_mode_serves_the_family(model_folder: Callable[[str], Path], make_request: Make) -> None:
+    chosen = options(model_folder("llama"), kv_cache_bytes=100 * PAGE_BYTES)
+    with torch.inference_mode():
+        room = Room(build(load_model(chosen), chosen, None))
+        request = make_request()
+        room.add(request)
+        room.finish()
+    assert len(room.text(request.request_id)) == 8
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("gemma2", {}, r"architecture is 'gemma2'; serve one of llama, mistral, qwen2, qwen3"),
+        ("llama", {"dtype": "bfloat16"}, "bfloat16; use --dtype float32"),
+        ("llama", {"kernels": "torch"}, "use --kernels auto or numba"),
+        ("llama", {"decoder": "torch"}, "leave it at auto"),
+    ],
+)
+def test_the_mode_is_refused_elsewhere(
+    name: str, changes: dict[str, Any], message: str, model_folder: Callable[[str], Path]
+) -> None:
+    chosen = options(model_folder(name), **changes)
+    loaded = load_model(chosen)
+    with torch.inference_mode():
+        with pytest.raises(ModelLoadError, match=message):
+            build(loaded, chosen, None)
+        build(loaded, replace(chosen, batch_invariant=False), None)
+
+
+def test_the_mode_needs_numba(model_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = options(model_folder("llama"))
+    loaded = load_model(chosen)
+    monkeypatch.setattr(native.decoder, "available", lambda: False)
+    with pytest.raises(ModelLoadError, match="numba is not installed"):
+        build(loaded, chosen, None)
