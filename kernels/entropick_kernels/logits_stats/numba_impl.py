@@ -36,7 +36,7 @@ def chunk_moments(x: Float32, lo: int, hi: int, top: Any, weights: Float32) -> t
         y = np.float32((x[lo + i] - top) * LOG2_E)
         w = exp2(y)
         weights[i] = _ZERO if y < LOWEST else w
-    # a loop that sums must not store: LLVM would guard it with a check of addresses, and behind that guard the
+    # a loop that sums must not store: LLVM would guard it by a check of addresses, and behind that guard the
     # order of the sums is another one
     for i in range(hi - lo):
         y = np.float32((x[lo + i] - top) * LOG2_E)
