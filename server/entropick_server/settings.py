@@ -40,6 +40,9 @@ class Settings(BaseSettings):
     model: str | None = Field(
         None, description="folder of a model in Hugging Face format, or a hub id; left out: the shipped one"
     )
+    engine: Literal["torch", "vllm"] = Field(
+        "torch", description="what runs the model: the embedded engine, or vLLM"
+    )
     served_model_name: str | None = Field(None, min_length=1, description="the model's id for clients")
     max_model_len: int | None = Field(None, ge=1, description="tokens of context; left out: the model's own")
     max_num_seqs: int = Field(16, ge=1, le=4096, description="requests that run at the same time")
@@ -61,6 +64,11 @@ class Settings(BaseSettings):
     )
     kernels: KernelsChoice = Field(
         "auto", description="kernels that attend, measure and draw: the fastest, or this implementation"
+    )
+    monitored_layers: str | None = Field(
+        None,
+        pattern=r"^\d+(,\d+)*$",
+        description="layers whose attention is measured, as 0,3; left out: all",
     )
     threads: int | None = Field(None, ge=1, description="CPU threads of the engine")
     allow_unvalidated: bool = Field(False, description="serve an architecture that was not validated")
@@ -98,6 +106,9 @@ class Settings(BaseSettings):
             dtype=self.dtype,
             device=self.device,
             threads=self.threads,
+            monitored_layers=None
+            if self.monitored_layers is None
+            else tuple(int(layer) for layer in self.monitored_layers.split(",")),
             kernels=self.kernels,
             allow_unvalidated=self.allow_unvalidated,
             calibrate=self.calibrate,
