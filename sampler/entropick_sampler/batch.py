@@ -42,7 +42,8 @@ class SampledBatch:
         Raises ValueError for a bad override, or preset ``calibrated`` without a profile.
         """
         self._rows = SamplerRows.build(rows, profile, device, branches)
-        self._state = state
+        self.state = state
+        """what the policy remembers of each row: after a step, what follows from it"""
         self._implementation = implementation
         self._native = None
         if _native is not None and implementation in (None, "numba") and torch.device(device).type == "cpu":
@@ -50,9 +51,9 @@ class SampledBatch:
             self._native = _native.NativeRows(r.policy, (r.seeds, r.draws, r.branch), r.candidates)
 
     @property
-    def state(self) -> PolicyState:
-        """What the policy remembers of each row, after the last step."""
-        return self._state
+    def candidates(self) -> int:
+        """Candidates that are drawn of a token, in the row with most."""
+        return self._rows.candidates
 
     def step(
         self,
@@ -64,7 +65,21 @@ class SampledBatch:
         clarify: Tensor,
         measure: bool = True,
     ) -> list[TokenRow]:
-        """Measure, decide and draw: one line on the host for every row.
+        """Measure, decide and draw: one line on the host for every row; arguments as for :meth:`packed`."""
+        packed = self.packed(logits, attention, attended, positions, forced, clarify, measure)
+        return unpack(packed, self._rows.candidates)
+
+    def packed(
+        self,
+        logits: Tensor,
+        attention: Tensor | None,
+        attended: Tensor | None,
+        positions: Tensor,
+        forced: Tensor,
+        clarify: Tensor,
+        measure: bool = True,
+    ) -> Tensor:
+        """A step's packed lines (:mod:`~.packed`) on the host, float64 [B, C].
 
         Arguments as for :func:`~.step.sample_step`. ``measure`` False leaves the signals out, for batches of
         policy ``fixed`` on the native path: log probabilities and draws are as ever. Raises ValueError
@@ -75,21 +90,21 @@ class SampledBatch:
             raise ValueError("only the native step of rows of policy 'fixed' can leave measuring out")
         if native is not None:
             columns = (positions, forced, clarify)
-            packed, self._state = native.step(logits, attention, attended, self._state, columns, measure)
+            packed, self.state = native.step(logits, attention, attended, self.state, columns, measure)
         else:
-            result, self._state = sample_step(
+            result, self.state = sample_step(
                 logits,
                 attention,
                 attended,
                 self._rows,
-                self._state,
+                self.state,
                 positions,
                 forced,
                 clarify,
                 self._implementation,
             )
             packed = result.pack().cpu()
-        return unpack(packed, self._rows.candidates)
+        return packed
 
 
 def warmup() -> None:

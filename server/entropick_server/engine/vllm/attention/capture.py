@@ -1,0 +1,117 @@
+"""The newest queries of a step and the keys they saw, measured once for all monitored layers and rows.
+
+A backend's forward keeps references only; the statistics are made when the sampler runs, after the forward,
+where every row and layer goes through each operation together. Knows nothing of vLLM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from entropick_kernels.attention_stats import HeadStats, head_stats, layer_signals
+
+try:
+    from . import native as _native
+except ImportError:  # numba is not installed: torch serves everything
+    _native = None  # type: ignore[assignment]
+
+
+class Captured(NamedTuple):
+    """One layer in one step.
+
+    ``queries`` [B, H, D]: of each row's newest token. ``keys`` [P, Hk, D or more, page]: the cache, every
+    page transposed, keys in its first D rows. ``pages`` int [B, N], ``lengths`` int [B]: as in
+    ``decode_attention``; ``longest``: the largest length or more. ``window``: the last so many keys, None for
+    all; ``softcap`` 0: none.
+    """
+
+    queries: Tensor
+    keys: Tensor
+    pages: Tensor
+    lengths: Tensor
+    longest: int
+    scale: float
+    window: int | None
+    softcap: float
+
+
+class Attention(NamedTuple):
+    """``signals`` [B, 6], the mean over layers of ``by_layer`` [L, B, 6]; ``heads``: fields [L, B, H]."""
+
+    signals: Tensor
+    by_layer: Tensor
+    heads: HeadStats
+
+
+def scores(layer: Captured, rows: int) -> Tensor:
+    """Scores that enter the softmax, float32 [B, H, N * page]; of keys beyond a row's length: anything."""
+    kv_heads, page, width = layer.keys.shape[1], layer.keys.shape[3], layer.queries.shape[2]
+    pages = layer.pages[:rows, : -(-layer.longest // page)].long()
+    keys = layer.keys[:, :, :width][pages].float()  # [B, N, Hk, D, page]
+    grouped = layer.queries[:rows].float().view(rows, 1, kv_heads, -1, width)
+    found = torch.matmul(grouped, keys).mul_(layer.scale)  # [B, N, Hk, g, page]
+    if layer.softcap:
+        found.div_(layer.softcap).tanh_().mul_(layer.softcap)
+    return found.permute(0, 2, 3, 1, 4).reshape(rows, -1, pages.shape[1] * page)
+
+
+def valid_keys(layer: Captured, rows: int, span: int) -> Tensor:
+    """Which keys the newest queries see, bool [B, span]."""
+    position = torch.arange(span, device=layer.lengths.device)
+    ends = layer.lengths[:rows].unsqueeze(1)
+    seen = position < ends
+    return seen if layer.window is None else seen & (position >= ends - layer.window)
+
+
+def measure(layers: Sequence[Captured], rows: int) -> Attention:
+    """The statistics of ``rows`` rows in every layer."""
+    if _native is not None and _small(layers, rows):
+        return _natively(layers, rows)
+    found = [scores(layer, rows) for layer in layers]
+    spans = {(layer.window, s.shape) for layer, s in zip(layers, found, strict=True)}
+    if len(spans) == 1:
+        heads = head_stats(torch.stack(found), valid_keys(layers[0], rows, found[0].shape[-1]).unsqueeze(0))
+        heads = heads._replace(keys=heads.keys.expand(len(found), rows))
+    else:
+        one = [
+            head_stats(s, valid_keys(layer, rows, s.shape[-1]))
+            for layer, s in zip(layers, found, strict=True)
+        ]
+        heads = HeadStats(*(torch.stack(figures) for figures in zip(*one, strict=True)))
+    by_layer = layer_signals(heads)
+    return Attention(by_layer.mean(0), by_layer, heads)
+
+
+def warm_up() -> None:
+    """Compile the native loops, or load them from numba's cache."""
+    if _native is not None:
+        _native.warm()
+
+
+def _small(layers: Sequence[Captured], rows: int) -> bool:
+    """Whether native loops serve these layers together, and are faster than torch's threads."""
+    first = layers[0]
+    heads, width = first.queries.shape[1:]
+    return rows * first.longest * heads * width < _native.WORTH_THREADS and all(
+        _native.serves(layer.queries, layer.keys)
+        and layer.pages is first.pages
+        and layer.queries.shape == first.queries.shape
+        and layer.keys.shape[1:] == first.keys.shape[1:]
+        for layer in layers
+    )
+
+
+def _natively(layers: Sequence[Captured], rows: int) -> Attention:
+    first = layers[0]
+    columns = -(-first.longest // first.keys.shape[3])
+    return Attention(
+        *_native.measure_native(
+            [_native.Layer(c.queries[:rows], c.keys, c.scale, c.window, c.softcap) for c in layers],
+            first.pages[:rows, :columns],
+            first.lengths[:rows],
+        )
+    )
