@@ -6,15 +6,18 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from .engine.base import EngineError
+from .engine.base import Engine, EngineError
 from .engine.types import EngineOptions
 from .settings import Settings, SettingsError, load_settings
 from .version import server_version
 
 _EPILOG = """\
+with --engine vllm, arguments behind -- are vLLM's own: serve MODEL --engine vllm -- --tensor-parallel-size 2
+
 every option can also be set as ENTROPICK_<NAME> (ENTROPICK_MAX_MODEL_LEN=4096) or in the TOML file that
 --config or ENTROPICK_CONFIG names; the command line wins over the environment, that over the file.
 """
@@ -26,7 +29,10 @@ _CALIBRATION = ("max_model_len", "max_num_batched_tokens", "kv_cache_bytes", "dt
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    args = _parser().parse_args(argv)
+    ours, theirs = _split(sys.argv[1:] if argv is None else argv)
+    args = _parser().parse_args(ours)
+    if theirs and args.command != "serve":
+        return _fail("arguments behind -- are for serve --engine vllm", 2)
     if args.command == "version":
         print(server_version())
         return 0
@@ -36,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = load_settings(args.config, **given)
         if args.command == "calibrate":
             return _calibrate(settings, args.data, args.output, args.clarify_text)
-        return _serve(settings)
+        return _serve(settings, theirs)
     except SettingsError as error:
         return _fail(str(error), 2)
     except EngineError as error:
@@ -48,13 +54,36 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
-def _serve(settings: Settings) -> int:
-    # a heavy import (torch), which neither --help nor `version` needs
+def _split(argv: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
+    """Our arguments, and those behind --, which are vLLM's."""
+    at = argv.index("--") if "--" in argv else len(argv)
+    return argv[:at], argv[at + 1 :]
+
+
+def _serve(settings: Settings, theirs: Sequence[str]) -> int:
+    if theirs and settings.engine != "vllm":
+        return _fail("arguments behind -- are vLLM's own: they need --engine vllm", 2)
+    if settings.engine == "vllm" and find_spec("vllm") is None:
+        return _fail(
+            "--engine vllm needs vLLM, which is not installed: pip install 'entropick[vllm]' (for CUDA; "
+            "docs/vllm.md names the CPU build)",
+            1,
+        )
+    # heavy imports (torch), which neither --help nor `version` needs
     from .calibration import calibrate_first
-    from .engine.torch_engine import TorchEngine
     from .serve import serve
 
-    error = serve(TorchEngine(_engine_options(settings), calibrate_first), settings)
+    options = _engine_options(settings)
+    engine: Engine
+    if settings.engine == "vllm":
+        from .engine.vllm.engine import VllmEngine
+
+        engine = VllmEngine(options, theirs, calibrate_first)
+    else:
+        from .engine.torch_engine import TorchEngine
+
+        engine = TorchEngine(options, calibrate_first)
+    error = serve(engine, settings)
     if error is None:
         return 0
     return _fail(f"the model could not be loaded: {error}", 1)

@@ -78,10 +78,14 @@ def pack(tokens: Sequence[Token]) -> dict[str, Any]:
     """The four series of :class:`Finished`."""
     kept = tokens[:MAX_SERIES]
     nan = math.nan
+
+    def temperature(token: Token) -> float:
+        return nan if token.forced or token.parameters is None else token.parameters.temperature
+
     return {
         "token_ids": array("q", (t.token_id for t in kept)),
         "strategies": array("b", (-1 if t.strategy is None else int(t.strategy) for t in kept)),
-        "temperatures": array("f", (nan if t.forced else t.parameters.temperature for t in kept)),
+        "temperatures": array("f", (temperature(t) for t in kept)),
         "signals": tuple(
             array("f", (nan if (v := t.signals[column]) is None else v for t in kept))
             for column in range(len(SIGNAL_NAMES))

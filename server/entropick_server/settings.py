@@ -63,6 +63,9 @@ class Settings(BaseSettings):
     model: str | None = Field(
         None, description="folder of a model in Hugging Face format, or a hub id; left out: the shipped one"
     )
+    engine: Literal["torch", "vllm"] = Field(
+        "torch", description="what runs the model: the embedded engine, or vLLM"
+    )
     served_model_name: str | None = Field(None, min_length=1, description="the model's id for clients")
     max_model_len: int | None = Field(None, ge=1, description="tokens of context; left out: the model's own")
     max_num_seqs: int = Field(16, ge=1, le=4096, description="requests that run at the same time")
@@ -87,6 +90,11 @@ class Settings(BaseSettings):
     )
     batch_invariant: bool = Field(
         False, description="serve only where a request gets the same bits whatever else runs"
+    )
+    monitored_layers: str | None = Field(
+        None,
+        pattern=r"^\d+(,\d+)*$",
+        description="layers whose attention is measured, as 0,3; left out: all",
     )
     threads: int | None = Field(None, ge=1, description="CPU threads of the engine")
     allow_unvalidated: bool = Field(False, description="serve an architecture that was not validated")
@@ -152,6 +160,9 @@ class Settings(BaseSettings):
             dtype=self.dtype,
             device=self.device,
             threads=self.threads,
+            monitored_layers=None
+            if self.monitored_layers is None
+            else tuple(int(layer) for layer in self.monitored_layers.split(",")),
             kernels=self.kernels,
             batch_invariant=self.batch_invariant,
             allow_unvalidated=self.allow_unvalidated,

@@ -48,7 +48,7 @@ def token_row(index: int, token: Token, tokenizer: Tokenizer, *, eos: bool, stop
         token_id=token.token_id,
         strategy=None if token.strategy is None else token.strategy.label,
         forced=token.forced,
-        parameters=_parameters(token.parameters),
+        parameters=None if token.parameters is None else _parameters(token.parameters),
         signals=SignalValues(**measured(token)),
     )
     if eos:

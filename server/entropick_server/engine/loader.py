@@ -62,7 +62,7 @@ def load_model(options: EngineOptions) -> Loaded:
     source = options.model
     device = _device(options.device)
     dtype = _dtype(options.dtype, device)
-    folder = _folder(source)
+    folder = model_folder(source)
     # a folder for a folder, an id for an id: transformers then fetches what is missing itself
     where = folder if _is_folder(source) else source
     register()
@@ -127,12 +127,12 @@ def describe(
         architecture=str(config.model_type),
         max_model_len=longest,
         vocab_size=int(config.vocab_size),
-        eos_token_ids=_eos(model.generation_config, config),
+        eos_token_ids=eos_token_ids(model.generation_config, config),
         monitored_layers=tuple(sorted(monitored)),
         parameters=sum(p.numel() for p in model.parameters()),
         dtype=str(parameter.dtype).removeprefix("torch."),
         device=str(parameter.device),
-        defaults=_defaults(model.generation_config),
+        defaults=generation_defaults(model.generation_config),
         created=int(time.time()),
     )
     return Loaded(
@@ -194,7 +194,7 @@ def _is_folder(source: str) -> bool:
     return Path(source).expanduser().is_dir()
 
 
-def _folder(source: str) -> Path:
+def model_folder(source: str) -> Path:
     """The local folder of a model; a hub id's small files are fetched for it. Raises ModelLoadError."""
     path = Path(source).expanduser()
     if _is_folder(source):
@@ -236,7 +236,8 @@ def _dtype(name: str, device: torch.device) -> torch.dtype:
     return _DTYPES[name]
 
 
-def _eos(generation: GenerationConfig | None, config: PreTrainedConfig) -> tuple[int, ...]:
+def eos_token_ids(generation: GenerationConfig | None, config: PreTrainedConfig) -> tuple[int, ...]:
+    """The tokens that end a reply: the generation config's, else the config's."""
     found: Any = getattr(generation, "eos_token_id", None)
     if found is None:
         found = getattr(config, "eos_token_id", None)
@@ -245,7 +246,8 @@ def _eos(generation: GenerationConfig | None, config: PreTrainedConfig) -> tuple
     return tuple(int(i) for i in found) if isinstance(found, list | tuple) else (int(found),)
 
 
-def _defaults(generation: GenerationConfig | None) -> GenerationDefaults:
+def generation_defaults(generation: GenerationConfig | None) -> GenerationDefaults:
+    """What the routes use where a client is silent."""
     if generation is None:
         return GenerationDefaults()
     return GenerationDefaults(

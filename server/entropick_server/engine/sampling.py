@@ -178,22 +178,8 @@ class StepSampler:
         return unfinished_character(before + (self._tokenizer.token_bytes(token_id) or b""))
 
     def _first(self, token: Token, before: bytes, token_id: int, logprob: float, score: float) -> First:
-        """Another token from the distribution of ``token``, drawn once."""
-        emitted = min(logprob, 0.0)
-        signals = list(token.signals)
-        signals[_SURPRISAL] = abs(emitted / math.log(2.0))
-        detail = token.detail
-        return First(
-            replace(
-                token,
-                token_id=token_id,
-                logprob=emitted,
-                signals=tuple(signals),
-                parameters=replace(token.parameters, n_candidates=1),
-                detail=detail and replace(detail, candidates=(Candidate(token_id, logprob, score),)),
-            ),
-            self._unfinished(before, token_id),
-        )
+        """What a branch would begin with."""
+        return First(drawn_beside(token, token_id, logprob, score), self._unfinished(before, token_id))
 
     def _compose(self, sequences: tuple[Sequence, ...]) -> None:
         """Resident parameters and policy state for these rows."""
@@ -259,6 +245,22 @@ class StepSampler:
             )
             for at, i in enumerate(wanted)
         }
+
+
+def drawn_beside(token: Token, token_id: int, logprob: float, score: float) -> Token:
+    """Another token from the distribution of ``token``, drawn once."""
+    emitted = min(logprob, 0.0)
+    signals = list(token.signals)
+    signals[_SURPRISAL] = abs(emitted / math.log(2.0))
+    detail = token.detail
+    return replace(
+        token,
+        token_id=token_id,
+        logprob=emitted,
+        signals=tuple(signals),
+        parameters=token.parameters and replace(token.parameters, n_candidates=1),
+        detail=detail and replace(detail, candidates=(Candidate(token_id, logprob, score),)),
+    )
 
 
 def unfinished_character(data: bytes) -> bytes:

@@ -94,15 +94,16 @@ class Token:
 
     ``signals`` follows ``entropick_sampler.signals.SIGNALS``; ``None`` where the engine could not measure.
     ``logprob`` (nats) and ``top_logprobs`` report the measured distribution. ``strategy`` is None where the
-    policy was off. ``forced`` marks the tokens of an inserted clarifying text. ``branches``: at telemetry
-    ``full``, of the token where branches opened; in order of their numbers.
+    policy was off. ``parameters``: None, and ``logprob`` NaN, where an engine lost what it measured (vLLM's
+    workers tell it apart from the token). ``forced`` marks the tokens of an inserted clarifying text.
+    ``branches``: at telemetry ``full``, of the token where branches opened; in order of their numbers.
     """
 
     token_id: int
     logprob: float
     signals: tuple[float | None, ...]
     strategy: Strategy | None
-    parameters: TokenParameters
+    parameters: TokenParameters | None
     forced: bool = False
     top_logprobs: tuple[tuple[int, float], ...] = ()
     detail: TokenDetail | None = None

@@ -86,8 +86,8 @@ class TokenRow(BaseModel):
     token_id: int
     strategy: str | None
     forced: bool
-    parameters: ParameterValues = Field(
-        description="of a forced token: what the policy would have drawn with"
+    parameters: ParameterValues | None = Field(
+        description="of a forced token: what the policy would have drawn with; null: not known"
     )
     signals: Any = Field(description="signal name -> value; SignalValues")
     eos: bool = Field(default=False, description="the model's end of sequence; absent elsewhere")

@@ -1,0 +1,78 @@
+"""The newest queries of a step and the keys they saw, measured once for all monitored layers and rows.
+
+A backend's forward keeps references only; the statistics are made when the sampler runs, after the forward,
+where every row and layer goes through each operation together. Knows nothing of vLLM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from entropick_kernels.attention_stats import HeadStats, head_stats, layer_signals
+
+
+class Captured(NamedTuple):
+    """One layer in one step.
+
+    ``queries`` [B, H, D]: of each row's newest token. ``keys`` [P, Hk, D, page]: the cache, every page
+    transposed. ``pages`` int [B, N], ``lengths`` int [B]: as in ``decode_attention``; ``longest``: the
+    largest length or more. ``window``: the last so many keys, None for all; ``softcap`` 0: none.
+    """
+
+    queries: Tensor
+    keys: Tensor
+    pages: Tensor
+    lengths: Tensor
+    longest: int
+    scale: float
+    window: int | None
+    softcap: float
+
+
+class Attention(NamedTuple):
+    """``signals`` [B, 6], the mean over layers of ``by_layer`` [L, B, 6]; ``heads``: fields [L, B, H]."""
+
+    signals: Tensor
+    by_layer: Tensor
+    heads: HeadStats
+
+
+def scores(layer: Captured, rows: int) -> Tensor:
+    """Scores that enter the softmax, float32 [B, H, N * page]; of keys beyond a row's length: anything."""
+    _, kv_heads, width, page = layer.keys.shape
+    pages = layer.pages[:rows, : -(-layer.longest // page)].long()
+    keys = layer.keys[pages].float()  # [B, N, Hk, D, page]
+    grouped = layer.queries[:rows].float().view(rows, 1, kv_heads, -1, width)
+    found = torch.matmul(grouped, keys).mul_(layer.scale)  # [B, N, Hk, g, page]
+    if layer.softcap:
+        found.div_(layer.softcap).tanh_().mul_(layer.softcap)
+    return found.permute(0, 2, 3, 1, 4).reshape(rows, -1, pages.shape[1] * page)
+
+
+def valid_keys(layer: Captured, rows: int, span: int) -> Tensor:
+    """Which keys the newest queries see, bool [B, span]."""
+    position = torch.arange(span, device=layer.lengths.device)
+    ends = layer.lengths[:rows].unsqueeze(1)
+    seen = position < ends
+    return seen if layer.window is None else seen & (position >= ends - layer.window)
+
+
+def measure(layers: Sequence[Captured], rows: int) -> Attention:
+    """The statistics of ``rows`` rows in every layer."""
+    found = [scores(layer, rows) for layer in layers]
+    spans = {(layer.window, s.shape) for layer, s in zip(layers, found, strict=True)}
+    if len(spans) == 1:
+        heads = head_stats(torch.stack(found), valid_keys(layers[0], rows, found[0].shape[-1]).unsqueeze(0))
+        heads = heads._replace(keys=heads.keys.expand(len(found), rows))
+    else:
+        one = [
+            head_stats(s, valid_keys(layer, rows, s.shape[-1]))
+            for layer, s in zip(layers, found, strict=True)
+        ]
+        heads = HeadStats(*(torch.stack(figures) for figures in zip(*one, strict=True)))
+    by_layer = layer_signals(heads)
+    return Attention(by_layer.mean(0), by_layer, heads)

@@ -1,0 +1,93 @@
+"""vLLM's CPU attention with the newest queries captured. vLLM builds it in place of CPU_ATTN.
+
+A page of the cache holds keys as K^T [D, page] in its first half where the kernels' layout is "vec"; other
+layouts (vec16, amx, neon, ...) are not read: their layers are not measured.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Final
+
+from torch import Tensor
+from vllm.config import get_current_vllm_config
+from vllm.v1.attention.backend import AttentionType
+from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend, CPUAttentionBackendImpl
+
+from ..hub import Hub
+from .capture import Captured
+
+_log = logging.getLogger(__name__)
+_READABLE: Final = "vec"
+
+
+class MeasuredCPUAttention(CPUAttentionBackendImpl):
+    """One layer's attention; monitored layers hand their newest queries to the hub."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._hub = Hub.of(get_current_vllm_config())
+        plain = (
+            self.attn_type == AttentionType.DECODER
+            and self.alibi_slopes is None
+            and self.sinks is None
+            and not self.is_fp8_kv_cache
+        )
+        self._measured = bool(self._hub.layers) and plain
+
+    def forward(
+        self,
+        layer: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        kv_cache: Tensor,
+        attn_metadata: Any,
+        output: Tensor,
+        output_scale: Tensor | None = None,
+        output_block_scale: Tensor | None = None,
+    ) -> Tensor:
+        """As vLLM's, which see; keeps references to what the statistics need."""
+        out: Tensor = super().forward(
+            layer, query, key, value, kv_cache, attn_metadata, output, output_scale, output_block_scale
+        )
+        if attn_metadata is None or not self._measured:
+            return out
+        number = layer_number(layer.layer_name)
+        if number not in self._hub.layers:
+            return out
+        if layer.isa != _READABLE:
+            _log.warning("attention of layers in the %r layout is not measured", layer.isa)
+            self._measured = False
+            return out
+        pages, kv_heads, page, _ = kv_cache.shape
+        newest = attn_metadata.query_start_loc[1:].long() - 1
+        self._hub.capture(
+            number,
+            Captured(
+                query.view(-1, self.num_heads, self.head_size).index_select(0, newest),
+                kv_cache.view(pages, kv_heads, 2, self.head_size, page)[:, :, 0],
+                attn_metadata.block_table,
+                attn_metadata.seq_lens,
+                attn_metadata.max_seq_len,
+                self.scale,
+                self.sliding_window if self.sliding_window > 0 else None,
+                self.logits_soft_cap,
+            ),
+        )
+        return out
+
+
+class MeasuredCPUBackend(CPUAttentionBackend):
+    """CPU_ATTN whose layers are :class:`MeasuredCPUAttention`."""
+
+    @staticmethod
+    def get_impl_cls() -> type[CPUAttentionBackendImpl]:
+        """The layer's class."""
+        return MeasuredCPUAttention
+
+
+def layer_number(name: str) -> int:
+    """The number in a layer's name (``model.layers.3.self_attn.attn``), -1 without one."""
+    parts = [part for part in name.split(".") if part.isdigit()]
+    return int(parts[0]) if parts else -1

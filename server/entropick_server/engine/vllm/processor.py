@@ -1,0 +1,258 @@
+"""The logits processor: measures, decides and draws for every row of ours, and leaves one token to each.
+
+One class for both of vLLM's runners: V1 calls ``update_state`` and ``apply(logits)``, V2 ``add_request`` and
+``apply(logits, ctx)``. Rows without our field in ``extra_args`` are left as they are. In a plain vLLM:
+``vllm serve MODEL --logits-processors entropick_server.engine.vllm.processor:EntropickProcessor``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer
+from vllm.v1.sample.logits_processor.interface import LogitsProcessor as V1Processor
+from vllm.v1.sample.logits_processor.interface import MoveDirectionality
+from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsProcessor as V2Processor
+
+from entropick_kernels.logits_stats import logits_stats
+from entropick_sampler.policy import PolicyState, initial_state
+from entropick_sampler.profile import DEFAULT_CLARIFY_TEXT
+from entropick_sampler.step import SamplerRows, StepResult, TokenRow, sample_step, unpack
+
+from ..sampling import ClarifyText
+from ..tokenizer import FastTokenizer
+from .attention.capture import Attention
+from .hub import Hub, kernels
+from .rows import Row, RowTable
+from .side_channel import Mark
+from .wire import FIELD, RowSpec, parse, servable
+
+_NEVER = int(initial_state(1).tokens_since_clarify)
+_DEFAULTS: Mapping[str, float] = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0}
+"""vLLM's own: a client that sends these cannot be told from one that is silent"""
+_PENALTIES: Mapping[str, float] = {
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+    "repetition_penalty": 1.0,
+}
+
+
+def row_spec(params: Any) -> RowSpec | None:
+    """What a vLLM ``SamplingParams`` says to us, None for nothing. Raises ValueError that names the field."""
+    told = (params.extra_args or {}).get(FIELD)
+    if told is None:
+        return None
+    sampling = {n: None if getattr(params, n) == d else getattr(params, n) for n, d in _DEFAULTS.items()}
+    for name, none in _PENALTIES.items():
+        if getattr(params, name) != none:
+            raise ValueError(f"{name}: not served together with {FIELD}")
+    return parse(told, {**sampling, "seed": params.seed})
+
+
+class EntropickProcessor(V1Processor, V2Processor):
+    """See the module. Built by vLLM, once in every worker."""
+
+    @classmethod
+    def validate_params(cls, sampling_params: Any) -> None:
+        """Raise ValueError, which clients see as a 400."""
+        row_spec(sampling_params)
+
+    def __init__(self, vllm_config: Any, second: Any, is_pin_memory: bool = False) -> None:
+        """``second``: the device (V1), or the runner's ``LogitsProcRequestState`` (V2).
+
+        Raises ValueError where speculative decoding is on: a row must be one token a step.
+        """
+        if vllm_config.speculative_config is not None:
+            raise ValueError("entropick decides token by token: switch speculative decoding off")
+        self._states = second if hasattr(second, "prompt_len") else None
+        self._device = torch.device(second.device if self._states is not None else second)
+        self._hub = Hub.of(vllm_config)
+        self._kernels = kernels(vllm_config)
+        source = vllm_config.model_config.tokenizer or vllm_config.model_config.model
+        self._tokenizer = FastTokenizer(AutoTokenizer.from_pretrained(source, trust_remote_code=False))
+        self._sharded = vllm_config.parallel_config.tensor_parallel_size > 1
+        self._table = RowTable()
+        self._version = -1
+        self._clarify = ClarifyText()
+        self._composed: tuple[Row, ...] = ()
+        self._resident = SamplerRows.build([], None, self._device)
+
+    def is_argmax_invariant(self) -> bool:
+        """False: it must see greedy requests and come before temperatures (V1)."""
+        return False
+
+    def update_state(self, batch_update: Any) -> None:
+        """V1: rows leave, join and move, in this order."""
+        if batch_update is None:
+            return
+        for place in batch_update.removed:
+            self._table.leave(place)
+        for place, params, _, output in batch_update.added:
+            self._table.join(place, row_spec(params), output)
+        for source, target, way in batch_update.moved:
+            self._table.move(source, target, swap=way == MoveDirectionality.SWAP)
+
+    def add_request(self, req_idx: int, sampling_params: Any) -> bool:
+        """V2: a request takes a slot; whether it is ours."""
+        spec = row_spec(sampling_params)
+        self._table.join(req_idx, spec)
+        return spec is not None
+
+    def apply(self, logits: Tensor, ctx: Any = None) -> Tensor:
+        """Leave one token in the rows of ours: float32 [B, V], changed in place."""
+        count = logits.shape[0]
+        attention = self._hub.attention(count)  # also where it is not needed: the step's queries are let go
+        if not len(self._table):
+            return logits
+        if ctx is None:
+            rows = self._table.at(range(count))
+            taken = [0 if row is None else len(row.output) for row in rows]
+            thrown = self._hub.unfinished_prompts(count)
+        else:
+            rows, taken, thrown = self._places(ctx, count)
+        mine = [i for i, row in enumerate(rows) if row is not None]
+        if mine:
+            live = tuple(row for row in rows if row is not None)
+            self._draw(logits, mine, live, [taken[i] for i in mine], attention, thrown)
+        return logits
+
+    def _places(self, ctx: Any, count: int) -> tuple[list[Row | None], list[int], Sequence[bool]]:
+        """V2: the rows of a step, how many tokens each has, and whose prompts are unfinished."""
+        slots = ctx.idx_mapping_np
+        if len(slots) != count:
+            raise RuntimeError("entropick decides token by token: a request has several rows in this step")
+        states, lengths = self._states, ctx.seq_lens_upper_bound_np
+        if states is None:
+            raise RuntimeError("this processor was built for V1")
+        taken = (lengths - states.prompt_len.np[slots]).clip(min=0).tolist()
+        thrown: list[bool] = (lengths < states.prefill_len.np[slots]).tolist()
+        return self._table.at(slots.tolist()), taken, thrown
+
+    def _draw(
+        self,
+        logits: Tensor,
+        mine: list[int],
+        rows: tuple[Row, ...],
+        taken: list[int],
+        attention: Attention | None,
+        thrown: Sequence[bool] | None,
+    ) -> None:
+        self._compose(rows)
+        for row, count in zip(rows, taken, strict=True):
+            row.settle(count, self._tokenizer)
+        texts = [row.clarify_at(self._clarify, count) for row, count in zip(rows, taken, strict=True)]
+        n = len(rows)
+        numbers = [row.spec.start + count for row, count in zip(rows, taken, strict=True)]
+        numbers += [row.forced[0] if row.forced else -1 for row in rows]
+        numbers += [text[0] if text else -1 for text in texts]
+        numbers += [row.clarify_used for row in rows]
+        numbers += [_NEVER if row.since_clarify is None else row.since_clarify for row in rows]
+        position, forced, clarify, used, since = torch.tensor(numbers).to(self._device).view(5, n).unbind(0)
+        whole = n == logits.shape[0]
+        index = None if whole else torch.tensor(mine, device=logits.device)
+        part = logits if index is None else logits.index_select(0, index)
+        # heads are spread over the workers of a layer: one worker's are not the layer's
+        if self._sharded:
+            attention = None
+        signals = None if attention is None else attention.signals
+        if signals is not None and index is not None:
+            signals = signals.index_select(0, index)
+        result, _ = sample_step(
+            part, signals, None, self._resident, PolicyState(used, since), position, forced, clarify,
+            self._kernels,
+        )  # fmt: skip
+        packed = result.pack().cpu()
+        lines = unpack(packed, self._resident.candidates)
+        marks = self._told(rows, taken, mine, lines, texts, part, attention)
+        self._leave_one(logits, index, result)
+        outbox = self._hub.outbox
+        if outbox is not None:
+            sent = [
+                (i, mark)
+                for i, mark in enumerate(marks)
+                if mark is not None and not (thrown is not None and thrown[mine[i]])
+            ]
+            if sent:
+                chosen = packed if len(sent) == n else packed[[i for i, _ in sent]]
+                outbox.send([mark for _, mark in sent], chosen, self._resident.candidates)
+
+    def _leave_one(self, logits: Tensor, index: Tensor | None, result: StepResult) -> None:
+        token = result.token.unsqueeze(1)
+        if index is None:
+            logits.fill_(-math.inf).scatter_(1, token, 0.0)
+        else:
+            logits.index_fill_(0, index, -math.inf)
+            logits[index, token.squeeze(1)] = 0.0
+
+    def _compose(self, rows: tuple[Row, ...]) -> None:
+        """Resident parameters for these rows; rebuilt where they, or the profile, are others."""
+        if self._version != self._hub.version:
+            self._version, self._composed = self._hub.version, ()
+            profile = self._hub.profile
+            text = profile.clarify_text if profile else DEFAULT_CLARIFY_TEXT
+            self._clarify = ClarifyText.of(text, self._tokenizer)
+        if rows == self._composed:
+            return
+        specs = [servable(row.spec, self._hub.profile) for row in rows]
+        self._resident = SamplerRows.build(
+            [(spec.sampling, spec.policy) for spec in specs],
+            self._hub.profile,
+            self._device,
+            [spec.branch for spec in specs],
+        )
+        self._composed = rows
+
+    def _told(
+        self,
+        rows: Sequence[Row],
+        taken: Sequence[int],
+        mine: Sequence[int],
+        lines: Sequence[TokenRow],
+        texts: Sequence[tuple[int, ...]],
+        logits: Tensor,
+        attention: Attention | None,
+    ) -> list[Mark | None]:
+        """What the server is told of each row; before the logits are overwritten."""
+        marks: list[Mark | None] = []
+        tops = self._tops(rows, logits)
+        for i, (row, count, line, text) in enumerate(zip(rows, taken, lines, texts, strict=True)):
+            forced = row.drew(count, line, text)
+            spec = row.spec
+            if spec.key is None:
+                marks.append(None)
+                continue
+            detail = None
+            if spec.policy.telemetry == "full" and attention is not None:
+                detail = _detail(attention, mine[i])
+            position = spec.start + count
+            marks.append(Mark(spec.key, position, forced, line.inserted, tops.get(i, ()), detail))
+        return marks
+
+    def _tops(self, rows: Sequence[Row], logits: Tensor) -> dict[int, tuple[tuple[int, float], ...]]:
+        """The most probable tokens of the measured distribution, for the rows that ask."""
+        wanted = {i: n for i, row in enumerate(rows) if (n := row.spec.sampling.logprobs)}
+        if not wanted:
+            return {}
+        chosen = logits.index_select(0, torch.tensor(list(wanted), device=logits.device))
+        stats = logits_stats(chosen, implementation=self._kernels)
+        best = chosen.to(stats.log_z.dtype).topk(min(max(wanted.values()), chosen.shape[1]))
+        logprobs = (best.values - stats.max_logit.unsqueeze(1) - stats.log_z.unsqueeze(1)).clamp_max(0)
+        return {
+            i: tuple(zip(ids[:n], values[:n], strict=True))
+            for (i, n), ids, values in zip(
+                wanted.items(), best.indices.tolist(), logprobs.tolist(), strict=True
+            )
+        }
+
+
+def _detail(attention: Attention, row: int) -> dict[str, Any]:
+    """What telemetry ``full`` adds, by monitored layer and head."""
+    return {
+        "entropy": attention.heads.entropy[:, row].tolist(),
+        "scores": attention.heads.mean_abs_score[:, row].tolist(),
+        "per_layer": attention.by_layer[:, row].tolist(),
+    }

@@ -1,0 +1,44 @@
+"""What the server can ask of vLLM's workers, through ``collective_rpc``.
+
+vLLM imports this module in every worker before it builds the model (``--worker-extension-cls``), so the
+attention backend is registered here; in a plain vLLM the entry point ``vllm.general_plugins`` does it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from vllm.distributed.parallel_state import get_pp_group, get_tp_group
+
+from .hub import Hub
+from .plugin import register
+from .side_channel import Outbox
+from .wire import read_profile
+
+register()
+
+
+class WorkerExtension:
+    """Mixed into vLLM's worker class; ``vllm_config`` and ``model_runner`` are the worker's."""
+
+    vllm_config: Any
+    model_runner: Any
+
+    def entropick_open(self, channel: str, profile: Mapping[str, Any] | None) -> list[int]:
+        """Connect the worker to the server; the layers whose attention it can measure."""
+        hub = Hub.of(self.vllm_config)
+        hub.runner = self.model_runner
+        hub.use_profile(read_profile(profile))
+        if get_tp_group().rank_in_group == 0 and get_pp_group().is_last_rank:
+            hub.outbox = Outbox(channel)
+        return list(hub.layers)
+
+    def entropick_use_profile(self, profile: Mapping[str, Any] | None) -> None:
+        """Decide with another profile from the next step on."""
+        Hub.of(self.vllm_config).use_profile(read_profile(profile))
+
+    def entropick_take(self, key: str) -> list[list[bytes]]:
+        """Messages of the side channel with a key's rows, of the worker that draws; elsewhere none."""
+        outbox = Hub.of(self.vllm_config).outbox
+        return [] if outbox is None else outbox.take(key)
