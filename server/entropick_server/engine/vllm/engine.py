@@ -121,6 +121,10 @@ class VllmEngine:
             self._watcher = None
         if self._llm is not None:
             llm, self._llm = self._llm, None
+            if llm.output_handler is not None:
+                # it would take the shutdown for a death
+                llm.output_handler.cancel()
+                await asyncio.wait({llm.output_handler})
             await asyncio.to_thread(llm.shutdown)
         if self._inbox is not None:
             await self._inbox.close()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
-from ..base import EngineDeadError, EngineError
+from ..base import EngineDeadError, EngineError, QueueFullError
 from ..types import FinishReason
 from .chain import Piece, Step
 from .side_channel import Inbox
@@ -26,17 +28,19 @@ class VllmPieces:
         self._llm = llm
         self._inbox = inbox
         self._layers = tuple(layers)
+        self._numbers = itertools.count()
 
     async def run(self, piece: Piece) -> AsyncGenerator[list[Step], None]:
         """The tokens of a piece. Raises EngineError; closing it aborts the piece."""
         from vllm import SamplingParams
+        from vllm.exceptions import QueueOverflowError, VLLMError
         from vllm.sampling_params import RequestOutputKind
         from vllm.v1.engine.exceptions import EngineDeadError as VllmDead
         from vllm.v1.engine.exceptions import EngineGenerateError
 
-        key = piece.spec.key
-        if key is None:
-            raise ValueError("a piece needs a key")
+        # of its own, whoever asks again under the same request id
+        key = f"{piece.spec.key}#{next(self._numbers)}"
+        piece = replace(piece, spec=replace(piece.spec, key=key))
         params = SamplingParams(
             # the processor leaves one token: whoever draws draws it
             temperature=0.0,
@@ -69,7 +73,9 @@ class VllmPieces:
             raise EngineDeadError(DEAD) from error
         except EngineGenerateError as error:
             raise EngineError(f"vLLM failed on this request: {error.__cause__}") from error
-        except ValueError as error:
+        except QueueOverflowError as error:
+            raise QueueFullError(str(error)) from error
+        except VLLMError as error:
             raise EngineError(f"vLLM refuses this request: {error}") from error
         finally:
             self._inbox.forget(key)

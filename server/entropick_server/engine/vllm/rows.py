@@ -92,7 +92,7 @@ class RowTable:
         if spec is None:
             return
         row = None if spec.key is None else self._parked.pop(spec.key, None)
-        if row is None:
+        if row is None or row.spec != spec:
             row = Row.of(spec, output)
         row.output = output
         self._rows[place] = row

@@ -79,7 +79,8 @@ class Outbox:
     """The worker's end: sends without waiting, and keeps what it sent within a bound."""
 
     def __init__(self, address: str) -> None:
-        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PUSH)
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._socket = self._context.socket(zmq.PUSH)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.setsockopt(zmq.SNDHWM, _UNREAD)
         self._socket.connect(address)
@@ -107,7 +108,7 @@ class Outbox:
 
     def close(self) -> None:
         """Let the socket go."""
-        self._socket.close()
+        self._context.destroy(linger=0)
 
 
 Ask = Callable[[str], Awaitable[list[list[bytes]]]]
@@ -130,15 +131,16 @@ class Inbox:
         self._given_up: set[str] = set()
         self._news: dict[str, asyncio.Event] = {}
         self._cut = False
-        self._socket: zmq.asyncio.Socket | None = None
+        self._context: zmq.asyncio.Context | None = None
         self._reader: asyncio.Task[None] | None = None
 
     def open(self) -> None:
         """Listen; call it in the event loop. Raises zmq.ZMQError."""
-        self._socket = zmq.asyncio.Context.instance().socket(zmq.PULL)
-        self._socket.setsockopt(zmq.RCVHWM, _UNREAD)
-        self._socket.bind(self._address)
-        self._reader = asyncio.create_task(self._read(self._socket))
+        self._context = zmq.asyncio.Context()
+        socket = self._context.socket(zmq.PULL)
+        socket.setsockopt(zmq.RCVHWM, _UNREAD)
+        socket.bind(self._address)
+        self._reader = asyncio.create_task(self._read(socket))
 
     async def close(self) -> None:
         """Stop listening. Harmless when called again."""
@@ -146,9 +148,9 @@ class Inbox:
             self._reader.cancel()
             await asyncio.wait({self._reader})
             self._reader = None
-        if self._socket is not None:
-            self._socket.close(linger=0)
-            self._socket = None
+        if self._context is not None:
+            self._context.destroy(linger=0)
+            self._context = None
 
     def expect(self, key: str) -> None:
         """Keep the rows of ``key`` from now on; rows of other keys are dropped."""

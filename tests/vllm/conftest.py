@@ -1,0 +1,64 @@
+"""These tests need vLLM: they run in its own environment (``make test-vllm``), elsewhere there are none."""
+
+from __future__ import annotations
+
+import importlib
+import time
+import warnings
+from collections.abc import Callable
+from importlib.util import find_spec
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from entropick_pico import model_path
+from entropick_sampler.params import PolicyConfig, SamplingParams
+from entropick_server.engine.types import Request
+
+collect_ignore_glob = [] if find_spec("vllm") else ["test_*.py"]
+if find_spec("vllm"):
+    with warnings.catch_warnings():
+        # what vLLM and torch warn of while they are imported is theirs
+        warnings.simplefilter("ignore")
+        importlib.import_module("vllm.v1.attention.backends.cpu_attn")
+
+
+@pytest.fixture
+def make_request() -> Callable[..., Request]:
+    """A request with a name of its own; fields of SamplingParams by keyword."""
+    count = 0
+
+    def make(
+        prompt: tuple[int, ...] = (1, 20, 30),
+        policy: PolicyConfig | None = None,
+        forced: tuple[int, ...] = (),
+        **sampling: Any,
+    ) -> Request:
+        nonlocal count
+        count += 1
+        return Request(
+            f"request-{count}",
+            prompt,
+            SamplingParams(**{"max_tokens": 8, **sampling}),
+            policy or PolicyConfig(),
+            time.monotonic(),
+            forced,
+        )
+
+    return make
+
+
+@pytest.fixture
+def config(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """What a worker's parts read of a VllmConfig, for the shipped model."""
+    from entropick_server.engine.vllm import hub
+
+    monkeypatch.setattr(hub, "_hubs", {})
+    return SimpleNamespace(
+        additional_config={"entropick": {"layers": []}},
+        speculative_config=None,
+        scheduler_config=SimpleNamespace(max_num_seqs=8),
+        model_config=SimpleNamespace(model=str(model_path()), tokenizer=str(model_path())),
+        parallel_config=SimpleNamespace(tensor_parallel_size=1),
+    )

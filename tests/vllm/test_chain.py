@@ -1,0 +1,150 @@
+"""A request as a chain of pieces: where branches open, who wins, what is aborted."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from typing import Any
+
+import pytest
+
+from entropick_sampler.params import BranchConfig, PolicyConfig, Strategy
+from entropick_sampler.signals import SIGNAL_NAMES
+from entropick_server.engine.types import FinishReason, Request, RequestOutput, Token, TokenParameters
+from entropick_server.engine.vllm.chain import Chain, Piece, Step
+
+STOP = 99
+
+
+class Bytes:
+    def token_bytes(self, token_id: int) -> bytes | None:
+        return b"x"
+
+
+def token(token_id: int, strategy: Strategy, logprob: float = -1.0) -> Token:
+    return Token(
+        token_id, logprob, (1.0,) * len(SIGNAL_NAMES), strategy, TokenParameters(1.0, 1.0, 0, 0.0, 1)
+    )
+
+
+class Scripted:
+    """A model that counts: the token at position p of branch b is p + 10 b; every third one is a doubt.
+
+    Branch 2 is the most probable one. ``broken``: branches whose second token has bad logits.
+    """
+
+    def __init__(self, broken: tuple[int, ...] = (), stops: tuple[int, ...] = ()) -> None:
+        self.ran: list[Piece] = []
+        self.aborted = 0
+        self.broken = broken
+        self.stops = stops
+
+    async def run(self, piece: Piece) -> AsyncGenerator[list[Step], None]:
+        self.ran.append(piece)
+        spec, done = piece.spec, False
+        try:
+            for i in range(piece.limit):
+                at = spec.start + i
+                if spec.branch in self.broken:
+                    yield [Step(token(0, Strategy.ADAPTIVE), error="bad logits")]
+                    return
+                doubt = at % 3 == 0
+                firsts = tuple((at + 10 * b, -1.0, 0.0) for b in (1, 2)) if doubt else ()
+                stop = at in self.stops
+                reason = FinishReason.STOP if stop else FinishReason.LENGTH if i == piece.limit - 1 else None
+                done = reason is not None
+                strategy = Strategy.EXPLORE if doubt else Strategy.GREEDY
+                drawn = STOP if stop else at + 10 * spec.branch
+                logprob = -0.1 if spec.branch == 2 else -1.0
+                yield [Step(token(drawn, strategy, logprob), firsts, cached=2, reason=reason)]
+                if done:
+                    return
+        finally:
+            self.aborted += not done
+
+
+async def outputs(chain: Chain) -> list[RequestOutput]:
+    return [output async for output in chain.run()]
+
+
+def said(told: list[RequestOutput]) -> list[int]:
+    return [t.token_id for output in told for t in output.tokens]
+
+
+def chained(make_request: Callable[..., Request], model: Scripted, limit: int, **branch: Any) -> Chain:
+    config = BranchConfig(width=3, **{"depth": 2, "budget": 16.0, **branch})
+    policy = PolicyConfig(branch=config, telemetry="full")
+    request = make_request(policy=policy, max_tokens=limit, stop_token_ids=(STOP,))
+    return Chain(request, limit, model, Bytes())  # type: ignore[arg-type]
+
+
+async def test_without_branches_one_piece(make_request: Callable[..., Request]) -> None:
+    model = Scripted()
+    told = await outputs(Chain(make_request(), 5, model, Bytes()))  # type: ignore[arg-type]
+    assert said(told) == [0, 1, 2, 3, 4]
+    assert told[-1].finish_reason is FinishReason.LENGTH
+    assert told[-1].cached_tokens == 2
+    assert (len(model.ran), model.aborted) == (1, 0)
+
+
+async def test_the_best_branch_is_kept_and_the_next_piece_stands_behind_it(
+    make_request: Callable[..., Request],
+) -> None:
+    model = Scripted()
+    chain = chained(make_request, model, 5)
+    told = await outputs(chain)
+    # 0 opens: branch 2 says 20, 21; then 2; 3 opens: 23, 24
+    assert said(told) == [20, 21, 2, 23, 24]
+    assert told[-1].finish_reason is FinishReason.LENGTH
+    assert told[-1].branch_tokens == 8
+    assert [verdict.kept for verdict in chain.verdicts] == [2, 2]
+    pieces = [(p.spec.start, p.spec.branch, p.limit) for p in model.ran]
+    assert pieces == [(0, 0, 5), (1, 0, 1), (1, 1, 1), (1, 2, 1), (2, 0, 3), (4, 0, 1), (4, 1, 1), (4, 2, 1)]
+    assert model.ran[4].prompt == (1, 20, 30, 20, 21)
+    assert model.aborted == 2  # the pieces in which branches opened
+    assert all(p.spec.rollout for p in model.ran if p.spec.branch)
+    records = told[0].tokens[0].branches
+    assert [r.token_ids for r in records] == [(0, 1), (10, 11), (20, 21)]
+    assert [r.chosen for r in records] == [False, False, True]
+
+
+async def test_the_budget_closes(make_request: Callable[..., Request]) -> None:
+    told = await outputs(chained(make_request, Scripted(), 8, budget=0.5))
+    assert told[-1].branch_tokens == 4  # one opening of 2 x 2, no second one
+    assert said(told)[:3] == [20, 21, 2]
+    assert said(told)[3:] == [3, 4, 5, 6, 7]
+
+
+async def test_a_branch_with_bad_logits_is_passed_over(make_request: Callable[..., Request]) -> None:
+    told = await outputs(chained(make_request, Scripted(broken=(2,)), 2))
+    assert said(told) == [0, 1]
+    assert told[-1].error is None
+
+
+async def test_bad_logits_of_the_request_end_it(make_request: Callable[..., Request]) -> None:
+    told = await outputs(chained(make_request, Scripted(broken=(0,)), 4))
+    assert (told[-1].finish_reason, told[-1].error) == (FinishReason.ERROR, "bad logits")
+
+
+async def test_a_winner_that_stopped_ends_the_request(make_request: Callable[..., Request]) -> None:
+    told = await outputs(chained(make_request, Scripted(stops=(1,)), 9))
+    assert said(told)[-1] == STOP
+    assert told[-1].finish_reason is FinishReason.STOP
+
+
+async def test_leaving_aborts_what_runs(make_request: Callable[..., Request]) -> None:
+    model = Scripted()
+    stream = Chain(make_request(max_tokens=50), 50, model, Bytes()).run()  # type: ignore[arg-type]
+    await anext(stream)
+    await stream.aclose()
+    assert model.aborted == 1
+
+
+@pytest.mark.parametrize("forced", [(5, 6, 7)])
+async def test_replayed_tokens_know_no_stop(
+    make_request: Callable[..., Request], forced: tuple[int, ...]
+) -> None:
+    model = Scripted()
+    request = make_request(forced=forced, stop_token_ids=(STOP,))
+    await outputs(Chain(request, len(forced), model, Bytes()))  # type: ignore[arg-type]
+    (piece,) = model.ran
+    assert (piece.spec.forced, piece.spec.replay, piece.stops) == (forced, True, ())

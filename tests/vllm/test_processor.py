@@ -1,0 +1,259 @@
+"""The processor under both of vLLM's interfaces: what it leaves is what ``sample_step`` draws.
+
+V1 is vLLM's own ``build_logitsprocs`` and BatchUpdate; V2 its loader, request states and LogitsContext. The V2
+runner itself needs Triton: here its interface is driven.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from vllm import SamplingParams as VllmParams
+from vllm.exceptions import VLLMValidationError
+from vllm.v1.sample.logits_processor import (
+    BatchUpdate,
+    MoveDirectionality,
+    build_logitsprocs,
+    validate_logits_processors_parameters,
+)
+from vllm.v1.worker.gpu.sample.logits_processor import (
+    LogitsContext,
+    build_custom_logits_processors,
+    build_custom_logits_processors_params_validator,
+)
+
+from entropick_sampler.params import PolicyConfig, SamplingParams
+from entropick_sampler.policy import initial_state
+from entropick_sampler.step import SamplerRows, sample_step
+from entropick_server.engine.vllm.attention import capture
+from entropick_server.engine.vllm.hub import Hub
+from entropick_server.engine.vllm.processor import EntropickProcessor, row_spec
+from entropick_server.engine.vllm.wire import FIELD, RowSpec
+
+NAME = "entropick_server.engine.vllm.processor:EntropickProcessor"
+VOCAB = 1664
+SLOTS = 8
+
+
+def logits_of(rows: int, seed: int = 0) -> Tensor:
+    return torch.randn(rows, VOCAB, generator=torch.Generator().manual_seed(seed)) * 3
+
+
+def params(spec: RowSpec | None) -> VllmParams:
+    return VllmParams(temperature=0.0, extra_args=None if spec is None else {FIELD: spec.plain()})
+
+
+def row(seed: int, **more: Any) -> RowSpec:
+    return RowSpec(SamplingParams(seed=seed), PolicyConfig(preset="seed"), f"row-{seed}", **more)
+
+
+def expected(specs: Sequence[RowSpec], positions: Sequence[int], logits: Tensor) -> list[int]:
+    """The tokens that a step of the embedded engine would draw without attention."""
+    n = len(specs)
+    none = torch.full((n,), -1)
+    result, _ = sample_step(
+        logits,
+        None,
+        None,
+        SamplerRows.build([(s.sampling, s.policy) for s in specs], None, branches=[s.branch for s in specs]),
+        initial_state(n),
+        torch.tensor(positions),
+        none,
+        none,
+    )
+    return result.token.tolist()
+
+
+class V1:
+    """Rows by their place in the batch, as vLLM's V1 runner tells them."""
+
+    def __init__(self, config: Any) -> None:
+        built = build_logitsprocs(config, torch.device("cpu"), False, False, [NAME])
+        (self.processor,) = [p for p in built.all if isinstance(p, EntropickProcessor)]
+        assert self.processor in built.non_argmax_invariant
+        self.outputs: list[list[int]] = []
+
+    def begin(self, specs: Sequence[RowSpec | None]) -> None:
+        self.outputs = [[] for _ in specs]
+        added = [(i, params(s), [1], self.outputs[i]) for i, s in enumerate(specs)]
+        self.processor.update_state(BatchUpdate(len(specs), (), added, ()))
+
+    def step(self, logits: Tensor) -> Tensor:
+        self.processor.update_state(None)
+        out: Tensor = self.processor.apply(logits)
+        for output, line in zip(self.outputs, out, strict=True):
+            output.append(int(line.argmax()))
+        return out
+
+
+class V2:
+    """Rows by slots that are not their places, as vLLM's V2 runner tells them."""
+
+    def __init__(self, config: Any) -> None:
+        def buffer() -> Any:
+            return SimpleNamespace(np=np.zeros(SLOTS, dtype=np.int32))
+
+        self.states = SimpleNamespace(
+            device=torch.device("cpu"),
+            max_num_reqs=SLOTS,
+            vocab_size=VOCAB,
+            all_token_ids=None,
+            prompt_len=buffer(),
+            prefill_len=buffer(),
+            total_len=None,
+        )
+        (self.processor,) = build_custom_logits_processors(config, self.states, False, [NAME])  # type: ignore[arg-type]
+        self.slots: list[int] = []
+        self.count = 0
+
+    def begin(self, specs: Sequence[RowSpec | None]) -> None:
+        self.slots = [SLOTS - 1 - i for i in range(len(specs))]
+        for slot, spec in zip(self.slots, specs, strict=True):
+            assert self.processor.add_request(slot, params(spec)) is (spec is not None)
+            self.states.prompt_len.np[slot] = self.states.prefill_len.np[slot] = 5
+        self.processor.apply_staged_writes()
+
+    def step(self, logits: Tensor, unfinished: int = 0) -> Tensor:
+        slots = np.array(self.slots)
+        lengths = np.full(len(slots), 5 + self.count - unfinished)
+        mapping = torch.from_numpy(slots)
+        out = self.processor.apply(
+            logits, LogitsContext(mapping, mapping, slots, mapping * 0, mapping, mapping, lengths)
+        )
+        self.count += not unfinished
+        return out
+
+
+@pytest.fixture(params=[V1, V2])
+def runner(request: pytest.FixtureRequest, config: Any) -> Any:
+    return request.param(config)
+
+
+def test_one_token_is_left_and_it_is_the_samplers(runner: Any) -> None:
+    specs = [row(1), row(2, branch=3), row(3, start=7)]
+    runner.begin(specs)
+    for step in range(4):
+        logits = logits_of(3, step)
+        wanted = expected(specs, [step, step, 7 + step], logits.clone())
+        out = runner.step(logits)
+        assert out.isfinite().sum(1).tolist() == [1, 1, 1]
+        assert out.argmax(1).tolist() == wanted
+
+
+def test_rows_of_others_are_left_as_they_are(runner: Any) -> None:
+    runner.begin([None, row(1), None])
+    logits = logits_of(3)
+    wanted = expected([row(1)], [0], logits[1:2].clone())
+    out = runner.step(logits.clone())
+    assert out[0].equal(logits[0])
+    assert out[2].equal(logits[2])
+    assert out[1].isfinite().nonzero().flatten().tolist() == wanted
+
+
+def test_forced_tokens_come_in_turn(runner: Any) -> None:
+    runner.begin([row(1, forced=(5, 6, 7), replay=True)])
+    assert [int(runner.step(logits_of(1, s)).argmax()) for s in range(3)] == [5, 6, 7]
+
+
+def test_v1_rows_that_move_and_wait(config: Any) -> None:
+    """Moved rows draw what they would have; one that waited goes on with its position and its memory."""
+    runner = V1(config)
+    specs = [row(1), row(2), row(3)]
+    runner.begin(specs)
+    runner.step(logits_of(3))
+    first = runner.outputs
+    # row 0 has to wait; the last one takes its place, and then the two swap
+    runner.processor.update_state(
+        BatchUpdate(2, [0], [], [(2, 0, MoveDirectionality.UNIDIRECTIONAL), (0, 1, MoveDirectionality.SWAP)])
+    )
+    runner.outputs = [first[1], first[2]]
+    logits = logits_of(2, 1)
+    wanted = expected([row(2), row(3)], [1, 1], logits.clone())
+    assert runner.step(logits).argmax(1).tolist() == wanted
+    runner.processor.update_state(BatchUpdate(3, [], [(2, params(specs[0]), [1], first[0])], []))
+    runner.outputs = [first[1], first[2], first[0]]
+    logits = logits_of(3, 2)
+    wanted = expected([row(2), row(3), row(1)], [2, 2, 1], logits.clone())
+    assert runner.step(logits).argmax(1).tolist() == wanted
+
+
+def test_an_unfinished_prompt_is_neither_counted_nor_told(config: Any) -> None:
+    """V2 says which rows these are; the draw after them is that of position 0."""
+    sent: list[int] = []
+    hub = Hub.of(config)
+    hub.outbox = SimpleNamespace(send=lambda marks, *_: sent.extend(m.position for m in marks))  # type: ignore[assignment]
+    runner = V2(config)
+    runner.begin([row(1)])
+    runner.step(logits_of(1), unfinished=3)
+    assert sent == []
+    logits = logits_of(1, 1)
+    wanted = expected([row(1)], [0], logits.clone())
+    assert runner.step(logits).argmax(1).tolist() == wanted
+    assert sent == [0]
+
+
+def test_several_rows_a_request_are_refused(config: Any) -> None:
+    runner = V2(config)
+    runner.begin([row(1)])
+    with pytest.raises(RuntimeError, match="token by token"):
+        runner.step(logits_of(2))
+    config.speculative_config = object()
+    with pytest.raises(ValueError, match="speculative"):
+        EntropickProcessor(config, torch.device("cpu"), False)
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        lambda p: validate_logits_processors_parameters([NAME], p),
+        lambda p: build_custom_logits_processors_params_validator([NAME])(p),
+    ],
+)
+def test_both_frontends_refuse_a_bad_client(check: Any) -> None:
+    """What ``vllm_xargs`` brings: a mistake is a ValueError, which vLLM answers with a 400."""
+    check(VllmParams(extra_args={FIELD: json.dumps({"preset": "seed", "overrides": {"top_p": 0.5}})}))
+    check(VllmParams())
+    with pytest.raises(VLLMValidationError, match="entropick.overrides.top_p"):
+        check(VllmParams(extra_args={FIELD: json.dumps({"overrides": {"top_p": 7}})}))
+    with pytest.raises(VLLMValidationError, match="presence_penalty"):
+        check(VllmParams(presence_penalty=1.0, extra_args={FIELD: "{}"}))
+
+
+def test_vllms_defaults_count_as_silence() -> None:
+    spec = row_spec(VllmParams(temperature=1.0, top_p=0.8, seed=3, extra_args={FIELD: "{}"}))
+    assert spec is not None
+    assert (spec.sampling.temperature, spec.sampling.top_p, spec.sampling.seed) == (None, 0.8, 3)
+
+
+def test_heads_that_are_spread_over_workers_are_not_measured(config: Any) -> None:
+    """Under tensor parallelism a worker sees part of a layer's heads: the signals are absent, not wrong."""
+    config.parallel_config.tensor_parallel_size = 2
+    config.additional_config["entropick"]["layers"] = [0]
+    told: list[Any] = []
+    hub = Hub.of(config)
+    hub.outbox = SimpleNamespace(send=lambda _, packed, __: told.append(packed))  # type: ignore[assignment]
+    runner = V1(config)
+    runner.begin([row(1)])
+    hub.capture(0, a_layer(1))
+    runner.step(logits_of(1))
+    assert told[0].isnan().any()
+
+
+def a_layer(rows: int) -> capture.Captured:
+    return capture.Captured(
+        torch.randn(rows, 4, 8),
+        torch.randn(6, 2, 8, 16),
+        torch.arange(rows).unsqueeze(1),
+        torch.full((rows,), 9),
+        9,
+        8**-0.5,
+        None,
+        0.0,
+    )

@@ -1,0 +1,159 @@
+"""Figures arrive whole; where they do not, they are asked for, and where that fails nobody waits for long."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from entropick_sampler.params import PolicyConfig, SamplingParams
+from entropick_sampler.policy import initial_state
+from entropick_sampler.step import SamplerRows, TokenRow, sample_step, unpack
+from entropick_server.engine.vllm.side_channel import Inbox, Mark, Outbox, decode, encode
+
+
+def a_step(rows: int = 3) -> tuple[torch.Tensor, list[TokenRow], int]:
+    """A packed step of preset seed (12 candidates) without attention, and its rows."""
+    parameters = SamplerRows.build(
+        [(SamplingParams(seed=i), PolicyConfig(preset="seed")) for i in range(rows)], None
+    )
+    torch.manual_seed(0)
+    none = torch.full((rows,), -1)
+    result, _ = sample_step(
+        torch.randn(rows, 50) * 3,
+        None,
+        None,
+        parameters,
+        initial_state(rows),
+        torch.zeros_like(none),
+        none,
+        none,
+    )
+    packed = result.pack()
+    return packed, unpack(packed, parameters.candidates), parameters.candidates
+
+
+def marks(key: str, rows: int = 3) -> list[Mark]:
+    detail = {"entropy": [[1.0]], "scores": [[2.0]], "per_layer": [[1.0] * 6]}
+    return [Mark(key, i, i == 1, i == 2, ((3, -0.5),), detail if i == 0 else None) for i in range(rows)]
+
+
+class Ends:
+    """Both ends of a channel; ``ask`` reaches the worker's store until it is broken."""
+
+    def __init__(self, folder: Path) -> None:
+        self.address = f"ipc://{folder}/c"
+        self.outbox = Outbox(self.address)
+        self.asked = 0
+        self.broken = False
+        self.inbox = Inbox(self.address, self.ask, limit=0.2)
+
+    async def ask(self, key: str) -> list[list[bytes]]:
+        self.asked += 1
+        if self.broken:
+            raise RuntimeError("the worker is gone")
+        return self.outbox.take(key)
+
+
+@pytest.fixture
+async def ends(tmp_path: Path) -> AsyncIterator[Ends]:
+    made = Ends(tmp_path)
+    yield made
+    await made.inbox.close()
+    made.outbox.close()
+
+
+def test_messages_are_whole() -> None:
+    packed, rows, candidates = a_step()
+    got = decode(encode(marks("k"), packed, candidates))
+    assert [figures.mark for figures in got] == marks("k")
+    assert [figures.row for figures in got] == rows
+    assert rows[0].signals[3] is None
+    for nonsense in ([b"{}", b""], [b"x"], [b"[]", b"1234567"]):
+        with pytest.raises(ValueError, match="side channel"):
+            decode(nonsense)
+
+
+async def test_rows_come_by_themselves_in_any_order(ends: Ends) -> None:
+    ends.inbox.open()
+    ends.inbox.expect("k")
+    packed, rows, candidates = a_step()
+    ends.outbox.send(marks("other"), packed, candidates)
+    waiting = asyncio.create_task(ends.inbox.row("k", 2))
+    await asyncio.sleep(0.01)
+    ends.outbox.send(marks("k"), packed, candidates)
+    found = await waiting
+    assert found is not None
+    assert found.row == rows[2]
+    first = await ends.inbox.row("k", 0)
+    assert first is not None
+    assert first.row == rows[0]
+    assert ends.asked == 0
+    with pytest.raises(KeyError):
+        await ends.inbox.row("other", 0)
+
+
+async def test_a_cut_channel_is_made_up_for_by_asking(ends: Ends) -> None:
+    """One wait, then every row is asked for at once; when the channel speaks again it is trusted again."""
+    packed, rows, candidates = a_step()
+    ends.inbox.expect("k")
+    ends.outbox.send(marks("k")[:1], packed[:1], candidates)
+    found = await ends.inbox.row("k", 0)  # nothing listens
+    assert found is not None
+    assert found.row == rows[0]
+    begin = time.monotonic()
+    for position in (1, 2):
+        ends.outbox.send([marks("k")[position]], packed[position : position + 1], candidates)
+        found = await ends.inbox.row("k", position)
+        assert found is not None
+        assert found.row == rows[position]
+    assert time.monotonic() - begin < 0.2
+    asked = ends.asked
+    ends.inbox.open()
+    ends.inbox.forget("k")
+    ends.inbox.expect("l")
+    ends.outbox.send(marks("l"), packed, candidates)
+    await asyncio.sleep(0.2)
+    assert await ends.inbox.row("l", 0)
+    assert ends.asked == asked
+
+
+async def test_what_cannot_be_had_is_given_up_once(ends: Ends) -> None:
+    ends.inbox.expect("k")
+    ends.broken = True
+    assert await ends.inbox.row("k", 0) is None
+    begin = time.monotonic()
+    assert [await ends.inbox.row("k", i) for i in range(1, 50)] == [None] * 49
+    assert time.monotonic() - begin < 0.2
+    assert ends.asked == 1
+
+
+async def test_a_worker_that_never_answers_is_not_waited_for(tmp_path: Path) -> None:
+    async def never(_: str) -> list[list[bytes]]:
+        await asyncio.Event().wait()
+        return []
+
+    inbox = Inbox(f"ipc://{tmp_path}/n", never, limit=0.05)
+    inbox.expect("k")
+    async with asyncio.timeout(5):
+        assert await inbox.row("k", 0) is None
+
+
+def test_the_store_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from entropick_server.engine.vllm import side_channel
+
+    packed, _, candidates = a_step()
+    monkeypatch.setattr(side_channel, "_KEPT_BYTES", packed.nbytes * 2)
+    outbox = Outbox(f"ipc://{tmp_path}/b")
+    try:
+        for key in "abc":
+            outbox.send(marks(key), packed, candidates)
+        assert outbox.take("a") == []
+        assert [len(outbox.take(key)) for key in "bc"] == [3, 3]
+        assert outbox.take("c") == []
+    finally:
+        outbox.close()

@@ -1,0 +1,88 @@
+"""What a row is told: nothing is lost between server and worker, and a client's text is checked."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from entropick_pico import model_path
+from entropick_sampler.params import BranchConfig, PolicyConfig, SamplingParams, Strategy
+from entropick_sampler.profile import PROFILE_FILE, Profile
+from entropick_server.engine.vllm.wire import RowSpec, parse, plain_profile, read_profile, servable
+
+SILENT: dict[str, Any] = {"temperature": None, "top_p": None, "top_k": None, "min_p": None, "seed": None}
+specs = st.builds(
+    RowSpec,
+    st.builds(
+        SamplingParams,
+        temperature=st.none() | st.floats(0, 2),
+        top_p=st.none() | st.floats(0.1, 1),
+        top_k=st.none() | st.integers(-1, 100),
+        min_p=st.none() | st.floats(0, 1),
+        seed=st.integers(-(1 << 63), (1 << 63) - 1),
+        logprobs=st.none() | st.integers(0, 20),
+    ),
+    st.builds(
+        PolicyConfig,
+        st.sampled_from(["entropix", "fixed"]),
+        st.sampled_from(["calibrated", "seed"]),
+        st.dictionaries(st.sampled_from(["greedy_entropy", "clarify_budget"]), st.integers(0, 9)),
+        st.sampled_from(["none", "summary", "tokens", "full"]),
+        st.none()
+        | st.builds(
+            BranchConfig, width=st.integers(2, 16), on=st.frozensets(st.sampled_from(list(Strategy)))
+        ),
+    ),
+    key=st.text(min_size=1),
+    start=st.integers(0, 1000),
+    branch=st.integers(0, 15),
+    forced=st.lists(st.integers(0, 1000)).map(tuple),
+    replay=st.booleans(),
+    rollout=st.booleans(),
+    clarify_used=st.integers(0, 16),
+    since_clarify=st.none() | st.integers(0, 1000),
+    unfinished=st.binary(max_size=3),
+)
+
+
+@given(specs)
+def test_a_row_survives_the_way(spec: RowSpec) -> None:
+    told = json.loads(json.dumps(spec.plain()))
+    assert parse(told, SILENT) == spec
+
+
+def test_a_profile_survives_the_way() -> None:
+    profile = Profile.load(model_path() / PROFILE_FILE)
+    assert read_profile(json.loads(json.dumps(plain_profile(profile)))) == profile
+    assert read_profile(None) is None
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ("{", "JSON"),
+        ("[]", "object"),
+        ({"temperture": 1}, "entropick.temperture: no such field"),
+        ({"policy": "other"}, "entropick.policy: must be one of entropix, fixed"),
+        ({"preset": 3}, "entropick.preset"),
+        ({"overrides": {"top_p": 7}}, "entropick.overrides.top_p: must be between"),
+        ({"overrides": {"topp": 1}}, "did you mean 'top_p'"),
+        ({"overrides": 3}, "entropick.overrides: must be an object"),
+        ({"seed": 1 << 64}, "entropick.seed"),
+        ({"seed": True}, "entropick.seed"),
+    ],
+)
+def test_a_clients_mistakes_are_named(told: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse(told if isinstance(told, str) else json.dumps(told), SILENT)
+
+
+def test_a_client_may_be_brief() -> None:
+    spec = parse("{}", {**SILENT, "seed": 5, "temperature": 0.5})
+    assert spec.policy == PolicyConfig("entropix", "calibrated")
+    assert (spec.sampling.seed, spec.sampling.temperature, spec.key) == (5, 0.5, None)
+    assert servable(spec, None).policy.preset == "seed"
