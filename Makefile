@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+VENV_VLLM ?= .venv-vllm
 HOST ?= 127.0.0.1
 PORT ?= 8000
 MODEL ?=
@@ -37,6 +38,28 @@ serve: $(BIN)/.serve ## set up and serve the shipped model (PORT=8000 HOST=127.0
 .PHONY: test
 test: $(BIN)/.dev check ## set up, check style, types and layers, run the tests
 	$(BIN)/python -m pytest -q $(ARGS)
+
+# The registry's torchvision does not fit a CPU torch, and vLLM fails on it; none of the four is needed.
+$(VENV_VLLM)/.ready: requirements-vllm.txt pyproject.toml
+	@test -x $(VENV_VLLM)/bin/python || $(PYTHON) -m venv $(VENV_VLLM)
+	$(VENV_VLLM)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-vllm.txt
+	$(VENV_VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
+	$(VENV_VLLM)/bin/python -m pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+# one thread and one process beside the engine: what the tests of a small model want (docs/vllm.md)
+VLLM_HERE := VLLM_ENABLE_V1_MULTIPROCESSING=0 VLLM_CPU_OMP_THREADS_BIND=nobind VLLM_CPU_KVCACHE_SPACE=1 \
+  VLLM_NO_USAGE_STATS=1 VLLM_LOGGING_LEVEL=WARNING HF_HUB_OFFLINE=1 TORCH_COMPILE_DISABLE=1 OMP_NUM_THREADS=1
+
+.PHONY: test-vllm
+test-vllm: $(VENV_VLLM)/.ready ## the vLLM engine on vllm-cpu, in an environment of its own (some GB, minutes)
+	$(VLLM_HERE) $(VENV_VLLM)/bin/python -m pytest -q -W 'ignore:Unclosed context:ResourceWarning' \
+	  tests/vllm tests/conformance $(ARGS)
+
+.PHONY: bench-vllm
+bench-vllm: $(VENV_VLLM)/.ready ## vLLM against the embedded engine: the same texts and figures? what does it cost?
+	$(VLLM_HERE) $(VENV_VLLM)/bin/python benchmarks/vllm_parity.py
+	$(VLLM_HERE) $(VENV_VLLM)/bin/python benchmarks/vllm_overhead.py
 
 .PHONY: check
 check: $(BIN)/.dev ## style, types, layering

@@ -114,8 +114,8 @@ async def main(rounds: int, tokens: int) -> None:
                 ratios = [b / a for a, b in zip(found, base, strict=True)]
                 rate = statistics.median(found)
                 print(
-                    f"{requests:2} requests, {way:12}: {rate:7.1f} tokens/s, {requests / rate * 1000:5.2f} ms "
-                    f"a step, {(statistics.median(ratios) - 1) * 100:+5.1f} % "
+                    f"{requests:2} requests, {way:12}: {rate:7.1f} tokens/s, "
+                    f"{requests / rate * 1000:5.2f} ms a step, {(statistics.median(ratios) - 1) * 100:+5.1f} % "
                     f"(rounds {(min(ratios) - 1) * 100:+.1f} to {(max(ratios) - 1) * 100:+.1f})",
                     flush=True,
                 )

@@ -16,7 +16,14 @@ import pytest_asyncio
 from entropick_pico import model_path
 from entropick_sampler.params import BranchConfig, PolicyConfig, Strategy
 from entropick_server.engine.base import EngineDeadError, EngineError, ModelLoadError, QueueFullError
-from entropick_server.engine.types import EngineOptions, FinishReason, Request, StepReport, Token
+from entropick_server.engine.types import (
+    EngineOptions,
+    FinishReason,
+    Request,
+    RequestOutput,
+    StepReport,
+    Token,
+)
 from entropick_server.engine.vllm.engine import VllmEngine
 
 pytestmark = [
@@ -207,6 +214,10 @@ async def test_what_vllm_must_not_be_given(tmp_path: Path) -> None:
         await VllmEngine(EngineOptions(model="/nowhere/model")).start()
 
 
+async def rest(stream: AsyncIterator[RequestOutput]) -> list[RequestOutput]:
+    return [output async for output in stream]
+
+
 def children(pid: int) -> list[int]:
     """Processes that a process has started."""
     found = []
@@ -229,9 +240,7 @@ async def test_a_worker_that_dies(make_request: Callable[..., Request]) -> None:
         ]
         os.kill(worker, 9)
         with pytest.raises(EngineDeadError, match="died"):
-            async with asyncio.timeout(30):
-                async for _ in stream:
-                    pass
+            await asyncio.wait_for(rest(stream), 30)
         assert not made.ready
         with pytest.raises(EngineDeadError):
             await tokens_of(made, make_request())

@@ -1,7 +1,7 @@
 """The processor under both of vLLM's interfaces: what it leaves is what ``sample_step`` draws.
 
-V1 is vLLM's own ``build_logitsprocs`` and BatchUpdate; V2 its loader, request states and LogitsContext. The V2
-runner itself needs Triton: here its interface is driven.
+V1 is vLLM's own ``build_logitsprocs`` and BatchUpdate; V2 its loader and LogitsContext. The V2 runner itself
+needs Triton: here its interface is driven.
 """
 
 from __future__ import annotations
@@ -220,7 +220,7 @@ def test_both_frontends_refuse_a_bad_client(check: Any) -> None:
     """What ``vllm_xargs`` brings: a mistake is a ValueError, which vLLM answers with a 400."""
     check(VllmParams(extra_args={FIELD: json.dumps({"preset": "seed", "overrides": {"top_p": 0.5}})}))
     check(VllmParams())
-    with pytest.raises(VLLMValidationError, match="entropick.overrides.top_p"):
+    with pytest.raises(VLLMValidationError, match=r"entropick\.overrides\.top_p"):
         check(VllmParams(extra_args={FIELD: json.dumps({"overrides": {"top_p": 7}})}))
     with pytest.raises(VLLMValidationError, match="presence_penalty"):
         check(VllmParams(presence_penalty=1.0, extra_args={FIELD: "{}"}))
