@@ -115,7 +115,8 @@ async def main(rounds: int, tokens: int) -> None:
                 rate = statistics.median(found)
                 print(
                     f"{requests:2} requests, {way:12}: {rate:7.1f} tokens/s, "
-                    f"{requests / rate * 1000:5.2f} ms a step, {(statistics.median(ratios) - 1) * 100:+5.1f} % "
+                    f"{requests / rate * 1000:5.2f} ms a step, "
+                    f"{(statistics.median(ratios) - 1) * 100:+5.1f} % "
                     f"(rounds {(min(ratios) - 1) * 100:+.1f} to {(max(ratios) - 1) * 100:+.1f})",
                     flush=True,
                 )

@@ -41,6 +41,7 @@ class Step:
 
     ``inserted``: a clarifying text begins with it. ``error``: the row's logits were no numbers. ``cached``:
     tokens of the prompt that were in the cache. ``reason``: why the piece ended, with its last token.
+    ``waited``: seconds in vLLM's queue; ``preempted``: how often it gave its pages up since the last step.
     """
 
     token: Token
@@ -49,6 +50,8 @@ class Step:
     error: str | None = None
     cached: int = 0
     reason: FinishReason | None = None
+    waited: float | None = None
+    preempted: int = 0
 
 
 class Pieces(Protocol):
@@ -84,7 +87,11 @@ class _Reply:
 
 
 class Chain:
-    """A request on its way. ``verdicts`` are those of rollouts that came to their end, to be reported."""
+    """A request on its way.
+
+    ``verdicts`` are those of rollouts that came to their end, ``preempted`` counts: both to be reported.
+    ``waited``: seconds before the first piece ran.
+    """
 
     def __init__(self, request: Request, limit: int, pieces: Pieces, tokenizer: Tokenizer) -> None:
         """``limit``: tokens of the reply, at most."""
@@ -97,6 +104,8 @@ class Chain:
         self._cached = 0
         self._count = 0
         self.verdicts: list[BranchVerdict] = []
+        self.preempted = 0
+        self.waited: float | None = None
 
     async def run(self) -> AsyncGenerator[RequestOutput, None]:
         """The request's outputs up to the one with a reason."""
@@ -106,7 +115,7 @@ class Chain:
                 async for steps in stream:
                     taken: list[Token] = []
                     for step in steps:
-                        self._cached = self._cached or step.cached
+                        self._note(step)
                         if step.error is not None:
                             yield self._output(tuple(taken), FinishReason.ERROR, step.error)
                             return
@@ -130,6 +139,12 @@ class Chain:
             yield output
             if output.finish_reason is not None:
                 return
+
+    def _note(self, step: Step) -> None:
+        self._cached = self._cached or step.cached
+        self.preempted += step.preempted
+        if self.waited is None:
+            self.waited = step.waited
 
     def _depth(self, step: Step) -> int:
         """Tokens that each branch may have if branches open at this token, 0 where none open."""
@@ -211,6 +226,7 @@ class Chain:
         async with aclosing(self._pieces.run(piece)) as stream:
             async for steps in stream:
                 for step in steps:
+                    self.preempted += step.preempted
                     if step.error is not None:
                         branch.error = step.error
                         return

@@ -158,9 +158,10 @@ class VllmEngine:
         try:
             async with aclosing(chain.run()) as outputs:
                 async for output in outputs:
-                    self._begin(request, output)
+                    self._begin(request, output, chain)
                     ended = output.finish_reason is not None
-                    self._reporter.add(output, self._slots[name], chain.verdicts)
+                    self._reporter.add(output, self._slots[name], chain.verdicts, chain.preempted)
+                    chain.preempted = 0
                     yield output
         except EngineDeadError:
             self._alive = False
@@ -180,14 +181,14 @@ class VllmEngine:
         """Call ``listener`` in the event loop with what one turn of it brought."""
         self._reporter.subscribe(listener)
 
-    def _begin(self, request: Request, output: RequestOutput) -> None:
+    def _begin(self, request: Request, output: RequestOutput, chain: Chain) -> None:
         """A request's first output: it has a place in the running set from now on."""
         if self._slots[request.request_id] >= 0 or not output.tokens:
             return
         self._slots[request.request_id] = self._free.pop() if self._free else self._limit - 1
         self._reporter.began(
             request.request_id,
-            time.monotonic() - request.arrival,
+            time.monotonic() - request.arrival if chain.waited is None else chain.waited,
             len(request.prompt_token_ids),
             output.cached_tokens,
         )

@@ -56,13 +56,18 @@ class Hub:
 
     def attention(self, rows: int) -> Attention | None:
         """The attention of the step's first ``rows`` rows, None where a layer was not seen; once a step."""
-        captured, self._captured = self._captured, {}
+        captured = self.release()
         if not self.layers or any(layer not in captured for layer in self.layers):
             return None
         chosen = [captured[layer] for layer in self.layers]
         if any(c.queries.shape[0] < rows for c in chosen):
             return None
         return measure(chosen, rows)
+
+    def release(self) -> dict[int, Captured]:
+        """Let go of what was captured in this step."""
+        captured, self._captured = self._captured, {}
+        return captured
 
     def unfinished_prompts(self, rows: int) -> Sequence[bool] | None:
         """V1: which rows are pieces of prompts whose token is thrown away; None where nobody knows."""

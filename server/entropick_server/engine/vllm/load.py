@@ -60,6 +60,7 @@ class Reporter:
         self._outputs: list[tuple[RequestOutput, int]] = []
         self._queued: list[tuple[str, float]] = []
         self._verdicts: list[BranchVerdict] = []
+        self._preempted: list[str] = []
         self._queries = self._hits = 0
         self._last: float | None = None
         self._planned = False
@@ -75,9 +76,15 @@ class Reporter:
         self._hits += hits
         self._plan()
 
-    def add(self, output: RequestOutput, slot: int, verdicts: list[BranchVerdict]) -> None:
-        """An output of a request in its slot; ``verdicts`` are taken over."""
+    def add(
+        self, output: RequestOutput, slot: int, verdicts: list[BranchVerdict], preempted: int = 0
+    ) -> None:
+        """An output of a request in its slot; ``verdicts`` are taken over.
+
+        ``preempted``: how often one of its rows gave its pages up.
+        """
         self._outputs.append((output, slot))
+        self._preempted += [output.request_id] * preempted
         self._verdicts += verdicts
         verdicts.clear()
         self._plan()
@@ -101,10 +108,10 @@ class Reporter:
             duration,
             self._queries,
             self._hits,
-            (),
+            tuple(self._preempted),
             tuple(self._verdicts),
         )
-        self._outputs, self._queued, self._verdicts = [], [], []
+        self._outputs, self._queued, self._verdicts, self._preempted = [], [], [], []
         self._queries = self._hits = 0
         for listener in self._listeners:
             listener(report)

@@ -55,9 +55,9 @@ class VllmPieces:
         self._inbox.expect(key)
         try:
             async with aclosing(self._llm.generate(prompt, params, key)) as outputs:
-                position = piece.spec.start
+                position, preempted = piece.spec.start, 0
                 async for output in outputs:
-                    done = output.outputs[0]
+                    done, told = output.outputs[0], output.metrics
                     steps = []
                     for number, token_id in enumerate(done.token_ids, 1):
                         last = output.finished and number == len(done.token_ids)
@@ -66,6 +66,10 @@ class VllmPieces:
                         steps.append(await self._step(piece, position, token_id, cached, reason))
                         position += 1
                     if steps:
+                        if told is not None:
+                            again, preempted = told.num_preemptions - preempted, told.num_preemptions
+                            waited = max(0.0, told.scheduled_ts - told.queued_ts)
+                            steps[0] = replace(steps[0], waited=waited, preempted=again)
                         yield steps
                     if output.finished and (not steps or steps[-1].reason is None):
                         raise EngineError(f"vLLM gave this request up ({done.finish_reason})")

@@ -105,9 +105,6 @@ class EntropickProcessor(V1Processor, V2Processor):
     def apply(self, logits: Tensor, ctx: Any = None) -> Tensor:
         """Leave one token in the rows of ours: float32 [B, V], changed in place."""
         count = logits.shape[0]
-        attention = self._hub.attention(count)  # also where it is not needed: the step's queries are let go
-        if not len(self._table):
-            return logits
         if ctx is None:
             rows = self._table.at(range(count))
             taken = [0 if row is None else len(row.output) for row in rows]
@@ -115,9 +112,13 @@ class EntropickProcessor(V1Processor, V2Processor):
         else:
             rows, taken, thrown = self._places(ctx, count)
         mine = [i for i, row in enumerate(rows) if row is not None]
-        if mine:
-            live = tuple(row for row in rows if row is not None)
-            self._draw(logits, mine, live, [taken[i] for i in mine], attention, thrown)
+        if not mine:
+            self._hub.release()
+            return logits
+        # heads are spread over the workers of a layer: one worker's are not the layer's
+        attention = None if self._sharded else self._hub.attention(count)
+        live = tuple(row for row in rows if row is not None)
+        self._draw(logits, mine, live, [taken[i] for i in mine], attention, thrown)
         return logits
 
     def _places(self, ctx: Any, count: int) -> tuple[list[Row | None], list[int], Sequence[bool]]:
@@ -155,9 +156,6 @@ class EntropickProcessor(V1Processor, V2Processor):
         whole = n == logits.shape[0]
         index = None if whole else torch.tensor(mine, device=logits.device)
         part = logits if index is None else logits.index_select(0, index)
-        # heads are spread over the workers of a layer: one worker's are not the layer's
-        if self._sharded:
-            attention = None
         signals = None if attention is None else attention.signals
         if signals is not None and index is not None:
             signals = signals.index_select(0, index)
