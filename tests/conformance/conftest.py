@@ -91,3 +91,18 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str]
 def server(request: pytest.FixtureRequest, running: Callable[[str], Server]) -> str:
     """Base URL of a server, for each engine."""
     return running(request.param).url
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Iterator[Callable[[str], Server]]:
+    """``fresh(engine)``: a server of the test's own."""
+    servers: list[Server] = []
+
+    def start(engine: str) -> Server:
+        servers.append(Server(engine, tmp_path / f"log{len(servers)}"))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        if server.process.poll() is None:
+            server.stop()
