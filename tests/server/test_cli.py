@@ -115,3 +115,41 @@ def test_a_model_that_cannot_be_loaded_is_exit_code_1(
 def test_calibrate_needs_its_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["calibrate", "folder", "--data", str(tmp_path / "none.txt")]) == 2
     assert "--data" in capsys.readouterr().err
+
+
+def test_vllms_own_arguments_stand_behind_two_dashes(
+    built: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = ModuleType("engine")
+    engine.VllmEngine = lambda options, arguments, _: built.append((options, arguments))  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "entropick_server.engine.vllm.engine", engine)
+    monkeypatch.setattr(cli, "find_spec", lambda _: object())
+    args = ["serve", "folder", "--engine", "vllm", "--monitored-layers", "3,0", "--", "--max-num-seqs", "4"]
+    assert cli.main(args) == 0
+    options, arguments = built[0]
+    assert (options.model, options.monitored_layers) == ("folder", (3, 0))
+    assert list(arguments) == ["--max-num-seqs", "4"]
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "message"),
+    [
+        (["serve", "folder", "--", "--port", "1"], 2, "--engine vllm"),
+        (["calibrate", "folder", "--data", "x", "--", "--port", "1"], 2, "--engine vllm"),
+        (["serve", "folder", "--engine", "vllm"], 1, "pip install 'entropick[vllm]'"),
+        (["serve", "folder", "--engine", "other"], 2, "engine"),
+        (["serve", "folder", "--monitored-layers", "0-3"], 2, "monitored_layers"),
+    ],
+)
+def test_an_engine_that_cannot_be_had_is_told(
+    built: list[Any],
+    args: list[str],
+    code: int,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(cli, "find_spec", lambda _: None)
+    assert cli.main(args) == code
+    assert message in capsys.readouterr().err
+    assert not built
