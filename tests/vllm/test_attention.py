@@ -19,10 +19,11 @@ from entropick_server.engine.vllm.attention.cpu import layer_number
     window=st.none() | st.integers(1, 40),
     softcap=st.sampled_from([0.0, 3.0]),
     layers=st.integers(1, 3),
+    native=st.booleans(),
     seed=st.integers(0, 1000),
 )
 def test_as_the_kernel_measures(
-    lengths: list[int], group: int, window: int | None, softcap: float, layers: int, seed: int
+    lengths: list[int], group: int, window: int | None, softcap: float, layers: int, native: bool, seed: int
 ) -> None:
     """Any number of rows and layers, windows and caps; pages in any order, the last one partly stale."""
     torch.manual_seed(seed)
@@ -34,9 +35,18 @@ def test_as_the_kernel_measures(
     for _ in range(layers):
         keys = torch.randn(rows * columns, kv_heads, page, width) * 2
         q = torch.randn(rows, kv_heads * group, width)
+        # behind its keys a page holds values
+        mixed = torch.cat((keys, torch.randn_like(keys)), 3).transpose(2, 3)
         captured.append(
             Captured(
-                q, keys.transpose(2, 3).contiguous(), table, ends, max(lengths), width**-0.5, window, softcap
+                q,
+                mixed.contiguous() if native else mixed,
+                table,
+                ends,
+                max(lengths),
+                width**-0.5,
+                window,
+                softcap,
             )
         )
         _, stats = decode_attention(

@@ -66,7 +66,8 @@ class VllmPieces:
                         steps.append(await self._step(piece, position, token_id, cached, reason))
                         position += 1
                     if steps:
-                        if told is not None:
+                        first = position - len(steps) == piece.spec.start
+                        if told is not None and (first or told.num_preemptions > preempted):
                             again, preempted = told.num_preemptions - preempted, told.num_preemptions
                             waited = max(0.0, told.scheduled_ts - told.queued_ts)
                             steps[0] = replace(steps[0], waited=waited, preempted=again)

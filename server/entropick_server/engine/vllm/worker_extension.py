@@ -11,6 +11,9 @@ from typing import Any
 
 from vllm.distributed.parallel_state import get_pp_group, get_tp_group
 
+from entropick_kernels import warmup
+
+from .attention.capture import warm_up
 from .hub import Hub
 from .plugin import register
 from .side_channel import Outbox
@@ -26,10 +29,13 @@ class WorkerExtension:
     model_runner: Any
 
     def entropick_open(self, channel: str, profile: Mapping[str, Any] | None) -> list[int]:
-        """Connect the worker to the server; the layers whose attention it can measure."""
+        """Connect the worker to the server, and compile what the first token would wait for; the layers whose
+        attention is measured."""
         hub = Hub.of(self.vllm_config)
         hub.runner = self.model_runner
         hub.use_profile(read_profile(profile))
+        warmup()
+        warm_up()
         if get_tp_group().rank_in_group == 0 and get_pp_group().is_last_rank:
             hub.outbox = Outbox(channel)
         return list(hub.layers)

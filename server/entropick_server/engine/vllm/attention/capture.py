@@ -14,13 +14,19 @@ from torch import Tensor
 
 from entropick_kernels.attention_stats import HeadStats, head_stats, layer_signals
 
+try:
+    from . import native as _native
+except ImportError:  # numba is not installed: torch serves everything
+    _native = None  # type: ignore[assignment]
+
 
 class Captured(NamedTuple):
     """One layer in one step.
 
-    ``queries`` [B, H, D]: of each row's newest token. ``keys`` [P, Hk, D, page]: the cache, every page
-    transposed. ``pages`` int [B, N], ``lengths`` int [B]: as in ``decode_attention``; ``longest``: the
-    largest length or more. ``window``: the last so many keys, None for all; ``softcap`` 0: none.
+    ``queries`` [B, H, D]: of each row's newest token. ``keys`` [P, Hk, D or more, page]: the cache, every
+    page transposed, keys in its first D rows. ``pages`` int [B, N], ``lengths`` int [B]: as in
+    ``decode_attention``; ``longest``: the largest length or more. ``window``: the last so many keys, None for
+    all; ``softcap`` 0: none.
     """
 
     queries: Tensor
@@ -43,9 +49,9 @@ class Attention(NamedTuple):
 
 def scores(layer: Captured, rows: int) -> Tensor:
     """Scores that enter the softmax, float32 [B, H, N * page]; of keys beyond a row's length: anything."""
-    _, kv_heads, width, page = layer.keys.shape
+    kv_heads, page, width = layer.keys.shape[1], layer.keys.shape[3], layer.queries.shape[2]
     pages = layer.pages[:rows, : -(-layer.longest // page)].long()
-    keys = layer.keys[pages].float()  # [B, N, Hk, D, page]
+    keys = layer.keys[:, :, :width][pages].float()  # [B, N, Hk, D, page]
     grouped = layer.queries[:rows].float().view(rows, 1, kv_heads, -1, width)
     found = torch.matmul(grouped, keys).mul_(layer.scale)  # [B, N, Hk, g, page]
     if layer.softcap:
@@ -63,6 +69,9 @@ def valid_keys(layer: Captured, rows: int, span: int) -> Tensor:
 
 def measure(layers: Sequence[Captured], rows: int) -> Attention:
     """The statistics of ``rows`` rows in every layer."""
+    if _native is not None and all(_small(layer, rows) for layer in layers):
+        each = [_natively(layer, rows) for layer in layers]
+        return _over_layers(HeadStats(*(torch.stack(figures) for figures in zip(*each, strict=True))))
     found = [scores(layer, rows) for layer in layers]
     spans = {(layer.window, s.shape) for layer, s in zip(layers, found, strict=True)}
     if len(spans) == 1:
@@ -74,5 +83,35 @@ def measure(layers: Sequence[Captured], rows: int) -> Attention:
             for layer, s in zip(layers, found, strict=True)
         ]
         heads = HeadStats(*(torch.stack(figures) for figures in zip(*one, strict=True)))
+    return _over_layers(heads)
+
+
+def warm_up() -> None:
+    """Compile the native loops, or load them from numba's cache."""
+    if _native is not None:
+        _native.warm()
+
+
+def _over_layers(heads: HeadStats) -> Attention:
     by_layer = layer_signals(heads)
     return Attention(by_layer.mean(0), by_layer, heads)
+
+
+def _small(layer: Captured, rows: int) -> bool:
+    """Whether native loops serve a layer, and are faster than torch's threads."""
+    _, heads, width = layer.queries.shape
+    work = rows * layer.longest * heads * width
+    return work < _native.WORTH_THREADS and _native.serves(layer.queries, layer.keys)
+
+
+def _natively(layer: Captured, rows: int) -> HeadStats:
+    columns = -(-layer.longest // layer.keys.shape[3])
+    return _native.measure_native(
+        layer.queries[:rows],
+        layer.keys,
+        layer.pages[:rows, :columns],
+        layer.lengths[:rows],
+        layer.scale,
+        layer.window,
+        layer.softcap,
+    )

@@ -1,6 +1,6 @@
 """vLLM's CPU attention with the newest queries captured. vLLM builds it in place of CPU_ATTN.
 
-A page of the cache holds keys as K^T [D, page] in its first half where the kernels' layout is "vec"; other
+A page of the cache holds keys as K^T [D, page] before its values where the kernels' layout is "vec"; other
 layouts (vec16, amx, neon, ...) are not read: their layers are not measured.
 """
 
@@ -60,13 +60,13 @@ class MeasuredCPUAttention(CPUAttentionBackendImpl):
             _log.warning("attention of layers in the %r layout is not measured", layer.isa)
             self._measured = False
             return out
-        pages, kv_heads, page, _ = kv_cache.shape
+        pages, kv_heads, page, width = kv_cache.shape
         newest = attn_metadata.query_start_loc[1:].long() - 1
         self._hub.capture(
             number,
             Captured(
                 query.view(-1, self.num_heads, self.head_size).index_select(0, newest),
-                kv_cache.view(pages, kv_heads, 2, self.head_size, page)[:, :, 0],
+                kv_cache.view(pages, kv_heads, width, page),
                 attn_metadata.block_table,
                 attn_metadata.seq_lens,
                 attn_metadata.max_seq_len,
