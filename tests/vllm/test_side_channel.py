@@ -147,13 +147,34 @@ def test_the_store_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     from entropick_server.engine.vllm import side_channel
 
     packed, _, candidates = a_step()
-    monkeypatch.setattr(side_channel, "_KEPT_BYTES", packed.nbytes * 2)
+    size = sum(map(len, encode(marks("a"), packed, candidates)))
+    monkeypatch.setattr(side_channel, "_KEPT_BYTES", 2 * size)
+    monkeypatch.setattr(side_channel, "_KEPT_KEYS", 3)
     outbox = Outbox(f"ipc://{tmp_path}/b")
     try:
         for key in "abc":
             outbox.send(marks(key), packed, candidates)
         assert outbox.take("a") == []
-        assert [len(outbox.take(key)) for key in "bc"] == [3, 3]
+        for key in "bc":
+            (message,) = outbox.take(key)
+            assert [figures.mark.key for figures in decode(message)] == [key] * 3
         assert outbox.take("c") == []
+        for key in "defg":
+            outbox.send([marks(key)[0]], packed[:1], candidates)
+        assert [len(outbox.take(key)) for key in "dg"] == [0, 1]
+    finally:
+        outbox.close()
+
+
+def test_what_was_taken_is_not_told_again_and_rows_of_others_come_along(tmp_path: Path) -> None:
+    packed, _, candidates = a_step()
+    outbox = Outbox(f"ipc://{tmp_path}/b")
+    try:
+        outbox.send([marks("a")[0], marks("b")[0]], packed[:2], candidates)
+        outbox.send([marks("a")[1]], packed[1:2], candidates)
+        told = [[(f.mark.key, f.mark.position) for f in decode(m)] for m in outbox.take("a")]
+        assert told == [[("a", 0), ("b", 0)], [("a", 1)]]
+        outbox.send([marks("a")[2]], packed[2:], candidates)
+        assert [[f.mark.position for f in decode(m)] for m in outbox.take("a")] == [[2]]
     finally:
         outbox.close()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -23,8 +23,10 @@ from torch import Tensor
 from entropick_sampler.step import TokenRow, unpack
 
 _log = logging.getLogger(__name__)
-_KEPT_BYTES: Final = 64 << 20
+_KEPT_BYTES: Final = 16 << 20
 """bytes of messages that a worker keeps for those who ask"""
+_KEPT_KEYS: Final = 4096
+"""rows whose messages it can find"""
 _UNREAD: Final = 4096
 """messages that may wait for the server; further ones are dropped"""
 
@@ -84,31 +86,44 @@ class Outbox:
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.setsockopt(zmq.SNDHWM, _UNREAD)
         self._socket.connect(address)
-        self._kept: OrderedDict[str, list[tuple[Mark, Tensor, int]]] = OrderedDict()
+        # messages, the newest last, with the number of the first; which of them hold a key's rows
+        self._kept: deque[tuple[bytes, ...]] = deque()
+        self._first = 0
         self._size = 0
+        self._spans: OrderedDict[str, tuple[int, int]] = OrderedDict()
 
     def send(self, marks: Sequence[Mark], packed: Tensor, candidates: int) -> None:
-        """Send the rows of a step, one for each mark; ``packed`` must not change afterwards."""
+        """Send the rows of a step, one for each mark."""
+        message = tuple(encode(marks, packed, candidates))
         try:
-            self._socket.send_multipart(encode(marks, packed, candidates), zmq.NOBLOCK)
+            self._socket.send_multipart(message, zmq.NOBLOCK)
         except zmq.Again:
             _log.debug("the side channel is full or cut; the rows of a step wait to be asked for")
-        for mark, line in zip(marks, packed.unbind(0), strict=True):
-            self._kept.setdefault(mark.key, []).append((mark, line, candidates))
-        self._size += packed.nbytes
+        number = self._first + len(self._kept)
+        self._kept.append(message)
+        self._size += _bytes(message)
         while self._size > _KEPT_BYTES:
-            _, oldest = self._kept.popitem(last=False)
-            self._size -= sum(line.nbytes for _, line, _ in oldest)
+            self._size -= _bytes(self._kept.popleft())
+            self._first += 1
+        for mark in marks:
+            begin, _ = self._spans.pop(mark.key, (number, number))
+            self._spans[mark.key] = begin, number + 1
+        while len(self._spans) > _KEPT_KEYS:
+            self._spans.popitem(last=False)
 
     def take(self, key: str) -> list[list[bytes]]:
-        """Messages of a key's rows that are still here; they are forgotten."""
-        kept = self._kept.pop(key, [])
-        self._size -= sum(line.nbytes for _, line, _ in kept)
-        return [encode([mark], line.unsqueeze(0), candidates) for mark, line, candidates in kept]
+        """The messages with a key's rows that are still here, rows of others among them; once."""
+        begin, end = self._spans.pop(key, (0, 0))
+        begin = max(begin, self._first)
+        return [list(self._kept[number - self._first]) for number in range(begin, end)]
 
     def close(self) -> None:
         """Let the socket go."""
         self._context.destroy(linger=0)
+
+
+def _bytes(message: Sequence[bytes]) -> int:
+    return sum(map(len, message))
 
 
 Ask = Callable[[str], Awaitable[list[list[bytes]]]]

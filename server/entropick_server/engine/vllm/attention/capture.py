@@ -69,9 +69,8 @@ def valid_keys(layer: Captured, rows: int, span: int) -> Tensor:
 
 def measure(layers: Sequence[Captured], rows: int) -> Attention:
     """The statistics of ``rows`` rows in every layer."""
-    if _native is not None and all(_small(layer, rows) for layer in layers):
-        each = [_natively(layer, rows) for layer in layers]
-        return _over_layers(HeadStats(*(torch.stack(figures) for figures in zip(*each, strict=True))))
+    if _native is not None and _small(layers, rows):
+        return _natively(layers, rows)
     found = [scores(layer, rows) for layer in layers]
     spans = {(layer.window, s.shape) for layer, s in zip(layers, found, strict=True)}
     if len(spans) == 1:
@@ -83,7 +82,8 @@ def measure(layers: Sequence[Captured], rows: int) -> Attention:
             for layer, s in zip(layers, found, strict=True)
         ]
         heads = HeadStats(*(torch.stack(figures) for figures in zip(*one, strict=True)))
-    return _over_layers(heads)
+    by_layer = layer_signals(heads)
+    return Attention(by_layer.mean(0), by_layer, heads)
 
 
 def warm_up() -> None:
@@ -92,26 +92,26 @@ def warm_up() -> None:
         _native.warm()
 
 
-def _over_layers(heads: HeadStats) -> Attention:
-    by_layer = layer_signals(heads)
-    return Attention(by_layer.mean(0), by_layer, heads)
+def _small(layers: Sequence[Captured], rows: int) -> bool:
+    """Whether native loops serve these layers together, and are faster than torch's threads."""
+    first = layers[0]
+    heads, width = first.queries.shape[1:]
+    return rows * first.longest * heads * width < _native.WORTH_THREADS and all(
+        _native.serves(layer.queries, layer.keys)
+        and layer.pages is first.pages
+        and layer.queries.shape == first.queries.shape
+        and layer.keys.shape[1:] == first.keys.shape[1:]
+        for layer in layers
+    )
 
 
-def _small(layer: Captured, rows: int) -> bool:
-    """Whether native loops serve a layer, and are faster than torch's threads."""
-    _, heads, width = layer.queries.shape
-    work = rows * layer.longest * heads * width
-    return work < _native.WORTH_THREADS and _native.serves(layer.queries, layer.keys)
-
-
-def _natively(layer: Captured, rows: int) -> HeadStats:
-    columns = -(-layer.longest // layer.keys.shape[3])
-    return _native.measure_native(
-        layer.queries[:rows],
-        layer.keys,
-        layer.pages[:rows, :columns],
-        layer.lengths[:rows],
-        layer.scale,
-        layer.window,
-        layer.softcap,
+def _natively(layers: Sequence[Captured], rows: int) -> Attention:
+    first = layers[0]
+    columns = -(-first.longest // first.keys.shape[3])
+    return Attention(
+        *_native.measure_native(
+            [_native.Layer(c.queries[:rows], c.keys, c.scale, c.window, c.softcap) for c in layers],
+            first.pages[:rows, :columns],
+            first.lengths[:rows],
+        )
     )

@@ -61,11 +61,15 @@ class MeasuredCPUAttention(CPUAttentionBackendImpl):
             self._measured = False
             return out
         pages, kv_heads, page, width = kv_cache.shape
-        newest = attn_metadata.query_start_loc[1:].long() - 1
+        queries = query.view(-1, self.num_heads, self.head_size)
+        if attn_metadata.max_query_len == 1:
+            newest = queries[: attn_metadata.seq_lens.shape[0]].clone()
+        else:
+            newest = queries.index_select(0, attn_metadata.query_start_loc[1:].long() - 1)
         self._hub.capture(
             number,
             Captured(
-                query.view(-1, self.num_heads, self.head_size).index_select(0, newest),
+                newest,
                 kv_cache.view(pages, kv_heads, width, page),
                 attn_metadata.block_table,
                 attn_metadata.seq_lens,
