@@ -64,32 +64,51 @@ class SampledBatch:
         clarify: Tensor,
         measure: bool = True,
     ) -> list[TokenRow]:
-        """Measure, decide and draw: one line on the host for every row.
+        """Measure, decide and draw: one line on the host for every row, whose memory is kept.
 
         Arguments as for :func:`~.step.sample_step`. ``measure`` False leaves the signals out, for batches of
         policy ``fixed`` on the native path: log probabilities and draws are as ever. Raises ValueError
         elsewhere.
         """
+        columns = positions, forced, clarify
+        packed, self._state = self.packed(logits, attention, attended, *columns, self._state, measure)
+        return unpack(packed, self._rows.candidates)
+
+    @property
+    def candidates(self) -> int:
+        """Candidates of a row, for :func:`~.packed.unpack`."""
+        return self._rows.candidates
+
+    def packed(
+        self,
+        logits: Tensor,
+        attention: Tensor | None,
+        attended: Tensor | None,
+        positions: Tensor,
+        forced: Tensor,
+        clarify: Tensor,
+        state: PolicyState,
+        measure: bool = True,
+    ) -> tuple[Tensor, PolicyState]:
+        """:meth:`step` for who keeps the rows' memory: the packed lines on the host, and the state after."""
         native = self._native if logits.dtype == torch.float32 else None
         if not measure and (self._rows.any_enabled or native is None):
             raise ValueError("only the native step of rows of policy 'fixed' can leave measuring out")
         if native is not None:
             columns = (positions, forced, clarify)
-            packed, self._state = native.step(logits, attention, attended, self._state, columns, measure)
-        else:
-            result, self._state = sample_step(
-                logits,
-                attention,
-                attended,
-                self._rows,
-                self._state,
-                positions,
-                forced,
-                clarify,
-                self._implementation,
-            )
-            packed = result.pack().cpu()
-        return unpack(packed, self._rows.candidates)
+            return native.step(logits, attention, attended, state, columns, measure)
+        result, state = sample_step(
+            logits,
+            attention,
+            attended,
+            self._rows,
+            state,
+            positions,
+            forced,
+            clarify,
+            self._implementation,
+        )
+        return result.pack().cpu(), state
 
 
 def warmup() -> None:

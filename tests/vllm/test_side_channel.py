@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from entropick_sampler.packed import TokenRow, unpack
 from entropick_sampler.params import PolicyConfig, SamplingParams
 from entropick_sampler.policy import initial_state
-from entropick_sampler.step import SamplerRows, TokenRow, sample_step, unpack
+from entropick_sampler.step import SamplerRows, sample_step
 from entropick_server.engine.vllm.side_channel import Inbox, Mark, Outbox, decode, encode
 
 

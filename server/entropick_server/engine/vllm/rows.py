@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from entropick_sampler.step import TokenRow
+from entropick_sampler.packed import TokenRow
 
 from ..base import Tokenizer
 from ..sampling import ClarifyText, unfinished_character

@@ -20,7 +20,7 @@ import zmq
 import zmq.asyncio
 from torch import Tensor
 
-from entropick_sampler.step import TokenRow, unpack
+from entropick_sampler.packed import TokenRow, unpack
 
 _log = logging.getLogger(__name__)
 _KEPT_BYTES: Final = 16 << 20
