@@ -35,8 +35,8 @@ class RowSpec:
     ``key`` names its figures on the side channel; None: nobody wants them. ``start``: tokens of the reply
     before its first one. ``branch``: what its draws have in the place of Philox's branch, its number below
     the request's choice. ``forced``: tokens to emit instead of drawing; ``replay`` says that they are the
-    request's own. ``rollout``: no clarifying text may begin. ``clarify_used``, ``since_clarify``: the policy's
-    memory; ``unfinished``: bytes of a character begun before it.
+    request's own. ``rollout``: no clarifying text may begin. ``clarify_used`` and ``since_clarify``: the
+    policy's memory; ``unfinished``: bytes of a character begun before it.
     """
 
     sampling: SamplingParams
