@@ -42,8 +42,7 @@ class SampledBatch:
         Raises ValueError for a bad override, or preset ``calibrated`` without a profile.
         """
         self._rows = SamplerRows.build(rows, profile, device, branches)
-        self.state = state
-        """what the policy remembers of each row: after a step, what follows from it"""
+        self._state = state
         self._implementation = implementation
         self._native = None
         if _native is not None and implementation in (None, "numba") and torch.device(device).type == "cpu":
@@ -51,9 +50,9 @@ class SampledBatch:
             self._native = _native.NativeRows(r.policy, (r.seeds, r.draws, r.branch), r.candidates)
 
     @property
-    def candidates(self) -> int:
-        """Candidates that are drawn of a token, in the row with most."""
-        return self._rows.candidates
+    def state(self) -> PolicyState:
+        """What the policy remembers of each row, after the last step."""
+        return self._state
 
     def step(
         self,
@@ -65,9 +64,20 @@ class SampledBatch:
         clarify: Tensor,
         measure: bool = True,
     ) -> list[TokenRow]:
-        """Measure, decide and draw: one line on the host for every row; arguments as for :meth:`packed`."""
-        packed = self.packed(logits, attention, attended, positions, forced, clarify, measure)
+        """Measure, decide and draw: one line on the host for every row, whose memory is kept.
+
+        Arguments as for :func:`~.step.sample_step`. ``measure`` False leaves the signals out, for batches of
+        policy ``fixed`` on the native path: log probabilities and draws are as ever. Raises ValueError
+        elsewhere.
+        """
+        columns = positions, forced, clarify
+        packed, self._state = self.packed(logits, attention, attended, *columns, self._state, measure)
         return unpack(packed, self._rows.candidates)
+
+    @property
+    def candidates(self) -> int:
+        """Candidates of a row, for :func:`~.packed.unpack`."""
+        return self._rows.candidates
 
     def packed(
         self,
@@ -77,34 +87,28 @@ class SampledBatch:
         positions: Tensor,
         forced: Tensor,
         clarify: Tensor,
+        state: PolicyState,
         measure: bool = True,
-    ) -> Tensor:
-        """A step's packed lines (:mod:`~.packed`) on the host, float64 [B, C].
-
-        Arguments as for :func:`~.step.sample_step`. ``measure`` False leaves the signals out, for batches of
-        policy ``fixed`` on the native path: log probabilities and draws are as ever. Raises ValueError
-        elsewhere.
-        """
+    ) -> tuple[Tensor, PolicyState]:
+        """:meth:`step` for who keeps the rows' memory: the packed lines on the host, and the state after."""
         native = self._native if logits.dtype == torch.float32 else None
         if not measure and (self._rows.any_enabled or native is None):
             raise ValueError("only the native step of rows of policy 'fixed' can leave measuring out")
         if native is not None:
             columns = (positions, forced, clarify)
-            packed, self.state = native.step(logits, attention, attended, self.state, columns, measure)
-        else:
-            result, self.state = sample_step(
-                logits,
-                attention,
-                attended,
-                self._rows,
-                self.state,
-                positions,
-                forced,
-                clarify,
-                self._implementation,
-            )
-            packed = result.pack().cpu()
-        return packed
+            return native.step(logits, attention, attended, state, columns, measure)
+        result, state = sample_step(
+            logits,
+            attention,
+            attended,
+            self._rows,
+            state,
+            positions,
+            forced,
+            clarify,
+            self._implementation,
+        )
+        return result.pack().cpu(), state
 
 
 def warmup() -> None:

@@ -205,6 +205,19 @@ def test_seeds(server: str) -> None:
     assert text_of(ask(server, PROMPTS[2], seed=seed, max_tokens=40)) == text_of(first)
 
 
+def test_choices_of_one_prompt(server: str) -> None:
+    """Each choice is drawn with numbers of its own and told apart; the first is the one of n = 1."""
+    settings = {"telemetry": "tokens"}
+    answer = ask(server, PROMPTS[2], n=3, max_tokens=24, ignore_eos=True, entropick=settings)
+    texts = [choice["message"]["content"] for choice in answer["choices"]]
+    assert [choice["index"] for choice in answer["choices"]] == [0, 1, 2]
+    assert len(set(texts)) > 1
+    assert answer["usage"]["completion_tokens"] == 72
+    assert all(len(choice["entropick"]["tokens"]) == 24 for choice in answer["choices"])
+    alone = ask(server, PROMPTS[2], max_tokens=24, ignore_eos=True, entropick=settings)
+    assert text_of(alone) == texts[0]
+
+
 def test_alone_and_in_company(server: str) -> None:
     """A seeded request says the same alone and beside others, up to float rounding of its figures."""
     bodies = [(prompt, seed) for prompt in PROMPTS for seed in (1, 2)]
@@ -376,9 +389,11 @@ def test_the_engines_say_the_same(running: Callable[[str], Any]) -> None:
     }
     for seed, prompt in enumerate(PROMPTS):
         for settings in ({"telemetry": "tokens"}, {"preset": "seed", "telemetry": "tokens"}, branch):
-            fields: dict[str, Any] = {"seed": seed, "max_tokens": 24, "entropick": settings}
+            fields: dict[str, Any] = {"seed": seed, "n": 2, "max_tokens": 24, "entropick": settings}
             a, b = ask(ours, prompt, **fields), ask(theirs, prompt, **fields)
-            assert text_of(a) == text_of(b)
+            for mine, its in zip(a["choices"], b["choices"], strict=True):
+                assert mine["message"] == its["message"]
+                assert mine["finish_reason"] == its["finish_reason"]
             assert a["usage"]["completion_tokens_details"] == b["usage"]["completion_tokens_details"]
             for row, other in zip(rows_of(a), rows_of(b), strict=True):
                 assert (row["strategy"], row["forced"]) == (other["strategy"], other["forced"])

@@ -43,7 +43,7 @@ def make_request() -> Callable[..., Request]:
             SamplingParams(**{"max_tokens": 8, **sampling}),
             policy or PolicyConfig(),
             time.monotonic(),
-            forced,
+            forced_token_ids=forced,
         )
 
     return make

@@ -66,6 +66,7 @@ class VllmEngine:
         self._folder: Path | None = None
         self._pieces: VllmPieces | None = None
         self._slots: dict[str, int] = {}
+        self._groups: dict[str, str] = {}
         self._free: list[int] = []
         self._limit = 0
         self._started = self._alive = self._ready = False
@@ -142,7 +143,10 @@ class VllmEngine:
             raise EngineDeadError("the engine is not running" if self._llm is None else DEAD)
         if name in self._slots:
             raise EngineError(f"request id {name!r} is in use")
-        if len(self._slots) >= self._limit + self._options.max_queue:
+        # the choices of one prompt wait as one request
+        waiting = {self._groups.get(other, other) for other, slot in self._slots.items() if slot < 0}
+        running = sum(slot >= 0 for slot in self._slots.values())
+        if running + len(waiting) >= self._limit + self._options.max_queue and request.group not in waiting:
             raise QueueFullError("The waiting queue is full; try again later.")
         problem = self._problem(request)
         if problem is not None:
@@ -151,6 +155,8 @@ class VllmEngine:
             yield output
             return
         self._slots[name] = -1
+        if request.group is not None:
+            self._groups[name] = request.group
         room = self.info.max_model_len - len(request.prompt_token_ids)
         wanted = len(request.forced_token_ids) or request.sampling.max_tokens
         chain = Chain(request, min(room, wanted), self._pieces, self._read.tokenizer)
@@ -168,6 +174,7 @@ class VllmEngine:
             raise
         finally:
             slot = self._slots.pop(name)
+            self._groups.pop(name, None)
             if slot >= 0:
                 self._free.append(slot)
             if not ended:

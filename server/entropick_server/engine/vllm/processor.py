@@ -79,7 +79,7 @@ class EntropickProcessor(V1Processor, V2Processor):
         self._version = -1
         self._clarify = ClarifyText()
         self._composed: tuple[Row, ...] = ()
-        self._resident = SampledBatch([], initial_state(0, self._device), None, self._device)
+        self._batch = SampledBatch([], initial_state(0, self._device), None, self._device)
 
     def is_argmax_invariant(self) -> bool:
         """False: it must see greedy requests and come before temperatures (V1)."""
@@ -159,12 +159,12 @@ class EntropickProcessor(V1Processor, V2Processor):
         signals = None if attention is None else attention.signals
         if signals is not None and index is not None:
             signals = signals.index_select(0, index)
-        batch = self._resident
-        batch.state = PolicyState(used, since)
-        packed = batch.packed(part, signals, None, position, forced, clarify)
-        lines = unpack(packed, batch.candidates)
+        packed, _ = self._batch.packed(
+            part, signals, None, position, forced, clarify, PolicyState(used, since)
+        )
+        lines = unpack(packed, self._batch.candidates)
         marks = self._told(rows, taken, mine, lines, texts, part, attention)
-        self._leave_one(logits, index, [line.token for line in lines])
+        self._leave_one(logits, index, lines)
         outbox = self._hub.outbox
         if outbox is not None:
             sent = [
@@ -174,10 +174,10 @@ class EntropickProcessor(V1Processor, V2Processor):
             ]
             if sent:
                 chosen = packed if len(sent) == n else packed[[i for i, _ in sent]]
-                outbox.send([mark for _, mark in sent], chosen, batch.candidates)
+                outbox.send([mark for _, mark in sent], chosen, self._batch.candidates)
 
-    def _leave_one(self, logits: Tensor, index: Tensor | None, tokens: list[int]) -> None:
-        token = torch.tensor(tokens).to(self._device).unsqueeze(1)
+    def _leave_one(self, logits: Tensor, index: Tensor | None, lines: Sequence[TokenRow]) -> None:
+        token = torch.tensor([line.token for line in lines]).to(self._device).unsqueeze(1)
         if index is None:
             logits.fill_(-math.inf).scatter_(1, token, 0.0)
         else:
@@ -194,7 +194,7 @@ class EntropickProcessor(V1Processor, V2Processor):
         if rows == self._composed:
             return
         specs = [servable(row.spec, self._hub.profile) for row in rows]
-        self._resident = SampledBatch(
+        self._batch = SampledBatch(
             [(spec.sampling, spec.policy) for spec in specs],
             initial_state(len(specs), self._device),
             self._hub.profile,
@@ -216,7 +216,7 @@ class EntropickProcessor(V1Processor, V2Processor):
     ) -> list[Mark | None]:
         """What the server is told of each row; before the logits are overwritten."""
         marks: list[Mark | None] = []
-        tops = self._tops(rows, lines, logits)
+        tops = _tops(rows, lines, logits)
         for i, (row, count, line, text) in enumerate(zip(rows, taken, lines, texts, strict=True)):
             forced = row.drew(count, line, text)
             spec = row.spec
@@ -230,24 +230,24 @@ class EntropickProcessor(V1Processor, V2Processor):
             marks.append(Mark(spec.key, position, forced, line.inserted, tops.get(i, ()), detail))
         return marks
 
-    def _tops(
-        self, rows: Sequence[Row], lines: Sequence[TokenRow], logits: Tensor
-    ) -> dict[int, tuple[tuple[int, float], ...]]:
-        """The most probable tokens of the measured distribution, for the rows that ask."""
-        wanted = {i: n for i, row in enumerate(rows) if (n := row.spec.sampling.logprobs)}
-        if not wanted:
-            return {}
-        chosen = logits.index_select(0, torch.tensor(list(wanted), device=logits.device))
-        best = chosen.float().topk(min(max(wanted.values()), chosen.shape[1]))
-        normaliser = torch.tensor([(lines[i].max_logit, lines[i].log_z) for i in wanted])
-        normaliser = normaliser.to(logits.device)
-        logprobs = (best.values - normaliser[:, :1] - normaliser[:, 1:]).clamp_max(0)
-        return {
-            i: tuple(zip(ids[:n], values[:n], strict=True))
-            for (i, n), ids, values in zip(
-                wanted.items(), best.indices.tolist(), logprobs.tolist(), strict=True
-            )
-        }
+
+def _tops(
+    rows: Sequence[Row], lines: Sequence[TokenRow], logits: Tensor
+) -> dict[int, tuple[tuple[int, float], ...]]:
+    """The most probable tokens of the measured distribution, for the rows that ask."""
+    wanted = {i: n for i, row in enumerate(rows) if (n := row.spec.sampling.logprobs)}
+    if not wanted:
+        return {}
+    chosen = logits.index_select(0, torch.tensor(list(wanted), device=logits.device))
+    best = chosen.topk(min(max(wanted.values()), chosen.shape[1]))
+    # the emitted token's normaliser and arithmetic, so that the two agree to the bit
+    normaliser = torch.tensor([(lines[i].max_logit, lines[i].log_z) for i in wanted], dtype=chosen.dtype)
+    normaliser = normaliser.to(logits.device)
+    logprobs = (best.values - normaliser[:, :1] - normaliser[:, 1:]).clamp_max(0)
+    return {
+        i: tuple(zip(ids[:n], values[:n], strict=True))
+        for (i, n), ids, values in zip(wanted.items(), best.indices.tolist(), logprobs.tolist(), strict=True)
+    }
 
 
 def _detail(attention: Attention, row: int) -> dict[str, Any]:

@@ -57,7 +57,7 @@ class Figures:
 
 
 def encode(marks: Sequence[Mark], packed: Tensor, candidates: int) -> list[bytes]:
-    """One message of rows; ``packed``: float64 [B, C] on the host, its packed lines."""
+    """One message of rows; ``packed``: float64 [B, C] on the host, ``StepResult.pack``."""
     head = {"rows": [m.plain() for m in marks], "columns": packed.shape[1], "candidates": candidates}
     return [json.dumps(head).encode(), packed.contiguous().numpy().tobytes()]
 

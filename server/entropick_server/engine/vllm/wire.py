@@ -33,9 +33,10 @@ class RowSpec:
     """One row of vLLM's batch, a request, a part of one or a branch, as it begins.
 
     ``key`` names its figures on the side channel; None: nobody wants them. ``start``: tokens of the reply
-    before its first one. ``branch``: its number. ``forced``: tokens to emit instead of drawing; ``replay``
-    says that they are the request's own. ``rollout``: no clarifying text may begin. ``clarify_used``,
-    ``since_clarify``: the policy's memory; ``unfinished``: bytes of a character begun before it.
+    before its first one. ``branch``: what its draws have in the place of Philox's branch, its number below
+    the request's choice. ``forced``: tokens to emit instead of drawing; ``replay`` says that they are the
+    request's own. ``rollout``: no clarifying text may begin. ``clarify_used`` and ``since_clarify``: the
+    policy's memory; ``unfinished``: bytes of a character begun before it.
     """
 
     sampling: SamplingParams

@@ -12,6 +12,7 @@ from typing import Any
 from vllm.distributed.parallel_state import get_pp_group, get_tp_group
 
 from entropick_kernels import warmup
+from entropick_sampler.batch import warmup as warm_step
 
 from .attention.capture import warm_up
 from .hub import Hub
@@ -35,6 +36,7 @@ class WorkerExtension:
         hub.runner = self.model_runner
         hub.use_profile(read_profile(profile))
         warmup()
+        warm_step()
         warm_up()
         if get_tp_group().rank_in_group == 0 and get_pp_group().is_last_rank:
             hub.outbox = Outbox(channel)
