@@ -16,8 +16,10 @@ from torch import Tensor
 from .params import Strategy
 from .signals import SIGNAL_NAMES, SIGNALS
 
+INSERTED: Final = 6
+"""the column that says whether a clarifying text begins"""
 HEADER: Final = 8
-"""columns before the token ids"""
+"""columns before the token ids, the first of which is the emitted one"""
 FIXED_COLUMNS: Final = HEADER + 4 + len(SIGNALS)
 """columns of a line beside the three of each drawn token"""
 _SURPRISAL: Final = SIGNAL_NAMES.index("surprisal")

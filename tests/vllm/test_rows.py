@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from entropick_sampler.packed import TokenRow
 from entropick_sampler.params import PolicyConfig, SamplingParams
 from entropick_server.engine.sampling import ClarifyText
 from entropick_server.engine.vllm.rows import Row, RowTable
@@ -26,31 +25,27 @@ def spec(key: str | None = "a", **more: Any) -> RowSpec:
     return RowSpec(SamplingParams(), PolicyConfig(), key, **more)
 
 
-def line(token: int, inserted: bool = False) -> TokenRow:
-    return TokenRow(token, 0.0, (), None, 1.0, 1.0, 0, 0.0, 1, inserted, 0, ())
-
-
 def test_a_token_that_was_thrown_away_leaves_no_trace() -> None:
     row = Row.of(spec())
     assert row.clarify_at(TEXT, 0) == (7, 8)
-    assert row.drew(0, line(7, inserted=True), (7, 8))
+    assert row.drew(0, 7, (7, 8))
     row.settle(0, Bytes())  # type: ignore[arg-type]
     assert (row.clarify_used, list(row.forced)) == (0, [])
-    assert row.drew(0, line(7, inserted=True), (7, 8))
+    assert row.drew(0, 7, (7, 8))
     row.settle(1, Bytes())  # type: ignore[arg-type]
     assert (row.clarify_used, row.since_clarify, list(row.forced)) == (1, 0, [8])
-    assert row.drew(1, line(8), ())
+    assert row.drew(1, 8, ())
     row.settle(2, Bytes())  # type: ignore[arg-type]
     assert (row.clarify_used, row.since_clarify, list(row.forced)) == (1, 1, [])
-    assert not row.drew(2, line(3), ())
+    assert not row.drew(2, 3, ())
 
 
 def test_no_text_in_the_middle_of_a_character_or_where_none_may_be() -> None:
     row = Row.of(spec())
-    row.drew(0, line(200), ())
+    row.drew(0, 200, ())
     row.settle(1, Bytes())  # type: ignore[arg-type]
     assert row.clarify_at(TEXT, 1) == ()
-    row.drew(1, line(201), ())
+    row.drew(1, 201, ())
     row.settle(2, Bytes())  # type: ignore[arg-type]
     assert row.clarify_at(TEXT, 2) == (17, 18)
     assert Row.of(spec(start=3)).clarify_at(TEXT, 0) == (17, 18)

@@ -19,7 +19,7 @@ from vllm.v1.sample.logits_processor.interface import MoveDirectionality
 from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsProcessor as V2Processor
 
 from entropick_sampler.batch import SampledBatch
-from entropick_sampler.packed import TokenRow, unpack
+from entropick_sampler.packed import HEADER, INSERTED
 from entropick_sampler.policy import PolicyState, initial_state
 from entropick_sampler.profile import DEFAULT_CLARIFY_TEXT
 
@@ -162,9 +162,8 @@ class EntropickProcessor(V1Processor, V2Processor):
         packed, _ = self._batch.packed(
             part, signals, None, position, forced, clarify, PolicyState(used, since)
         )
-        lines = unpack(packed, self._batch.candidates)
-        marks = self._told(rows, taken, mine, lines, texts, part, attention)
-        self._leave_one(logits, index, lines)
+        marks = self._told(rows, taken, mine, packed, texts, part, attention)
+        self._leave_one(logits, index, packed)
         outbox = self._hub.outbox
         if outbox is not None:
             sent = [
@@ -176,8 +175,8 @@ class EntropickProcessor(V1Processor, V2Processor):
                 chosen = packed if len(sent) == n else packed[[i for i, _ in sent]]
                 outbox.send([mark for _, mark in sent], chosen, self._batch.candidates)
 
-    def _leave_one(self, logits: Tensor, index: Tensor | None, lines: Sequence[TokenRow]) -> None:
-        token = torch.tensor([line.token for line in lines]).to(self._device).unsqueeze(1)
+    def _leave_one(self, logits: Tensor, index: Tensor | None, packed: Tensor) -> None:
+        token = packed[:, HEADER : HEADER + 1].long().to(self._device)
         if index is None:
             logits.fill_(-math.inf).scatter_(1, token, 0.0)
         else:
@@ -209,16 +208,18 @@ class EntropickProcessor(V1Processor, V2Processor):
         rows: Sequence[Row],
         taken: Sequence[int],
         mine: Sequence[int],
-        lines: Sequence[TokenRow],
+        packed: Tensor,
         texts: Sequence[tuple[int, ...]],
         logits: Tensor,
         attention: Attention | None,
     ) -> list[Mark | None]:
         """What the server is told of each row; before the logits are overwritten."""
         marks: list[Mark | None] = []
-        tops = _tops(rows, lines, logits)
-        for i, (row, count, line, text) in enumerate(zip(rows, taken, lines, texts, strict=True)):
-            forced = row.drew(count, line, text)
+        tops = _tops(rows, packed, logits)
+        tokens, begins = packed[:, HEADER].tolist(), packed[:, INSERTED].tolist()
+        for i, (row, count, text) in enumerate(zip(rows, taken, texts, strict=True)):
+            inserted = bool(begins[i])
+            forced = row.drew(count, int(tokens[i]), text if inserted else ())
             spec = row.spec
             if spec.key is None:
                 marks.append(None)
@@ -227,13 +228,11 @@ class EntropickProcessor(V1Processor, V2Processor):
             if spec.policy.telemetry == "full" and attention is not None:
                 detail = _detail(attention, mine[i])
             position = spec.start + count
-            marks.append(Mark(spec.key, position, forced, line.inserted, tops.get(i, ()), detail))
+            marks.append(Mark(spec.key, position, forced, inserted, tops.get(i, ()), detail))
         return marks
 
 
-def _tops(
-    rows: Sequence[Row], lines: Sequence[TokenRow], logits: Tensor
-) -> dict[int, tuple[tuple[int, float], ...]]:
+def _tops(rows: Sequence[Row], packed: Tensor, logits: Tensor) -> dict[int, tuple[tuple[int, float], ...]]:
     """The most probable tokens of the measured distribution, for the rows that ask."""
     wanted = {i: n for i, row in enumerate(rows) if (n := row.spec.sampling.logprobs)}
     if not wanted:
@@ -241,8 +240,7 @@ def _tops(
     chosen = logits.index_select(0, torch.tensor(list(wanted), device=logits.device))
     best = chosen.topk(min(max(wanted.values()), chosen.shape[1]))
     # the emitted token's normaliser and arithmetic, so that the two agree to the bit
-    normaliser = torch.tensor([(lines[i].max_logit, lines[i].log_z) for i in wanted], dtype=chosen.dtype)
-    normaliser = normaliser.to(logits.device)
+    normaliser = packed[list(wanted), -2:].to(logits.device, chosen.dtype)
     logprobs = (best.values - normaliser[:, :1] - normaliser[:, 1:]).clamp_max(0)
     return {
         i: tuple(zip(ids[:n], values[:n], strict=True))

@@ -12,8 +12,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from entropick_sampler.packed import TokenRow
-
 from ..base import Tokenizer
 from ..sampling import ClarifyText, unfinished_character
 from .wire import RowSpec
@@ -46,13 +44,13 @@ class Row:
             return ()
         return text.later if spec.start + taken else text.first
 
-    def drew(self, taken: int, line: TokenRow, text: tuple[int, ...]) -> bool:
+    def drew(self, taken: int, token: int, text: tuple[int, ...]) -> bool:
         """Note what a step drew behind ``taken`` tokens; whether the token was forced.
 
-        ``text``: the clarifying text that may have begun.
+        ``text``: the clarifying text that begins with it, () where none does.
         """
-        self._pending = (taken, line.token, text if line.inserted else ())
-        return line.inserted or bool(self.forced)
+        self._pending = (taken, token, text)
+        return bool(text or self.forced)
 
     def settle(self, taken: int, tokenizer: Tokenizer) -> None:
         """vLLM has ``taken`` tokens of this row now: what was drawn last counts if it is among them."""
