@@ -18,6 +18,7 @@ import argparse
 import itertools
 import json
 import random
+import signal
 import statistics
 import subprocess
 import sys
@@ -70,16 +71,14 @@ def gguf_file(model: Path, build: Path, environments: Environments) -> Path:
     return target
 
 
-def start(args: argparse.Namespace, asked: Load) -> list[Peer]:
-    """The peers that can run here; those that cannot are named."""
-    peers = []
+def start(args: argparse.Namespace, asked: Load, peers: list[Peer]) -> None:
+    """Add the peers that can run here; name those that cannot."""
     for key in args.peers.split(","):
         try:
             peers.append(Peer(key, environments(args), asked, args.build))
             print(f"- {key}: {peers[-1].name}")
         except PeerError as error:
             print(f"- MISSING: {error}")
-    return peers
 
 
 def environments(args: argparse.Namespace) -> Environments:
@@ -242,8 +241,11 @@ def main() -> None:
     if asked.context > config["max_position_embeddings"]:
         parser.error(f"--prompts, --tokens: the model's context is {config['max_position_embeddings']}")
     print(f"{args.model}: {args.threads} threads, {args.tokens} new tokens, {args.rounds} rounds\n")
-    peers = start(args, asked)
+    # peers that are stopped would outlive a parent that was told to end
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    peers: list[Peer] = []
     try:
+        start(args, asked, peers)
         if len(peers) < 2 or peers[0].key != "entropick":
             raise SystemExit("nothing to compare")
         (check if args.check else compare)(args, peers, words)

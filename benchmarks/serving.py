@@ -4,9 +4,9 @@ Each client sends its requests one after the other; prompts are random token ids
 All servers are loaded once and take turns, round by round: while one serves the others are stopped. Of each
 turn: tokens a second (all requests, prompts included), time to the first event with text, and the time
 between such events of one answer (median and 95th percentile). Ratios are those of one round; above 1
-entropick is better, whatever the figure. ``entropick`` answers with telemetry ``summary``, ``entropick-tokens`` with a row of
-signals for every token. The clients share the processors with the server. An event may carry more than one
-token where a server waits for whole characters, or where a client reads late.
+entropick is better, whatever the figure. ``entropick`` answers with telemetry ``summary``,
+``entropick-tokens`` with a row of signals for every token. The clients share the processors with the server.
+An event may carry more than one token where a server waits for whole characters.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ import asyncio
 import itertools
 import json
 import random
+import signal
 import statistics
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -146,7 +148,6 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_common(parser)
-    parser.add_argument("--llama-server", type=Path, default=Path(".venv-llama/llama.cpp/bin/llama-server"))
     parser.add_argument("--servers", type=lambda s: s.split(","), default=list(ROWS), help=",".join(ROWS))
     parser.add_argument("--clients", type=numbers, default=[1, 4, 16])
     parser.add_argument("--prompts", type=numbers, default=[32], help="tokens of a prompt: 32,512")
@@ -173,9 +174,12 @@ def main() -> None:
         f"{args.model}: {args.threads} threads, {args.tokens} new tokens, {args.requests} requests a client, "
         f"{args.rounds} rounds\n"
     )
+    # servers that are stopped would outlive a parent that was told to end
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     servers: dict[str, Server] = {}
     try:
-        programs = Programs(args.vllm_python.absolute(), args.llama_server.absolute())
+        llama_server = args.llama_python.absolute().parent.parent / "llama.cpp" / "bin" / "llama-server"
+        programs = Programs(args.vllm_python.absolute(), llama_server)
         for key in dict.fromkeys(row.removesuffix("-tokens") for row in args.servers):
             try:
                 servers[key] = Server(key, programs, asked, args.build)

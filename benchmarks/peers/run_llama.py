@@ -29,6 +29,8 @@ class Llama:
         options.n_batch = max(asked.chunk, asked.rows)
         options.n_threads = options.n_threads_batch = asked.threads
         options.type_k = options.type_v = GGML_TYPE_F32
+        # slower on a CPU, at one row and at 16
+        options.flash_attn_type = ll.LLAMA_FLASH_ATTN_TYPE_DISABLED
         options.no_perf = True
         self.context = ll.llama_init_from_model(self.model, options)
         if not self.context:

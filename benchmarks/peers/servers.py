@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import sys
 import time
@@ -11,7 +10,7 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
-from .process import VLLM_ENVIRONMENT, PeerError, Process
+from .process import ENTROPICK_ENVIRONMENT, VLLM_ENVIRONMENT, PeerError, Process, environment
 from .protocol import Load
 
 HOST = "127.0.0.1"
@@ -33,13 +32,17 @@ class Server:
     def __init__(self, key: str, programs: Programs, asked: Load, build: Path) -> None:
         self.key = key
         self.port = _free_port()
-        command, environment = _command(key, programs, asked, self.port)
+        command, variables = _command(key, programs, asked, self.port)
         if not Path(command[0]).is_file():
             raise PeerError(f"{key}: {command[0]} is missing: make bench-peers sets it up")
         log = build / "logs" / f"{key}-server.log"
-        self.process = Process(command, {**os.environ, **environment}, log, pipes=False)
-        with self.process.turn():
-            self._wait(240)
+        self.process = Process(command, environment(**variables), log, pipes=False)
+        try:
+            with self.process.turn():
+                self._wait(240)
+        except BaseException:
+            self.process.end()
+            raise
 
     def _wait(self, seconds: float) -> None:
         end = time.monotonic() + seconds
@@ -50,7 +53,6 @@ class Server:
                         return
             except (urllib.error.URLError, OSError):
                 time.sleep(0.2)
-        self.process.end()
         raise PeerError(f"{self.key}: the server did not start ({self.process.log})")
 
 
@@ -61,7 +63,7 @@ def _command(key: str, programs: Programs, asked: Load, port: int) -> tuple[list
     if key == "entropick":
         command = [sys.executable, "-m", "entropick_server.cli", "serve", asked.model, *where]
         command += ["--threads", str(asked.threads), "--max-num-seqs", rows, "--max-model-len", context]
-        return [*command, "--device", "cpu", "--log-level", "warning"], {}
+        return [*command, "--device", "cpu", "--log-level", "warning"], ENTROPICK_ENVIRONMENT
     if key == "vllm":
         command = [str(programs.vllm), "-m", "vllm.entrypoints.openai.api_server", "--model", asked.model]
         command += [*where, "--dtype", "float32", "--max-num-seqs", rows, "--max-model-len", context]
@@ -71,7 +73,8 @@ def _command(key: str, programs: Programs, asked: Load, port: int) -> tuple[list
     if key == "llama.cpp":
         each = -(-asked.context // 256) * 256
         command = [str(programs.llama), "-m", asked.gguf, *where, "-t", str(asked.threads)]
-        command += ["-np", rows, "-c", str(asked.rows * each), "-ctk", "f32", "-ctv", "f32"]
+        command += ["-np", rows, "-c", str(asked.rows * each), "-ctk", "f32", "-ctv", "f32", "-fa", "off"]
+        command += ["--no-cache-prompt", "--cache-ram", "0"]
         return [*command, "--no-webui", "--log-disable"], {}
     raise PeerError(f"{key}: no such server")
 
