@@ -2,9 +2,9 @@
 
 Each client sends its requests one after the other; prompts are random token ids, answers have a fixed length.
 All servers are loaded once and take turns, round by round: while one serves the others are stopped. Of each
-turn: tokens a second (all requests, prompts included), time to the first event with text, and the time
-between such events of one answer (median and 95th percentile). Ratios are those of one round; above 1
-entropick is better, whatever the figure. ``entropick`` answers with telemetry ``summary``,
+turn: tokens a second (all requests, prompts included), time to the first event with text, the mean time of a
+token behind it, and the time between events of one answer (median and 95th percentile; near 0 where several
+arrive in one read). Ratios are those of one round; above 1 entropick is better, whatever the figure. ``entropick`` answers with telemetry ``summary``,
 ``entropick-tokens`` with a row of signals for every token. The clients share the processors with the server.
 An event may carry more than one token where a server waits for whole characters.
 """
@@ -20,7 +20,6 @@ import signal
 import statistics
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 from engine import (
     add_common,
@@ -47,6 +46,8 @@ class Turn:
     tokens_per_second: float
     first: list[float]
     """time to the first event, by request"""
+    token: list[float]
+    """of a token behind the first event, the mean of each answer"""
     gaps: list[float]
     """between events of an answer"""
     events: int
@@ -73,6 +74,7 @@ async def serve_clients(server: Server, row: str, jobs: list[list[list[int]]], t
     return Turn(
         tokens * len(answers) / seconds,
         [a.events[0] - a.sent for a in answers],
+        [(a.events[-1] - a.events[0]) / (tokens - 1) for a in answers],
         [late - early for a in answers for early, late in itertools.pairwise(a.events)],
         sum(len(a.events) for a in answers),
         tokens * len(answers),
@@ -85,23 +87,27 @@ def figures(turn: Turn) -> dict[str, float]:
     return {
         "tokens/s": turn.tokens_per_second,
         "first": 1 / statistics.median(turn.first),
+        "token": 1 / statistics.median(turn.token),
         "gap": 1 / statistics.median(gaps),
         "gap95": 1 / gaps[int(len(gaps) * 0.95)],
     }
 
 
+FIGURES = ("tokens/s", "first", "token", "gap", "gap95")
+
+
 def report(found: dict[tuple[int, int], list[dict[str, Turn]]]) -> None:
-    times = ("first event, ms", "between events, ms", "its 95 %")
+    times = ("first event, ms", "a token, ms", "between events, ms", "its 95 %")
     header("prompt", "clients", "server", "tokens/s", *times, "tokens an event")
     middle = statistics.median
     for (length, clients), rounds in found.items():
         for row in rounds[0]:
             of = [figures(turns[row]) for turns in rounds]
-            ms = {name: middle(1e3 / each[name] for each in of) for name in ("first", "gap", "gap95")}
+            ms = {name: middle(1e3 / each[name] for each in of) for name in FIGURES[1:]}
             events = sum(t[row].tokens for t in rounds) / sum(t[row].events for t in rounds)
             print(
                 f"| {length} | {clients} | {row} | {middle(each['tokens/s'] for each in of):.0f} "
-                f"| {ms['first']:.1f} | {ms['gap']:.2f} | {ms['gap95']:.2f} | {events:.2f} |"
+                f"| {ms['first']:.1f} | {ms['token']:.2f} | {ms['gap']:.2f} | {ms['gap95']:.2f} | {events:.2f} |"
             )
     print("\nentropick against the others: ratios of each round")
     header("prompt", "clients", "entropick with", "against", "figure", "ratio", "quartiles", "seen")
@@ -109,7 +115,7 @@ def report(found: dict[tuple[int, int], list[dict[str, Turn]]]) -> None:
         ours = [row for row in rounds[0] if row.startswith("entropick")]
         for own, other in itertools.product(ours, [row for row in rounds[0] if row not in ours]):
             telemetry = "tokens" if own.endswith("-tokens") else "summary"
-            for name in ("tokens/s", "first", "gap", "gap95"):
+            for name in FIGURES:
                 ratios = [figures(t[own])[name] / figures(t[other])[name] for t in rounds]
                 print(f"| {length} | {clients} | {telemetry} | {other} | {name} | {spread(ratios)} |")
 

@@ -69,7 +69,9 @@ def _command(key: str, programs: Programs, asked: Load, port: int) -> tuple[list
         command += [*where, "--dtype", "float32", "--max-num-seqs", rows, "--max-model-len", context]
         command += ["--enforce-eager", "--no-enable-prefix-caching", "--served-model-name", "model"]
         command += ["--disable-log-stats", "--distributed-executor-backend", "uni"]
-        return command, {**VLLM_ENVIRONMENT, "OMP_NUM_THREADS": str(asked.threads)}
+        # two processes share the processors: threads that spin in one keep the other from sending
+        threads = {"OMP_NUM_THREADS": str(asked.threads), "OMP_WAIT_POLICY": "PASSIVE"}
+        return command, {**VLLM_ENVIRONMENT, **threads}
     if key == "llama.cpp":
         each = -(-asked.context // 256) * 256
         command = [str(programs.llama), "-m", asked.gguf, *where, "-t", str(asked.threads)]
