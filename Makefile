@@ -109,7 +109,7 @@ bench-peers: peers ## the engine against transformers, vLLM and llama.cpp; signa
 .PHONY: bench-serving
 bench-serving: peers ## the server against those of vLLM and llama.cpp, streaming over loopback
 	$(BIN)/python benchmarks/serving.py $(PEER_OPTIONS) --prompts 32,512 $(ARGS)
-	$(BIN)/python benchmarks/serving.py $(PEER_OPTIONS) --model 125m --prompts 32,512 --requests 2 --rounds 3 $(ARGS)
+	$(BIN)/python benchmarks/serving.py $(PEER_OPTIONS) --model 125m --requests 2 --rounds 3 $(ARGS)
 
 .PHONY: bench-kernels
 bench-kernels: $(BIN)/.dev ## the kernels against their peers and this machine's copy bandwidth (a GPU where there is one)

