@@ -10,6 +10,11 @@ ARGS ?=
 # Same versions everywhere; which build of torch they mean is pip's choice (README, "Choose your torch").
 CONSTRAINTS ?= constraints.txt
 
+# the benchmarks' peers
+VLLM_VENV ?= .venv-vllm
+LLAMA_VENV ?= .venv-llama
+LLAMA_CPP_PYTHON := 0.3.36
+
 BIN := $(VENV)/bin
 SOURCES := kernels sampler server pico
 # libgomp's threads must not spin while they wait: it costs several times the work under load
@@ -81,8 +86,53 @@ profile: $(BIN)/.serve ## write the shipped model's calibration file and its pro
 	  --clarify-text "Which one do you mean?"
 
 .PHONY: bench
-bench: $(BIN)/.dev ## decode against transformers generate, on this machine
-	$(BIN)/python benchmarks/engine.py
+bench: $(BIN)/.dev ## decode and end to end against transformers generate, on this machine
+	$(BIN)/python benchmarks/engine.py --peers entropick,generate $(ARGS)
+
+# Engines of others, each in an environment of its own. What cannot be set up is named by the benchmarks.
+$(VLLM_VENV)/.ready: benchmarks/peers/requirements-vllm.txt
+	@test -x $(VLLM_VENV)/bin/python || $(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	$(VLLM_VENV)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
+	@touch $@
+
+$(LLAMA_VENV)/.ready: benchmarks/peers/requirements-llama.txt
+	@test -x $(LLAMA_VENV)/bin/python || $(PYTHON) -m venv $(LLAMA_VENV)
+	$(LLAMA_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	rm -rf $(LLAMA_VENV)/source && mkdir $(LLAMA_VENV)/source
+	$(LLAMA_VENV)/bin/python -m pip download --quiet --disable-pip-version-check --no-deps \
+	  --no-binary llama-cpp-python --dest $(LLAMA_VENV)/source llama-cpp-python==$(LLAMA_CPP_PYTHON)
+	tar -xzf $(LLAMA_VENV)/source/*.tar.gz -C $(LLAMA_VENV)/source --strip-components 1
+	$(LLAMA_VENV)/bin/cmake -S $(LLAMA_VENV)/source/vendor/llama.cpp -B $(LLAMA_VENV)/llama.cpp -G Ninja \
+	  -DCMAKE_MAKE_PROGRAM=$(abspath $(LLAMA_VENV))/bin/ninja -DCMAKE_BUILD_TYPE=Release \
+	  -DBUILD_SHARED_LIBS=ON -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_APP=OFF \
+	  -DLLAMA_USE_PREBUILT_UI=OFF -DLLAMA_OPENSSL=OFF
+	$(LLAMA_VENV)/bin/cmake --build $(LLAMA_VENV)/llama.cpp --target llama-server
+	CMAKE_ARGS=-DLLAMA_BUILD=OFF PATH=$(abspath $(LLAMA_VENV))/bin:$$PATH $(LLAMA_VENV)/bin/python -m pip install \
+	  --quiet --disable-pip-version-check $(abspath $(LLAMA_VENV))/source
+	@touch $@
+
+PEER_OPTIONS = --vllm-python $(VLLM_VENV)/bin/python --llama-python $(LLAMA_VENV)/bin/python
+
+.PHONY: peers
+peers: $(BIN)/.dev ## set up vLLM and llama.cpp for the benchmarks (needs a C++ compiler; some minutes, 3 GB)
+	-@$(MAKE) --no-print-directory $(VLLM_VENV)/.ready
+	-@$(MAKE) --no-print-directory $(LLAMA_VENV)/.ready
+
+.PHONY: bench-peers
+bench-peers: peers ## the engine against transformers, vLLM and llama.cpp; signals on against off; branches
+	$(BIN)/python benchmarks/engine.py $(PEER_OPTIONS) --check --tokens 64 --prompts 32,512
+	$(BIN)/python benchmarks/engine.py $(PEER_OPTIONS) --prompts 32,512 $(ARGS)
+	$(BIN)/python benchmarks/engine.py --peers entropick,off --rounds 20 $(ARGS)
+	$(BIN)/python benchmarks/engine.py $(PEER_OPTIONS) --model 125m --check --tokens 48
+	$(BIN)/python benchmarks/engine.py $(PEER_OPTIONS) --model 125m --tokens 48 --prompts 32,512 --rounds 3 $(ARGS)
+	$(BIN)/python benchmarks/engine.py --model 125m --peers entropick,off --tokens 48 --rounds 20 $(ARGS)
+	$(BIN)/python benchmarks/fork.py
+
+.PHONY: bench-serving
+bench-serving: peers ## the server against those of vLLM and llama.cpp, streaming over loopback
+	$(BIN)/python benchmarks/serving.py $(PEER_OPTIONS) --prompts 32,512 $(ARGS)
+	$(BIN)/python benchmarks/serving.py $(PEER_OPTIONS) --model 125m --requests 2 --rounds 3 $(ARGS)
 
 .PHONY: bench-kernels
 bench-kernels: $(BIN)/.dev ## the kernels against their peers and this machine's copy bandwidth (a GPU where there is one)
@@ -116,4 +166,4 @@ soak: $(BIN)/.dev ## 64 streaming clients for 10 minutes, a fifth of them leavin
 
 .PHONY: clean
 clean: ## remove the environment and caches
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VLLM_VENV) $(LLAMA_VENV) build dist .pytest_cache .mypy_cache .ruff_cache
