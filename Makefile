@@ -10,9 +10,7 @@ ARGS ?=
 # Same versions everywhere; which build of torch they mean is pip's choice (README, "Choose your torch").
 CONSTRAINTS ?= constraints.txt
 
-# the benchmarks' peers
-VLLM_VENV ?= .venv-vllm
-LLAMA_VENV ?= .venv-llama
+VENV_LLAMA ?= .venv-llama
 LLAMA_CPP_PYTHON := 0.3.36
 
 BIN := $(VENV)/bin
@@ -90,34 +88,28 @@ bench: $(BIN)/.dev ## decode and end to end against transformers generate, on th
 	$(BIN)/python benchmarks/engine.py --peers entropick,generate $(ARGS)
 
 # Engines of others, each in an environment of its own. What cannot be set up is named by the benchmarks.
-$(VLLM_VENV)/.ready: benchmarks/peers/requirements-vllm.txt
-	@test -x $(VLLM_VENV)/bin/python || $(PYTHON) -m venv $(VLLM_VENV)
-	$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
-	$(VLLM_VENV)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
-	@touch $@
-
-$(LLAMA_VENV)/.ready: benchmarks/peers/requirements-llama.txt
-	@test -x $(LLAMA_VENV)/bin/python || $(PYTHON) -m venv $(LLAMA_VENV)
-	$(LLAMA_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
-	rm -rf $(LLAMA_VENV)/source && mkdir $(LLAMA_VENV)/source
-	$(LLAMA_VENV)/bin/python -m pip download --quiet --disable-pip-version-check --no-deps \
-	  --no-binary llama-cpp-python --dest $(LLAMA_VENV)/source llama-cpp-python==$(LLAMA_CPP_PYTHON)
-	tar -xzf $(LLAMA_VENV)/source/*.tar.gz -C $(LLAMA_VENV)/source --strip-components 1
-	$(LLAMA_VENV)/bin/cmake -S $(LLAMA_VENV)/source/vendor/llama.cpp -B $(LLAMA_VENV)/llama.cpp -G Ninja \
-	  -DCMAKE_MAKE_PROGRAM=$(abspath $(LLAMA_VENV))/bin/ninja -DCMAKE_BUILD_TYPE=Release \
+$(VENV_LLAMA)/.ready: benchmarks/peers/requirements-llama.txt
+	@test -x $(VENV_LLAMA)/bin/python || $(PYTHON) -m venv $(VENV_LLAMA)
+	$(VENV_LLAMA)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	rm -rf $(VENV_LLAMA)/source && mkdir $(VENV_LLAMA)/source
+	$(VENV_LLAMA)/bin/python -m pip download --quiet --disable-pip-version-check --no-deps \
+	  --no-binary llama-cpp-python --dest $(VENV_LLAMA)/source llama-cpp-python==$(LLAMA_CPP_PYTHON)
+	tar -xzf $(VENV_LLAMA)/source/*.tar.gz -C $(VENV_LLAMA)/source --strip-components 1
+	$(VENV_LLAMA)/bin/cmake -S $(VENV_LLAMA)/source/vendor/llama.cpp -B $(VENV_LLAMA)/llama.cpp -G Ninja \
+	  -DCMAKE_MAKE_PROGRAM=$(abspath $(VENV_LLAMA))/bin/ninja -DCMAKE_BUILD_TYPE=Release \
 	  -DBUILD_SHARED_LIBS=ON -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_APP=OFF \
 	  -DLLAMA_USE_PREBUILT_UI=OFF -DLLAMA_OPENSSL=OFF
-	$(LLAMA_VENV)/bin/cmake --build $(LLAMA_VENV)/llama.cpp --target llama-server
-	CMAKE_ARGS=-DLLAMA_BUILD=OFF PATH=$(abspath $(LLAMA_VENV))/bin:$$PATH $(LLAMA_VENV)/bin/python -m pip install \
-	  --quiet --disable-pip-version-check $(abspath $(LLAMA_VENV))/source
+	$(VENV_LLAMA)/bin/cmake --build $(VENV_LLAMA)/llama.cpp --target llama-server
+	CMAKE_ARGS=-DLLAMA_BUILD=OFF PATH=$(abspath $(VENV_LLAMA))/bin:$$PATH $(VENV_LLAMA)/bin/python -m pip install \
+	  --quiet --disable-pip-version-check $(abspath $(VENV_LLAMA))/source
 	@touch $@
 
-PEER_OPTIONS = --vllm-python $(VLLM_VENV)/bin/python --llama-python $(LLAMA_VENV)/bin/python
+PEER_OPTIONS = --vllm-python $(VENV_VLLM)/bin/python --llama-python $(VENV_LLAMA)/bin/python
 
 .PHONY: peers
 peers: $(BIN)/.dev ## set up vLLM and llama.cpp for the benchmarks (needs a C++ compiler; some minutes, 3 GB)
-	-@$(MAKE) --no-print-directory $(VLLM_VENV)/.ready
-	-@$(MAKE) --no-print-directory $(LLAMA_VENV)/.ready
+	-@$(MAKE) --no-print-directory $(VENV_VLLM)/.ready
+	-@$(MAKE) --no-print-directory $(VENV_LLAMA)/.ready
 
 .PHONY: bench-peers
 bench-peers: peers ## the engine against transformers, vLLM and llama.cpp; signals on against off; branches
@@ -166,4 +158,4 @@ soak: $(BIN)/.dev ## 64 streaming clients for 10 minutes, a fifth of them leavin
 
 .PHONY: clean
 clean: ## remove the environment and caches
-	rm -rf $(VENV) $(VLLM_VENV) $(LLAMA_VENV) build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV_VLLM) $(VENV_LLAMA) build dist .pytest_cache .mypy_cache .ruff_cache
