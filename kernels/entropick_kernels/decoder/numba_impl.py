@@ -219,7 +219,8 @@ class NativeDecoder:
             self._table[:, P.MONITORED] = [
                 order.index(i) if i in step.monitored else -1 for i in range(len(self._table))
             ]
-            self._limits = torch.tensor([[self._windows[i] or self._longest] for i in order])
+            limits = [self._windows[i] or self._longest for i in order]
+            self._limits = torch.tensor(limits, dtype=torch.int64).unsqueeze(1)
             self._monitored = step.monitored
         return tokens * self._per_token + 2 * seen * len(self._table) * shape.heads * width
 

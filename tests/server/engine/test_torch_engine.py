@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -206,7 +207,10 @@ async def test_without_measuring_the_text_is_the_same(open_engine: Open, make_re
     async with open_engine() as engine:
         measured, _ = await run(engine, request())
     async with open_engine(measure=False) as engine:
-        plain, _ = await run(engine, request())
+        replies = await asyncio.gather(
+            *(run(engine, replace(request(), request_id=str(i))) for i in range(4))
+        )
+        plain = replies[2][0]
         _, refused = await run(engine, make_request(policy=PolicyConfig(preset="seed")))
     assert ids(plain) == ids(measured)
     assert all(set(t.signals) == {None} for t in plain)
