@@ -5,10 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
-pytest.importorskip("numba")
-
 HELPER = "from entropick_kernels._native import native\n\n\n@native()\ndef number(x):\n    return x + {}\n"
 LOOP = """
 from pathlib import Path
