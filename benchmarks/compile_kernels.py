@@ -26,6 +26,7 @@ from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
 from entropick_kernels._triton import triton_impl
+from entropick_kernels.attention_stats import HeadShards
 
 TARGETS = (80, 90)
 POINTERS = {
@@ -125,6 +126,23 @@ def attention_case(
     )
 
 
+def measure_case(
+    heads: int, kv_heads: int, width: int, dtype: torch.dtype, workers: int, **options: Any
+) -> Callable[[], object]:
+    """The keys as vLLM holds them: slots of all heads, keys before values."""
+    module = triton_impl("entropick_kernels.attention_stats")
+    rows, page, columns = 32, 16, 256
+    q = torch.empty(rows, heads, width, dtype=dtype, device="meta")
+    slots = torch.empty(rows * columns, page, kv_heads, 2 * width, dtype=dtype, device="meta")
+    table = torch.empty(rows, columns, dtype=torch.int32, device="meta")
+    lengths = torch.empty(rows, dtype=torch.int32, device="meta")
+    shards = HeadShards(workers * heads, lambda of_worker: of_worker) if workers > 1 else None
+    given = {"window": None, "softcap": None} | options
+    return lambda: module.measure_attention_triton(
+        q, slots.transpose(1, 2)[..., :width], table, lengths, scale=width**-0.5, shards=shards, **given
+    )
+
+
 def draw_case(vocabulary: int, dtype: torch.dtype, max_top_k: int | None) -> Callable[[], object]:
     module = triton_impl("entropick_kernels.sample")
     rows, draws = 64, 12
@@ -156,6 +174,10 @@ def cases() -> dict[str, Callable[[], object]]:
         "attention 28/4x128 fp16, all, window": attention_case(28, 4, 128, fp16, "all", window=1024),
         "attention 16/8x256 bf16, all, softcap": attention_case(16, 8, 256, bf16, "all", softcap=50.0),
         "attention 12/12x64 fp32, all": attention_case(12, 12, 64, fp32, "all"),
+        "keys alone 32/8x128 bf16": measure_case(32, 8, 128, bf16, 1),
+        "keys alone 16/4x128 bf16, 2 workers": measure_case(16, 4, 128, bf16, 2),
+        "keys alone 80/8x128 fp16, 2 workers, window": measure_case(80, 8, 128, fp16, 2, window=1024),
+        "keys alone 16/8x256 bf16, softcap": measure_case(16, 8, 256, bf16, 1, softcap=50.0),
         "draw 151936 bf16, top-k": draw_case(151936, bf16, 32),
         "draw 128256 fp32, general": draw_case(128256, fp32, None),
     }

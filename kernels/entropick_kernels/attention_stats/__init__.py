@@ -12,8 +12,13 @@ import torch
 from torch import Tensor
 
 from .._triton import chosen
-from .stats import HeadStats, head_stats, layer_signals
-from .torch_impl import decode_attention_torch, prefill_attention_torch, write_kv_torch
+from .stats import HeadShards, HeadStats, check_shards, head_stats, layer_signals
+from .torch_impl import (
+    decode_attention_torch,
+    measure_attention_torch,
+    prefill_attention_torch,
+    write_kv_torch,
+)
 
 try:
     from . import numba_impl as _loops
@@ -21,11 +26,13 @@ except ImportError:  # numba is not installed: torch serves everything
     _loops = None  # type: ignore[assignment]
 
 __all__ = [
+    "HeadShards",
     "HeadStats",
     "Implementation",
     "decode_attention",
     "head_stats",
     "layer_signals",
+    "measure_attention",
     "prefill_attention",
     "warmup",
     "write_kv",
@@ -34,12 +41,17 @@ __all__ = [
 Implementation = Literal["torch", "numba", "triton"]
 
 
-def _check(q: Tensor, k_pages: Tensor, v_pages: Tensor, window: int | None, softcap: float | None) -> None:
+def _check(
+    q: Tensor, k_pages: Tensor, v_pages: Tensor | None, window: int | None, softcap: float | None
+) -> None:
     """Raise ValueError on shapes and options that no kernel can serve."""
-    if q.dim() != 3 or k_pages.dim() != 4 or k_pages.shape != v_pages.shape or q.shape[2] != k_pages.shape[3]:
+    same = v_pages is None or v_pages.shape == k_pages.shape
+    if q.dim() != 3 or k_pages.dim() != 4 or not same or q.shape[2] != k_pages.shape[3]:
+        given = (q, k_pages) if v_pages is None else (q, k_pages, v_pages)
+        names = "k_pages" if v_pages is None else "k_pages, v_pages"
         raise ValueError(
-            "expected q [.., H, D] and k_pages, v_pages [P, Hk, page, D], got "
-            f"{tuple(q.shape)}, {tuple(k_pages.shape)}, {tuple(v_pages.shape)}"
+            f"expected q [.., H, D] and {names} [P, Hk, page, D], got "
+            + ", ".join(str(tuple(tensor.shape)) for tensor in given)
         )
     if q.shape[1] % k_pages.shape[1]:
         raise ValueError(f"{q.shape[1]} query heads do not share {k_pages.shape[1]} key-value heads evenly")
@@ -47,6 +59,16 @@ def _check(q: Tensor, k_pages: Tensor, v_pages: Tensor, window: int | None, soft
         raise ValueError(f"window must be at least 1, got {window}")
     if softcap is not None and not softcap > 0:
         raise ValueError(f"softcap must be positive, got {softcap}")
+
+
+def _check_rows(q: Tensor, page_table: Tensor, lengths: Tensor) -> None:
+    """Raise ValueError where the pages and lengths are not those of the queries' rows."""
+    fits = page_table.dim() == 2 and page_table.shape[0] == q.shape[0] and page_table.shape[1] > 0
+    if not fits or lengths.shape != q.shape[:1]:
+        raise ValueError(
+            f"expected page_table [{q.shape[0]}, N >= 1] and lengths [{q.shape[0]}], got "
+            f"{tuple(page_table.shape)}, {tuple(lengths.shape)}"
+        )
 
 
 @overload
@@ -107,11 +129,7 @@ def decode_attention(
     implementation cannot serve the tensors, IndexError on the CPU where a page or a length is out of range.
     """
     _check(q, k_pages, v_pages, window, softcap)
-    if page_table.dim() != 2 or page_table.shape[0] != q.shape[0] or lengths.shape != q.shape[:1]:
-        raise ValueError(
-            f"expected page_table [{q.shape[0]}, N] and lengths [{q.shape[0]}], got "
-            f"{tuple(page_table.shape)}, {tuple(lengths.shape)}"
-        )
+    _check_rows(q, page_table, lengths)
     kernels = _kernels(implementation, q, k_pages, v_pages)
     arguments = (q, k_pages, v_pages, page_table, lengths)
     if kernels is not None:
@@ -127,10 +145,57 @@ def decode_attention(
     return serve(*arguments, scale=scale, window=window, softcap=softcap, want_stats=want_stats)
 
 
-def _kernels(implementation: str | None, q: Tensor, k_pages: Tensor, v_pages: Tensor) -> Any | None:
+def measure_attention(
+    q: Tensor,
+    k_pages: Tensor,
+    page_table: Tensor,
+    lengths: Tensor,
+    *,
+    scale: float,
+    window: int | None = None,
+    softcap: float | None = None,
+    shards: HeadShards | None = None,
+    implementation: Implementation | None = None,
+) -> HeadStats:
+    """The statistics of :func:`decode_attention` from the keys alone, where another kernel attends.
+
+    Arguments and figures as there. ``k_pages`` [P, Hk, page, D] may have any strides where D is contiguous (a
+    view of pages that hold keys and values side by side). A row may have length 0, as a padded row of a CUDA
+    graph's batch: its figures are 0, and its query and page ids may be anything. On CUDA nothing
+    synchronises; the scratch is 2 bytes for each row, head and key of the page table's capacity, and tiles of
+    it without keys cost a program each: give it no more columns than the longest row needs.
+
+    With ``shards`` q [B, H, D] holds this worker's heads, k_pages its key-value heads, and a head's deviation
+    is from the mean head of all workers. All else is by head; who wants all heads gathers them.
+
+    ``implementation``: "triton" (as there), "numba" (native loops; CPU, float32, contiguous pages, without
+    shards), "torch" (anything), or None for the fastest that serves. Raises as :func:`decode_attention`, and
+    ValueError where ``shards`` counts fewer heads than q has or its ``add`` returns another shape or type.
+    """
+    _check(q, k_pages, None, window, softcap)
+    _check_rows(q, page_table, lengths)
+    check_shards(shards, q.shape[1])
+    arguments = (q, k_pages, page_table, lengths)
+    kernels = _kernels(implementation, q, k_pages)
+    if kernels is not None:
+        measured: HeadStats = kernels.measure_attention_triton(
+            *arguments, scale=scale, window=window, softcap=softcap, shards=shards
+        )
+        return measured
+    native = implementation != "torch" and _loops is not None and shards is None
+    if native and _loops.supports(q, k_pages):
+        return _loops.measure_attention_numba(*arguments, scale=scale, window=window, softcap=softcap)
+    if implementation == "numba":
+        raise ValueError(
+            "the native loops need numba, float32 tensors on the CPU, contiguous pages and no shards"
+        )
+    return measure_attention_torch(*arguments, scale=scale, window=window, softcap=softcap, shards=shards)
+
+
+def _kernels(implementation: str | None, q: Tensor, *pages: Tensor) -> Any | None:
     """The Triton kernels where they are to serve these tensors; ValueError where they must and cannot."""
-    module = chosen(__name__, implementation, q, k_pages, v_pages)
-    if module is not None and not module.supports(q, k_pages, v_pages):
+    module = chosen(__name__, implementation, q, *pages)
+    if module is not None and not module.supports(q, *pages):
         if implementation == "triton":
             raise ValueError("the Triton kernels need float32, bfloat16 or float16 and contiguous heads")
         return None

@@ -114,12 +114,15 @@ def deviations(p: Float32, n: int, mean: Float32, figures: Float32) -> None:
 
 
 @native()
-def check(table: Int32, lengths: Int32, pages: int, page: int, window: int) -> int:
-    """Keys that will be read, all rows together. Raises IndexError on a page or a length out of range."""
+def check(table: Int32, lengths: Int32, pages: int, page: int, window: int, least: int = 1) -> int:
+    """Keys that will be read, all rows together. Raises IndexError on a page or a length out of range.
+
+    ``least``: the smallest length that is in range.
+    """
     total = 0
     for b in range(lengths.shape[0]):
         length = lengths[b]
-        if length < 1 or length > table.shape[1] * page:
+        if length < least or length > table.shape[1] * page:
             raise IndexError("a length is outside its page table")
         start = length - window if 0 < window < length else 0
         for j in range(start // page, (length - 1) // page + 1):
@@ -144,10 +147,12 @@ def attend(
     figures: Float32,
     begin: int,
     end: int,
+    want_out: bool,
 ) -> None:
     """Units begin..end of (row, key-value head): out [B, H, D], p [B, H, K], figures [B, H, 4] but the last.
 
-    ``window`` and ``softcap`` are 0 where there is none. The arguments have passed :func:`check`.
+    ``window`` and ``softcap`` are 0 where there is none. Without ``want_out`` neither ``v_pages`` nor ``out``
+    is touched. The arguments have passed :func:`check`.
     """
     kv_heads, page = k_pages.shape[1], k_pages.shape[2]
     group = q.shape[1] // kv_heads
@@ -156,6 +161,10 @@ def attend(
         length = lengths[b]
         start = length - window if 0 < window < length else 0
         n = length - start
+        if n == 0:
+            for g in range(h * group, h * group + group):
+                figures[b, g] = _ZERO
+            continue
         t = start
         while t < length:
             i = t % page
@@ -169,6 +178,9 @@ def attend(
                 for j in range(n):
                     p[b, g, j] = softcap * np.float32(math.tanh(p[b, g, j] / softcap))
             softmax(p[b, g], n, figures[b, g])
+        if not want_out:
+            continue
+        for g in range(h * group, h * group + group):
             out[b, g] = _ZERO
         t = start
         while t < length:

@@ -28,6 +28,29 @@ def _checked(scores: ArrayLike, valid: ArrayLike | None) -> tuple[FloatArray, Bo
     return np.where(mask, s, 0.0), mask
 
 
+def paged_scores(
+    query: ArrayLike,
+    k_pages: ArrayLike,
+    pages: ArrayLike,
+    length: int,
+    *,
+    scale: float,
+    window: int | None = None,
+    softcap: float | None = None,
+) -> FloatArray:
+    """The scores that enter the softmax of one query [H, D] over a sequence's cached keys, [H, K].
+
+    ``k_pages`` [P, Hk, page, D]; key t lies at ``k_pages[pages[t // page], :, t % page]``; query head h reads
+    key-value head h // (H // Hk). K is ``length``, or ``window`` where that is less: the last so many keys.
+    """
+    q, cache, ids = as_float64(query), as_numpy(k_pages), as_numpy(pages)
+    at = np.arange(0 if window is None else max(0, length - window), length)
+    keys = as_float64(cache[ids[at // cache.shape[2]], :, at % cache.shape[2]])
+    keys = keys.repeat(q.shape[0] // cache.shape[1], axis=1)
+    scores = np.einsum("hd,thd->ht", q, keys) * scale
+    return np.asarray(scores if softcap is None else softcap * np.tanh(scores / softcap))
+
+
 def attention_probabilities(scores: ArrayLike, valid: ArrayLike | None = None) -> FloatArray:
     """A = softmax of the scores over the valid keys, 0 at the others; [.., H, K]."""
     s, mask = _checked(scores, valid)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 import torch
@@ -28,6 +29,34 @@ class HeadStats(NamedTuple):
     """number of valid keys, int64 [..]"""
 
 
+class HeadShards(NamedTuple):
+    """The workers among whom the heads of a layer are spread, as tensor parallelism does."""
+
+    heads: int
+    """query heads of all workers together"""
+    add: Callable[[Tensor], Tensor]
+    """The sum of a contiguous float tensor over the workers, of its shape and type (an all-reduce); it may be
+    made in place. Every worker calls it once a measurement, with tensors of one shape where their arguments
+    have one and the same implementation serves them all."""
+
+
+def added(of_worker: Tensor, shards: HeadShards) -> Tensor:
+    """``of_worker`` over all workers. Raises ValueError where ``shards.add`` gives another shape or type."""
+    shape, dtype = of_worker.shape, of_worker.dtype
+    found = shards.add(of_worker)
+    if found.shape != shape or found.dtype != dtype:
+        raise ValueError(
+            f"shards.add must return {dtype} {tuple(shape)}, got {found.dtype} {tuple(found.shape)}"
+        )
+    return found.contiguous()
+
+
+def check_shards(shards: HeadShards | None, heads: int) -> None:
+    """Raise ValueError where a worker has more heads than all workers together."""
+    if shards is not None and shards.heads < heads:
+        raise ValueError(f"shards.heads must count all heads, at least the {heads} here, got {shards.heads}")
+
+
 def layer_signals(stats: HeadStats) -> Tensor:
     """The six attention signals of a layer, [.., 6], the order of ``signals.ATTENTION_SIGNALS``.
 
@@ -41,7 +70,9 @@ def layer_signals(stats: HeadStats) -> Tensor:
     return torch.stack((mean[0], mean[1], spread, 1.0 - mean[2], seed, mean[3]), dim=-1)
 
 
-def softmax_stats(scores: Tensor, valid: Tensor | None) -> tuple[Tensor, HeadStats]:
+def softmax_stats(
+    scores: Tensor, valid: Tensor | None, shards: HeadShards | None = None
+) -> tuple[Tensor, HeadStats]:
     """Attention probabilities [..., H, K] and their statistics; arguments as :func:`head_stats`."""
     s = scores if scores.dtype in (torch.float32, torch.float64) else scores.float()
     if valid is None:
@@ -63,7 +94,11 @@ def softmax_stats(scores: Tensor, valid: Tensor | None) -> tuple[Tensor, HeadSta
     entropy = nats * _LOG2_E
     count = keys.unsqueeze(-1).clamp(min=1)
     ceiling = count.clamp(min=2).to(s.dtype).log2()
-    deviation = (p - p.mean(-2, keepdim=True)).abs_().sum(-1) * 0.5
+    if shards is None:
+        mean = p.mean(-2, keepdim=True)
+    else:
+        mean = added(p.sum(-2), shards).div(shards.heads).unsqueeze(-2)
+    deviation = (p - mean).abs_().sum(-1) * 0.5
     return p, HeadStats(
         entropy=entropy,
         entropy_normalized=torch.where(count > 1, entropy / ceiling, 0.0),
@@ -73,12 +108,13 @@ def softmax_stats(scores: Tensor, valid: Tensor | None) -> tuple[Tensor, HeadSta
     )
 
 
-def head_stats(scores: Tensor, valid: Tensor | None = None) -> HeadStats:
+def head_stats(scores: Tensor, valid: Tensor | None = None, shards: HeadShards | None = None) -> HeadStats:
     """Statistics of the attention of queries whose ``scores`` [..., H, K] enter the softmax.
 
-    ``valid``: bool [..., K] (broadcast over heads), True where the query may look; all keys if None. Any
-    float dtype and device; no synchronisation. Formulas: ``reference.py``. Raises ValueError on shapes that
-    do not fit.
+    ``valid``: bool [..., K] (broadcast over heads), True where the query may look; all keys if None. With
+    ``shards`` the heads are one worker's, and the deviation is from the mean head of all workers; its ``add``
+    gets the sum of the attention over the heads that are here, [..., K]. Any float dtype and device; no
+    synchronisation. Formulas: ``reference.py``. Raises ValueError on shapes that do not fit.
     """
     if scores.dim() < 2 or scores.shape[-1] < 1:
         raise ValueError(f"scores must have shape [..., H, K] with K >= 1, got {tuple(scores.shape)}")
@@ -86,4 +122,5 @@ def head_stats(scores: Tensor, valid: Tensor | None = None) -> HeadStats:
         raise ValueError(
             f"valid must be bool [..., {scores.shape[-1]}], got {valid.dtype} {tuple(valid.shape)}"
         )
-    return softmax_stats(scores, valid)[1]
+    check_shards(shards, scores.shape[-2])
+    return softmax_stats(scores, valid, shards)[1]

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .stats import HeadStats, softmax_stats
+from .stats import HeadShards, HeadStats, softmax_stats
 
 _QUERY_BLOCK: Final = 256
 
@@ -38,6 +38,30 @@ def _capped(scores: Tensor, scale: float, softcap: float | None) -> Tensor:
     return scores if softcap is None else scores.div_(softcap).tanh_().mul_(softcap)
 
 
+def _scores(
+    q: Tensor,
+    k_pages: Tensor,
+    page_table: Tensor,
+    lengths: Tensor,
+    scale: float,
+    window: int | None,
+    softcap: float | None,
+) -> tuple[Tensor, Tensor]:
+    """Scores of every row's newest query before the softmax, [B, H, N * page], and which keys it sees."""
+    rows, heads, width = q.shape
+    kv_heads = k_pages.shape[1]
+    work = torch.float64 if q.dtype == torch.float64 else torch.float32
+    keys = _gather(k_pages, page_table, work)
+    position = torch.arange(keys.shape[-2], device=q.device)
+    ends = lengths.unsqueeze(-1)
+    valid = position < ends
+    if window is not None:
+        valid = valid & (position >= ends - window)
+    grouped = q.to(work).reshape(rows, kv_heads, heads // kv_heads, width)
+    scores = _capped(torch.matmul(grouped, keys.transpose(-1, -2)), scale, softcap)
+    return scores.flatten(1, 2), valid
+
+
 def decode_attention_torch(
     q: Tensor,
     k_pages: Tensor,
@@ -53,17 +77,8 @@ def decode_attention_torch(
     """See :func:`entropick_kernels.attention_stats.decode_attention`."""
     rows, heads, width = q.shape
     kv_heads = k_pages.shape[1]
-    work = torch.float64 if q.dtype == torch.float64 else torch.float32
-    keys = _gather(k_pages, page_table, work)
-    values = _gather(v_pages, page_table, work)
-    position = torch.arange(keys.shape[-2], device=q.device)
-    ends = lengths.unsqueeze(-1)
-    valid = position < ends
-    if window is not None:
-        valid = valid & (position >= ends - window)
-    grouped = q.to(work).reshape(rows, kv_heads, heads // kv_heads, width)
-    scores = _capped(torch.matmul(grouped, keys.transpose(-1, -2)), scale, softcap)
-    scores, stats = scores.flatten(1, 2), None
+    scores, valid = _scores(q, k_pages, page_table, lengths, scale, window, softcap)
+    values, stats = _gather(v_pages, page_table, scores.dtype), None
     if want_stats:
         p, stats = softmax_stats(scores, valid)
     else:
@@ -72,6 +87,25 @@ def decode_attention_torch(
     values.masked_fill_(~valid[:, None, :, None], 0.0)
     out = torch.matmul(p.view(rows, kv_heads, -1, p.shape[-1]), values)
     return out.reshape(rows, heads, width).to(q.dtype), stats
+
+
+def measure_attention_torch(
+    q: Tensor,
+    k_pages: Tensor,
+    page_table: Tensor,
+    lengths: Tensor,
+    *,
+    scale: float,
+    window: int | None,
+    softcap: float | None,
+    shards: HeadShards | None = None,
+) -> HeadStats:
+    """See :func:`entropick_kernels.attention_stats.measure_attention`."""
+    first = torch.arange(page_table.shape[1], device=q.device) * k_pages.shape[2]
+    # a padded row's pages may be anything
+    table = page_table.masked_fill(first >= lengths.unsqueeze(-1), 0)
+    scores, valid = _scores(q, k_pages, table, lengths, scale, window, softcap)
+    return softmax_stats(scores, valid, shards)[1]
 
 
 def prefill_attention_torch(

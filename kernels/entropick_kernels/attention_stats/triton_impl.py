@@ -1,18 +1,16 @@
-"""Decode attention over a paged cache in Triton, measured while it runs.
+"""Decode attention over a paged cache in Triton, and its statistics: what is launched.
 
 Two launches give the output and the figures of a head, two more its distance to the mean head:
 
-``_attend``   (row, key-value head) x split of 512 keys: the keys and values of a split are read once for the
-              whole group of query heads; leaves the split's unnormalised output and its running sums.
-``_merge``    (row, head): adds a row's splits up.
-``_deviate``  (row, tile of keys): the attention of every head from the weights that ``_attend`` kept.
-``_total``    (row, head): adds a row's tiles up.
+``attend``     (row, key-value head) x split of 512 keys: the keys and values of a split are read once for the
+               whole group of query heads; leaves the split's unnormalised output and its running sums.
+``merge``      (row, head): adds a row's splits up.
+``deviate``    (row, tile of keys): the attention of every head from the weights that ``attend`` kept, against
+               the mean head.
+``total``      (row, head): adds a row's tiles up.
 
-With m the largest score so far, y = (s - m) log2 e and p = 2^y the sums are L = sum p, T = sum p y and
-S = sum |s|; a new maximum m' turns (L, T) into a (L, T + (m - m') log2 e L), a = 2^((m - m') log2 e), and the
-entropy is log2 L - T / L bits. Splits and tiles lie at fixed positions of the sequence and are added in
-blocks of a fixed size, so a row's numbers are the same bits whatever its neighbours, the width of the page
-table and the pages are. Nothing is read that this call has not written for this very row.
+Where other workers hold heads too, ``sum_heads`` (row, tile of keys) comes before ``deviate``: the sum over
+the heads that are here, which the workers add up. Measuring alone is the same launches without the values.
 """
 
 from __future__ import annotations
@@ -21,260 +19,24 @@ from typing import Final, Literal
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
 from .._triton import interpreting
-from .stats import HeadStats
+from .stats import HeadShards, HeadStats, added
+from .triton_kernels import attend, deviate, merge, sum_heads, total
 
 SPLIT: Final = 512
-"""keys of a program of ``_attend``"""
+"""keys of a program of ``attend``"""
 TILE: Final = 32
-"""keys of one step of it, and of a program of ``_deviate``"""
+"""keys of one step of it, and of a program of ``deviate``"""
 _HEAD_BLOCK: Final = 64
 
-_LOG2_E = tl.constexpr(1.4426950408889634)
-# below every score and far enough from the end of float32 that a difference stays finite: -inf would make NaN
-_LOWEST = tl.constexpr(-1e38)
-# 2^-200 is 0 in float32, and 0 * -200 is 0
-_FLOOR = tl.constexpr(-200.0)
-_SPLIT_BLOCK = tl.constexpr(16)
-_TILE_BLOCK = tl.constexpr(128)
+Want = Literal["all", "heads", "none"]
 
 
-@triton.jit
-def _tanh(x):
-    """tanh to about 2e-7, relative: a series near 0, where 1 - e would cancel."""
-    square = tl.minimum(x * x, 0.0625)
-    series = square * (-0.33333334 + square * (0.13333334 + square * (-0.05396825 + square * 0.021869488)))
-    e = tl.exp2(tl.abs(x) * (-2.0 * _LOG2_E))
-    far = (1.0 - e) / (1.0 + e)
-    return tl.where(tl.abs(x) < 0.25, x + x * series, tl.where(x < 0, -far, far))
-
-
-@triton.jit
-def _span(lengths, b, window, capacity):
-    """First valid key of row b and the end of its keys."""
-    end = tl.minimum(tl.load(lengths + b).to(tl.int32), capacity)
-    return tl.maximum(end - window, 0), end
-
-
-@triton.jit
-def _pack(p):
-    """p in 0..1 as the 16 bits of a float without sign: 4 of exponent, 12 of mantissa.
-
-    2^-15 is added so that the exponent is in range. Error: 2^-13 of p, 2^-28 near 0; 0 and 1 are exact. A
-    float16 has 2^-11 of p.
-    """
-    bits = (p + 0.000030517578125).to(tl.int32, bitcast=True)
-    return ((bits - (112 << 23) + 1024) >> 11).to(tl.int16).to(tl.float16, bitcast=True)
-
-
-@triton.jit
-def _unpack(packed):
-    """The inverse of :func:`_pack`."""
-    bits = packed.to(tl.int16, bitcast=True).to(tl.int32) & 0xFFFF
-    return ((bits << 11) + (112 << 23)).to(tl.float32, bitcast=True) - 0.000030517578125
-
-
-@triton.jit(do_not_specialize=["window", "capacity", "splits", "table_row"])
-def _attend(
-    q, k_pages, v_pages, table, lengths, partial, sums, weights, tops,
-    scale, softcap, window, capacity, splits, table_row, q_row, q_head,
-    k_page, k_head, k_slot, v_page, v_head, v_slot,
-    KV_HEADS: tl.constexpr, GROUP: tl.constexpr, GROUP_PAD: tl.constexpr, WIDTH: tl.constexpr,
-    WIDTH_PAD: tl.constexpr, PAGE: tl.constexpr, TILE: tl.constexpr, SPLIT: tl.constexpr,
-    CAPPED: tl.constexpr, STATS: tl.constexpr, KEEP: tl.constexpr, UPCAST: tl.constexpr,
-):  # fmt: skip
-    """One split of keys for the query heads of one key-value head: partial [.., D], sums (m, L, T, S)."""
-    b = (tl.program_id(0) // KV_HEADS).to(tl.int64)
-    kv = tl.program_id(0) % KV_HEADS
-    start, end = _span(lengths, b, window, capacity)
-    first = start // SPLIT * SPLIT
-    begin = first + tl.program_id(1) * SPLIT
-    stop = tl.minimum(end, begin + SPLIT)
-    if begin >= stop:
-        return
-    g = tl.arange(0, GROUP_PAD)
-    d = tl.arange(0, WIDTH_PAD)
-    heads = b * (KV_HEADS * GROUP) + kv * GROUP + g
-    real = (g < GROUP)[:, None] & (d < WIDTH)[None, :]
-    query = tl.load(q + b * q_row + (kv * GROUP + g)[:, None] * q_head + d[None, :], mask=real, other=0.0)
-    if UPCAST:
-        query = query.to(tl.float32)
-    keys = k_pages + kv * k_head + d[None, :]
-    values = v_pages + kv * v_head + d[None, :]
-    m = tl.full([GROUP_PAD], _LOWEST, tl.float32)
-    # summed over the tile's columns at the very end: a step has one reduction, the maximum
-    mass = tl.zeros([GROUP_PAD, TILE], tl.float32)
-    t = tl.zeros([GROUP_PAD, TILE], tl.float32)
-    size = tl.zeros([GROUP_PAD, TILE], tl.float32)
-    out = tl.zeros([GROUP_PAD, WIDTH_PAD], tl.float32)
-    # a step ahead: while keys wait for their page's id, the compiler keeps but one tile in flight
-    lo = tl.maximum(begin, start // TILE * TILE)
-    now = lo + tl.arange(0, TILE)
-    ahead = tl.load(table + b * table_row + now // PAGE, mask=(now >= start) & (now < stop), other=0)
-    for at in range(lo, stop, TILE):
-        position = at + tl.arange(0, TILE)
-        valid = (position >= start) & (position < end)
-        page = ahead.to(tl.int64)
-        later = position + TILE
-        ahead = tl.load(table + b * table_row + later // PAGE, mask=later < stop, other=0)
-        slot = position % PAGE
-        # a stale page may hold anything
-        readable = valid[:, None] if WIDTH == WIDTH_PAD else valid[:, None] & (d < WIDTH)[None, :]
-        k = tl.load(keys + (page * k_page + slot * k_slot)[:, None], mask=readable, other=0.0)
-        v = tl.load(values + (page * v_page + slot * v_slot)[:, None], mask=readable, other=0.0)
-        if UPCAST:
-            k = k.to(tl.float32)
-            v = v.to(tl.float32)
-        s = tl.dot(query, tl.trans(k), input_precision="ieee") * scale
-        if CAPPED:
-            s = softcap * _tanh(s / softcap)
-        top = tl.maximum(m, tl.max(tl.where(valid[None, :], s, _LOWEST), 1))
-        y = (s - top[:, None]) * _LOG2_E
-        # not a maximum: that would hide a NaN
-        y = tl.where(valid[None, :], tl.where(y < _FLOOR, _FLOOR, y), _FLOOR)
-        p = tl.exp2(y)
-        shift = (m - top) * _LOG2_E
-        fade = tl.exp2(shift)[:, None]
-        if STATS:
-            t = fade * (t + shift[:, None] * mass) + p * y
-            size += tl.where(valid[None, :], tl.abs(s), 0.0)
-        mass = fade * mass + p
-        out = fade * out + tl.dot(p.to(v.dtype), v, input_precision="ieee")
-        if KEEP:
-            column = at - first + tl.arange(0, TILE)
-            kept = weights + (heads * (splits * SPLIT))[:, None] + column[None, :]
-            tl.store(kept, _pack(p), mask=(g < GROUP)[:, None])
-            tl.store(tops + heads * (splits * (SPLIT // TILE)) + (at - first) // TILE, top, mask=g < GROUP)
-        m = top
-    place = heads * splits + tl.program_id(1)
-    tl.store(partial + place[:, None] * WIDTH + d[None, :], out, mask=real)
-    tl.store(sums + place * 4, m, mask=g < GROUP)
-    tl.store(sums + place * 4 + 1, tl.sum(mass, 1), mask=g < GROUP)
-    if STATS:
-        tl.store(sums + place * 4 + 2, tl.sum(t, 1), mask=g < GROUP)
-        tl.store(sums + place * 4 + 3, tl.sum(size, 1), mask=g < GROUP)
-
-
-@triton.jit(do_not_specialize=["window", "capacity", "splits"])
-def _merge(
-    partial, sums, lengths, out, figures, softmax, keys, window, capacity, splits,
-    HEADS: tl.constexpr, WIDTH: tl.constexpr, WIDTH_PAD: tl.constexpr, SPLIT: tl.constexpr,
-    STATS: tl.constexpr,
-):  # fmt: skip
-    """One head: out [D], figures (H, H / log2 n, mean |s|, NaN), softmax (m, L), and the row's n keys."""
-    head = tl.program_id(0).to(tl.int64)
-    start, end = _span(lengths, head // HEADS, window, capacity)
-    count = tl.cdiv(end, SPLIT) - start // SPLIT
-    d = tl.arange(0, WIDTH_PAD)
-    m = tl.full([], _LOWEST, tl.float32)
-    mass = tl.zeros([], tl.float32)
-    t = tl.zeros([], tl.float32)
-    size = tl.zeros([], tl.float32)
-    total = tl.zeros([WIDTH_PAD], tl.float32)
-    for at in range(0, count, _SPLIT_BLOCK):
-        split = at + tl.arange(0, _SPLIT_BLOCK)
-        here = split < count
-        place = head * splits + split
-        m_part = tl.load(sums + place * 4, mask=here, other=_LOWEST)
-        mass_part = tl.load(sums + place * 4 + 1, mask=here, other=0.0)
-        top = tl.maximum(m, tl.max(m_part, 0))
-        shift = (m - top) * _LOG2_E
-        shift_part = (m_part - top) * _LOG2_E
-        fade = tl.exp2(shift)
-        fade_part = tl.exp2(shift_part)
-        if STATS:
-            t_part = tl.load(sums + place * 4 + 2, mask=here, other=0.0)
-            t = fade * (t + shift * mass) + tl.sum(fade_part * (t_part + shift_part * mass_part), 0)
-            size += tl.sum(tl.load(sums + place * 4 + 3, mask=here, other=0.0), 0)
-        mass = fade * mass + tl.sum(fade_part * mass_part, 0)
-        readable = here[:, None] & (d < WIDTH)[None, :]
-        part = tl.load(partial + place[:, None] * WIDTH + d[None, :], mask=readable, other=0.0)
-        total = fade * total + tl.sum(fade_part[:, None] * part, 0)
-        m = top
-    mass = tl.where(mass == 0, 1.0, mass)  # a row without keys gives zeros
-    tl.store(out + head * WIDTH + d, (total / mass).to(out.dtype.element_ty), mask=d < WIDTH)
-    if STATS:
-        n = end - start
-        bits = tl.log2(mass) - t / mass
-        bits = tl.where(bits < 0, 0.0, bits)
-        ceiling = tl.log2(tl.maximum(n, 2).to(tl.float32))
-        tl.store(figures + head * 4, bits)
-        tl.store(figures + head * 4 + 1, tl.where(n > 1, bits / ceiling, 0.0))
-        tl.store(figures + head * 4 + 2, size / tl.maximum(n, 1).to(tl.float32))
-        tl.store(figures + head * 4 + 3, float("nan"))
-        tl.store(softmax + head * 2, m)
-        tl.store(softmax + head * 2 + 1, mass)
-        if head % HEADS == 0:
-            tl.store(keys + head // HEADS, n.to(tl.int64))
-
-
-@triton.jit
-def _attention(weights, tops, softmax, heads, real, tile, splits, TILE: tl.constexpr, SPLIT: tl.constexpr):
-    """The attention of some heads to the keys of a tile, [heads, TILE]; 0 for heads that are not there."""
-    place = heads * (splits * SPLIT) + tile * TILE
-    top = tl.load(tops + place // TILE, mask=real, other=0.0)
-    m = tl.load(softmax + heads * 2, mask=real, other=0.0)
-    mass = tl.load(softmax + heads * 2 + 1, mask=real, other=1.0)
-    column = place[:, None] + tl.arange(0, TILE)[None, :]
-    p = _unpack(tl.load(weights + column, mask=real[:, None], other=0.0))
-    return tl.where(real, tl.exp2((top - m) * _LOG2_E) / mass, 0.0)[:, None] * p
-
-
-@triton.jit(do_not_specialize=["window", "capacity", "splits"])
-def _deviate(
-    weights, tops, softmax, lengths, distances, window, capacity, splits,
-    HEADS: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr, SPLIT: tl.constexpr,
-):  # fmt: skip
-    """One tile of keys: each head's L1 distance to the mean head there, distances [B, H, tiles]."""
-    b = tl.program_id(0).to(tl.int64)
-    tile = tl.program_id(1)
-    start, end = _span(lengths, b, window, capacity)
-    at = start // SPLIT * SPLIT + tile * TILE
-    if (at + TILE <= start) | (at >= end):
-        return
-    tiles = splits * (SPLIT // TILE)
-    h = tl.arange(0, BLOCK)
-    a = _attention(weights, tops, softmax, b * HEADS + h, h < HEADS, tile, splits, TILE, SPLIT)
-    mean = tl.sum(a, 0)
-    for lo in tl.static_range(BLOCK, HEADS, BLOCK):
-        heads = b * HEADS + lo + h
-        more = _attention(weights, tops, softmax, heads, lo + h < HEADS, tile, splits, TILE, SPLIT)
-        mean += tl.sum(more, 0)
-    mean = mean / HEADS
-    distance = tl.sum(tl.abs(a - mean[None, :]), 1)
-    tl.store(distances + (b * HEADS + h) * tiles + tile, distance, mask=h < HEADS)
-    for lo in tl.static_range(BLOCK, HEADS, BLOCK):
-        heads = b * HEADS + lo + h
-        more = _attention(weights, tops, softmax, heads, lo + h < HEADS, tile, splits, TILE, SPLIT)
-        distance = tl.sum(tl.abs(more - mean[None, :]), 1)
-        tl.store(distances + heads * tiles + tile, distance, mask=lo + h < HEADS)
-
-
-@triton.jit(do_not_specialize=["window", "capacity", "splits"])
-def _total(
-    distances, lengths, figures, window, capacity, splits,
-    HEADS: tl.constexpr, TILE: tl.constexpr, SPLIT: tl.constexpr,
-):  # fmt: skip
-    """One head: half the sum of its distances over the row's own tiles."""
-    head = tl.program_id(0).to(tl.int64)
-    start, end = _span(lengths, head // HEADS, window, capacity)
-    first = start // SPLIT * SPLIT
-    begin = (start - first) // TILE
-    stop = tl.cdiv(end - first, TILE)
-    total = tl.zeros([_TILE_BLOCK], tl.float32)
-    for at in range(begin, stop, _TILE_BLOCK):
-        tile = at + tl.arange(0, _TILE_BLOCK)
-        place = distances + head * (splits * (SPLIT // TILE)) + tile
-        total += tl.load(place, mask=tile < stop, other=0.0)
-    tl.store(figures + head * 4 + 3, 0.5 * tl.sum(total, 0))
-
-
-def supports(q: Tensor, k_pages: Tensor, v_pages: Tensor) -> bool:
+def supports(*tensors: Tensor) -> bool:
     """Whether the kernels serve these tensors: float32, bfloat16 or float16, heads contiguous."""
-    tensors, dtypes = (q, k_pages, v_pages), (torch.float32, torch.bfloat16, torch.float16)
+    dtypes = (torch.float32, torch.bfloat16, torch.float16)
     return all(t.dtype in dtypes and t.stride(-1) == 1 for t in tensors)
 
 
@@ -288,7 +50,7 @@ def decode_attention_triton(
     scale: float,
     window: int | None,
     softcap: float | None,
-    want: Literal["all", "heads", "none"] = "all",
+    want: Want = "all",
     split: int = SPLIT,
     tile: int = TILE,
 ) -> tuple[Tensor, HeadStats | None]:
@@ -298,6 +60,62 @@ def decode_attention_triton(
     powers of two, at least 16; a row's numbers depend on them. Never synchronises: shapes alone say what is
     launched. Tensors as :func:`supports` demands.
     """
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    figures, keys = _launch(
+        q, k_pages, v_pages, page_table, lengths, out,
+        scale=scale, window=window, softcap=softcap, want=want, shards=None, split=split, tile=tile,
+    )  # fmt: skip
+    return out, None if want == "none" else _stats(figures, keys)
+
+
+def measure_attention_triton(
+    q: Tensor,
+    k_pages: Tensor,
+    page_table: Tensor,
+    lengths: Tensor,
+    *,
+    scale: float,
+    window: int | None,
+    softcap: float | None,
+    shards: HeadShards | None = None,
+    split: int = SPLIT,
+    tile: int = TILE,
+) -> HeadStats:
+    """See :func:`entropick_kernels.attention_stats.measure_attention` and :func:`decode_attention_triton`.
+
+    ``shards`` adds up a float32 [B, K], K the capacity of the page table, or of the window, in whole splits;
+    beyond a row's own tiles it holds anything, and what comes back there is not read.
+    """
+    figures, keys = _launch(
+        q, k_pages, None, page_table, lengths, None,
+        scale=scale, window=window, softcap=softcap, want="all", shards=shards, split=split, tile=tile,
+    )  # fmt: skip
+    return _stats(figures, keys)
+
+
+def _stats(figures: Tensor, keys: Tensor) -> HeadStats:
+    """The figures [B, H, 4] by name."""
+    entropy, normalized, size, deviation = figures.unbind(-1)
+    return HeadStats(entropy, normalized, size, deviation, keys)
+
+
+def _launch(
+    q: Tensor,
+    k_pages: Tensor,
+    v_pages: Tensor | None,
+    page_table: Tensor,
+    lengths: Tensor,
+    out: Tensor | None,
+    *,
+    scale: float,
+    window: int | None,
+    softcap: float | None,
+    want: Want,
+    shards: HeadShards | None,
+    split: int,
+    tile: int,
+) -> tuple[Tensor, Tensor]:
+    """Fill ``out`` where there are values; the figures [B, H, 4] in the order of HeadStats, and keys [B]."""
     rows, heads, width = q.shape
     _, kv_heads, page, _ = k_pages.shape
     capacity = page_table.shape[1] * page
@@ -310,8 +128,10 @@ def decode_attention_triton(
     def scratch(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=q.device)
 
-    out = torch.empty((rows, heads, width), dtype=q.dtype, device=q.device)
-    partial, sums = scratch(rows, heads, splits, width), scratch(rows, heads, splits, 4)
+    sums = scratch(rows, heads, splits, 4)
+    # what a launch does not touch stands in where it has no tensor
+    values = k_pages if v_pages is None else v_pages
+    partial = sums if out is None else scratch(rows, heads, splits, width)
     figures, softmax = (scratch(rows, heads, n) if stats else sums for n in (4, 2))
     keys = scratch(rows, dtype=torch.int64) if stats else lengths
     tiles = splits * (split // tile)
@@ -321,28 +141,38 @@ def decode_attention_triton(
     reach = min(window or capacity, capacity)
     common = {"SPLIT": split, "TILE": tile}
     with torch.cuda.device_of(q):
-        _attend[(rows * kv_heads, splits)](
-            q, k_pages, v_pages, page_table, lengths, partial, sums, weights, tops,
+        attend[(rows * kv_heads, splits)](
+            q, k_pages, values, page_table, lengths, partial, sums, weights, tops,
             scale, softcap or 1.0, reach, capacity, splits, page_table.stride(0), *q.stride()[:2],
-            *k_pages.stride()[:3], *v_pages.stride()[:3],
+            *k_pages.stride()[:3], *values.stride()[:3],
             KV_HEADS=kv_heads, GROUP=group, GROUP_PAD=max(16, triton.next_power_of_2(group)), WIDTH=width,
-            WIDTH_PAD=width_pad, PAGE=page, CAPPED=softcap is not None, STATS=stats, KEEP=keep,
-            UPCAST=interpreting() or len({q.dtype, k_pages.dtype, v_pages.dtype}) > 1,
+            WIDTH_PAD=width_pad, PAGE=page, CAPPED=softcap is not None, VALUES=out is not None, STATS=stats,
+            KEEP=keep, UPCAST=interpreting() or len({q.dtype, k_pages.dtype, values.dtype}) > 1,
             **common, num_warps=8 if width_pad * q.element_size() > 512 else 4, num_stages=3,
         )  # fmt: skip
-        _merge[(rows * heads,)](
-            partial, sums, lengths, out, figures, softmax, keys, reach, capacity, splits,
-            HEADS=heads, WIDTH=width, WIDTH_PAD=width_pad, SPLIT=split, STATS=stats, num_warps=4,
+        merge[(rows * heads,)](
+            partial, sums, lengths, sums if out is None else out, figures, softmax, keys,
+            reach, capacity, splits,
+            HEADS=heads, WIDTH=width, WIDTH_PAD=width_pad, SPLIT=split, VALUES=out is not None, STATS=stats,
+            num_warps=4,
         )  # fmt: skip
         if keep:
-            _deviate[(rows, tiles)](
-                weights, tops, softmax, lengths, distances, reach, capacity, splits,
-                HEADS=heads, BLOCK=min(_HEAD_BLOCK, triton.next_power_of_2(heads)), **common, num_warps=4,
+            kept = (weights, tops, softmax, lengths)
+            block = min(_HEAD_BLOCK, triton.next_power_of_2(heads))
+            attended = sums
+            if shards is not None:
+                attended = scratch(rows, splits * split)
+                sum_heads[(rows, tiles)](
+                    *kept, attended, reach, capacity, splits,
+                    HEADS=heads, BLOCK=block, **common, num_warps=4,
+                )  # fmt: skip
+                attended = added(attended, shards)
+            deviate[(rows, tiles)](
+                *kept, attended, distances, reach, capacity, splits,
+                HEADS=heads, ALL_HEADS=heads if shards is None else shards.heads, GIVEN=shards is not None,
+                BLOCK=block, **common, num_warps=4,
             )  # fmt: skip
-            _total[(rows * heads,)](
+            total[(rows * heads,)](
                 distances, lengths, figures, reach, capacity, splits, HEADS=heads, **common, num_warps=4
             )
-    if not stats:
-        return out, None
-    entropy, normalized, size, deviation = figures.unbind(-1)
-    return out, HeadStats(entropy, normalized, size, deviation, keys)
+    return figures, keys
