@@ -42,11 +42,11 @@ serve: $(BIN)/.serve ## set up and serve the shipped model (PORT=8000 HOST=127.0
 test: $(BIN)/.dev check ## set up, check style, types and layers, run the tests
 	$(BIN)/python -m pytest -q $(ARGS)
 
-# The registry's torchvision does not fit a CPU torch, and vLLM fails on it; none of the four is needed.
+# The registry's torchvision does not fit a CPU torch, and vLLM fails on it; none of the three is needed.
 $(VENV_VLLM)/.ready: requirements-vllm.txt pyproject.toml
 	@test -x $(VENV_VLLM)/bin/python || $(PYTHON) -m venv $(VENV_VLLM)
 	$(VENV_VLLM)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-vllm.txt
-	$(VENV_VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
+	$(VENV_VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	$(VENV_VLLM)/bin/python -m pip install --quiet --disable-pip-version-check -e .
 	@touch $@
 

@@ -1,4 +1,4 @@
-"""The shipped model behind the console script, once for each engine that this environment has."""
+"""The shipped model behind the console script, once for each engine and runner that this environment has."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 READY_WITHIN = 300.0
-ENGINES = ("torch", "vllm") if find_spec("vllm") else ("torch",)
+ENGINES = ("torch", "vllm", "vllm-v2") if find_spec("vllm") else ("torch",)
 VLLM_HERE = {
     # one process beside the server, one thread: what a test of a small model wants (docs/vllm.md)
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
@@ -25,10 +25,14 @@ VLLM_HERE = {
     "TORCH_COMPILE_DISABLE": "1",
     "OMP_NUM_THREADS": "1",
 }
-ARGUMENTS = {
-    "torch": ("--engine", "torch"),
-    "vllm": ("--engine", "vllm", "--", "--distributed-executor-backend", "uni"),
+V2_HERE = {
+    # its kernels in Triton's interpreter
+    "VLLM_USE_V2_MODEL_RUNNER": "1",
+    "TRITON_INTERPRET": "1",
+    "PYTHONPATH": str(Path(__file__).resolve().parents[1] / "vllm" / "interpreted"),
 }
+VLLM = ("--engine", "vllm", "--", "--distributed-executor-backend", "uni")
+ARGUMENTS = {"torch": ("--engine", "torch"), "vllm": VLLM, "vllm-v2": VLLM}
 
 
 class Server:
@@ -41,8 +45,11 @@ class Server:
             port = int(s.getsockname()[1])
         self.url = f"http://127.0.0.1:{port}"
         environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
-        if engine == "vllm":
+        if engine != "torch":
             environment |= VLLM_HERE
+        if engine == "vllm-v2":
+            paths = (V2_HERE["PYTHONPATH"], environment.get("PYTHONPATH"))
+            environment |= {**V2_HERE, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
         command = [sys.executable, "-m", "entropick_server.cli", "serve", "--port", str(port)]
         with log.open("wb") as out:
             self.process = subprocess.Popen(

@@ -379,9 +379,10 @@ def test_what_is_served(server: str) -> None:
 
 
 @pytest.mark.skipif(find_spec("vllm") is None, reason="needs vLLM (make test-vllm)")
-def test_the_engines_say_the_same(running: Callable[[str], Any]) -> None:
+@pytest.mark.parametrize("other", ["vllm", "vllm-v2"])
+def test_the_engines_say_the_same(running: Callable[[str], Any], other: str) -> None:
     """Texts, decisions and figures of seeded requests, branches among them."""
-    ours, theirs = running("torch").url, running("vllm").url
+    ours, theirs = running("torch").url, running(other).url
     branch = {
         "overrides": FORCED["explore"],
         "branch": {"width": 3, "depth": 5, "budget": 4.0, "on": ["explore"]},
@@ -395,9 +396,9 @@ def test_the_engines_say_the_same(running: Callable[[str], Any]) -> None:
                 assert mine["message"] == its["message"]
                 assert mine["finish_reason"] == its["finish_reason"]
             assert a["usage"]["completion_tokens_details"] == b["usage"]["completion_tokens_details"]
-            for row, other in zip(rows_of(a), rows_of(b), strict=True):
-                assert (row["strategy"], row["forced"]) == (other["strategy"], other["forced"])
-                assert row["signals"] == pytest.approx(other["signals"], rel=1e-3, abs=1e-3)
+            for row, its in zip(rows_of(a), rows_of(b), strict=True):
+                assert (row["strategy"], row["forced"]) == (its["strategy"], its["forced"])
+                assert row["signals"] == pytest.approx(its["signals"], rel=1e-3, abs=1e-3)
                 assert [c["token_ids"] for c in row.get("branches") or ()] == [
-                    c["token_ids"] for c in other.get("branches") or ()
+                    c["token_ids"] for c in its.get("branches") or ()
                 ]

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from entropick_kernels.attention_stats import decode_attention, layer_signals
-from entropick_server.engine.vllm.attention.capture import Captured, measure
-from entropick_server.engine.vllm.attention.cpu import layer_number
+from entropick_server.engine.vllm.attention.capture import Attention, Captured, Workers, measure
+from entropick_server.engine.vllm.attention.kept import layer_number
 
 
 @settings(max_examples=40, deadline=None)
@@ -57,6 +61,67 @@ def test_as_the_kernel_measures(
     assert got.by_layer.shape == (layers, rows, 6)
     torch.testing.assert_close(got.by_layer, torch.stack(wanted), atol=2e-5, rtol=1e-4)
     torch.testing.assert_close(got.signals, torch.stack(wanted).mean(0), atol=2e-5, rtol=1e-4)
+
+
+class Share:
+    """Workers of one process: what each adds and gathers is noted first, and given to all of them then."""
+
+    def __init__(self, parts: list[list[Captured]], rows: int) -> None:
+        self._parts, self._rows = parts, rows
+        sums: list[list[Tensor]] = []
+        for part in parts:
+            sums.append([])
+            self._one(part, lambda t: sums[-1].append(t.clone()) or t, self._alone)  # type: ignore[func-returns-value]
+        self._totals = [torch.stack(of_layer).sum(0) for of_layer in zip(*sums, strict=True)]
+        self._figures: list[Tensor] = []
+        for part in parts:
+            self._one(part, self._total(), lambda t: self._figures.append(t.clone()) or self._alone(t))  # type: ignore[func-returns-value]
+
+    def _alone(self, tensor: Tensor) -> Tensor:
+        return torch.cat([tensor] * len(self._parts), -1)
+
+    def _total(self) -> Callable[[Tensor], Tensor]:
+        given = iter(self._totals)
+        return lambda _: next(given)
+
+    def _one(self, part: list[Captured], add: Any, gather: Any) -> Attention:
+        return measure(part, self._rows, Workers(len(self._parts), add, gather))
+
+    def measured(self) -> list[Attention]:
+        """What every worker measures."""
+        return [
+            self._one(part, self._total(), lambda _: torch.cat(self._figures, -1)) for part in self._parts
+        ]
+
+
+@pytest.mark.parametrize("transposed", [True, False])
+@pytest.mark.parametrize("count", [2, 4])
+def test_workers_that_share_the_heads(transposed: bool, count: int) -> None:
+    """Each measures its own heads; every one of them then has the figures of all, in the heads' order."""
+    torch.manual_seed(1)
+    layers = []
+    for window in (None, 7):
+        keys = torch.randn(8, 4, 16, 8)
+        layers.append(
+            Captured(
+                torch.randn(2, 8, 8) * 2, keys.transpose(2, 3).contiguous() if transposed else keys,
+                torch.arange(8).view(2, 4), torch.tensor([50, 9]), 50, 8**-0.5, window, 2.0, transposed,
+            )
+        )  # fmt: skip
+    whole = measure(layers, 2)
+    parts = [
+        [
+            layer._replace(
+                queries=layer.queries.chunk(count, 1)[i].contiguous(),
+                keys=layer.keys.chunk(count, 1)[i].contiguous(),
+            )
+            for layer in layers
+        ]
+        for i in range(count)
+    ]
+    for got in Share(parts, 2).measured():
+        torch.testing.assert_close(got.by_layer, whole.by_layer, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(got.heads.entropy, whole.heads.entropy, atol=1e-5, rtol=1e-4)
 
 
 def test_layers_of_unlike_windows() -> None:

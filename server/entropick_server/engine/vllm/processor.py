@@ -26,6 +26,7 @@ from entropick_sampler.profile import DEFAULT_CLARIFY_TEXT
 from ..sampling import ClarifyText
 from ..tokenizer import FastTokenizer
 from .attention.capture import Attention
+from .attention.parallel import workers_of
 from .hub import Hub, kernels
 from .rows import Row, RowTable
 from .side_channel import Mark
@@ -74,7 +75,7 @@ class EntropickProcessor(V1Processor, V2Processor):
         self._kernels = kernels(vllm_config)
         source = vllm_config.model_config.tokenizer or vllm_config.model_config.model
         self._tokenizer = FastTokenizer(AutoTokenizer.from_pretrained(source, trust_remote_code=False))
-        self._sharded = vllm_config.parallel_config.tensor_parallel_size > 1
+        self._hub.workers = workers_of(vllm_config)
         self._table = RowTable()
         self._version = -1
         self._clarify = ClarifyText()
@@ -115,8 +116,7 @@ class EntropickProcessor(V1Processor, V2Processor):
         if not mine:
             self._hub.release()
             return logits
-        # heads are spread over the workers of a layer: one worker's are not the layer's
-        attention = None if self._sharded else self._hub.attention(count)
+        attention = self._hub.attention(count)
         live = tuple(row for row in rows if row is not None)
         self._draw(logits, mine, live, [taken[i] for i in mine], attention, thrown)
         return logits

@@ -1,18 +1,25 @@
 """The newest queries of a step and the keys they saw, measured once for all monitored layers and rows.
 
-A backend's forward keeps references only; the statistics are made when the sampler runs, after the forward,
-where every row and layer goes through each operation together. Knows nothing of vLLM.
+A backend's forward keeps the queries only; the statistics are made when the sampler runs, after the forward,
+where every row goes through each operation together. Knows nothing of vLLM.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from entropick_kernels.attention_stats import HeadStats, head_stats, layer_signals
+from entropick_kernels.attention_stats import (
+    HeadShards,
+    HeadStats,
+    Implementation,
+    head_stats,
+    layer_signals,
+    measure_attention,
+)
 
 try:
     from . import native as _native
@@ -23,10 +30,10 @@ except ImportError:  # numba is not installed: torch serves everything
 class Captured(NamedTuple):
     """One layer in one step.
 
-    ``queries`` [B, H, D]: of each row's newest token. ``keys`` [P, Hk, D or more, page]: the cache, every
-    page transposed, keys in its first D rows. ``pages`` int [B, N], ``lengths`` int [B]: as in
-    ``decode_attention``; ``longest``: the largest length or more. ``window``: the last so many keys, None for
-    all; ``softcap`` 0: none.
+    ``queries`` [B, H, D]: of each row's newest token. ``keys``: the cache, [P, Hk, page, D or more] with keys
+    in the first D columns, or, ``transposed``, [P, Hk, D or more, page] with keys in the first D rows.
+    ``pages`` int [B, N], ``lengths`` int [B]: as in ``decode_attention``; ``longest``: the largest length or
+    more. ``window``: the last so many keys, None for all; ``softcap`` 0: none.
     """
 
     queries: Tensor
@@ -37,6 +44,18 @@ class Captured(NamedTuple):
     scale: float
     window: int | None
     softcap: float
+    transposed: bool = True
+
+
+class Workers(NamedTuple):
+    """The workers among which a layer's heads are spread (tensor parallelism); all of them call at once.
+
+    ``add``: the sum of a tensor over them. ``gather``: theirs side by side along the last axis, by rank.
+    """
+
+    size: int
+    add: Callable[[Tensor], Tensor]
+    gather: Callable[[Tensor], Tensor]
 
 
 class Attention(NamedTuple):
@@ -48,7 +67,7 @@ class Attention(NamedTuple):
 
 
 def scores(layer: Captured, rows: int) -> Tensor:
-    """Scores that enter the softmax, float32 [B, H, N * page]; of keys beyond a row's length: anything."""
+    """Scores of a transposed layer, float32 [B, H, N * page]; of keys beyond a row's length: anything."""
     kv_heads, page, width = layer.keys.shape[1], layer.keys.shape[3], layer.queries.shape[2]
     pages = layer.pages[:rows, : -(-layer.longest // page)].long()
     keys = layer.keys[:, :, :width][pages].float()  # [B, N, Hk, D, page]
@@ -67,23 +86,67 @@ def valid_keys(layer: Captured, rows: int, span: int) -> Tensor:
     return seen if layer.window is None else seen & (position >= ends - layer.window)
 
 
-def measure(layers: Sequence[Captured], rows: int) -> Attention:
-    """The statistics of ``rows`` rows in every layer."""
-    if _native is not None and _small(layers, rows):
+def measure(
+    layers: Sequence[Captured],
+    rows: int,
+    workers: Workers | None = None,
+    implementation: Implementation | None = None,
+) -> Attention:
+    """The statistics of ``rows`` rows in every layer; with ``workers`` those of all workers' heads.
+
+    ``implementation``: see :func:`measure_attention`.
+    """
+    if workers is not None or not layers[0].transposed:
+        heads = _by_kernel(layers, rows, workers, implementation)
+    elif _native is not None and _small(layers, rows):
         return _natively(layers, rows)
+    else:
+        heads = _together(layers, rows)
+    by_layer = layer_signals(heads)
+    return Attention(by_layer.mean(0), by_layer, heads)
+
+
+def _by_kernel(
+    layers: Sequence[Captured], rows: int, workers: Workers | None, implementation: Implementation | None
+) -> HeadStats:
+    """Layer by layer, every row in one launch, pages read in place."""
+    found = []
+    for layer in layers:
+        heads, width = layer.queries.shape[1:]
+        keys = layer.keys[:, :, :width].transpose(2, 3) if layer.transposed else layer.keys[..., :width]
+        found.append(
+            measure_attention(
+                layer.queries[:rows],
+                keys,
+                layer.pages[:rows, : -(-layer.longest // keys.shape[2])],
+                layer.lengths[:rows],
+                scale=layer.scale,
+                window=layer.window,
+                softcap=layer.softcap or None,
+                shards=None if workers is None else HeadShards(heads * workers.size, workers.add),
+                # native loops know no workers
+                implementation=None if implementation == "numba" else implementation,
+            )
+        )
+    stats = HeadStats(*(torch.stack(figures) for figures in zip(*found, strict=True)))
+    if workers is None:
+        return stats
+    every = workers.gather(torch.stack(stats[:4]))
+    entropy, normalized, size, deviation = every.unbind(0)
+    return HeadStats(entropy, normalized, size, deviation, stats.keys)
+
+
+def _together(layers: Sequence[Captured], rows: int) -> HeadStats:
+    """All layers in one operation, where they are alike."""
     found = [scores(layer, rows) for layer in layers]
     spans = {(layer.window, s.shape) for layer, s in zip(layers, found, strict=True)}
     if len(spans) == 1:
         heads = head_stats(torch.stack(found), valid_keys(layers[0], rows, found[0].shape[-1]).unsqueeze(0))
-        heads = heads._replace(keys=heads.keys.expand(len(found), rows))
-    else:
-        one = [
-            head_stats(s, valid_keys(layer, rows, s.shape[-1]))
-            for layer, s in zip(layers, found, strict=True)
-        ]
-        heads = HeadStats(*(torch.stack(figures) for figures in zip(*one, strict=True)))
-    by_layer = layer_signals(heads)
-    return Attention(by_layer.mean(0), by_layer, heads)
+        return heads._replace(keys=heads.keys.expand(len(found), rows))
+    one = [
+        head_stats(s, valid_keys(layer, rows, s.shape[-1])) for layer, s in zip(layers, found, strict=True)
+    ]
+    return HeadStats(*(torch.stack(figures) for figures in zip(*one, strict=True)))
 
 
 def warm_up() -> None:

@@ -16,6 +16,7 @@ from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend, CPUAttentio
 
 from ..hub import Hub
 from .capture import Captured
+from .kept import layer_number
 
 _log = logging.getLogger(__name__)
 _READABLE: Final = "vec"
@@ -33,7 +34,7 @@ class MeasuredCPUAttention(CPUAttentionBackendImpl):
             and self.sinks is None
             and not self.is_fp8_kv_cache
         )
-        self._measured = bool(self._hub.layers) and plain
+        self.measured = bool(self._hub.layers) and plain
 
     def forward(
         self,
@@ -51,14 +52,14 @@ class MeasuredCPUAttention(CPUAttentionBackendImpl):
         out: Tensor = super().forward(
             layer, query, key, value, kv_cache, attn_metadata, output, output_scale, output_block_scale
         )
-        if attn_metadata is None or not self._measured:
+        if attn_metadata is None or not self.measured:
             return out
         number = layer_number(layer.layer_name)
         if number not in self._hub.layers:
             return out
         if layer.isa != _READABLE:
             _log.warning("attention of layers in the %r layout is not measured", layer.isa)
-            self._measured = False
+            self.measured = False
             return out
         pages, kv_heads, page, width = kv_cache.shape
         queries = query.view(-1, self.num_heads, self.head_size)
@@ -89,9 +90,3 @@ class MeasuredCPUBackend(CPUAttentionBackend):
     def get_impl_cls() -> type[CPUAttentionBackendImpl]:
         """The layer's class."""
         return MeasuredCPUAttention
-
-
-def layer_number(name: str) -> int:
-    """The number in a layer's name (``model.layers.3.self_attn.attn``), -1 without one."""
-    parts = [part for part in name.split(".") if part.isdigit()]
-    return int(parts[0]) if parts else -1
