@@ -1,7 +1,7 @@
 """The processor under both of vLLM's interfaces: what it leaves is what ``sample_step`` draws.
 
-V1 is vLLM's own ``build_logitsprocs`` and BatchUpdate; V2 its loader and LogitsContext. The V2 runner itself
-needs Triton: here its interface is driven.
+V1 is vLLM's own ``build_logitsprocs`` and BatchUpdate; V2 its loader and LogitsContext, driven as the runners
+do (which test_runners.py runs).
 """
 
 from __future__ import annotations
