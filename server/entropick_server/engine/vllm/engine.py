@@ -8,7 +8,7 @@ import math
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from safetensors import safe_open
 from entropick_sampler.profile import Profile
 from entropick_sampler.step import SamplerRows
 
-from ..base import EngineDeadError, EngineError, ModelLoadError, QueueFullError, Tokenizer
+from ..base import Calibrator, EngineDeadError, EngineError, ModelLoadError, QueueFullError, Tokenizer
 from ..loader import eos_token_ids, generation_defaults
 from ..profiles import cached_profile_path, check_layers, default_cache, find_profile
 from ..types import (
@@ -48,7 +48,7 @@ class VllmEngine:
         self,
         options: EngineOptions,
         arguments: Sequence[str] = (),
-        calibrator: Callable[..., Awaitable[Profile]] | None = None,
+        calibrator: Calibrator | None = None,
         profile_cache: Path | None = None,
     ) -> None:
         """``arguments``: vLLM's own, as on its command line; the rest as for the embedded engine."""
@@ -281,7 +281,7 @@ class VllmEngine:
             created=int(time.time()),
         )
 
-    async def _calibrate(self, calibrator: Callable[..., Awaitable[Profile]]) -> None:
+    async def _calibrate(self, calibrator: Calibrator) -> None:
         profile = await calibrator(self)
         check_layers(profile, self.info.monitored_layers, "from calibration")
         path = cached_profile_path(self._profile_cache, self.model_hash, self.info.monitored_layers)
