@@ -1,8 +1,8 @@
 """A plain vLLM that is told of our logits processor and of nothing else; test_entry_point.py runs it.
 
-``plain_llm.py FOLDER OUT``, with requests as JSON on standard input ([{"prompt": ids, "seed": n, "tokens": n},
-...]), writes to OUT what each said, what the processor measured where it runs in this process, and which
-attention backend is registered.
+``plain_llm.py FOLDER OUT``, with requests as JSON on standard input (a list of ``{"prompt": ids, "seed": n,
+"tokens": n}``), writes to OUT what each said, what the processor measured where it runs in this process, and
+which attention backend is registered.
 """
 
 from __future__ import annotations
