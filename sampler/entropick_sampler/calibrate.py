@@ -24,8 +24,11 @@ MIN_LABELLED: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """The tokens that calibration saw: ``values`` float64 [N, S], ``valid`` bool [N, S] in the order of
-    POLICY_SIGNALS, and ``ambiguous`` bool [N]: a clarifying question would be right at this token."""
+    """The tokens that calibration saw: ``values`` float64 [N, S] in the order of POLICY_SIGNALS.
+
+    ``valid`` bool [N, S]: False where a signal was not measured and its value says nothing. ``ambiguous``
+    bool [N]: a clarifying question would be right at this token.
+    """
 
     values: Tensor
     valid: Tensor
@@ -43,17 +46,24 @@ def fit(
 ) -> Profile:
     """Quantiles of every signal, cut points of the plane, and where labels allow it the discriminant.
 
-    Raises ValueError for fewer than 100 tokens: quantiles of less mean nothing.
+    A token whose logits were not measured is left out; a signal that was measured nowhere gets no quantiles
+    and no weight. Raises ValueError for fewer than 100 tokens: quantiles of less mean nothing.
     """
-    n = measured.values.shape[0]
+    known = measured.valid[:, [_H, _V]].all(1)
+    lost, n = int((~known).sum()), int(known.sum())
     if n < 100:
         raise ValueError(f"calibration needs at least 100 measured tokens, got {n}")
+    measured = Measured(measured.values[known], measured.valid[known], measured.ambiguous[known])
     quantiles = {
         signal.name: tuple(_quantiles(measured.values[measured.valid[:, i], i]))
         for i, signal in enumerate(POLICY_SIGNALS)
         if bool(measured.valid[:, i].any())
     }
     thresholds, notes = cut_points(measured)
+    if lost:
+        notes.append(f"{lost} tokens left out: their figures were lost")
+    if absent := [signal.name for signal in POLICY_SIGNALS if signal.name not in quantiles]:
+        notes.append(f"not measured on the engine that calibrated, without ranks: {', '.join(absent)}")
     profile = Profile(
         model_hash=model_hash,
         data_hash=data_hash,
@@ -118,22 +128,26 @@ def cut_points(measured: Measured) -> tuple[dict[str, float], list[str]]:
 def _discriminant(measured: Measured, profile: Profile) -> tuple[Mapping[str, float], float, list[str]]:
     """:func:`separate`, on ambiguous tokens against the others in CLARIFY's corner.
 
+    Over the signals that were measured, and the tokens that have all of these.
+
     True entropy and varentropy cannot tell an ambiguous question from a free choice of the same size; the
     attention may.
     """
     h, v = measured.values[:, _H], measured.values[:, _V]
     t = profile.thresholds
+    columns = [i for i, signal in enumerate(POLICY_SIGNALS) if signal.name in profile.quantiles]
     corner = (h > t["clarify_entropy"]) & (v < t["clarify_varentropy"])
+    corner &= measured.valid[:, columns].all(1)
     positive, negative = corner & measured.ambiguous, corner & ~measured.ambiguous
     if int(positive.sum()) < MIN_LABELLED or int(negative.sum()) < MIN_LABELLED:
         return {}, 1.0, ["no discriminant for CLARIFY: too few labelled tokens"]
-    signals = (measured.values * measured.valid).to(torch.float64)[corner]
+    signals = measured.values[corner][:, columns].to(torch.float64)
     label = measured.ambiguous[corner]
     weights, bias = separate(signals, label)
     score = signals @ weights + bias
     hit = float((score[label] > 0).double().mean())
     false = float((score[~label] > 0).double().mean())
-    names = [signal.name for signal in POLICY_SIGNALS]
+    names = [POLICY_SIGNALS[i].name for i in columns]
     return (
         {name: round(float(weight), 6) for name, weight in zip(names, weights, strict=True)},
         round(bias, 6),

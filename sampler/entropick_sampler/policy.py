@@ -27,6 +27,9 @@ _N: Final = len(Strategy)
 _P: Final = len(PARAMETERS)
 _ROUNDS: Final = 1.5 * 2.0**52
 """float64 beside this number has no fraction"""
+_MIDDLE: Final = QUANTILE_LEVELS.index(0.5)
+_UNRANKED: Final = (*(-1e30,) * _MIDDLE, 1e9, *(1e30,) * (len(QUANTILE_LEVELS) - _MIDDLE - 1))
+"""quantiles of a signal for which a profile has none: whatever its value, its rank is 0.5"""
 # GREEDY, CLARIFY, EXPLORE, HIGH_UNCERTAINTY: the cuts of each region in H and V, and on which side of them it
 # lies (+1 above, -1 below); ADAPTIVE, the last strategy, lies above nothing at all and takes what is left
 _CUTS: Final = (
@@ -122,7 +125,7 @@ class PolicyRows(NamedTuple):
         weights, bias = (profile.clarify_weights, profile.clarify_bias) if profile else ({}, 1.0)
         fitted, always = [weights.get(n, 0.0) for n in names], [0.0] * len(names)
         known = profile.quantiles if profile else {}
-        quantiles = torch.tensor([list(known.get(n, QUANTILE_LEVELS)) for n in names], dtype=torch.float64)
+        quantiles = torch.tensor([list(known.get(n, _UNRANKED)) for n in names], dtype=torch.float64)
 
         def floats(values: object, *shape: int) -> Tensor:
             return torch.tensor(values, dtype=torch.float64).reshape(shape).to(device)
@@ -192,7 +195,8 @@ def initial_state(batch: int, device: torch.device | str = "cpu") -> PolicyState
 
 
 def quantile_ranks(stats: StepStats, rows: PolicyRows) -> Tensor:
-    """Each signal's place in the profile, [B, S] in 0.01..0.99; 0.5 where a signal was not measured.
+    """Each signal's place in the profile, [B, S] in 0.01..0.99; 0.5 where a signal was not measured, now or
+    in calibration.
 
     Linear between the profile's quantiles; a run of equal quantiles is a step, so that a signal which is
     nearly always the same has a rank, too.

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Final, Literal, get_args, get_origin
 
-from .engine.base import Engine, EngineError
+from .engine.base import Calibrator, Engine, EngineError
 from .engine.types import EngineOptions
 from .settings import Settings, SettingsError, load_settings
 from .version import server_version
@@ -24,24 +24,41 @@ every option can also be set as ENTROPICK_<NAME> (ENTROPICK_MAX_MODEL_LEN=4096) 
 _MODEL_HELP = "folder of a model in Hugging Face format, or a hub id"
 # settings whose option is not simply --name VALUE
 _SPECIAL = frozenset({"model", "calibrate", "allow_unvalidated", "enable_prefix_caching", "batch_invariant"})
-_CALIBRATION = ("max_model_len", "max_num_batched_tokens", "kv_cache_bytes", "dtype", "device", "threads")
+_CALIBRATION = (
+    "engine",
+    "monitored_layers",
+    "max_model_len",
+    "max_num_batched_tokens",
+    "kv_cache_bytes",
+    "dtype",
+    "device",
+    "threads",
+)
+_NO_VLLM: Final = (
+    "--engine vllm needs vLLM, which is not installed: pip install 'entropick[vllm]' (for CUDA; docs/vllm.md "
+    "names the CPU build)"
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     ours, theirs = _split(sys.argv[1:] if argv is None else argv)
     args = _parser().parse_args(ours)
-    if theirs and args.command != "serve":
-        return _fail("arguments behind -- are for serve --engine vllm", 2)
     if args.command == "version":
+        if theirs:
+            return _fail("arguments behind -- are for --engine vllm", 2)
         print(server_version())
         return 0
     options = {name: getattr(args, name, None) for name in Settings.model_fields}
     given = {name: value for name, value in options.items() if value is not None}
     try:
         settings = load_settings(args.config, **given)
+        if theirs and settings.engine != "vllm":
+            return _fail("arguments behind -- are vLLM's own: they need --engine vllm", 2)
+        if settings.engine == "vllm" and find_spec("vllm") is None:
+            return _fail(_NO_VLLM, 1)
         if args.command == "calibrate":
-            return _calibrate(settings, args.data, args.output, args.clarify_text)
+            return _calibrate(settings, theirs, args.data, args.output, args.clarify_text)
         return _serve(settings, theirs)
     except SettingsError as error:
         return _fail(str(error), 2)
@@ -61,32 +78,27 @@ def _split(argv: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
 
 
 def _serve(settings: Settings, theirs: Sequence[str]) -> int:
-    if theirs and settings.engine != "vllm":
-        return _fail("arguments behind -- are vLLM's own: they need --engine vllm", 2)
-    if settings.engine == "vllm" and find_spec("vllm") is None:
-        return _fail(
-            "--engine vllm needs vLLM, which is not installed: pip install 'entropick[vllm]' (for CUDA; "
-            "docs/vllm.md names the CPU build)",
-            1,
-        )
     # heavy imports (torch), which neither --help nor `version` needs
     from .calibration import calibrate_first
     from .serve import serve
 
-    options = _engine_options(settings)
-    engine: Engine
-    if settings.engine == "vllm":
-        from .engine.vllm.engine import VllmEngine
-
-        engine = VllmEngine(options, theirs, calibrate_first)
-    else:
-        from .engine.torch_engine import TorchEngine
-
-        engine = TorchEngine(options, calibrate_first)
-    error = serve(engine, settings)
+    error = serve(_engine(settings.engine, _engine_options(settings), theirs, calibrate_first), settings)
     if error is None:
         return 0
     return _fail(f"the model could not be loaded: {error}", 1)
+
+
+def _engine(
+    kind: str, options: EngineOptions, theirs: Sequence[str], calibrator: Calibrator | None
+) -> Engine:
+    """An engine that has not been started."""
+    if kind == "vllm":
+        from .engine.vllm.engine import VllmEngine
+
+        return VllmEngine(options, theirs, calibrator)
+    from .engine.torch_engine import TorchEngine
+
+    return TorchEngine(options, calibrator)
 
 
 def _engine_options(settings: Settings) -> EngineOptions:
@@ -99,17 +111,23 @@ def _engine_options(settings: Settings) -> EngineOptions:
     return replace(options, served_model_name=options.served_model_name or MODEL_NAME)
 
 
-def _calibrate(settings: Settings, data: Path, output: Path | None, clarify_text: str | None) -> int:
-    from .calibration import calibrate_model
-
+def _calibrate(
+    settings: Settings, theirs: Sequence[str], data: Path, output: Path | None, clarify_text: str | None
+) -> int:
     if not data.is_file():
         return _fail(f"--data: there is no file {data}", 2)
-    options = _engine_options(settings)
+    from .calibration import calibrate_model
+
+    options = replace(_engine_options(settings), calibrate=False, use_profile=False)
+    engine = _engine(settings.engine, options, theirs, None)
     try:
-        written = calibrate_model(options.model, data, output, options, clarify_text)
+        written, profile = calibrate_model(engine, data, output, clarify_text, settings.max_num_seqs)
     except (ValueError, OSError) as error:
         return _fail(str(error), 1)
-    print(f"profile written to {written}")
+    layers = ", ".join(map(str, profile.layers))
+    print(f"profile written to {written}: {profile.tokens} tokens, layers {layers}")
+    for note in profile.notes:
+        print(f"note: {note}")
     return 0
 
 

@@ -356,6 +356,7 @@ def test_a_client_that_leaves_frees_its_place(server: str) -> None:
         for _ in range(12):
             next(lines)
         assert gauge(server, "entropick_num_requests_running") == 1
+        assert gauge(server, "entropick_kv_cache_usage_ratio") > 0
     settled(server)
     assert ask(server, PROMPTS[0])["choices"][0]["finish_reason"] == "stop"
 
@@ -373,6 +374,7 @@ def test_what_is_served(server: str) -> None:
     assert httpx.get(f"{server}/v1/models", timeout=10).json()["data"][0]["id"] == "pico"
     policy = httpx.get(f"{server}/v1/policy", timeout=10).json()
     assert policy["profile"]["layers"] == [0, 1, 2, 3]
+    assert "calibrated" in policy["presets"]
     before = gauge(server, "entropick_generation_tokens_total")
     used = ask(server, PROMPTS[0])["usage"]["completion_tokens"]
     assert gauge(server, "entropick_generation_tokens_total") - before >= used

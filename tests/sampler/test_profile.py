@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from entropick_sampler.calibrate import Measured, cut_points, fit
+from entropick_sampler.native_policy import Tables, rank
 from entropick_sampler.params import Strategy
-from entropick_sampler.policy import PolicyRows, decide, initial_state
+from entropick_sampler.policy import PolicyRows, decide, initial_state, quantile_ranks
 from entropick_sampler.profile import QUANTILE_LEVELS, Profile, ProfileError
 from entropick_sampler.signals import POLICY_SIGNALS
 from entropick_sampler.stats import StepStats
@@ -93,6 +94,52 @@ def test_without_labels_there_is_no_discriminant() -> None:
     assert profile.clarify_weights == {}
     assert profile.clarify_bias == 1.0
     assert any("too few labelled" in note for note in profile.notes)
+
+
+def without_attention(data: Measured) -> Measured:
+    """The same tokens on an engine that sees logits alone: what is not measured has any value."""
+    valid = data.valid.clone()
+    valid[:, 2:] = False
+    return Measured(data.values.masked_fill(~valid, 7.0), valid, data.ambiguous)
+
+
+def fitted(data: Measured) -> Profile:
+    return fit(data, model_hash="m", data_hash="d", layers=(0, 1), date="2026-01-01")
+
+
+def test_signals_that_were_not_measured_get_neither_ranks_nor_weights() -> None:
+    profile = fitted(without_attention(measured()))
+    assert set(profile.quantiles) == set(NAMES[:2])
+    assert set(profile.clarify_weights) == set(NAMES[:2])
+    assert profile.thresholds == make().thresholds
+    assert any(", ".join(NAMES[2:]) in note for note in profile.notes)
+
+
+def test_a_profile_without_attention_decides_the_same_where_attention_is_measured(tmp_path: Path) -> None:
+    """Its place in the profile is the middle one, whatever its value: also on another engine."""
+    blind = without_attention(measured())
+    fitted(blind).save(tmp_path / "p.toml")
+    profile = Profile.load(tmp_path / "p.toml")
+    rows = PolicyRows.build([profile.params], [True], [True], profile)
+    tables = Tables.of(rows)
+    for value in (0.0, 1e-9, 123.0):
+        ranks = quantile_ranks(StepStats(torch.full((1, len(NAMES)), value)), rows)
+        assert ranks[0, 2:] == pytest.approx(0.5, abs=1e-12)
+        for low, scale in zip(tables.rank_low[2:], tables.rank_scale[2:], strict=True):
+            assert rank(value, low, scale, tables.rank_step) == pytest.approx(0.5, abs=1e-12)
+    assert strategies(profile, measured()).equal(strategies(profile, blind))
+
+
+def test_tokens_whose_figures_were_lost_are_left_out() -> None:
+    data = measured()
+    lost = torch.rand(len(data.values), generator=torch.Generator().manual_seed(1)) < 0.3
+    holes = Measured(
+        data.values.masked_fill(lost.unsqueeze(1), 0.0), data.valid & ~lost.unsqueeze(1), data.ambiguous
+    )
+    kept = Measured(data.values[~lost], data.valid[~lost], data.ambiguous[~lost])
+    got, want = fitted(holes), fitted(kept)
+    assert got.notes[-2] == f"{int(lost.sum())} tokens left out: their figures were lost"
+    assert replace(got, notes=()) == replace(want, notes=())
 
 
 def test_cut_points_do_not_overlap() -> None:

@@ -9,16 +9,28 @@ from typing import Any
 
 import pytest
 
-from entropick_server import cli
+from entropick_sampler.profile import Profile
+from entropick_server import calibration, cli
 from entropick_server.settings import Settings
 
 
 @pytest.fixture
 def built(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Stands in for the engine and the server; collects what they are given."""
+    """Stands in for the engines, the server and calibration; collects what they are given."""
     seen: list[Any] = []
     engine = ModuleType("torch_engine")
     engine.TorchEngine = lambda options, calibrator: seen.append(options) or "engine"  # type: ignore[attr-defined]
+    theirs = ModuleType("engine")
+    theirs.VllmEngine = lambda options, arguments, calibrator: (  # type: ignore[attr-defined]
+        seen.append((options, list(arguments), calibrator)) or "vllm"
+    )
+    monkeypatch.setitem(sys.modules, "entropick_server.engine.vllm.engine", theirs)
+
+    def calibrate(*given: Any) -> tuple[Path, Profile]:
+        seen.append(given)
+        return Path("out.toml"), Profile("m", "d", (0, 3), "2026-01-01", 700, {}, {}, notes=("few labels",))
+
+    monkeypatch.setattr(calibration, "calibrate_model", calibrate)
     serving = ModuleType("serve")
     serving.serve = lambda engine, settings: seen.append(settings)  # type: ignore[attr-defined]
     pico = ModuleType("entropick_pico")
@@ -117,18 +129,42 @@ def test_calibrate_needs_its_file(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "--data" in capsys.readouterr().err
 
 
-def test_vllms_own_arguments_stand_behind_two_dashes(
-    built: list[Any], monkeypatch: pytest.MonkeyPatch
+def test_calibrate_on_the_embedded_engine(
+    built: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    engine = ModuleType("engine")
-    engine.VllmEngine = lambda options, arguments, _: built.append((options, arguments))  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "entropick_server.engine.vllm.engine", engine)
+    """The engine is built without a profile; what was found out is printed."""
+    data = tmp_path / "data.jsonl"
+    data.touch()
+    args = ["calibrate", "folder", "--data", str(data), "--clarify-text", "Which?", "--output", "o.toml"]
+    assert cli.main([*args, "--monitored-layers", "0,3"]) == 0
+    options, given = built
+    assert (options.model, options.monitored_layers) == ("folder", (0, 3))
+    assert not options.calibrate
+    assert not options.use_profile
+    assert given == ("engine", data, Path("o.toml"), "Which?", 16)
+    shown = capsys.readouterr().out
+    assert "profile written to out.toml: 700 tokens, layers 0, 3" in shown
+    assert "note: few labels" in shown
+
+
+@pytest.mark.parametrize("command", ["serve", "calibrate"])
+def test_vllms_own_arguments_stand_behind_two_dashes(
+    command: str, built: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(cli, "find_spec", lambda _: object())
-    args = ["serve", "folder", "--engine", "vllm", "--monitored-layers", "3,0", "--", "--max-num-seqs", "4"]
-    assert cli.main(args) == 0
-    options, arguments = built[0]
+    data = tmp_path / "data.jsonl"
+    data.touch()
+    args = [command, "folder", "--engine", "vllm", "--monitored-layers", "3,0"]
+    args += ["--data", str(data)] if command == "calibrate" else []
+    assert cli.main([*args, "--", "--max-num-seqs", "4"]) == 0
+    options, arguments, calibrator = built[0]
     assert (options.model, options.monitored_layers) == ("folder", (3, 0))
-    assert list(arguments) == ["--max-num-seqs", "4"]
+    assert arguments == ["--max-num-seqs", "4"]
+    # serving may have to calibrate first; calibrating never serves
+    assert (calibrator is None) == (command == "calibrate")
+    assert options.use_profile == (command == "serve")
+    if command == "calibrate":
+        assert built[1] == ("vllm", data, None, None, 16)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +172,11 @@ def test_vllms_own_arguments_stand_behind_two_dashes(
     [
         (["serve", "folder", "--", "--port", "1"], 2, "--engine vllm"),
         (["calibrate", "folder", "--data", "x", "--", "--port", "1"], 2, "--engine vllm"),
+        (["version", "--", "--port", "1"], 2, "--engine vllm"),
         (["serve", "folder", "--engine", "vllm"], 1, "pip install 'entropick[vllm]'"),
+        (["calibrate", "folder", "--data", "x", "--engine", "vllm"], 1, "pip install 'entropick[vllm]'"),
+        (["calibrate", "folder", "--data", "x", "--engine", "other"], 2, "engine"),
+        (["calibrate", "folder", "--data", "x", "--monitored-layers", "all"], 2, "monitored_layers"),
         (["serve", "folder", "--engine", "other"], 2, "engine"),
         (["serve", "folder", "--monitored-layers", "0-3"], 2, "monitored_layers"),
     ],

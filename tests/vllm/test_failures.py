@@ -71,7 +71,7 @@ async def tokens_of(engine: VllmEngine, request: Request) -> list[Token]:
 
 async def idle(engine: VllmEngine) -> None:
     async with asyncio.timeout(10):
-        while engine.load().running or engine._llm.output_processor.has_unfinished_requests():
+        while engine.load().running or engine._workers.llm.output_processor.has_unfinished_requests():
             await asyncio.sleep(0.02)
 
 
@@ -79,8 +79,7 @@ async def test_a_cut_channel_costs_nothing_but_a_wait(
     engine: VllmEngine, make_request: Callable[..., Request]
 ) -> None:
     """Every figure comes by asking; when the channel is mended it is used again."""
-    inbox = engine._inbox
-    assert inbox is not None
+    inbox = engine._workers.inbox
     whole = await tokens_of(engine, make_request(max_tokens=12, ignore_eos=True))
     await inbox.close()
     cut = await tokens_of(engine, make_request(max_tokens=12, ignore_eos=True))
@@ -100,8 +99,7 @@ async def test_figures_that_cannot_be_had_are_absent(
     async def fails(_: str) -> list[list[bytes]]:
         raise RuntimeError("no answer")
 
-    inbox = engine._inbox
-    assert inbox is not None
+    inbox = engine._workers.inbox
     whole = await tokens_of(engine, make_request(max_tokens=6))
     await inbox.close()
     monkeypatch.setattr(inbox, "_ask", fails)

@@ -9,7 +9,6 @@ import hashlib
 import sys
 import time
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -17,12 +16,12 @@ import torch
 
 from entropick_sampler.calibrate import Measured, fit
 from entropick_sampler.params import PolicyConfig, SamplingParams
-from entropick_sampler.profile import DEFAULT_CLARIFY_TEXT, PROFILE_FILE, Profile, ProfileError
+from entropick_sampler.profile import DEFAULT_CLARIFY_TEXT, Profile, ProfileError
 from entropick_sampler.signals import SIGNALS
 
 from ..engine.base import Engine, EngineError
-from ..engine.torch_engine import TorchEngine
-from ..engine.types import EngineOptions, Request, Token
+from ..engine.profiles import calibrated_path, default_cache
+from ..engine.types import Request, Token
 from .samples import BUILT_IN_PROMPTS, BUILT_IN_TOKENS, Sample, built_in_samples, read_samples
 
 ENOUGH_TOKENS: Final = 600
@@ -98,7 +97,6 @@ def collect(samples: Sequence[Sample], measured: Sequence[Sequence[Token]]) -> M
 
 async def calibrate_engine(
     engine: Engine,
-    model_hash: str,
     data: Path | None = None,
     clarify_text: str = DEFAULT_CLARIFY_TEXT,
     concurrency: int = 16,
@@ -123,7 +121,7 @@ async def calibrate_engine(
         measured = await measure(engine, samples, concurrency)
     return fit(
         collect(samples, measured),
-        model_hash=model_hash,
+        model_hash=engine.model_hash,
         data_hash=data_hash,
         layers=info.monitored_layers,
         date=datetime.date.today().isoformat(),
@@ -131,36 +129,49 @@ async def calibrate_engine(
     )
 
 
-async def calibrate_first(engine: TorchEngine) -> Profile:
+async def calibrate_first(engine: Engine) -> Profile:
     """What an engine does at first start of a model without a profile: the built-in prompts."""
-    return await calibrate_engine(engine, engine.model_hash)
+    return await calibrate_engine(engine)
 
 
 def calibrate_model(
-    model: str, data: Path, output: Path | None, options: EngineOptions, clarify_text: str | None = None
-) -> Path:
-    """Load a model, calibrate it on a file, write the profile; returns its path.
+    engine: Engine,
+    data: Path,
+    output: Path | None = None,
+    clarify_text: str | None = None,
+    concurrency: int = 16,
+    cache: Path | None = None,
+) -> tuple[Path, Profile]:
+    """Start an engine, calibrate its model on a file, write the profile and close the engine.
 
-    ``output`` defaults to the profile file beside the weights of a local model; ``clarify_text`` to that of
-    the profile in force. Raises ModelLoadError, CalibrationDataError, ValueError.
+    Build the engine with ``calibrate=False, use_profile=False``: an old profile may be one that no engine
+    would take. ``output`` defaults to where serving looks (``cache``: the user's folder of profiles),
+    ``clarify_text`` to that of the profile which lies there. Raises ModelLoadError, EngineError,
+    CalibrationDataError, ValueError, OSError.
     """
-    return asyncio.run(_calibrate_file(model, data, output, options, clarify_text))
+    return asyncio.run(_calibrate_file(engine, data, output, clarify_text, concurrency, cache))
 
 
 async def _calibrate_file(
-    model: str, data: Path, output: Path | None, options: EngineOptions, clarify_text: str | None
-) -> Path:
-    path = output or Path(model) / PROFILE_FILE
-    # an old profile may be one that no engine would take: of it only the text is kept
-    engine = TorchEngine(replace(options, model=model, calibrate=False, use_profile=False))
+    engine: Engine,
+    data: Path,
+    output: Path | None,
+    clarify_text: str | None,
+    concurrency: int,
+    cache: Path | None,
+) -> tuple[Path, Profile]:
     await engine.start()
     try:
-        text = clarify_text or _known_text(Path(model) / PROFILE_FILE)
-        profile = await calibrate_engine(engine, engine.model_hash, data, text, options.max_num_seqs)
+        info = engine.info
+        home = calibrated_path(
+            info.source, cache or default_cache(), engine.model_hash, info.monitored_layers
+        )
+        profile = await calibrate_engine(engine, data, clarify_text or _known_text(home), concurrency)
     finally:
         await engine.close()
+    path = output or home
     profile.save(path)
-    return path
+    return path, profile
 
 
 def _known_text(path: Path) -> str:

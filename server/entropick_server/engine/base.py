@@ -6,7 +6,7 @@ The HTTP side drives an engine through these few calls from one asyncio loop; wh
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Protocol
 
 from entropick_sampler.profile import Profile
@@ -66,6 +66,11 @@ class Engine(Protocol):
         ...
 
     @property
+    def model_hash(self) -> str:
+        """Digest of the weights, for a profile's provenance."""
+        ...
+
+    @property
     def profile(self) -> Profile | None:
         """The calibration profile in force, None when serving under preset seed alone."""
         ...
@@ -98,3 +103,7 @@ class Engine(Protocol):
     def subscribe(self, listener: Callable[[StepReport], None]) -> None:
         """Call ``listener`` in the event loop once after every step (metrics)."""
         ...
+
+
+Calibrator = Callable[[Engine], Awaitable[Profile]]
+"""What an engine awaits at the first start of a model without a profile"""

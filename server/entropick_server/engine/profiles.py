@@ -24,6 +24,13 @@ def cached_profile_path(cache: Path, model_hash: str, layers: tuple[int, ...]) -
     return cache / f"{model_hash[:24]}-{chosen}.toml"
 
 
+def calibrated_path(model: str, cache: Path, model_hash: str, layers: tuple[int, ...]) -> Path:
+    """Where a calibration is kept so that serving finds it: beside the weights of a local model, else in the
+    user's cache."""
+    folder = Path(model).expanduser()
+    return folder / PROFILE_FILE if folder.is_dir() else cached_profile_path(cache, model_hash, layers)
+
+
 def find_profile(
     named: str | None, folder: Path, cache: Path, model_hash: str, layers: tuple[int, ...]
 ) -> Profile | None:

@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from entropick_sampler.profile import Profile
 
-from .base import EngineDeadError, EngineError, Tokenizer
+from .base import Calibrator, EngineDeadError, EngineError, Tokenizer
 from .profiles import cached_profile_path, check_layers, default_cache
 from .types import EngineLoad, EngineOptions, ModelInfo, Request, RequestOutput, StepReport
 from .worker import Add, Cancel, Served, Stop, UseProfile, Worker
 
 _log = logging.getLogger(__name__)
-
-Calibrator = Callable[["TorchEngine"], Awaitable[Profile]]
 
 
 class TorchEngine:

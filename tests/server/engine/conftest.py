@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -156,6 +157,38 @@ def make_request() -> Callable[..., Request]:
         )
 
     return make
+
+
+def several(
+    make: Callable[..., Request],
+    count: int,
+    rng: random.Random,
+    longest: int,
+    tokens: tuple[int, int],
+    policies: tuple[PolicyConfig, ...],
+    logprobs: tuple[int | None, ...] = (),
+) -> list[Request]:
+    """Requests of all kinds; every other one begins like the one before.
+
+    Prompts of 1 to ``longest`` tokens, replies within ``tokens``, ``policies`` in turn, one of ``logprobs``.
+    """
+    requests: list[Request] = []
+    for i in range(count):
+        prompt = [rng.randrange(256) for _ in range(rng.randint(1, longest))]
+        if i % 2:
+            before = requests[-1].prompt_token_ids
+            prompt = [*before[: rng.randint(0, len(before))], *prompt][:longest]
+        requests.append(
+            make(
+                tuple(prompt),
+                policy=policies[i % len(policies)],
+                seed=rng.randrange(1 << 40),
+                max_tokens=rng.randint(*tokens),
+                temperature=rng.choice([0.7, 1.0]),
+                logprobs=rng.choice(logprobs) if logprobs else None,
+            )
+        )
+    return requests
 
 
 class Room:

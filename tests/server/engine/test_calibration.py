@@ -8,25 +8,34 @@ from typing import Any
 
 import pytest
 
+from entropick_sampler.calibrate import fit
 from entropick_sampler.params import PolicyConfig
 from entropick_sampler.profile import PROFILE_FILE, Profile
-from entropick_sampler.signals import POLICY_SIGNALS
+from entropick_sampler.signals import POLICY_SIGNALS, SIGNALS
 from entropick_server.calibration import (
     CalibrationDataError,
     Sample,
     calibrate_first,
     calibrate_model,
+    collect,
     measure,
     read_samples,
     token_indices,
 )
 from entropick_server.calibration.run import ENOUGH_TOKENS
 from entropick_server.calibration.samples import BUILT_IN_PROMPTS, BUILT_IN_TOKENS
+from entropick_server.engine.base import ModelLoadError
+from entropick_server.engine.profiles import cached_profile_path, calibrated_path
 from entropick_server.engine.torch_engine import TorchEngine
-from entropick_server.engine.types import EngineOptions, Request
+from entropick_server.engine.types import EngineOptions, Request, Token
 
 Folder = Callable[[str], Path]
 END = 256
+
+
+def unprofiled(folder: Path, **more: Any) -> TorchEngine:
+    """An engine for calibration, which serves without a profile."""
+    return TorchEngine(EngineOptions(str(folder), threads=1, calibrate=False, use_profile=False, **more))
 
 
 @pytest.fixture
@@ -122,17 +131,17 @@ def test_a_file_becomes_a_profile_beside_the_weights(model_folder: Folder, tmp_p
         (folder / file.name).write_bytes(file.read_bytes())
     rows = [chat(f"What is {i}?", f"It is the number {i}, of course.", 0) for i in range(30)]
     data = lines(tmp_path / "data.jsonl", *rows)
-    options = EngineOptions(str(folder), threads=1)
-    written = calibrate_model(str(folder), data, None, options, "Which of them?")
+    written, profile = calibrate_model(unprofiled(folder), data, clarify_text="Which of them?")
     assert written == folder / PROFILE_FILE
-    profile = Profile.load(written)
+    assert Profile.load(written) == profile
     assert profile.clarify_text == "Which of them?"
     assert profile.layers == (0, 1, 2)
     assert set(profile.quantiles) == {signal.name for signal in POLICY_SIGNALS}
     replies = [row["messages"][1]["content"] for row in rows]  # type: ignore[index]
     assert profile.tokens == sum(len(reply) + 1 for reply in replies)
     # with the weights' own hash it is found again, and the text in force is kept
-    again = Profile.load(calibrate_model(str(folder), data, tmp_path / "other.toml", options))
+    _, again = calibrate_model(unprofiled(folder), data, tmp_path / "other.toml")
+    assert Profile.load(tmp_path / "other.toml") == again
     assert again.clarify_text == "Which of them?"
     assert again.model_hash == profile.model_hash
     assert again.thresholds == pytest.approx(dict(profile.thresholds), rel=1e-3, abs=1e-4)
@@ -144,13 +153,40 @@ def test_a_profile_that_no_engine_would_take_is_replaced(model_folder: Folder, t
     for file in model_folder("llama").iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
     data = lines(tmp_path / "data.jsonl", *({"text": f"number {i} of some"} for i in range(20)))
-    options = EngineOptions(str(folder), threads=1)
-    calibrate_model(str(folder), data, None, options, "Which?")
-    fewer = Profile.load(calibrate_model(str(folder), data, None, replace(options, monitored_layers=(0, 2))))
+    calibrate_model(unprofiled(folder), data, clarify_text="Which?")
+    written, fewer = calibrate_model(unprofiled(folder, monitored_layers=(0, 2)), data)
+    assert Profile.load(written) == fewer
     assert fewer.layers == (0, 2)
     assert fewer.clarify_text == "Which?"
     (folder / PROFILE_FILE).write_text("not a profile")
-    assert Profile.load(calibrate_model(str(folder), data, None, options)).layers == (0, 1, 2)
+    calibrate_model(unprofiled(folder), data)
+    assert Profile.load(folder / PROFILE_FILE).layers == (0, 1, 2)
+
+
+def test_what_was_not_measured_is_no_zero() -> None:
+    """Tokens without any figure, and tokens without those of attention."""
+    blind = (None,) * len(SIGNALS)
+    logits_only = tuple(1.5 if signal.group == "logits" else None for signal in SIGNALS)
+    tokens = [Token(5, 0.0, signals, None, None) for signals in (blind, logits_only, (2.0,) * len(SIGNALS))]
+    measured = collect([Sample((1,), (5, 5, 5))], [tokens])
+    assert measured.valid.sum(1).tolist() == [0, 2, len(POLICY_SIGNALS)]
+    with pytest.raises(ValueError, match="got 2"):
+        fit(measured, model_hash="m", data_hash="d", layers=(0,), date="2026-01-01")
+
+
+def test_an_engine_that_does_not_start_leaves_nothing(tmp_path: Path) -> None:
+    data = lines(tmp_path / "data.jsonl", {"text": "a b"})
+    with pytest.raises(ModelLoadError):
+        calibrate_model(TorchEngine(EngineOptions("/nowhere/model")), data, tmp_path / "out.toml")
+    assert not (tmp_path / "out.toml").exists()
+
+
+def test_a_calibration_lies_where_serving_looks(tmp_path: Path) -> None:
+    """Beside the weights of a local model; for a hub id, which is no folder, in the user's cache."""
+    cache, layers = tmp_path / "cache", (0, 1)
+    assert calibrated_path(str(tmp_path), cache, "hash", layers) == tmp_path / PROFILE_FILE
+    kept = calibrated_path("someone/model", cache, "hash", layers)
+    assert kept == cached_profile_path(cache, "hash", layers)
 
 
 async def test_first_start_calibrates_and_the_next_one_does_not(

@@ -20,7 +20,7 @@ from entropick_server.engine.model_runner import Measured
 from entropick_server.engine.startup import build
 from entropick_server.engine.types import EngineOptions, Request
 
-from .conftest import PAGE_BYTES, Room
+from .conftest import PAGE_BYTES, Room, several
 
 Make = Callable[..., Request]
 Open = Callable[..., Room]
@@ -56,30 +56,6 @@ def tapped(room: Room) -> Rows:
     return rows
 
 
-def several(
-    make: Make, count: int, seed: int, longest: int, policies: tuple[PolicyConfig, ...]
-) -> list[Request]:
-    """Requests of all kinds; every other one begins like the one before."""
-    rng = random.Random(seed)
-    requests: list[Request] = []
-    for i in range(count):
-        prompt = [rng.randrange(256) for _ in range(rng.randint(1, longest))]
-        if i % 2:
-            before = requests[-1].prompt_token_ids
-            prompt = [*before[: rng.randint(0, len(before))], *prompt][:longest]
-        requests.append(
-            make(
-                tuple(prompt),
-                policy=policies[i % len(policies)],
-                seed=rng.randrange(1 << 40),
-                max_tokens=rng.randint(5, 30),
-                temperature=rng.choice([0.7, 1.0]),
-                logprobs=rng.choice([None, 3]),
-            )
-        )
-    return requests
-
-
 def assert_as_alone(busy: Room, rows: Rows, requests: list[Request], room: Open, **options: Any) -> None:
     for request in requests:
         name = request.request_id
@@ -94,7 +70,7 @@ def assert_as_alone(busy: Room, rows: Rows, requests: list[Request], room: Open,
 
 @pytest.mark.parametrize("name", ["llama", "qwen3"])
 def test_among_neighbours_in_chunks_and_over_known_pages(name: str, room: Open, make_request: Make) -> None:
-    requests = several(make_request, 32, 1, 90, (FIXED, SEED))
+    requests = several(make_request, 32, random.Random(1), 90, (5, 30), (FIXED, SEED), (None, 3))
     busy = room(name=name, max_num_batched_tokens=37)
     rows = tapped(busy)
     rng = random.Random(2)
@@ -108,7 +84,7 @@ def test_among_neighbours_in_chunks_and_over_known_pages(name: str, room: Open, 
 
 
 def test_when_pages_run_out(room: Open, make_request: Make) -> None:
-    requests = several(make_request, 16, 3, 60, (FIXED, SEED))
+    requests = several(make_request, 16, random.Random(3), 60, (5, 30), (FIXED, SEED), (None, 3))
     busy = room(14, max_num_seqs=6, max_num_batched_tokens=29)
     rows = tapped(busy)
     for request in requests:
@@ -120,7 +96,7 @@ def test_when_pages_run_out(room: Open, make_request: Make) -> None:
 
 
 def test_with_branches(room: Open, make_request: Make) -> None:
-    requests = several(make_request, 8, 4, 40, (BRANCHES, SEED))
+    requests = several(make_request, 8, random.Random(4), 40, (5, 30), (BRANCHES, SEED), (None, 3))
     busy = room(12, max_num_seqs=8, max_num_batched_tokens=29)
     rows = tapped(busy)
     for request in requests:
@@ -135,7 +111,7 @@ def test_with_branches(room: Open, make_request: Make) -> None:
 def test_threads_change_no_bit(
     threads: int, room: Open, make_request: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    requests = several(make_request, 6, 5, 80, (FIXED, SEED))
+    requests = several(make_request, 6, random.Random(5), 80, (5, 30), (FIXED, SEED), (None, 3))
     monkeypatch.setattr(native.decoder.numba_impl, "threads_for", lambda work: threads)
     busy = room(max_num_batched_tokens=37)
     rows = tapped(busy)

@@ -13,7 +13,7 @@ from entropick_server.engine.model_runner import Measured, ModelRunner
 from entropick_server.engine.sequence import Sequence
 from entropick_server.engine.types import FinishReason, Request, Token
 
-from .conftest import PAGE, Room, same
+from .conftest import PAGE, Room, same, several
 
 Make = Callable[..., Request]
 FIXED = PolicyConfig(policy="fixed")
@@ -28,26 +28,7 @@ CLARIFY = PolicyConfig(
         "clarify_budget": 2,
     },
 )
-
-
-def several(make: Make, count: int, rng: random.Random, longest: int, tokens: int) -> list[Request]:
-    """Requests of all kinds; every other one begins like the one before."""
-    requests: list[Request] = []
-    for i in range(count):
-        prompt = [rng.randrange(256) for _ in range(rng.randint(1, longest))]
-        if i % 2:
-            before = requests[-1].prompt_token_ids
-            prompt = [*before[: rng.randint(0, len(before))], *prompt][:longest]
-        requests.append(
-            make(
-                tuple(prompt),
-                policy=(FIXED, SEED, CLARIFY)[i % 3],
-                seed=rng.randrange(1 << 40),
-                max_tokens=rng.randint(tokens // 2, tokens),
-                temperature=rng.choice([0.7, 1.0]),
-            )
-        )
-    return requests
+KINDS = (FIXED, SEED, CLARIFY)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +39,7 @@ def test_under_pressure_every_text_is_the_one_it_has_alone(
     seed: int, name: str, caching: bool, room: Callable[..., Room], make_request: Make
 ) -> None:
     rng = random.Random(seed)
-    requests = several(make_request, 9, rng, 40, 70)
+    requests = several(make_request, 9, rng, 40, (35, 70), KINDS)
     small = room(18, name, max_num_seqs=5, max_num_batched_tokens=30, enable_prefix_caching=caching)
     for request in requests:
         small.add(request)
@@ -180,7 +161,7 @@ def test_an_adopted_branch_is_the_reply_also_under_pressure(
     winner: int, room: Callable[..., Room], make_request: Make
 ) -> None:
     request = make_request(tuple(range(13)), policy=CLARIFY, seed=5, max_tokens=50)
-    others = several(make_request, 6, random.Random(1), 30, 60)
+    others = several(make_request, 6, random.Random(1), 30, (30, 60), KINDS)
 
     def told(crowded: bool) -> list[Token]:
         here = room(20 if crowded else 400, max_num_seqs=6)

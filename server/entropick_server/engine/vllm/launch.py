@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from safetensors import safe_open
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from ..base import ModelLoadError
-from ..loader import check_architecture, model_folder, model_hash
+from ..loader import check_architecture, eos_token_ids, generation_defaults, model_folder, model_hash
 from ..tokenizer import FastTokenizer
-from ..types import EngineOptions
+from ..types import EngineOptions, ModelInfo
 from .names import CONFIG
 
 _PROCESSOR: Final = "entropick_server.engine.vllm.processor:EntropickProcessor"
@@ -111,6 +114,36 @@ def start(config: Any, engine_args: Any, logger: Callable[..., Any]) -> Any:
         )
     except (ValueError, TypeError, OSError, RuntimeError) as error:
         raise ModelLoadError(f"vLLM cannot load {config.model_config.model}: {error}") from error
+
+
+def describe(options: EngineOptions, source: Source, config: Any) -> ModelInfo:
+    """What is served under a VllmConfig."""
+    text = source.config.get_text_config()
+    folder = source.folder.resolve().name if Path(options.model).is_dir() else options.model
+    return ModelInfo(
+        name=options.served_model_name or folder,
+        source=options.model,
+        architecture=str(source.config.model_type),
+        max_model_len=int(config.model_config.max_model_len),
+        vocab_size=int(text.vocab_size),
+        eos_token_ids=eos_token_ids(source.generation, source.config),
+        monitored_layers=source.layers,
+        parameters=_parameters(source.folder),
+        dtype=str(config.model_config.dtype).removeprefix("torch."),
+        device=str(config.device_config.device_type),
+        defaults=generation_defaults(source.generation),
+        created=int(time.time()),
+    )
+
+
+def _parameters(folder: Path) -> int:
+    """Numbers in the safetensors files, from their headers."""
+    total = 0
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            names = file.keys()
+            total += sum(math.prod(file.get_slice(name).get_shape()) for name in names)
+    return total
 
 
 def _defaults(options: EngineOptions, *, cpu: bool) -> dict[str, Any]:
