@@ -220,6 +220,22 @@ def test_the_public_function_measures_with_the_kernels(device, paged_keys):
     assert_same(HeadStats(*(figure[[0, 2]] for figure in stats)), decoded)
 
 
+def test_tables_and_lengths_with_strides(device, paged_keys):
+    keys = paged_keys([40, 3], 2, 16)
+    q = queries(2, 4, 16)
+    wide = torch.stack((keys.lengths, torch.tensor([7, 7])), 1)
+    strided = keys._replace(table=keys.table.t().contiguous().t(), lengths=wide[:, 0])
+    assert strided.table.stride(1) != 1
+    assert strided.lengths.stride(0) != 1
+    found = measure_attention_triton(
+        q.to(device), keys.on(device).pages, strided.table.to(device), strided.lengths.to(device),
+        scale=0.3, window=None, softcap=None,
+    )  # fmt: skip
+    assert_same(found, measure_attention_triton(
+        q.to(device), *keys.on(device), scale=0.3, window=None, softcap=None
+    ))  # fmt: skip
+
+
 def test_a_sum_of_another_shape_is_refused(device, paged_keys):
     keys = paged_keys([20], 2, 16)
     with pytest.raises(ValueError, match="add must return"):
