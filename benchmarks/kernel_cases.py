@@ -12,13 +12,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from entropick_kernels._triton import triton_impl
-from entropick_kernels.attention_stats import decode_attention
+from entropick_kernels.attention_stats import decode_attention, measure_attention
 from entropick_kernels.logits_stats import logits_stats
 from entropick_kernels.sample import draw, philox_uniform
 
 Inputs = dict[str, Tensor]
 Provider = Callable[[Inputs], Callable[[], object]]
 PAGE = 16
+ATTENTION_SHAPES = {
+    "cuda": [(b, 32, 8, 128, n, torch.bfloat16) for b, n in ((1, 4096), (32, 1024), (32, 4096))],
+    "cpu": [(8, 12, 4, 64, n, torch.float32) for n in (16, 128, 1024, 4096)],
+}
+"""rows, heads, key-value heads, width, keys, type"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,10 +171,6 @@ def attention_cases(device: torch.device) -> list[Case]:
             "flashinfer": flashinfer_decode,
         }
 
-    if device.type == "cuda":
-        shapes = [(b, 32, 8, 128, n, torch.bfloat16) for b, n in ((1, 4096), (32, 1024), (32, 4096))]
-    else:
-        shapes = [(8, 12, 4, 64, n, torch.float32) for n in (16, 128, 1024, 4096)]
     return [
         Case(
             f"B={b}, {h}/{hk} heads of {d}, {n} keys",
@@ -177,7 +178,35 @@ def attention_cases(device: torch.device) -> list[Case]:
             partial(attention_inputs, b, h, hk, d, n, dtype),
             providers,
         )
-        for b, h, hk, d, n, dtype in shapes
+        for b, h, hk, d, n, dtype in ATTENTION_SHAPES[device.type]
+    ]
+
+
+def keys_cases(device: torch.device) -> list[Case]:
+    """Keys as vLLM holds them, [P, page, Hk, 2 D]; sdpa reads values, too."""
+
+    def inputs(shape: tuple[Any, ...], on: torch.device) -> Inputs:
+        given = attention_inputs(*shape, on)
+        slots = (
+            torch.cat((given["k_pages"], given["v_pages"]), 3).transpose(1, 2).contiguous().transpose(1, 2)
+        )
+        width = given["q"].shape[2]
+        return given | {"k_pages": slots[..., :width], "v_pages": slots[..., width:]}
+
+    def keys_alone(name: str, given: Inputs) -> Callable[[], object]:
+        arguments = (given[n] for n in ("q", "k_pages", "table", "lengths"))
+        return partial(measure_attention, *arguments, scale=given["q"].shape[2] ** -0.5, implementation=name)
+
+    names = ours(device) if device.type == "cuda" else ("torch",)
+    providers: dict[str, Provider] = {"sdpa": sdpa} | {f"ours, {n}": partial(keys_alone, n) for n in names}
+    return [
+        Case(
+            f"B={b}, {h}/{hk} heads of {d}, {n} keys",
+            b * hk * n * d * dtype.itemsize,
+            partial(inputs, (b, h, hk, d, n, dtype)),
+            lambda _: providers,
+        )
+        for b, h, hk, d, n, dtype in ATTENTION_SHAPES[device.type]
     ]
 
 
@@ -269,5 +298,6 @@ def draw_cases(device: torch.device) -> list[Case]:
 SUITES = {
     "logits": Suite("Entropy, varentropy, maximum, normaliser, argmax of the logits", "argmax", logits_cases),
     "attention": Suite("Decode attention, one layer, every statistic unless said", "sdpa", attention_cases),
+    "keys": Suite("The same statistics from the keys alone, in vLLM's layout", "sdpa", keys_cases),
     "draw": Suite("Filters and draws", "torch, sort and multinomial", draw_cases),
 }

@@ -35,6 +35,8 @@ REGISTER_CAPS = {
     "draw_any": 128,
 }
 """a little above what the compiler gives; more means fewer programs at a time, so it is to be noticed"""
+KEYS_ALONE_CAP = 112
+"""of ``attend`` without values"""
 STREAMING = {"_chunk_moments", "attend", "_block_maxima"}
 """the kernels that read the logits or the keys and values: 128 bits at a time, or bandwidth is lost"""
 
@@ -67,6 +69,9 @@ def test_compiled_code(show: list[str], tmp_path: Path) -> None:
     assert {row["kernel"] for row in rows} == set(REGISTER_CAPS)
     assert not [row for row in rows if row["registers"] > REGISTER_CAPS[row["kernel"]]]
     assert not [row for row in rows if row["kernel"] in STREAMING and "128" not in row["loads"]]
+    keys_alone = [row for row in rows if row["kernel"] == "attend" and row["case"].startswith("keys alone")]
+    assert len(keys_alone) >= 6
+    assert not [row for row in keys_alone if row["registers"] > KEYS_ALONE_CAP]
 
 
 def test_triton_is_imported_by_its_own_modules_alone() -> None:

@@ -22,9 +22,13 @@ kv, slot = torch.zeros(1, 1, 8), torch.zeros(1, dtype=torch.int64)
 attention_stats.write_kv(kv, kv, pages, pages, slot)
 out, stats = attention_stats.decode_attention(kv, pages, pages, slot[None], slot + 1, scale=1.0)
 assert stats.entropy.tolist() == [[0]]
+assert attention_stats.measure_attention(kv, pages, slot[None], slot + 1, scale=1.0).entropy.tolist() == [[0]]
 for refused in (
     lambda: logits_stats.logits_stats(x, implementation="numba"),
     lambda: sample.draw(x, one, one.long(), one, one, u, implementation="numba"),
+    lambda: attention_stats.measure_attention(
+        kv, pages, slot[None], slot + 1, scale=1.0, implementation="numba"
+    ),
 ):
     try:
         refused()

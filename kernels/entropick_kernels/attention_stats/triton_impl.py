@@ -128,6 +128,9 @@ def _launch(
     def scratch(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=q.device)
 
+    # the kernels take a row's page ids, and the lengths, to lie side by side
+    table = page_table if page_table.stride(1) == 1 else page_table.contiguous()
+    lengths = lengths.contiguous()
     sums = scratch(rows, heads, splits, 4)
     # what a launch does not touch stands in where it has no tensor
     values = k_pages if v_pages is None else v_pages
@@ -142,8 +145,8 @@ def _launch(
     common = {"SPLIT": split, "TILE": tile}
     with torch.cuda.device_of(q):
         attend[(rows * kv_heads, splits)](
-            q, k_pages, values, page_table, lengths, partial, sums, weights, tops,
-            scale, softcap or 1.0, reach, capacity, splits, page_table.stride(0), *q.stride()[:2],
+            q, k_pages, values, table, lengths, partial, sums, weights, tops,
+            scale, softcap or 1.0, reach, capacity, splits, table.stride(0), *q.stride()[:2],
             *k_pages.stride()[:3], *values.stride()[:3],
             KV_HEADS=kv_heads, GROUP=group, GROUP_PAD=max(16, triton.next_power_of_2(group)), WIDTH=width,
             WIDTH_PAD=width_pad, PAGE=page, CAPPED=softcap is not None, VALUES=out is not None, STATS=stats,

@@ -16,12 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
-LOGITS, ATTENTION, SAMPLE, ANY = (
+LOGITS, ATTENTION, LAUNCHES, SAMPLE, ANY = (
     "logits_stats/triton_impl.py",
+    "attention_stats/triton_kernels.py",
     "attention_stats/triton_impl.py",
     "sample/triton_impl.py",
     "sample/any_row/triton_impl.py",
 )
+MEASURE = "measure_attention"
 PER_MUTANT = 600.0
 
 
@@ -31,10 +33,12 @@ class Mutant:
     module: str
     old: str
     new: str
+    only: str | None = None
+    """the module of tests where it is not the package's namesake"""
 
     @property
     def tests(self) -> str:
-        return f"tests/kernels/triton/test_{self.module.partition('/')[0]}.py"
+        return f"tests/kernels/triton/test_{self.only or self.module.partition('/')[0]}.py"
 
 
 MUTANTS = (
@@ -85,6 +89,37 @@ MUTANTS = (
     ),
     Mutant(
         "sliding window ignored", ATTENTION, "return tl.maximum(end - window, 0), end", "return end * 0, end"
+    ),
+    Mutant(
+        "the mean over one worker's heads",
+        ATTENTION,
+        "mean = mean / ALL_HEADS",
+        "mean = mean / HEADS",
+        MEASURE,
+    ),
+    Mutant(
+        "the sum of one worker's heads", LAUNCHES, "attended = added(attended, shards)\n", "pass\n", MEASURE
+    ),
+    Mutant(
+        "heads beyond the first block left out of the sum",
+        ATTENTION,
+        "        attended += tl.sum(more, 0)\n",
+        "        attended += 0.0 * tl.sum(more, 0)\n",
+        MEASURE,
+    ),
+    Mutant(
+        "every tile's sum in the first one's place",
+        ATTENTION,
+        "tl.store(attended + b * (splits * SPLIT) + tile * TILE + ",
+        "tl.store(attended + b * (splits * SPLIT) + ",
+        MEASURE,
+    ),
+    Mutant(
+        "the keys' strides taken for those of a plain cache",
+        LAUNCHES,
+        "*k_pages.stride()[:3], *values",
+        "*k_pages.contiguous().stride()[:3], *values",
+        MEASURE,
     ),
     Mutant(
         "last partial block skipped",
