@@ -70,6 +70,11 @@ class SampledBatch:
         policy ``fixed`` on the native path: log probabilities and draws are as ever. Raises ValueError
         elsewhere.
         """
+        rows = self._state.clarify_used.shape[0]
+        if logits.shape[0] != rows or positions.shape[0] != rows:
+            raise ValueError(
+                f"expected {rows} rows, got {logits.shape[0]} of logits, {positions.shape[0]} positions"
+            )
         columns = torch.stack((positions, forced, clarify, *self._state))
         packed, self._state = self.packed(logits, attention, attended, columns, measure)
         return unpack(packed, self._rows.candidates)
