@@ -70,8 +70,13 @@ class SampledBatch:
         policy ``fixed`` on the native path: log probabilities and draws are as ever. Raises ValueError
         elsewhere.
         """
-        columns = positions, forced, clarify
-        packed, self._state = self.packed(logits, attention, attended, *columns, self._state, measure)
+        rows = self._state.clarify_used.shape[0]
+        if logits.shape[0] != rows or positions.shape[0] != rows:
+            raise ValueError(
+                f"expected {rows} rows, got {logits.shape[0]} of logits, {positions.shape[0]} positions"
+            )
+        columns = torch.stack((positions, forced, clarify, *self._state))
+        packed, self._state = self.packed(logits, attention, attended, columns, measure)
         return unpack(packed, self._rows.candidates)
 
     @property
@@ -84,25 +89,27 @@ class SampledBatch:
         logits: Tensor,
         attention: Tensor | None,
         attended: Tensor | None,
-        positions: Tensor,
-        forced: Tensor,
-        clarify: Tensor,
-        state: PolicyState,
+        columns: Tensor,
         measure: bool = True,
     ) -> tuple[Tensor, PolicyState]:
-        """:meth:`step` for who keeps the rows' memory: the packed lines on the host, and the state after."""
+        """:meth:`step` for who keeps the rows' memory: the packed lines on the host, and the state after.
+
+        ``columns``: positions, forced, clarify and the two fields of the state, int64 [5, B], contiguous; it
+        belongs to this call: the state after may stand in it.
+        """
         native = self._native if logits.dtype == torch.float32 else None
         if not measure and (self._rows.any_enabled or native is None):
             raise ValueError("only the native step of rows of policy 'fixed' can leave measuring out")
         if native is not None:
-            columns = (positions, forced, clarify)
-            return native.step(logits, attention, attended, state, columns, measure)
+            packed = native.step(logits, attention, attended, columns, measure)
+            return packed, PolicyState(columns[3], columns[4])
+        positions, forced, clarify, used, since = columns.unbind(0)
         result, state = sample_step(
             logits,
             attention,
             attended,
             self._rows,
-            state,
+            PolicyState(used, since),
             positions,
             forced,
             clarify,

@@ -36,7 +36,7 @@ from .formulas import PARAMETERS
 from .native_policy import Tables, decide_row
 from .packed import FIXED_COLUMNS, HEADER
 from .params import Strategy
-from .policy import PolicyRows, PolicyState
+from .policy import PolicyRows
 from .score import CONFIDENCE_CONSTANT, CONFIDENCE_WEIGHTS
 from .signals import ATTENTION_SIGNALS, POLICY_SIGNALS
 
@@ -280,44 +280,54 @@ class NativeRows:
         data[_TABLES:_DRAWS] = [a.ctypes.data for a in tables]
         data[_DRAWS:_COLUMNS] = [a.ctypes.data for a in drawn]
         self._data = data
+        self._start = data.ctypes.data_as(_Address)
         self._attended = torch.ones(self._rows, dtype=torch.uint8)
+        self._unseen = torch.zeros(self._rows, _A), torch.zeros(self._rows, dtype=torch.uint8)
 
     def step(
         self,
         logits: Tensor,
         attention: Tensor | None,
         attended: Tensor | None,
-        state: PolicyState,
-        columns: tuple[Tensor, Tensor, Tensor],
+        columns: Tensor,
         measure: bool = True,
-    ) -> tuple[Tensor, PolicyState]:
-        """The packed lines float64 [B, C] of a step, and the policy's state after it.
+    ) -> Tensor:
+        """The packed lines float64 [B, C] of a step.
 
         ``logits`` float32 [B, V]; ``attention`` [B, 6], where ``attended`` [B] is (None: in all
-        rows); ``columns``: positions, forced and clarify, int64 [B]. ``measure`` False:
-        no signal is measured, every one is absent; a row whose policy is on must not be there.
+        rows); ``columns`` int64 [5, B], contiguous: positions, forced, clarify, and the policy's state, which
+        is changed in place. ``measure`` False: no signal is measured, every one is absent; a row whose policy
+        is on must not be there.
         """
         data, rows = self._data, self._rows
-        if logits.shape[0] != rows:
-            raise ValueError(f"expected logits of {rows} rows, got {tuple(logits.shape)}")
+        if logits.shape[0] != rows or columns.shape != (5, rows) or not columns.is_contiguous():
+            raise ValueError(
+                f"expected logits of {rows} rows and contiguous columns [5, {rows}], got "
+                f"{tuple(logits.shape)} and {tuple(columns.shape)}"
+            )
         x = logits.contiguous()
         if attention is None:
-            attention, attended = logits.new_zeros(rows, _A), torch.zeros(rows, dtype=torch.bool)
-        seen = attention.to(torch.float32).contiguous()
-        where = self._attended if attended is None else attended.contiguous().view(torch.uint8)
-        after = PolicyState(state.clarify_used.clone(), state.tokens_since_clarify.clone())
-        whole = [c.contiguous() for c in columns]
+            seen, where = self._unseen
+        else:
+            seen = attention.to(torch.float32).contiguous()
+            where = self._attended if attended is None else attended.contiguous().view(torch.uint8)
         out = torch.empty(rows, _FIXED + 3 * self._columns, dtype=torch.float64)
         data[0], data[2], data[6] = 0, x.shape[1], measure
-        places = (x, seen, *whole, *after, where, out)
-        data[_COLUMNS:] = [t.data_ptr() for t in places]
+        first, line = columns.data_ptr(), 8 * rows
+        data[_COLUMNS:] = (
+            x.data_ptr(),
+            seen.data_ptr(),
+            *range(first, first + 5 * line, line),
+            where.data_ptr(),
+            out.data_ptr(),
+        )
         threads = min(rows, threads_for(x.numel() * _WORK_PER_LOGIT))
         worker = _compiled_worker()
         if threads > 1:
             run(worker, data, threads)
         else:
-            worker.ctypes(data.ctypes.data_as(_Address))
-        return out, after
+            worker.ctypes(self._start)
+        return out
 
 
 def warmup() -> None:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import AutoTokenizer
@@ -20,7 +21,7 @@ from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsProcessor
 
 from entropick_sampler.batch import SampledBatch
 from entropick_sampler.packed import HEADER, INSERTED
-from entropick_sampler.policy import PolicyState, initial_state
+from entropick_sampler.policy import initial_state
 from entropick_sampler.profile import DEFAULT_CLARIFY_TEXT
 
 from ..sampling import ClarifyText
@@ -79,7 +80,10 @@ class EntropickProcessor(V1Processor, V2Processor):
         self._table = RowTable()
         self._version = -1
         self._clarify = ClarifyText()
-        self._composed: tuple[Row, ...] = ()
+        self._composed: list[Row | None] | None = None
+        self._live: list[Row] = []
+        self._mine: list[int] = []
+        self._index: Tensor | None = None
         self._batch = SampledBatch([], initial_state(0, self._device), None, self._device)
 
     def is_argmax_invariant(self) -> bool:
@@ -112,13 +116,11 @@ class EntropickProcessor(V1Processor, V2Processor):
             thrown = self._hub.unfinished_prompts(count)
         else:
             rows, taken, thrown = self._places(ctx, count)
-        mine = [i for i, row in enumerate(rows) if row is not None]
-        if not mine:
+        self._compose(rows)
+        if not self._live:
             self._hub.release()
             return logits
-        attention = self._hub.attention(count)
-        live = tuple(row for row in rows if row is not None)
-        self._draw(logits, mine, live, [taken[i] for i in mine], attention, thrown)
+        self._draw(logits, [taken[i] for i in self._mine], self._hub.attention(count), thrown)
         return logits
 
     def _places(self, ctx: Any, count: int) -> tuple[list[Row | None], list[int], Sequence[bool]]:
@@ -134,65 +136,63 @@ class EntropickProcessor(V1Processor, V2Processor):
         return self._table.at(slots.tolist()), taken, thrown
 
     def _draw(
-        self,
-        logits: Tensor,
-        mine: list[int],
-        rows: tuple[Row, ...],
-        taken: list[int],
-        attention: Attention | None,
-        thrown: Sequence[bool] | None,
+        self, logits: Tensor, taken: list[int], attention: Attention | None, thrown: Sequence[bool] | None
     ) -> None:
-        self._compose(rows)
+        rows, batch = self._live, self._batch
+        numbers: list[int] = []
+        texts = []
         for row, count in zip(rows, taken, strict=True):
             row.settle(count, self._tokenizer)
-        texts = [row.clarify_at(self._clarify, count) for row, count in zip(rows, taken, strict=True)]
-        n = len(rows)
-        numbers = [row.spec.start + count for row, count in zip(rows, taken, strict=True)]
-        numbers += [row.forced[0] if row.forced else -1 for row in rows]
-        numbers += [text[0] if text else -1 for text in texts]
-        numbers += [row.clarify_used for row in rows]
-        numbers += [_NEVER if row.since_clarify is None else row.since_clarify for row in rows]
-        position, forced, clarify, used, since = torch.tensor(numbers).to(self._device).view(5, n).unbind(0)
-        whole = n == logits.shape[0]
-        index = None if whole else torch.tensor(mine, device=logits.device)
-        part = logits if index is None else logits.index_select(0, index)
-        signals = None if attention is None else attention.signals
-        if signals is not None and index is not None:
-            signals = signals.index_select(0, index)
-        packed, _ = self._batch.packed(
-            part, signals, None, position, forced, clarify, PolicyState(used, since)
-        )
-        marks = self._told(rows, taken, mine, packed, texts, part, attention)
-        self._leave_one(logits, index, packed)
-        outbox = self._hub.outbox
-        if outbox is not None:
-            sent = [
-                (i, mark)
-                for i, mark in enumerate(marks)
-                if mark is not None and not (thrown is not None and thrown[mine[i]])
-            ]
-            if sent:
-                chosen = packed if len(sent) == n else packed[[i for i, _ in sent]]
-                outbox.send([mark for _, mark in sent], chosen, self._batch.candidates)
+            text = row.clarify_at(self._clarify, count)
+            texts.append(text)
+            numbers += (
+                row.spec.start + count,
+                row.forced[0] if row.forced else -1,
+                text[0] if text else -1,
+                row.clarify_used,
+                _NEVER if row.since_clarify is None else row.since_clarify,
+            )
+        columns = torch.from_numpy(np.array(numbers, dtype=np.int64).reshape(-1, 5).T.copy())
+        part, signals = logits, None if attention is None else attention.signals
+        if self._index is not None:
+            part = logits.index_select(0, self._index)
+            signals = None if signals is None else signals.index_select(0, self._index)
+        packed, _ = batch.packed(part, signals, None, columns.to(self._device))
+        tokens, told, marks = self._told(taken, packed, texts, part, attention, thrown)
+        self._leave_one(logits, tokens)
+        if marks and self._hub.outbox is not None:
+            chosen = packed if len(told) == len(rows) else packed[told]
+            self._hub.outbox.send(marks, chosen, batch.candidates)
 
-    def _leave_one(self, logits: Tensor, index: Tensor | None, packed: Tensor) -> None:
-        token = packed[:, HEADER : HEADER + 1].long().to(self._device)
-        if index is None:
-            logits.fill_(-math.inf).scatter_(1, token, 0.0)
+    def _leave_one(self, logits: Tensor, tokens: list[int]) -> None:
+        if logits.device.type == "cpu" and logits.dtype == torch.float32:
+            # numpy writes the same memory without the cost of torch's dispatcher
+            host = logits.numpy()
+            host[... if self._index is None else self._mine] = -math.inf
+            host[self._mine, tokens] = 0.0
+            return
+        token = torch.tensor(tokens).to(logits.device, non_blocking=True)
+        if self._index is None:
+            logits.fill_(-math.inf).scatter_(1, token.unsqueeze(1), 0.0)
         else:
-            logits.index_fill_(0, index, -math.inf)
-            logits[index, token.squeeze(1)] = 0.0
+            logits.index_fill_(0, self._index, -math.inf)
+            logits[self._index, token] = 0.0
 
-    def _compose(self, rows: tuple[Row, ...]) -> None:
+    def _compose(self, rows: list[Row | None]) -> None:
         """Resident parameters for these rows; rebuilt where they, or the profile, are others."""
         if self._version != self._hub.version:
-            self._version, self._composed = self._hub.version, ()
+            self._version, self._composed = self._hub.version, None
             profile = self._hub.profile
             text = profile.clarify_text if profile else DEFAULT_CLARIFY_TEXT
             self._clarify = ClarifyText.of(text, self._tokenizer)
         if rows == self._composed:
             return
-        specs = [servable(row.spec, self._hub.profile) for row in rows]
+        self._composed = None
+        self._live = [row for row in rows if row is not None]
+        self._mine = [i for i, row in enumerate(rows) if row is not None]
+        whole = len(self._live) == len(rows)
+        self._index = None if whole else torch.tensor(self._mine, device=self._device)
+        specs = [servable(row.spec, self._hub.profile) for row in self._live]
         self._batch = SampledBatch(
             [(spec.sampling, spec.policy) for spec in specs],
             initial_state(len(specs), self._device),
@@ -205,31 +205,31 @@ class EntropickProcessor(V1Processor, V2Processor):
 
     def _told(
         self,
-        rows: Sequence[Row],
         taken: Sequence[int],
-        mine: Sequence[int],
         packed: Tensor,
         texts: Sequence[tuple[int, ...]],
         logits: Tensor,
         attention: Attention | None,
-    ) -> list[Mark | None]:
-        """What the server is told of each row; before the logits are overwritten."""
-        marks: list[Mark | None] = []
-        tops = _tops(rows, packed, logits)
-        tokens, begins = packed[:, HEADER].tolist(), packed[:, INSERTED].tolist()
-        for i, (row, count, text) in enumerate(zip(rows, taken, texts, strict=True)):
-            inserted = bool(begins[i])
-            forced = row.drew(count, int(tokens[i]), text if inserted else ())
-            spec = row.spec
-            if spec.key is None:
-                marks.append(None)
+        thrown: Sequence[bool] | None,
+    ) -> tuple[list[int], list[int], list[Mark]]:
+        """The rows' tokens; which rows the server is told of, and what. Before the logits are overwritten."""
+        told, marks = [], []
+        tops = _tops(self._live, packed, logits)
+        host = packed.numpy()
+        tokens: list[int] = host[:, HEADER].astype(np.int64).tolist()
+        begins: list[float] = host[:, INSERTED].tolist()
+        for i, (row, count, text) in enumerate(zip(self._live, taken, texts, strict=True)):
+            inserted = begins[i] != 0
+            forced = row.drew(count, tokens[i], text if inserted else ())
+            spec, place = row.spec, self._mine[i]
+            if spec.key is None or (thrown is not None and thrown[place]):
                 continue
             detail = None
             if spec.policy.telemetry == "full" and attention is not None:
-                detail = _detail(attention, mine[i])
-            position = spec.start + count
-            marks.append(Mark(spec.key, position, forced, inserted, tops.get(i, ()), detail))
-        return marks
+                detail = _detail(attention, place)
+            told.append(i)
+            marks.append(Mark(spec.key, spec.start + count, forced, inserted, tops.get(i, ()), detail))
+        return tokens, told, marks
 
 
 def _tops(rows: Sequence[Row], packed: Tensor, logits: Tensor) -> dict[int, tuple[tuple[int, float], ...]]:

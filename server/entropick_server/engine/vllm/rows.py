@@ -30,19 +30,27 @@ class Row:
     clarify_used: int = 0
     since_clarify: int | None = None
     unfinished: bytes = b""
+    _clarifies: bool = True
     _pending: tuple[int, int, tuple[int, ...]] | None = None
 
     @classmethod
     def of(cls, spec: RowSpec, output: Sequence[int] = ()) -> Row:
         """A row that begins."""
-        return cls(spec, output, deque(spec.forced), spec.clarify_used, spec.since_clarify, spec.unfinished)
+        return cls(
+            spec,
+            output,
+            deque(spec.forced),
+            spec.clarify_used,
+            spec.since_clarify,
+            spec.unfinished,
+            not spec.replay and not spec.rollout and spec.policy.policy == "entropix",
+        )
 
     def clarify_at(self, text: ClarifyText, taken: int) -> tuple[int, ...]:
         """The clarifying text as it would stand behind ``taken`` tokens of this row, () where none may."""
-        spec = self.spec
-        if spec.replay or spec.rollout or self.unfinished or spec.policy.policy != "entropix":
+        if self.unfinished or not self._clarifies:
             return ()
-        return text.later if spec.start + taken else text.first
+        return text.later if self.spec.start + taken else text.first
 
     def drew(self, taken: int, token: int, text: tuple[int, ...]) -> bool:
         """Note what a step drew behind ``taken`` tokens; whether the token was forced.

@@ -8,12 +8,14 @@ lost message can be made up for by a call. Knows nothing of vLLM.
 from __future__ import annotations
 
 import asyncio
+import functools
+import itertools
 import json
 import logging
+import struct
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import torch
 import zmq
@@ -31,8 +33,7 @@ _UNREAD: Final = 4096
 """messages that may wait for the server; further ones are dropped"""
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
+class Mark(NamedTuple):
     """A row's name, and what the packed figures do not say of its token."""
 
     key: str
@@ -43,13 +44,8 @@ class Mark:
     detail: Mapping[str, Any] | None = None
     """entropy, scores [layers][heads], per_layer [layers][6]"""
 
-    def plain(self) -> list[Any]:
-        """For JSON."""
-        return [self.key, self.position, self.forced, self.inserted, self.tops, self.detail]
 
-
-@dataclass(frozen=True, slots=True)
-class Figures:
+class Figures(NamedTuple):
     """A row as the server gets it."""
 
     mark: Mark
@@ -57,24 +53,56 @@ class Figures:
 
 
 def encode(marks: Sequence[Mark], packed: Tensor, candidates: int) -> list[bytes]:
-    """One message of rows; ``packed``: float64 [B, C] on the host, ``StepResult.pack``."""
-    head = {"rows": [m.plain() for m in marks], "columns": packed.shape[1], "candidates": candidates}
-    return [json.dumps(head).encode(), packed.contiguous().numpy().tobytes()]
+    """One message of rows, in one part; ``packed``: float64 [B, C] on the host, ``StepResult.pack``.
+
+    B, C, ``candidates`` and the size of the keys as int64; position, forced and inserted as int64 [B, 3];
+    ``packed``; JSON of the keys; JSON of the rows' ``tops`` and ``detail`` where there are any.
+    """
+    rows, columns = packed.shape
+    keys = _keys_as_json(tuple([mark.key for mark in marks]))
+    numbers = [rows, columns, candidates, len(keys)]
+    for mark in marks:
+        numbers += mark[1:4]
+    more = b""
+    if any(mark.tops or mark.detail for mark in marks):
+        more = json.dumps([[mark.tops, mark.detail] for mark in marks]).encode()
+    lines = packed.contiguous().numpy().tobytes()
+    return [b"".join((struct.pack(f"<{len(numbers)}q", *numbers), lines, keys, more))]
 
 
 def decode(message: Sequence[bytes]) -> list[Figures]:
     """The rows of a message; raises ValueError where it is not one."""
     try:
-        head, data = message
-        told = json.loads(head)
-        packed = torch.frombuffer(bytearray(data), dtype=torch.float64).view(-1, told["columns"])
-        marks = [
-            Mark(key, position, forced, inserted, tuple((i, p) for i, p in tops), detail)
-            for key, position, forced, inserted, tops, detail in told["rows"]
-        ]
-        return [Figures(m, row) for m, row in zip(marks, unpack(packed, told["candidates"]), strict=True)]
-    except (ValueError, TypeError, KeyError, RuntimeError, IndexError) as error:
+        (data,) = message
+        rows, columns, candidates, size = struct.unpack_from("<4q", data)
+        numbers = struct.unpack_from(f"<{3 * rows}q", data, 32)
+        lines = 32 + 24 * rows
+        end = lines + 8 * rows * columns
+        packed = torch.frombuffer(bytearray(data[lines:end]), dtype=torch.float64).view(rows, columns)
+        keys, more = _keys_of_json(data[end : end + size]), data[end + size :]
+        forced, inserted = map(bool, numbers[1::3]), map(bool, numbers[2::3])
+        if len(keys) != rows:
+            raise ValueError(f"{len(keys)} keys for {rows} rows")
+        marks = list(map(Mark, keys, numbers[::3], forced, inserted))
+        if more:
+            marks = [
+                mark._replace(tops=tuple((i, p) for i, p in tops), detail=detail)
+                for mark, (tops, detail) in zip(marks, json.loads(more), strict=True)
+            ]
+        return list(map(Figures, marks, unpack(packed, candidates)))
+    except (ValueError, TypeError, KeyError, RuntimeError, IndexError, struct.error) as error:
         raise ValueError(f"not a message of this side channel: {error}") from error
+
+
+# the rows of a step are mostly those of the step before
+@functools.lru_cache(maxsize=16)
+def _keys_as_json(keys: tuple[str, ...]) -> bytes:
+    return json.dumps(keys).encode()
+
+
+@functools.lru_cache(maxsize=16)
+def _keys_of_json(text: bytes) -> tuple[str, ...]:
+    return tuple(json.loads(text))
 
 
 class Outbox:
@@ -86,36 +114,48 @@ class Outbox:
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.setsockopt(zmq.SNDHWM, _UNREAD)
         self._socket.connect(address)
-        # messages, the newest last, with the number of the first; which of them hold a key's rows
-        self._kept: deque[tuple[bytes, ...]] = deque()
+        # messages, the newest last, with the number of the first; the keys of the rows in each
+        self._kept: deque[tuple[tuple[str, ...], list[bytes]]] = deque()
         self._first = 0
         self._size = 0
-        self._spans: OrderedDict[str, tuple[int, int]] = OrderedDict()
+        # the number of the first message that may hold rows of a key; keys that came together last are last
+        self._begins: OrderedDict[str, int] = OrderedDict()
+        self._keys: tuple[str, ...] = ()
 
     def send(self, marks: Sequence[Mark], packed: Tensor, candidates: int) -> None:
         """Send the rows of a step, one for each mark."""
-        message = tuple(encode(marks, packed, candidates))
+        message = encode(marks, packed, candidates)
         try:
-            self._socket.send_multipart(message, zmq.NOBLOCK)
+            self._socket.send(message[0], zmq.NOBLOCK)
         except zmq.Again:
             _log.debug("the side channel is full or cut; the rows of a step wait to be asked for")
-        number = self._first + len(self._kept)
-        self._kept.append(message)
+        keys = tuple([mark.key for mark in marks])
+        if keys != self._keys:
+            self._note(keys)
+        self._kept.append((keys, message))
         self._size += _bytes(message)
         while self._size > _KEPT_BYTES:
-            self._size -= _bytes(self._kept.popleft())
+            self._size -= _bytes(self._kept.popleft()[1])
             self._first += 1
-        for mark in marks:
-            begin, _ = self._spans.pop(mark.key, (number, number))
-            self._spans[mark.key] = begin, number + 1
-        while len(self._spans) > _KEPT_KEYS:
-            self._spans.popitem(last=False)
+
+    def _note(self, keys: tuple[str, ...]) -> None:
+        """Other rows than in the last step: they have messages from the next one on."""
+        number = self._first + len(self._kept)
+        for key in keys:
+            self._begins.setdefault(key, number)
+            self._begins.move_to_end(key)
+        while len(self._begins) > _KEPT_KEYS:
+            self._begins.popitem(last=False)
+        self._keys = keys
 
     def take(self, key: str) -> list[list[bytes]]:
         """The messages with a key's rows that are still here, rows of others among them; once."""
-        begin, end = self._spans.pop(key, (0, 0))
-        begin = max(begin, self._first)
-        return [list(self._kept[number - self._first]) for number in range(begin, end)]
+        begin = self._begins.pop(key, None)
+        if begin is None:
+            return []
+        self._keys = ()  # the next step notes it anew
+        held = itertools.islice(self._kept, max(0, begin - self._first), None)
+        return [message for keys, message in held if key in keys]
 
     def close(self) -> None:
         """Let the socket go."""
