@@ -64,6 +64,11 @@ bench-vllm: $(VENV_VLLM)/.ready ## vLLM against the embedded engine: the same te
 	$(VLLM_HERE) $(VENV_VLLM)/bin/python benchmarks/vllm_parity.py
 	$(VLLM_HERE) $(VENV_VLLM)/bin/python benchmarks/vllm_overhead.py
 
+.PHONY: parity-v2
+parity-v2: $(VENV_VLLM)/.ready ## the same texts and figures under vLLM's runner V2, in Triton's interpreter (minutes)
+	PYTHONPATH=tests/vllm/interpreted TRITON_INTERPRET=1 VLLM_USE_V2_MODEL_RUNNER=1 $(VLLM_HERE) \
+	  $(VENV_VLLM)/bin/python benchmarks/vllm_parity.py $(ARGS)
+
 .PHONY: check
 check: $(BIN)/.dev ## style, types, layering
 	$(BIN)/ruff check .

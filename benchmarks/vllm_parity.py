@@ -1,7 +1,7 @@
 """Do both engines say and measure the same? The embedded engine and vLLM on the shipped model, in float32.
 
-Run in vLLM's environment (``make bench-vllm``; docs/vllm.md). Prints one line for each claim; exits with 1 where
-a bound is missed.
+Run in vLLM's environment (``make bench-vllm``; docs/vllm.md). Prints one line for each claim; exits with 1
+where a bound is missed.
 """
 
 from __future__ import annotations

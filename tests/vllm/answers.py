@@ -1,6 +1,6 @@
 """Run as a script: the vLLM engine of this environment answers requests; rows as JSON on the last line.
 
-``answers.py LAYERS [vLLM's arguments]``; requests and vLLM's settings come from the test that starts it.
+``answers.py KERNELS LAYERS [vLLM's arguments]``; vLLM's settings are in the environment.
 """
 
 from __future__ import annotations
@@ -11,7 +11,22 @@ import sys
 from typing import Any
 
 PROMPTS = ((1, 20, 30, 40, 50), (1, *range(20, 180)), (1, 400, 20))
-TOKENS = 8
+TOKENS = 6
+
+
+def options(kernels: str, layers: str) -> Any:
+    """How an engine is built: ``layers`` as in "2,3", "" for all, which the shipped profile belongs to."""
+    from entropick_pico import model_path
+    from entropick_server.engine.types import EngineOptions
+
+    chosen = tuple(map(int, layers.split(","))) if layers else None
+    return EngineOptions(
+        model=str(model_path()),
+        kernels=kernels,  # type: ignore[arg-type]
+        monitored_layers=chosen,
+        use_profile=not layers,
+        calibrate=not layers,
+    )
 
 
 def plain(token: Any) -> dict[str, Any]:
@@ -20,7 +35,7 @@ def plain(token: Any) -> dict[str, Any]:
 
 
 async def answer(engine: Any) -> list[list[dict[str, Any]]]:
-    """All prompts at once, each under the preset ``calibrated`` with a seed of its own."""
+    """All prompts at once, each with a seed of its own; by the profile where there is one."""
     # imported here: vLLM starts its workers by importing this file again, and on a CPU fails where numba is
     from time import monotonic
 
@@ -29,20 +44,18 @@ async def answer(engine: Any) -> list[list[dict[str, Any]]]:
 
     async def one(number: int, prompt: tuple[int, ...]) -> list[dict[str, Any]]:
         sampling = SamplingParams(seed=number, max_tokens=TOKENS, ignore_eos=True)
-        request = Request(f"r{number}", prompt, sampling, PolicyConfig(preset="calibrated"), monotonic())
+        policy = PolicyConfig(preset="calibrated" if engine.profile else "seed")
+        request = Request(f"r{number}", prompt, sampling, policy, monotonic())
         return [plain(token) async for output in engine.generate(request) for token in output.tokens]
 
     return list(await asyncio.gather(*(one(i, prompt) for i, prompt in enumerate(PROMPTS))))
 
 
-async def main(kernels: str, arguments: list[str]) -> None:
-    from entropick_pico import model_path
-    from entropick_server.engine.types import EngineOptions
+async def main(kernels: str, layers: str, arguments: list[str]) -> None:
     from entropick_server.engine.vllm.engine import VllmEngine
 
     # pieces of the long prompt beside rows that decode already
-    options = EngineOptions(model=str(model_path()), kernels=kernels)  # type: ignore[arg-type]
-    engine = VllmEngine(options, ("--max-num-batched-tokens", "64", *arguments))
+    engine = VllmEngine(options(kernels, layers), ("--max-num-batched-tokens", "64", *arguments))
     await engine.start()
     try:
         rows = await answer(engine)
@@ -52,4 +65,4 @@ async def main(kernels: str, arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], sys.argv[2:]))
+    asyncio.run(main(sys.argv[1], sys.argv[2], sys.argv[3:]))

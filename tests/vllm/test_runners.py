@@ -10,35 +10,34 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from entropick_pico import model_path
 from entropick_server.engine.torch_engine import TorchEngine
-from entropick_server.engine.types import EngineOptions
 
-from .answers import TOKENS, answer
+from .answers import TOKENS, answer, options
 
 HERE = Path(__file__).resolve().parent
 UNI = ("--distributed-executor-backend", "uni")
 
 
-@pytest.fixture
-async def ours() -> AsyncIterator[TorchEngine]:
-    engine = TorchEngine(EngineOptions(model=str(model_path())))
+async def ours(layers: str = "") -> Any:
+    """The rows of the embedded engine."""
+    engine = TorchEngine(options("auto", layers))
     await engine.start()
-    yield engine
-    await engine.close()
+    try:
+        return await answer(engine)
+    finally:
+        await engine.close()
 
 
-def theirs(kernels: str, arguments: tuple[str, ...], **settings: str) -> tuple[Any, str]:
+def theirs(arguments: tuple[str, ...], kernels: str = "auto", layers: str = "", **settings: str) -> Any:
     """The rows of ``answers.py`` in a process with these settings, and its log."""
     path = os.pathsep.join(filter(None, (str(HERE / "interpreted"), os.environ.get("PYTHONPATH"))))
     ran = subprocess.run(
-        [sys.executable, str(HERE / "answers.py"), kernels, *arguments],
+        [sys.executable, str(HERE / "answers.py"), kernels, layers, *arguments],
         env={**os.environ, "PYTHONPATH": path, "VLLM_LOGGING_LEVEL": "INFO", **settings},
         capture_output=True,
         text=True,
@@ -57,18 +56,44 @@ def compare(got: Any, wanted: Any) -> None:
             assert row["signals"] == pytest.approx(expected["signals"], rel=1e-3, abs=1e-3)
 
 
-@pytest.mark.parametrize("runner", ["0", "1"], ids=["V1", "V2"])
-@pytest.mark.parametrize("backend", ["", "TRITON_ATTN", "FLASH_ATTN"], ids=["CPU_ATTN", "TRITON", "FLASH"])
-async def test_a_runner_with_a_backend(ours: TorchEngine, runner: str, backend: str) -> None:
-    kernels = "triton" if backend == "TRITON_ATTN" else "auto"
-    got, log = theirs(
-        kernels, UNI, TRITON_INTERPRET="1", VLLM_USE_V2_MODEL_RUNNER=runner, INTERPRETED_ATTENTION=backend
-    )
-    assert ("Using V2 Model Runner" in log) == (runner == "1")
-    compare(got, await answer(ours))
+V1, V2 = ({"TRITON_INTERPRET": "1", "VLLM_USE_V2_MODEL_RUNNER": v2} for v2 in "01")
 
 
-async def test_two_workers_of_a_layer(ours: TorchEngine) -> None:
+@pytest.mark.parametrize(
+    ("runner", "backend", "kernels"),
+    [
+        (V1, "TRITON_ATTN", "auto"),
+        (V2, "TRITON_ATTN", "triton"),
+        (V2, "FLASH_ATTN", "auto"),
+        (V2, "CPU_ATTN", "auto"),
+    ],
+    ids=["V1-TRITON", "V2-TRITON-kernels", "V2-FLASH", "V2-CPU"],
+)
+async def test_a_runner_with_a_backend(runner: dict[str, str], backend: str, kernels: str) -> None:
+    got, log = theirs(UNI, kernels, INTERPRETED_ATTENTION=backend, **runner)
+    assert ("Using V2 Model Runner" in log) == (runner is V2)
+    compare(got, await ours())
+
+
+async def test_two_workers_of_a_layer() -> None:
     """Each has half of the heads: agreement is of all of them."""
-    got, _ = theirs("auto", ("--tensor-parallel-size", "2"))
-    compare(got, await answer(ours))
+    got, log = theirs(("--tensor-parallel-size", "2"))
+    assert "not measured" not in log
+    compare(got, await ours())
+
+
+async def test_two_stages() -> None:
+    """The last one draws: what it monitors is measured."""
+    got, log = theirs(("--pipeline-parallel-size", "2"), layers="2,3", **V2)
+    assert "not measured" not in log
+    compare(got, await ours("2,3"))
+
+
+async def test_layers_of_another_stage_are_named() -> None:
+    """Signals of layers that the drawing worker does not see are absent, and the log says so."""
+    got, log = theirs(("--pipeline-parallel-size", "2"), layers="0,3", **V2)
+    assert "the attention of layers [0] is not measured" in log
+    for rows, others in zip(got, await ours("0,3"), strict=True):
+        # what is drawn may be another token from here on
+        assert rows[0]["signals"][:2] == pytest.approx(others[0]["signals"][:2], rel=1e-3)
+        assert all(row["signals"][3:] == [None] * 6 for row in rows)

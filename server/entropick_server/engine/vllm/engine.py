@@ -178,7 +178,7 @@ class VllmEngine:
                 options.profile, source.folder, self._profile_cache, source.model_hash, source.layers
             )
         self._workers = workers = Workers()
-        await workers.open(config, arguments, self._scheduler.logger, profile)
+        await workers.open(config, arguments, self._scheduler.logger, profile, source.layers)
         self._profile = profile
         self._info = launch.describe(options, source, config)
         self._scheduler.pages_total = int(config.cache_config.num_gpu_blocks or 0)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from ..base import EngineDeadError, ModelLoadError
 from . import launch
 from .side_channel import Inbox
 from .wire import plain_profile
+
+_log = logging.getLogger(__name__)
 
 
 class Workers:
@@ -28,12 +31,28 @@ class Workers:
         self.inbox = Inbox(self._address, self._ask)
 
     async def open(
-        self, config: Any, arguments: Any, logger: Callable[..., Any], profile: Profile | None
+        self,
+        config: Any,
+        arguments: Any,
+        logger: Callable[..., Any],
+        profile: Profile | None,
+        layers: Sequence[int],
     ) -> None:
-        """Load the model and connect its workers, which decide by ``profile``; raises ModelLoadError."""
+        """Load the model and connect its workers, which decide by ``profile``; raises ModelLoadError.
+
+        ``layers``: whose attention is to be measured; a line in the log names those that cannot be.
+        """
         self.llm = await asyncio.to_thread(launch.start, config, arguments, logger)
         self.inbox.open()
-        await self._tell("entropick_open", self._address, plain_profile(profile))
+        answers = await self._tell("entropick_open", self._address, plain_profile(profile))
+        measured: list[int] = next((answer for answer in answers if answer is not None), [])
+        missing = sorted(set(layers).difference(measured))
+        if missing:
+            _log.warning(
+                "the attention of layers %s is not measured by these backends (docs/vllm.md): "
+                "attention signals are absent",
+                missing,
+            )
 
     async def use_profile(self, profile: Profile) -> None:
         """Decide with another profile from the next step on; raises ModelLoadError."""
@@ -57,8 +76,9 @@ class Workers:
         found = await self.llm.collective_rpc("entropick_take", args=(key,))
         return [[bytes(part) for part in message] for messages in found for message in messages]
 
-    async def _tell(self, method: str, *arguments: Any) -> None:
+    async def _tell(self, method: str, *arguments: Any) -> list[Any]:
+        """What each worker answers."""
         try:
-            await self.llm.collective_rpc(method, args=arguments)
+            return list(await self.llm.collective_rpc(method, args=arguments))
         except Exception as error:
             raise ModelLoadError(f"vLLM's workers do not answer {method}: {error}") from error

@@ -6,7 +6,6 @@ layouts (vec16, amx, neon, ...) are not read: their layers are not measured.
 
 from __future__ import annotations
 
-import logging
 from typing import Any, Final
 
 from torch import Tensor
@@ -18,7 +17,6 @@ from ..hub import Hub
 from .capture import Captured
 from .kept import layer_number
 
-_log = logging.getLogger(__name__)
 _READABLE: Final = "vec"
 
 
@@ -34,7 +32,11 @@ class MeasuredCPUAttention(CPUAttentionBackendImpl):
             and self.sinks is None
             and not self.is_fp8_kv_cache
         )
-        self.measured = bool(self._hub.layers) and plain
+        self._measured = bool(self._hub.layers) and plain
+
+    def measures(self, layer: Any) -> bool:
+        """Whether this layer is measured where it is monitored; once vLLM has allocated its cache."""
+        return self._measured and getattr(layer, "isa", None) == _READABLE
 
     def forward(
         self,
@@ -52,14 +54,10 @@ class MeasuredCPUAttention(CPUAttentionBackendImpl):
         out: Tensor = super().forward(
             layer, query, key, value, kv_cache, attn_metadata, output, output_scale, output_block_scale
         )
-        if attn_metadata is None or not self.measured:
+        if attn_metadata is None or not self.measures(layer):
             return out
         number = layer_number(layer.layer_name)
         if number not in self._hub.layers:
-            return out
-        if layer.isa != _READABLE:
-            _log.warning("attention of layers in the %r layout is not measured", layer.isa)
-            self.measured = False
             return out
         pages, kv_heads, page, width = kv_cache.shape
         queries = query.view(-1, self.num_heads, self.head_size)

@@ -37,7 +37,7 @@ class KeepsQueries:
         self._hub = Hub.of(config)
         self._rows = int(config.scheduler_config.max_num_seqs)
         self._newest: Tensor | None = None
-        self.measured = bool(self._hub.layers) and self._describable(config.parallel_config)
+        self._measured = bool(self._hub.layers) and self._describable(config.parallel_config)
 
     def forward(
         self,
@@ -55,9 +55,13 @@ class KeepsQueries:
         out: Tensor = super().forward(  # type: ignore[misc]
             layer, query, key, value, kv_cache, attn_metadata, output, output_scale, output_block_scale
         )
-        if self.measured:
+        if self._measured:
             self._keep(layer_number(layer.layer_name), query, kv_cache, attn_metadata)
         return out
+
+    def measures(self, _: Any) -> bool:
+        """Whether a layer of this kind is measured where it is monitored."""
+        return self._measured
 
     def _keep(self, number: int, query: Tensor, kv_cache: Tensor, metadata: Any) -> None:
         if number not in self._hub.layers:
