@@ -8,6 +8,7 @@ a preset's cut points (known answers in tests/golden, group 03); what a region d
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Final, NamedTuple
@@ -117,10 +118,7 @@ class PolicyRows(NamedTuple):
         if profile is None and any(ranked):
             raise ValueError("preset 'calibrated' needs a profile; this model has none, use preset 'seed'")
         enabled = [on and p.temperature > 0 for p, on in zip(params, enabled, strict=True)]
-        tables = [
-            table(p, None if not on else CALIBRATED_ACTIONS if rank else SEED_ACTIONS)
-            for p, on, rank in zip(params, enabled, ranked, strict=True)
-        ]
+        cells = [_cells(p, on, rank) for p, on, rank in zip(params, enabled, ranked, strict=True)]
         names = [s.name for s in POLICY_SIGNALS]
         weights, bias = (profile.clarify_weights, profile.clarify_bias) if profile else ({}, 1.0)
         fitted, always = [weights.get(n, 0.0) for n in names], [0.0] * len(names)
@@ -132,6 +130,10 @@ class PolicyRows(NamedTuple):
 
         def integers(values: object, *shape: int) -> Tensor:
             return torch.tensor(values, dtype=torch.int64).reshape(shape).to(device)
+
+        def joined(name: str, *shape: int) -> Tensor:
+            parts = [getattr(c, name) for c in cells]
+            return (torch.stack(parts) if parts else torch.zeros(0, *shape, dtype=torch.float64)).to(device)
 
         n = len(params)
         cuts = [[[*(getattr(p, c) for c in axis), -math.inf] for axis in _CUTS] for p in params]
@@ -152,10 +154,10 @@ class PolicyRows(NamedTuple):
             discriminant,
             floats([-bias if rank else -1.0 for rank in ranked], n),
             discriminant == 0,
-            floats([[row[1:] for row in t[0]] for t in tables], n, _N * _P, len(names)),
-            floats([[row[0] for row in t[0]] for t in tables], n, _N * _P),
-            floats([t[1] for t in tables], n, _N * _P),
-            floats([t[2] for t in tables], n, _N * _P),
+            joined("coefficients", _N * _P, len(names)),
+            joined("constants", _N * _P),
+            joined("low", _N * _P),
+            joined("high", _N * _P),
             floats(
                 [
                     _ROUNDS if s is Strategy.ADAPTIVE and name == "top_k" else 0.0
@@ -184,6 +186,23 @@ class PolicyRows(NamedTuple):
             any(ranked),
             all(ranked),
         )
+
+
+class _Cells(NamedTuple):
+    """One row of the tables of the same names."""
+
+    coefficients: Tensor
+    constants: Tensor
+    low: Tensor
+    high: Tensor
+
+
+# a batch is laid out anew when a row joins or leaves; the others, and most of those to come, are known
+@functools.lru_cache(maxsize=256)
+def _cells(params: PolicyParams, enabled: bool, ranked: bool) -> _Cells:
+    actions = (CALIBRATED_ACTIONS if ranked else SEED_ACTIONS) if enabled else None
+    rows, low, high = (torch.tensor(part, dtype=torch.float64) for part in table(params, actions))
+    return _Cells(rows[:, 1:], rows[:, 0], low, high)
 
 
 def initial_state(batch: int, device: torch.device | str = "cpu") -> PolicyState:
