@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import datetime
 import hashlib
 import sys
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +18,7 @@ from entropick_sampler.params import PolicyConfig, SamplingParams
 from entropick_sampler.profile import DEFAULT_CLARIFY_TEXT, Profile, ProfileError
 from entropick_sampler.signals import SIGNALS
 
-from ..engine.base import Engine, EngineError
+from ..engine.base import Engine, EngineError, QueueFullError
 from ..engine.profiles import calibrated_path, default_cache
 from ..engine.types import Request, Token
 from .samples import BUILT_IN_PROMPTS, BUILT_IN_TOKENS, Sample, built_in_samples, read_samples
@@ -27,6 +26,8 @@ from .samples import BUILT_IN_PROMPTS, BUILT_IN_TOKENS, Sample, built_in_samples
 ENOUGH_TOKENS: Final = 600
 """built-in prompts are answered again with other seeds until so many tokens were measured"""
 MAX_ROUNDS: Final = 12
+_FULL_SECONDS: Final = 0.05
+"""wait before a request that found the queue full tries again"""
 
 
 async def measure(
@@ -34,7 +35,8 @@ async def measure(
 ) -> list[list[Token]]:
     """Run every sample through the engine, at most ``concurrency`` at a time; the tokens of each.
 
-    A sample without a reply is answered by the model, up to the end of its answer. Raises EngineError.
+    A request that finds the engine's queue full is sent again. A sample without a reply is answered by the
+    model, up to the end of its answer. Raises EngineError.
     """
     gate = asyncio.Semaphore(concurrency)
     done = 0
@@ -55,10 +57,9 @@ async def measure(
             arrival=time.monotonic(),
             forced_token_ids=sample.reply,
         )
-        tokens: list[Token] = []
-        async with gate, contextlib.aclosing(_outputs(engine, request)) as outputs:
-            async for emitted in outputs:
-                tokens.extend(emitted)
+        async with gate:
+            while (tokens := await _said(engine, request)) is None:
+                await asyncio.sleep(_FULL_SECONDS)
         done += 1
         _progress(done, len(samples))
         return tokens
@@ -66,11 +67,17 @@ async def measure(
     return list(await asyncio.gather(*(one(i, s) for i, s in enumerate(samples))))
 
 
-async def _outputs(engine: Engine, request: Request) -> AsyncGenerator[tuple[Token, ...]]:
-    async for output in engine.generate(request):
-        if output.error is not None:
-            raise EngineError(f"calibration stopped: {output.error}")
-        yield output.tokens
+async def _said(engine: Engine, request: Request) -> list[Token] | None:
+    """A request's tokens, None where the queue is full; raises EngineError."""
+    tokens: list[Token] = []
+    try:
+        async for output in engine.generate(request):
+            if output.error is not None:
+                raise EngineError(f"calibration stopped: {output.error}")
+            tokens.extend(output.tokens)
+    except QueueFullError:
+        return None
+    return tokens
 
 
 def _progress(done: int, total: int) -> None:

@@ -189,6 +189,15 @@ def test_a_calibration_lies_where_serving_looks(tmp_path: Path) -> None:
     assert kept == cached_profile_path(cache, "hash", layers)
 
 
+async def test_an_engine_with_little_room_is_waited_for(model_folder: Folder, tmp_path: Path) -> None:
+    """Calibration has more requests at a time than this engine takes."""
+    options = EngineOptions(str(model_folder("llama")), threads=1, max_num_seqs=2, max_queue=0)
+    engine = TorchEngine(options, calibrate_first, profile_cache=tmp_path)
+    await engine.start()
+    assert engine.profile is not None
+    await engine.close()
+
+
 async def test_first_start_calibrates_and_the_next_one_does_not(
     model_folder: Folder, tmp_path: Path, make_request: Callable[..., Request]
 ) -> None:
