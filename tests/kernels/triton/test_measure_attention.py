@@ -257,7 +257,7 @@ def test_a_sum_of_another_shape_is_refused(device, paged_keys):
     count=st.integers(1, 3),
     seed=st.integers(0, 99),
 )
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_any_rows_windows_and_workers(
     device, paged_keys, lengths, kv_heads, group, page, layout, window, softcap, count, seed
 ):
