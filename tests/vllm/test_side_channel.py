@@ -74,7 +74,9 @@ def test_messages_are_whole() -> None:
     assert [figures.mark for figures in got] == marks("k")
     assert [figures.row for figures in got] == rows
     assert rows[0].signals[3] is None
-    for nonsense in ([b"{}", b""], [b"x"], [b"[]", b"1234567"]):
+    (whole,) = encode(marks("k"), packed, candidates)
+    cut = [[whole[:size]] for size in (0, 31, 32, 100, len(whole) // 2, len(whole) - 1)]
+    for nonsense in ([b"{}", b""], [b"x"], [], [b"\xff" * len(whole)], *cut):
         with pytest.raises(ValueError, match="side channel"):
             decode(nonsense)
 
@@ -177,5 +179,31 @@ def test_what_was_taken_is_not_told_again_and_rows_of_others_come_along(tmp_path
         assert told == [[("a", 0), ("b", 0)], [("a", 1)]]
         outbox.send([marks("a")[2]], packed[2:], candidates)
         assert [[f.mark.position for f in decode(m)] for m in outbox.take("a")] == [[2]]
+    finally:
+        outbox.close()
+
+
+def test_rows_that_stay_are_told_once_each(tmp_path: Path) -> None:
+    """The same rows step after step: what was taken is gone for its key alone, and later steps are kept."""
+    packed, _, candidates = a_step(2)
+    outbox = Outbox(f"ipc://{tmp_path}/b")
+
+    def step(position: int) -> None:
+        outbox.send([Mark(key, position, False, False) for key in "ab"], packed, candidates)
+
+    def taken(key: str) -> list[int]:
+        found = [figures.mark for message in outbox.take(key) for figures in decode(message)]
+        return [mark.position for mark in found if mark.key == key]
+
+    try:
+        step(0)
+        step(1)
+        assert taken("a") == [0, 1]
+        assert taken("a") == []
+        step(2)
+        step(3)
+        assert taken("a") == [2, 3]
+        assert taken("b") == [0, 1, 2, 3]
+        assert taken("nobody") == []
     finally:
         outbox.close()
