@@ -10,8 +10,8 @@ import json
 import sys
 from typing import Any
 
-PROMPTS = ((1, 20, 30, 40, 50), (1, *range(20, 180)), (1, 400, 20))
-TOKENS = 6
+PROMPTS = ((1, 20, 30, 40, 50), (1, *range(20, 90)), (1, 400, 20))
+TOKENS = 5
 
 
 def options(kernels: str, layers: str) -> Any:
@@ -55,7 +55,7 @@ async def main(kernels: str, layers: str, arguments: list[str]) -> None:
     from entropick_server.engine.vllm.engine import VllmEngine
 
     # pieces of the long prompt beside rows that decode already
-    engine = VllmEngine(options(kernels, layers), ("--max-num-batched-tokens", "64", *arguments))
+    engine = VllmEngine(options(kernels, layers), ("--max-num-batched-tokens", "40", *arguments))
     await engine.start()
     try:
         rows = await answer(engine)

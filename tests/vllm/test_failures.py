@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from safetensors.torch import load_file, save_file
 
 from entropick_pico import model_path
 from entropick_sampler.params import BranchConfig, PolicyConfig, Strategy
@@ -245,3 +247,19 @@ async def test_a_worker_that_dies(make_request: Callable[..., Request]) -> None:
         assert made.load().running == 0
     finally:
         await made.close()
+
+
+async def test_a_model_of_nonsense_does_not_start(tmp_path: Path) -> None:
+    """Logits that are not finite are found at the start, not by the first client."""
+    folder = tmp_path / "nan"
+    shutil.copytree(model_path(), folder)
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"].fill_(math.nan)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    engine = VllmEngine(
+        EngineOptions(model=str(folder), calibrate=False, use_profile=False),
+        ("--distributed-executor-backend", "uni"),
+    )
+    with pytest.raises(ModelLoadError, match=r"was loaded but does not run: .*finite"):
+        await engine.start()
+    assert not engine.ready

@@ -10,9 +10,10 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
+from entropick_sampler.params import PolicyConfig, SamplingParams
 from entropick_sampler.profile import Profile
 
-from ..base import Calibrator, EngineDeadError, EngineError, Tokenizer
+from ..base import Calibrator, EngineDeadError, EngineError, ModelLoadError, Tokenizer
 from ..profiles import cached_profile_path, check_layers, default_cache, find_profile
 from ..types import (
     EngineLoad,
@@ -94,6 +95,7 @@ class VllmEngine:
         self._started = True
         try:
             workers = await self._open()
+            await self._warm_up()
             if self._profile is None and self._options.calibrate and self._calibrator is not None:
                 await self._calibrate(self._calibrator, workers)
         except BaseException:
@@ -187,6 +189,25 @@ class VllmEngine:
         self._alive = True
         self._watcher = asyncio.create_task(self._watch(workers.llm))
         return workers
+
+    async def _warm_up(self) -> None:
+        """Draw two tokens, so that no request waits for what compiles at its first use.
+
+        Raises ModelLoadError where the model does not run or gives no finite logits.
+        """
+        request = Request(
+            "warm-up",
+            (0,) * min(4, self.info.max_model_len - 1),
+            SamplingParams(max_tokens=2, ignore_eos=True),
+            PolicyConfig(preset="seed"),
+            time.monotonic(),
+        )
+        try:
+            async for output in self.generate(request):
+                if output.error is not None:
+                    raise ModelLoadError(f"{self._options.model} was loaded but does not run: {output.error}")
+        except EngineDeadError as error:
+            raise ModelLoadError(f"{self._options.model} was loaded but does not run: {error}") from error
 
     async def _watch(self, llm: Any) -> None:
         """Notice a death while nothing runs, so that /health tells it."""

@@ -38,9 +38,10 @@ class WorkerExtension:
         hub = Hub.of(self.vllm_config)
         hub.runner = self.model_runner
         hub.use_profile(read_profile(profile))
-        warmup()
-        warm_step()
-        warm_up()
+        if self.model_runner.device.type == "cpu":
+            warmup()
+            warm_step()
+            warm_up()
         if not get_pp_group().is_last_rank:
             return None
         if get_tp_group().rank_in_group == 0:
