@@ -209,6 +209,12 @@ def test_several_rows_a_request_are_refused(config: Any) -> None:
         EntropickProcessor(config, torch.device("cpu"), False)
 
 
+def test_workers_that_share_out_the_rows_are_refused(config: Any) -> None:
+    config.parallel_config.enable_batch_sharded_sampling = True
+    with pytest.raises(ValueError, match="batch-sharded"):
+        EntropickProcessor(config, torch.device("cpu"), False)
+
+
 @pytest.mark.parametrize(
     "check",
     [
