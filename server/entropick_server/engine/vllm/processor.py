@@ -135,8 +135,10 @@ class EntropickProcessor(V1Processor, V2Processor):
         states, lengths = self._states, ctx.seq_lens_upper_bound_np
         if states is None:
             raise RuntimeError("this processor was built for V1")
-        taken = (lengths - states.prompt_len.np[slots]).clip(min=0).tolist()
-        thrown: list[bool] = (lengths < states.prefill_len.np[slots]).tolist()
+        # what is filled again after a preemption holds tokens that were taken before it
+        filled = states.prefill_len.np[slots]
+        taken = (np.maximum(lengths, filled) - states.prompt_len.np[slots]).tolist()
+        thrown: list[bool] = (lengths < filled).tolist()
         return self._table.at(slots.tolist()), taken, thrown
 
     def _draw(
