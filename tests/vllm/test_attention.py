@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from entropick_kernels.attention_stats import decode_attention, layer_signals
+from entropick_server.engine.vllm.attention import capture
 from entropick_server.engine.vllm.attention.capture import Attention, Captured, Workers, measure
 from entropick_server.engine.vllm.attention.kept import layer_number
 
@@ -122,6 +123,26 @@ def test_workers_that_share_the_heads(transposed: bool, count: int) -> None:
     for got in Share(parts, 2).measured():
         torch.testing.assert_close(got.by_layer, whole.by_layer, atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(got.heads.entropy, whole.heads.entropy, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("together", [1, 2, 3])
+def test_rows_in_parts(monkeypatch: pytest.MonkeyPatch, together: int) -> None:
+    """Where the weights of all rows are too many at once, the figures are the same."""
+    torch.manual_seed(2)
+    layers = [
+        Captured(
+            torch.randn(5, 4, 8) * 2, torch.randn(12, 2, 16, 8), torch.randint(12, (5, 4)),
+            torch.tensor([50, 9, 1, 33, 64]), 64, 8**-0.5, window, 2.0, transposed=False,
+        )
+        for window in (None, 40)
+    ]  # fmt: skip
+    whole = measure(layers, 5)
+    monkeypatch.setattr(capture, "SCRATCH", together * 4 * 64)
+    assert next(capture._parts(layers[0], 5)) == slice(0, together)
+    got = measure(layers, 5)
+    torch.testing.assert_close(got.by_layer, whole.by_layer, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(got.heads.deviation, whole.heads.deviation, atol=1e-6, rtol=1e-5)
+    assert got.heads.keys.equal(whole.heads.keys)
 
 
 def test_layers_of_unlike_windows() -> None:

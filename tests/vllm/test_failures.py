@@ -203,6 +203,7 @@ async def test_reports_tell_all_and_slots_are_places(
 async def test_what_vllm_must_not_be_given(tmp_path: Path) -> None:
     for arguments, message in (
         (("--speculative-config", '{"method": "ngram", "num_speculative_tokens": 2}'), "token by token"),
+        (("--enable-batch-sharded-sampling",), "rows together"),
         (("--model", "other"), "before the --"),
         (("--no-such-argument",), "refuses the arguments"),
         (("--tensor-parallel-size", "3"), "cannot serve"),

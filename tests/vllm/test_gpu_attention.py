@@ -5,7 +5,9 @@ The graph is a recorder: it notes the operations of the capture and runs them ag
 
 from __future__ import annotations
 
+import gc
 import math
+import weakref
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -240,3 +242,35 @@ def test_what_a_worker_sees_a_part_of_is_not_measured(parallel: Any, setting: di
     runner.fill([5], [1], 1, 0)
     runner.forward(impls)
     assert Hub.of(parallel).attention(1) is None
+
+
+def test_a_layer_that_attends_in_chunks_is_not_measured(parallel: Any) -> None:
+    """vLLM's metadata has a row for each chunk there, not for each request."""
+    impls = [Measured(None, 0.0) for _ in range(3)]
+    runner = Runner(parallel)
+    runner.fill([5], [1], 1, 0)
+    chunked = SimpleNamespace(layer_name=layer(0).layer_name, attention_chunk_size=8192)
+    assert impls[0].measures(layer(0))
+    assert not impls[0].measures(chunked)
+    none = torch.zeros(())
+    impls[0].forward(chunked, runner.queries, none, none, runner.caches[0], runner.metadata, none)
+    impls[1].forward(layer(1), runner.queries, none, none, runner.caches[1], runner.metadata, none)
+    assert Hub.of(parallel).attention(1) is None
+
+
+def test_vllms_cache_is_not_kept_alive(parallel: Any) -> None:
+    """vLLM frees the one of its profiling captures, and that of an engine that ends, with their layers'."""
+    impls = [Measured(None, 0.0) for _ in range(3)]
+    runner, hub = Runner(parallel), Hub.of(parallel)
+    runner.fill([5], [1], 1, 0)
+    runner.forward(impls)
+    gone = weakref.ref(runner.caches[0])
+    runner.caches[0] = runner.caches[0].clone()
+    gc.collect()
+    assert gone() is None
+    assert hub.attention(1) is None
+    runner.fill([5], [1], 1, 1)
+    runner.forward(impls)
+    got = hub.attention(1)
+    assert got is not None
+    torch.testing.assert_close(got.by_layer, runner.expected(1, [None, None], 0.0), atol=2e-5, rtol=1e-4)

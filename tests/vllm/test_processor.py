@@ -199,6 +199,20 @@ def test_an_unfinished_prompt_is_neither_counted_nor_told(config: Any) -> None:
     assert sent == [0]
 
 
+def test_a_row_that_is_filled_again_in_pieces_forgets_nothing(config: Any) -> None:
+    """V2 preempts a row of four tokens and computes its prompt and these again, a few at a time."""
+    runner = V2(config)
+    specs = [row(1, forced=(11, 12, 13, 14, 15, 16))]
+    runner.begin(specs)
+    said = [int(runner.step(logits_of(1, i)).argmax()) for i in range(4)]
+    (slot,) = runner.slots
+    runner.states.prefill_len.np[slot] = 5 + 4
+    for missing in (7, 6, 2, 1):
+        runner.step(logits_of(1, 9), unfinished=missing)
+    said += [int(runner.step(logits_of(1, i)).argmax()) for i in range(4, 6)]
+    assert said == [11, 12, 13, 14, 15, 16]
+
+
 def test_several_rows_a_request_are_refused(config: Any) -> None:
     runner = V2(config)
     runner.begin([row(1)])
@@ -206,6 +220,12 @@ def test_several_rows_a_request_are_refused(config: Any) -> None:
         runner.step(logits_of(2))
     config.speculative_config = object()
     with pytest.raises(ValueError, match="speculative"):
+        EntropickProcessor(config, torch.device("cpu"), False)
+
+
+def test_workers_that_share_out_the_rows_are_refused(config: Any) -> None:
+    config.parallel_config.enable_batch_sharded_sampling = True
+    with pytest.raises(ValueError, match="batch-sharded"):
         EntropickProcessor(config, torch.device("cpu"), False)
 
 

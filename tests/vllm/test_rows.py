@@ -86,3 +86,21 @@ def test_a_row_that_waited_goes_on(key: str | None) -> None:
     assert other is not None
     assert other.clarify_used == 0
     assert again.clarify_used == (1 if key else 0)
+
+
+def test_a_row_that_comes_back_elsewhere_without_having_left_goes_on() -> None:
+    """V2 preempts two rows, says so to nobody, and gives the first of them the slot of the second."""
+    table = RowTable()
+    specs = spec("a", forced=(5, 6)), spec("b")
+    for place, one in enumerate(specs):
+        table.join(place, one)
+    rows = table.at([0, 1])
+    first = rows[0]
+    assert first is not None
+    first.drew(0, 5, ())
+    first.settle(1, Bytes())  # type: ignore[arg-type]
+    table.join(1, specs[0])
+    table.join(0, specs[1])
+    assert table.at([1, 0]) == rows
+    assert list(first.forced) == [6]
+    assert len(table) == 2

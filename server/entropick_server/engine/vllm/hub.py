@@ -86,8 +86,8 @@ class Hub:
         captured, self._captured = self._captured, {}
         tables, self._tables = self._tables, {}
         for layer, step in tables.items():
-            if layer in self._kept:
-                captured[layer] = joined(self._kept[layer], step)
+            if layer in self._kept and (found := joined(self._kept[layer], step)) is not None:
+                captured[layer] = found
         return captured
 
     def unfinished_prompts(self, rows: int) -> Sequence[bool] | None:

@@ -27,6 +27,7 @@ _OURS: Final = {
     "worker_extension_cls": "it is entropick's",
     "speculative_config": "entropick decides token by token",
     "enable_lora": "adapters are not served",
+    "enable_batch_sharded_sampling": "entropick draws a step's rows together",
 }
 """vLLM's arguments that cannot be passed on"""
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import AutoTokenizer
+from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.sample.logits_processor.interface import LogitsProcessor as V1Processor
 from vllm.v1.sample.logits_processor.interface import MoveDirectionality
 from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsProcessor as V2Processor
@@ -66,10 +67,13 @@ class EntropickProcessor(V1Processor, V2Processor):
     def __init__(self, vllm_config: Any, second: Any, is_pin_memory: bool = False) -> None:
         """``second``: the device (V1), or the runner's ``LogitsProcRequestState`` (V2).
 
-        Raises ValueError where speculative decoding is on: a row must be one token a step.
+        Raises ValueError where speculative decoding is on, for a row must be one token a step, and where the
+        workers share out the rows: each would measure the attention of others than it draws.
         """
         if vllm_config.speculative_config is not None:
             raise ValueError("entropick decides token by token: switch speculative decoding off")
+        if getattr(vllm_config.parallel_config, "enable_batch_sharded_sampling", None):
+            raise ValueError("entropick draws a step's rows together: switch batch-sharded sampling off")
         self._states = second if hasattr(second, "prompt_len") else None
         self._device = torch.device(second.device if self._states is not None else second)
         self._hub = Hub.of(vllm_config)
@@ -131,8 +135,10 @@ class EntropickProcessor(V1Processor, V2Processor):
         states, lengths = self._states, ctx.seq_lens_upper_bound_np
         if states is None:
             raise RuntimeError("this processor was built for V1")
-        taken = (lengths - states.prompt_len.np[slots]).clip(min=0).tolist()
-        thrown: list[bool] = (lengths < states.prefill_len.np[slots]).tolist()
+        # what is filled again after a preemption holds tokens that were taken before it
+        filled = states.prefill_len.np[slots]
+        taken = (np.maximum(lengths, filled) - states.prompt_len.np[slots]).tolist()
+        thrown: list[bool] = (lengths < filled).tolist()
         return self._table.at(slots.tolist()), taken, thrown
 
     def _draw(
@@ -157,7 +163,10 @@ class EntropickProcessor(V1Processor, V2Processor):
         if self._index is not None:
             part = logits.index_select(0, self._index)
             signals = None if signals is None else signals.index_select(0, self._index)
-        packed, _ = batch.packed(part, signals, None, columns.to(self._device))
+        if self._device.type != "cpu":
+            # from pinned memory: a plain copy would wait for the forward before the sampler is launched
+            columns = async_tensor_h2d(columns, device=self._device)
+        packed, _ = batch.packed(part, signals, None, columns)
         tokens, told, marks = self._told(taken, packed, texts, part, attention, thrown)
         self._leave_one(logits, tokens)
         if marks and self._hub.outbox is not None:

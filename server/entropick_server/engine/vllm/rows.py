@@ -97,11 +97,18 @@ class RowTable:
         self.leave(place)
         if spec is None:
             return
-        row = None if spec.key is None else self._parked.pop(spec.key, None)
+        row = None if spec.key is None else self._known(spec, spec.key)
         if row is None or row.spec != spec:
             row = Row.of(spec, output)
         row.output = output
         self._rows[place] = row
+
+    def _known(self, spec: RowSpec, key: str) -> Row | None:
+        """A row that joins anew: it left, or is where it was before V2 preempted it, which tells nobody."""
+        for place, row in self._rows.items():
+            if row.spec.key == key and row.spec == spec:
+                return self._rows.pop(place)
+        return self._parked.pop(key, None)
 
     def leave(self, place: int) -> None:
         """A row ended, or has to wait: which of the two nobody tells."""

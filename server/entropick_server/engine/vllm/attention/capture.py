@@ -6,8 +6,8 @@ where every row goes through each operation together. Knows nothing of vLLM.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,6 +25,11 @@ try:
     from . import native as _native
 except ImportError:  # numba is not installed: torch serves everything
     _native = None  # type: ignore[assignment]
+
+
+SCRATCH: Final = 1 << 27
+"""weights, of a row, head and key, that are measured in one launch: 2 bytes each beside a vLLM that has sized
+its cache without them"""
 
 
 class Captured(NamedTuple):
@@ -109,17 +114,17 @@ def measure(
 def _by_kernel(
     layers: Sequence[Captured], rows: int, workers: Workers | None, implementation: Implementation | None
 ) -> HeadStats:
-    """Layer by layer, every row in one launch, pages read in place."""
+    """Layer by layer, every row in one launch while they fit into SCRATCH, pages read in place."""
     found = []
     for layer in layers:
         heads, width = layer.queries.shape[1:]
         keys = layer.keys[:, :, :width].transpose(2, 3) if layer.transposed else layer.keys[..., :width]
-        found.append(
+        parts = [
             measure_attention(
-                layer.queries[:rows],
+                layer.queries[part],
                 keys,
-                layer.pages[:rows, : -(-layer.longest // keys.shape[2])],
-                layer.lengths[:rows],
+                layer.pages[part, : -(-layer.longest // keys.shape[2])],
+                layer.lengths[part],
                 scale=layer.scale,
                 window=layer.window,
                 softcap=layer.softcap or None,
@@ -127,13 +132,23 @@ def _by_kernel(
                 # native loops know no workers
                 implementation=None if implementation == "numba" else implementation,
             )
-        )
+            for part in _parts(layer, rows)
+        ]
+        found.append(parts[0] if len(parts) == 1 else HeadStats(*map(torch.cat, zip(*parts, strict=True))))
     stats = HeadStats(*(torch.stack(figures) for figures in zip(*found, strict=True)))
     if workers is None:
         return stats
     every = workers.gather(torch.stack(stats[:4]))
     entropy, normalized, size, deviation = every.unbind(0)
     return HeadStats(entropy, normalized, size, deviation, stats.keys)
+
+
+def _parts(layer: Captured, rows: int) -> Iterator[slice]:
+    """The rows in parts whose weights fit into SCRATCH; the same in every worker."""
+    span = layer.longest if layer.window is None else min(layer.window, layer.longest)
+    most = max(1, SCRATCH // (layer.queries.shape[1] * max(span, 1)))
+    for first in range(0, rows, most):
+        yield slice(first, min(first + most, rows))
 
 
 def _together(layers: Sequence[Captured], rows: int) -> HeadStats:

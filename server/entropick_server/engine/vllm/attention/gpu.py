@@ -10,6 +10,7 @@ Nothing waits for the device, and no shape depends on data. Imports no backend: 
 from __future__ import annotations
 
 import logging
+import weakref
 from typing import Any, Final
 
 import torch
@@ -55,13 +56,16 @@ class KeepsQueries:
         out: Tensor = super().forward(  # type: ignore[misc]
             layer, query, key, value, kv_cache, attn_metadata, output, output_scale, output_block_scale
         )
-        if self._measured:
+        if self.measures(layer):
             self._keep(layer_number(layer.layer_name), query, kv_cache, attn_metadata)
         return out
 
-    def measures(self, _: Any) -> bool:
-        """Whether a layer of this kind is measured where it is monitored."""
-        return self._measured
+    def measures(self, layer: Any) -> bool:
+        """Whether this layer is measured where it is monitored.
+
+        Not one that attends in chunks: vLLM makes rows of a request's chunks there.
+        """
+        return self._measured and getattr(layer, "attention_chunk_size", None) is None
 
     def _keep(self, number: int, query: Tensor, kv_cache: Tensor, metadata: Any) -> None:
         if number not in self._hub.layers:
@@ -83,7 +87,7 @@ class KeepsQueries:
             number,
             Kept(
                 self._newest,
-                kv_cache,
+                weakref.ref(kv_cache),
                 mine.scale,
                 None if window == _FULL else window[0] + 1,
                 mine.logits_soft_cap or 0.0,

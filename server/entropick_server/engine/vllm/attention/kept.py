@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import NamedTuple
 
 from torch import Tensor
@@ -12,12 +13,13 @@ from .capture import Captured
 class Kept(NamedTuple):
     """One layer, for every step: buffers that forwards and replays fill.
 
-    ``newest`` [rows, H, D]; ``cache`` [blocks, Hk, block, D or more], keys in the first D columns; ``scale``,
-    ``window`` and ``softcap`` as in :class:`Captured`.
+    ``newest`` [rows, H, D]; ``cache`` [blocks, Hk, block, D or more], keys in the first D columns, while vLLM
+    has it: it is a view of all layers' caches, which must not live on here; ``scale``, ``window`` and
+    ``softcap`` as in :class:`Captured`.
     """
 
     newest: Tensor
-    cache: Tensor
+    cache: weakref.ref[Tensor]
     scale: float
     window: int | None
     softcap: float
@@ -31,11 +33,14 @@ class StepTables(NamedTuple):
     longest: int
 
 
-def joined(layer: Kept, step: StepTables) -> Captured:
-    """What :func:`measure` takes."""
+def joined(layer: Kept, step: StepTables) -> Captured | None:
+    """What :func:`measure` takes; None where the cache is gone."""
+    cache = layer.cache()
+    if cache is None:
+        return None
     return Captured(
         layer.newest[: step.lengths.shape[0]],
-        layer.cache,
+        cache,
         step.pages,
         step.lengths,
         step.longest,
