@@ -124,7 +124,7 @@ async def main(rounds: int, tokens: int) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=21)
     parser.add_argument("--tokens", type=int, default=128)
     arguments = parser.parse_args()
     asyncio.run(main(arguments.rounds, arguments.tokens))
