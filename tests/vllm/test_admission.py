@@ -83,6 +83,21 @@ def test_choices_of_a_prompt_wait_as_one() -> None:
     assert [here.leave(name) for name in "abc"] == [0, 0, 0]
 
 
+def test_more_than_there_are_places_share_the_last() -> None:
+    """When they are gone the places are distinct again."""
+    here = Admission(2, 3)
+    for name in ("a", "b", "c"):
+        here.enter(request(name))
+        here.begin(name)
+    assert [here.slot(name) for name in "abc"] == [0, 1, 1]
+    for name in ("a", "b", "c"):
+        here.leave(name)
+    for name in ("d", "e"):
+        here.enter(request(name))
+        here.begin(name)
+    assert {here.slot("d"), here.slot("e")} == {0, 1}
+
+
 @pytest.mark.parametrize(
     ("asked", "message"),
     [

@@ -55,7 +55,8 @@ class Admission:
         """A request is gone; the place that it had, -1 for none."""
         slot = self._slots.pop(request_id)
         self._groups.pop(request_id, None)
-        if slot >= 0:
+        # where more ran than there are places, several shared the last one
+        if slot >= 0 and slot not in self._slots.values():
             self._free.append(slot)
         return slot
 

@@ -49,8 +49,9 @@ class Workers:
         missing = sorted(set(layers).difference(measured))
         if missing:
             _log.warning(
-                "the attention of layers %s is not measured by these backends (docs/vllm.md): "
-                "attention signals are absent",
+                "the attention of layers %s is not measured where tokens are drawn: attention signals are "
+                "absent. Monitor other layers (--monitored-layers) or, on CUDA, choose "
+                "-- --attention-backend FLASH_ATTN (docs/vllm.md)",
                 missing,
             )
 
