@@ -11,9 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from entropick_sampler.calibrate import Measured, cut_points, fit
-from entropick_sampler.native_policy import Tables, rank
+from entropick_sampler.columns import StepColumns, StepRow
+from entropick_sampler.compose import Composition, RowParams, rank_tables
+from entropick_sampler.native.row import rank
 from entropick_sampler.params import Strategy
-from entropick_sampler.policy import PolicyRows, decide, initial_state, quantile_ranks
+from entropick_sampler.policy import PolicyRows, decide, quantile_ranks
 from entropick_sampler.profile import QUANTILE_LEVELS, Profile, ProfileError
 from entropick_sampler.signals import POLICY_SIGNALS
 from entropick_sampler.stats import StepStats
@@ -55,8 +57,9 @@ PLAIN = make()
 
 def strategies(profile: Profile, data: Measured) -> torch.Tensor:
     n = len(data.values)
-    rows = PolicyRows.build([profile.params] * n, [True] * n, [True] * n, profile)
-    return decide(StepStats(data.values, data.valid), initial_state(n), rows)[0].strategy
+    composition = Composition.of([RowParams.of(profile.params, True, profile)] * n, profile)
+    memory = StepColumns.of([StepRow(0)] * n).memory
+    return decide(StepStats(data.values, data.valid), memory, PolicyRows.of(composition, profile)).strategy
 
 
 def test_round_trip(tmp_path: Path) -> None:
@@ -195,13 +198,14 @@ def test_a_profile_without_attention_decides_the_same_where_attention_is_measure
     blind = without_attention(measured())
     fitted(blind).save(tmp_path / "p.toml")
     profile = Profile.load(tmp_path / "p.toml")
-    rows = PolicyRows.build([profile.params], [True], [True], profile)
-    tables = Tables.of(rows)
+    composition = Composition.of([RowParams.of(profile.params, True, profile)], profile)
+    shared = PolicyRows.of(composition, profile).shared
+    tables = rank_tables(profile)
     for value in (0.0, 1e-9, 123.0):
-        ranks = quantile_ranks(StepStats(torch.full((1, len(NAMES)), value)), rows)
+        ranks = quantile_ranks(StepStats(torch.full((1, len(NAMES)), value)), shared)
         assert ranks[0, 2:] == pytest.approx(0.5, abs=1e-12)
-        for low, scale in zip(tables.rank_low[2:], tables.rank_scale[2:], strict=True):
-            assert rank(value, low, scale, tables.rank_step) == pytest.approx(0.5, abs=1e-12)
+        for low, scale in zip(tables.low[2:], tables.scale[2:], strict=True):
+            assert rank(value, low, scale) == pytest.approx(0.5, abs=1e-12)
     assert strategies(profile, measured()).equal(strategies(profile, blind))
 
 
