@@ -157,7 +157,6 @@ class EngineCore:
         Raises ValueError for a row of no running request.
         """
         self._settle(self._scheduler.adopt(row))
-        self._sampler.recompose()
 
     def step(self) -> StepReport:
         """Run one step and report it."""

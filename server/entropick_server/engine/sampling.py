@@ -1,7 +1,7 @@
 """The step after the forward: a measured batch in, one :class:`~.types.Token` for every row out.
 
-Keeps the resident parameters of the batch and the policy's state as tensors; both are rebuilt, from what the
-sequences hold, only when another set of sequences runs.
+Keeps the resident parameters of the batch, which are composed anew only when another set of sequences runs.
+The policy's memory is in the sequences and nowhere else.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from torch import Tensor
 
 from entropick_kernels.logits_stats import Implementation
 from entropick_sampler.batch import SampledBatch
-from entropick_sampler.packed import TokenRow
+from entropick_sampler.columns import NOTHING, StepColumns, StepRow
+from entropick_sampler.compose import validate_request
+from entropick_sampler.packed import TokenRow, unpack
 from entropick_sampler.params import Strategy
-from entropick_sampler.policy import PolicyState, initial_state
 from entropick_sampler.profile import DEFAULT_CLARIFY_TEXT, Profile
 from entropick_sampler.signals import ATTENTION_SIGNALS, SIGNAL_NAMES
-from entropick_sampler.step import SamplerRows
 
 from .base import Tokenizer
 from .model_runner import Measured
@@ -99,7 +99,6 @@ class StepSampler:
         self._tokenizer = tokenizer
         self._layers = monitored_layers
         self._device = device
-        self._never = int(initial_state(1).tokens_since_clarify)
         self.set_profile(profile)
 
     def set_profile(self, profile: Profile | None) -> None:
@@ -107,16 +106,14 @@ class StepSampler:
         self._profile = profile
         text = profile.clarify_text if profile else DEFAULT_CLARIFY_TEXT
         self._clarify = ClarifyText.of(text, self._tokenizer)
-        self._sequences: tuple[Sequence, ...] = ()
-        self._batch = SampledBatch([], initial_state(0, self._device), profile, self._device)
+        self._composed: list[tuple[Sequence, int]] = []
+        self._batch = SampledBatch([], profile, self._device)
 
     def check(self, request: Request) -> None:
         """Raise ValueError for a request whose row could not be built, before it joins a batch."""
-        if not -(1 << 63) <= request.sampling.seed < 1 << 63:
-            raise ValueError("seed must fit into 64 bits")
         if not self._measure and request.policy.policy != "fixed":
             raise ValueError("policy must be 'fixed': this engine measures nothing")
-        SamplerRows.build([(request.sampling, request.policy)], self._profile)
+        validate_request(request.sampling, request.policy, self._profile)
 
     def sample(self, measured: Measured) -> list[Drawn | str]:
         """One token for every row, or what is wrong with its logits.
@@ -126,20 +123,20 @@ class StepSampler:
         sequences = measured.rows
         self._compose(sequences)
         clarify = [self._clarify.at(s) for s in sequences]
-        n = len(sequences)
-        numbers = [s.generated for s in sequences]
-        numbers += [s.forced[0] if s.forced else -1 for s in sequences]
-        numbers += [text[0] if text else -1 for text in clarify]
-        columns = torch.tensor(numbers).to(self._device, non_blocking=True).view(3, n)
-        lines = self._batch.step(
-            measured.logits,
-            measured.signals,
-            None,
-            columns[0],
-            columns[1],
-            columns[2],
-            self._measure,
-        )
+        columns = StepColumns.of(
+            [
+                StepRow(
+                    s.generated,
+                    s.forced[0] if s.forced else NOTHING,
+                    text[0] if text else NOTHING,
+                    s.clarify_used,
+                    s.since_clarify,
+                )
+                for s, text in zip(sequences, clarify, strict=True)
+            ]
+        ).to(self._device)
+        packed = self._batch.step(measured.logits, measured.signals, None, columns, self._measure)
+        lines = unpack(packed, self._batch.candidates)
         tops = self._top_logprobs(measured, lines)
         details = self._details(measured, lines)
         tokens: list[Drawn | str] = []
@@ -182,29 +179,18 @@ class StepSampler:
         return First(drawn_beside(token, token_id, logprob, score), self._unfinished(before, token_id))
 
     def _compose(self, sequences: tuple[Sequence, ...]) -> None:
-        """Resident parameters and policy state for these rows."""
-        if sequences == self._sequences:
+        """Resident parameters for these rows."""
+        composed = [(s, s.branch_word) for s in sequences]
+        if composed == self._composed:
             return
-        state = PolicyState(
-            torch.tensor([s.clarify_used for s in sequences], device=self._device),
-            torch.tensor(
-                [self._never if s.since_clarify is None else s.since_clarify for s in sequences],
-                device=self._device,
-            ),
-        )
         self._batch = SampledBatch(
             [(s.request.sampling, s.request.policy) for s in sequences],
-            state,
             self._profile,
             self._device,
-            [s.branch_word for s in sequences],
+            [stream for _, stream in composed],
             self._kernels,
         )
-        self._sequences = sequences
-
-    def recompose(self) -> None:
-        """A sequence took over what another one holds: read all of them anew."""
-        self._sequences = ()
+        self._composed = composed
 
     def _top_logprobs(
         self, measured: Measured, lines: Seq[TokenRow]
