@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
-from entropick_sampler.policy import initial_state
+from entropick_sampler.columns import NOTHING, StepColumns, StepRow
+from entropick_sampler.compose import validate_request
 from entropick_sampler.profile import Profile
-from entropick_sampler.step import SamplerRows
 
 from .base import Tokenizer
 from .types import FinishReason, ModelInfo, Request, Token
@@ -25,8 +25,6 @@ MAX_CHOICES: Final = 1 << 16
 """choices of one prompt that the upper half of a Philox stream's 32 bits can tell apart"""
 _CHOICE_SHIFT: Final = 16
 _UNLIMITED: Final = 1 << 62
-_NEVER: Final = int(initial_state(1).tokens_since_clarify)
-"""tokens since the last clarifying text where there was none"""
 
 
 def philox_stream(choice: int, branch: int) -> int:
@@ -78,7 +76,7 @@ class Reply:
     reply ends. ``clarifies``: whether a clarifying text may begin at all. ``rollout_end``: the length at
     which the reply is judged beside other branches, 0 outside a rollout. ``clarify_used``: clarifying texts
     so far; ``since_clarify``: tokens since the last text began, None before the first. ``unfinished``: the
-    bytes of a character that the newest tokens began and did not end. """
+    bytes of a character that the newest tokens began and did not end."""
 
     limit: int = _UNLIMITED
     stops: tuple[int, ...] = ()
@@ -153,23 +151,24 @@ class Reply:
         return replace(self, pending=self.pending.copy())
 
 
-def step_columns(
-    replies: Sequence[Reply], text: ClarifyingText
-) -> tuple[list[list[int]], list[tuple[int, ...]]]:
-    """Lists what the sampling step must know of every row's reply, as int64 columns [5][B].
+def step_columns(replies: Sequence[Reply], text: ClarifyingText) -> tuple[StepColumns, list[tuple[int, ...]]]:
+    """Lays out what the sampling step must know of every row's reply, on the host.
 
-    The columns are the position, the token to emit instead of drawing (-1: draw), the first token of the
-    clarifying text (-1: none may begin), the clarifying texts so far, the tokens since the last text. Returns
-    them with the clarifying text of each row, () where none may begin.
+    Returns the columns and the clarifying text of each row, () where none may begin.
     """
     texts = [reply.clarifying_text(text) for reply in replies]
-    columns = [
-        [reply.length for reply in replies],
-        [reply.pending[0] if reply.pending else -1 for reply in replies],
-        [text[0] if text else -1 for text in texts],
-        [reply.clarify_used for reply in replies],
-        [_NEVER if reply.since_clarify is None else reply.since_clarify for reply in replies],
-    ]
+    columns = StepColumns.of(
+        [
+            StepRow(
+                reply.length,
+                reply.pending[0] if reply.pending else NOTHING,
+                of_row[0] if of_row else NOTHING,
+                reply.clarify_used,
+                reply.since_clarify,
+            )
+            for reply, of_row in zip(replies, texts, strict=True)
+        ]
+    )
     return columns, texts
 
 
@@ -194,11 +193,9 @@ def check_request(
         raise ValueError("max_tokens must be at least 1")
     if not 0 <= request.choice < MAX_CHOICES:
         raise ValueError(f"choice must be 0 to {MAX_CHOICES - 1}")
-    if not -(1 << 63) <= request.sampling.seed < 1 << 63:
-        raise ValueError("seed must fit into 64 bits")
     if not measures and request.policy.policy != "fixed":
         raise ValueError("policy must be 'fixed': this engine measures nothing")
-    SamplerRows.build([(request.sampling, request.policy)], profile)
+    validate_request(request.sampling, request.policy, profile)
 
 
 def unfinished_character(data: bytes) -> bytes:

@@ -104,7 +104,7 @@ def test_a_clarifying_text_begins_and_goes_on(make_request: Make) -> None:
     assert list(branch.pending) == [1, 2, 3], "a copy goes its own way"
     columns, texts = step_columns([reply, branch], text)
     assert texts == [text.later, text.later]
-    assert columns == [[5, 2], [-1, 1], [9, 9], [1, 1], [3, 0]]
+    assert columns.data.tolist() == [[5, -1, 9, 1, 3], [2, 1, 9, 1, 0]]
 
 
 def test_no_clarifying_text_inside_a_character_nor_under_fixed(make_request: Make) -> None:

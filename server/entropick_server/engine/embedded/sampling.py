@@ -7,7 +7,6 @@ import torch
 from entropick_kernels.logits_stats import Implementation
 from entropick_sampler.batch import SampledBatch
 from entropick_sampler.packed import unpack
-from entropick_sampler.policy import initial_state
 from entropick_sampler.profile import DEFAULT_CLARIFY_TEXT, Profile
 
 from ..base import Tokenizer
@@ -50,7 +49,7 @@ class StepSampler:
         text = profile.clarify_text if profile else DEFAULT_CLARIFY_TEXT
         self._clarifying = ClarifyingText.of(text, self._tokenizer)
         self._sequences: tuple[Sequence, ...] = ()
-        self._batch = SampledBatch([], initial_state(0, self._device), profile, self._device)
+        self._batch = SampledBatch([], profile, self._device)
 
     def sample(self, output: ForwardOutput | None) -> list[Drawn]:
         """Draws a token for every row of a forward's output; none for None."""
@@ -59,9 +58,9 @@ class StepSampler:
         sequences = output.sequences
         if sequences != self._sequences:
             self._lay_out(sequences)
-        listed, texts = step_columns([s.reply for s in sequences], self._clarifying)
-        columns = torch.tensor(listed).to(self._device, non_blocking=True)
-        packed, _ = self._batch.packed(output.logits, output.signals, None, columns, self._measure)
+        columns, texts = step_columns([s.reply for s in sequences], self._clarifying)
+        columns = columns.to(self._device)
+        packed = self._batch.step(output.logits, output.signals, None, columns, self._measure)
         rows = unpack(packed, self._batch.candidates)
         tops, details = {}, {}
         if asked := {i: n for i, s in enumerate(sequences) if (n := s.request.sampling.logprobs)}:
@@ -85,7 +84,6 @@ class StepSampler:
     def _lay_out(self, sequences: tuple[Sequence, ...]) -> None:
         self._batch = SampledBatch(
             [(s.request.sampling, s.request.policy) for s in sequences],
-            initial_state(len(sequences), self._device),
             self._profile,
             self._device,
             [s.philox_stream for s in sequences],
