@@ -70,11 +70,12 @@ parity-v2: $(VENV_VLLM)/.ready ## the same texts and figures under vLLM's runner
 	  $(VENV_VLLM)/bin/python benchmarks/vllm_parity.py $(ARGS)
 
 .PHONY: check
-check: $(BIN)/.dev ## style, types, layering
+check: $(BIN)/.dev ## style, types, layering, first sentences of docstrings
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python tools/docstrings.py
 
 .PHONY: model
 model: $(BIN)/.dev ## train the shipped model by its recipe (about an hour of one core), into build/pico
