@@ -29,12 +29,12 @@ from entropick_kernels.sample import philox_uniform
 from entropick_kernels.sample.reference import filter_probabilities_reference
 from entropick_pico import model_path
 from entropick_sampler.params import PolicyConfig, SamplingParams
-from entropick_server.engine.batch import Batch
-from entropick_server.engine.loader import load_model
-from entropick_server.engine.model_runner import Measured
+from entropick_server.engine.embedded.batch import Batch
+from entropick_server.engine.embedded.cpu_threads import default_threads
+from entropick_server.engine.embedded.loader import load_model
+from entropick_server.engine.embedded.model_runner import Measured
+from entropick_server.engine.embedded.startup import build
 from entropick_server.engine.profiles import default_cache, find_profile
-from entropick_server.engine.startup import build
-from entropick_server.engine.threads import default_threads
 from entropick_server.engine.types import EngineOptions, Request, Token
 
 AT_ONCE = 16

@@ -16,10 +16,10 @@ import torch
 
 from _common import make_engine, run_all
 from entropick_sampler.params import BRANCH_STRATEGIES, BranchConfig, PolicyConfig, SamplingParams, Strategy
-from entropick_server.engine.cache import CacheShape, KVCache
-from entropick_server.engine.pages import PagePool
-from entropick_server.engine.scheduler import Scheduler
-from entropick_server.engine.sequence import Sequence
+from entropick_server.engine.embedded.cache import CacheShape, KVCache
+from entropick_server.engine.embedded.pages import PagePool
+from entropick_server.engine.embedded.scheduler import Scheduler
+from entropick_server.engine.embedded.sequence import Sequence
 from entropick_server.engine.types import Request, StepReport
 
 PAGE = 16

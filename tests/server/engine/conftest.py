@@ -26,9 +26,9 @@ from transformers import (
 )
 
 from entropick_sampler.params import PolicyConfig, SamplingParams
-from entropick_server.engine.core import EngineCore
-from entropick_server.engine.loader import load_model
-from entropick_server.engine.sequence import Sequence
+from entropick_server.engine.embedded.core import EngineCore
+from entropick_server.engine.embedded.loader import load_model
+from entropick_server.engine.embedded.sequence import Sequence
 from entropick_server.engine.tokenizer import byte_map
 from entropick_server.engine.types import EngineOptions, FinishReason, Request, StepReport, Token
 

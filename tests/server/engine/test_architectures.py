@@ -15,15 +15,15 @@ from transformers import AttentionInterface, PreTrainedModel
 
 from entropick_kernels.attention_stats import reference
 from entropick_sampler.signals import ATTENTION_SIGNALS
-from entropick_server.engine.attention import ATTENTION_NAME, paged_attention, register
 from entropick_server.engine.base import ModelLoadError
-from entropick_server.engine.cache import CacheShape, KVCache
-from entropick_server.engine.fused import FAMILY, FusedDecoder
-from entropick_server.engine.model_runner import ModelRunner
-from entropick_server.engine.native import NativeLlama, short_way
-from entropick_server.engine.pages import PagePool
-from entropick_server.engine.scheduler import Scheduler
-from entropick_server.engine.sequence import Sequence
+from entropick_server.engine.embedded.attention import ATTENTION_NAME, paged_attention, register
+from entropick_server.engine.embedded.cache import CacheShape, KVCache
+from entropick_server.engine.embedded.model_runner import ModelRunner
+from entropick_server.engine.embedded.native_decoder import NativeLlamaDecoder, choose_decoder
+from entropick_server.engine.embedded.pages import PagePool
+from entropick_server.engine.embedded.scheduler import Scheduler
+from entropick_server.engine.embedded.sequence import Sequence
+from entropick_server.engine.embedded.torch_decoder import FAMILY, TorchDecoder
 from entropick_server.engine.types import DecoderChoice, Request
 
 from .conftest import VOCAB, tiny_config, tiny_model
@@ -98,7 +98,7 @@ def served(
     cache = KVCache(shape, torch.device("cpu"))
     for tensor in (*cache.keys, *cache.values):
         tensor.fill_(math.nan)  # whatever is not written must not matter
-    short = short_way(model, 256, decoder)
+    short = choose_decoder(model, 256, decoder)
     runner = ModelRunner(model, cache, range(config.num_hidden_layers), short)
     rows: dict[Sequence, list[Row]] = {}
     for ids, prompt in texts:
@@ -142,7 +142,7 @@ def test_logits_and_signals_equal_eager_attention(
     for parameter in model.parameters():
         if parameter.dim() == 1:  # norms and biases begin as ones and zeros, which would hide a mistake
             parameter.add_(torch.randn(parameter.shape) * 0.2)
-    assert FusedDecoder.serves(model) == NativeLlama.serves(model) == (name in FUSED)
+    assert TorchDecoder.serves(model) == NativeLlamaDecoder.serves(model) == (name in FUSED)
     texts = random_texts((70, 5, 33, 1))
     with torch.inference_mode():
         wanted = [expected(model, ids, prompt) for ids, prompt in texts]

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from entropick_sampler.params import SCORERS, BranchConfig, PolicyConfig, Strategy
-from entropick_server.engine import branching
 from entropick_server.engine.base import QueueFullError
-from entropick_server.engine.model_runner import Measured, ModelRunner
+from entropick_server.engine.embedded import branching
+from entropick_server.engine.embedded.model_runner import Measured, ModelRunner
 from entropick_server.engine.types import EngineLoad, FinishReason, Request, Token
 
 from .conftest import Room, same

@@ -8,10 +8,10 @@ from collections.abc import Callable
 import pytest
 
 from entropick_server.engine.base import QueueFullError
-from entropick_server.engine.batch import Batch
-from entropick_server.engine.pages import PagePool
-from entropick_server.engine.scheduler import Scheduler
-from entropick_server.engine.sequence import Sequence
+from entropick_server.engine.embedded.batch import Batch
+from entropick_server.engine.embedded.pages import PagePool
+from entropick_server.engine.embedded.scheduler import Scheduler
+from entropick_server.engine.embedded.sequence import Sequence
 from entropick_server.engine.types import FinishReason, Request
 
 PAGE = 4

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from entropick_sampler.params import PolicyConfig, SamplingParams
 from entropick_server.engine.base import QueueFullError
-from entropick_server.engine.batch import Batch, TailCopy
-from entropick_server.engine.pages import PagePool
-from entropick_server.engine.scheduler import Scheduler
-from entropick_server.engine.sequence import Sequence
+from entropick_server.engine.embedded.batch import Batch, TailCopy
+from entropick_server.engine.embedded.pages import PagePool
+from entropick_server.engine.embedded.scheduler import Scheduler
+from entropick_server.engine.embedded.sequence import Sequence
 from entropick_server.engine.types import FinishReason, Request
 
 PAGE = 4

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import pytest
 
 from entropick_sampler.params import PolicyConfig
-from entropick_server.engine.batch import Batch
-from entropick_server.engine.model_runner import Measured, ModelRunner
-from entropick_server.engine.sequence import Sequence
+from entropick_server.engine.embedded.batch import Batch
+from entropick_server.engine.embedded.model_runner import Measured, ModelRunner
+from entropick_server.engine.embedded.sequence import Sequence
 from entropick_server.engine.types import FinishReason, Request, Token
 
 from .conftest import PAGE, Room, same, several

@@ -16,10 +16,10 @@ import torch
 from entropick_sampler.params import PolicyConfig, SamplingParams, Strategy
 from entropick_sampler.signals import SIGNALS
 from entropick_server.engine.base import EngineDeadError, EngineError, ModelLoadError, QueueFullError
-from entropick_server.engine.model_runner import ModelRunner
+from entropick_server.engine.embedded.engine import EmbeddedEngine
+from entropick_server.engine.embedded.model_runner import ModelRunner
+from entropick_server.engine.embedded.sampling import unfinished_character
 from entropick_server.engine.profiles import cached_profile_path
-from entropick_server.engine.sampling import unfinished_character
-from entropick_server.engine.torch_engine import TorchEngine
 from entropick_server.engine.types import (
     EngineOptions,
     FinishReason,
@@ -33,15 +33,17 @@ from .conftest import END, VOCAB, tiny_model
 from .test_loader import profile
 
 Make = Callable[..., Request]
-Open = Callable[..., contextlib.AbstractAsyncContextManager[TorchEngine]]
+Open = Callable[..., contextlib.AbstractAsyncContextManager[EmbeddedEngine]]
 
 
 @pytest.fixture
 def open_engine(model_folder: Callable[[str], Path], tmp_path: Path) -> Open:
     @asynccontextmanager
-    async def opened(name: str = "llama", calibrator: Any = None, **more: Any) -> AsyncIterator[TorchEngine]:
+    async def opened(
+        name: str = "llama", calibrator: Any = None, **more: Any
+    ) -> AsyncIterator[EmbeddedEngine]:
         options = EngineOptions(model=str(model_folder(name)), device="cpu", threads=1, **more)
-        engine = TorchEngine(options, calibrator, profile_cache=tmp_path / "profiles")
+        engine = EmbeddedEngine(options, calibrator, profile_cache=tmp_path / "profiles")
         await engine.start()
         try:
             yield engine
@@ -51,7 +53,7 @@ def open_engine(model_folder: Callable[[str], Path], tmp_path: Path) -> Open:
     return opened
 
 
-async def run(engine: TorchEngine, request: Request) -> tuple[list[Token], RequestOutput]:
+async def run(engine: EmbeddedEngine, request: Request) -> tuple[list[Token], RequestOutput]:
     """All tokens of a request, and its last output."""
     tokens: list[Token] = []
     last: RequestOutput | None = None
@@ -369,7 +371,7 @@ async def test_a_request_id_in_use_is_refused(open_engine: Open, make_request: M
 
 
 async def test_a_model_that_cannot_be_loaded(tmp_path: Path) -> None:
-    engine = TorchEngine(EngineOptions(model=str(tmp_path)))
+    engine = EmbeddedEngine(EngineOptions(model=str(tmp_path)))
     with pytest.raises(EngineDeadError):
         _ = engine.info
     with pytest.raises(ModelLoadError):
@@ -377,8 +379,8 @@ async def test_a_model_that_cannot_be_loaded(tmp_path: Path) -> None:
     assert not engine.ready
 
 
-def calibrator(layers: tuple[int, ...], seen: list[bool]) -> Callable[[TorchEngine], Awaitable[Any]]:
-    async def calibrate(engine: TorchEngine) -> Any:
+def calibrator(layers: tuple[int, ...], seen: list[bool]) -> Callable[[EmbeddedEngine], Awaitable[Any]]:
+    async def calibrate(engine: EmbeddedEngine) -> Any:
         seen.append(engine.ready)
         request = Request(
             "c", (1, 2), SamplingParams(), PolicyConfig(policy="fixed"), 0.0, forced_token_ids=(3, 4)

@@ -18,8 +18,8 @@ from entropick_sampler.score import host_confidence
 from entropick_sampler.signals import SIGNAL_NAMES
 
 from ..base import Tokenizer
-from ..sampling import drawn_beside, unfinished_character
-from ..sequence import CHOICE_SHIFT
+from ..embedded.sampling import drawn_beside, unfinished_character
+from ..embedded.sequence import CHOICE_SHIFT
 from ..types import BranchRecord, BranchVerdict, FinishReason, Request, RequestOutput, Token
 from .wire import RowSpec
 

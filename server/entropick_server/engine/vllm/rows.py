@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from ..base import Tokenizer
-from ..sampling import ClarifyText, unfinished_character
+from ..embedded.sampling import ClarifyText, unfinished_character
 from .wire import RowSpec
 
 _PARKED: Final = 4096

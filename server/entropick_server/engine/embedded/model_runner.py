@@ -18,10 +18,10 @@ from entropick_kernels.attention_stats import HeadStats, Implementation, layer_s
 from .attention import AttentionContext, PromptPiece
 from .batch import Batch
 from .cache import KVCache
-from .fused import FusedDecoder
-from .native import NativeLlama
+from .native_decoder import NativeLlamaDecoder
 from .page_tables import PageTables
 from .sequence import Sequence
+from .torch_decoder import TorchDecoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class ModelRunner:
         model: PreTrainedModel,
         cache: KVCache,
         monitored_layers: Seq[int],
-        fused: FusedDecoder | NativeLlama | None = None,
+        fused: TorchDecoder | NativeLlamaDecoder | None = None,
         kernels: Implementation | None = None,
     ) -> None:
         """``fused``: a shorter way through the same model, where there is one; ``kernels``: None for the

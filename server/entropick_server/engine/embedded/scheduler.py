@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections import deque
 
-from .base import QueueFullError
+from ..base import QueueFullError
+from ..types import EngineLoad
 from .batch import Batch, Chunk, TailCopy
 from .families import Families
 from .pages import PagePool
 from .sequence import Sequence
 from .sharing import Beginning, Sharing
-from .types import EngineLoad
 
 
 class Scheduler:

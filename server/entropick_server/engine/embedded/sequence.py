@@ -9,8 +9,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Final
 
+from ..types import FinishReason, Request, Token
 from .prefix import page_digest
-from .types import FinishReason, Request, Token
 
 CHOICE_SHIFT: Final = 16
 """bits of a branch's number below that of the choice"""

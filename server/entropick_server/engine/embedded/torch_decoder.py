@@ -62,7 +62,7 @@ class _Layer:
     window: int | None
 
 
-class FusedDecoder:
+class TorchDecoder:
     """Callable like the model itself, on one packed row."""
 
     def __init__(self, model: PreTrainedModel, max_len: int) -> None:

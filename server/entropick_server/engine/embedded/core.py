@@ -10,18 +10,8 @@ from dataclasses import replace
 
 from entropick_sampler.profile import Profile
 
-from .base import ModelLoadError
-from .batch import Batch
-from .branching import Rollouts
-from .cache import CacheShape, KVCache, pages_that_fit
-from .loader import Loaded
-from .model_runner import ModelRunner
-from .native import NativeLlama, short_way
-from .pages import PagePool
-from .sampling import Drawn, StepSampler
-from .scheduler import Scheduler
-from .sequence import Sequence
-from .types import (
+from ..base import ModelLoadError
+from ..types import (
     BranchVerdict,
     EngineLoad,
     EngineOptions,
@@ -32,6 +22,16 @@ from .types import (
     StepReport,
     Token,
 )
+from .batch import Batch
+from .branching import Rollouts
+from .cache import CacheShape, KVCache, pages_that_fit
+from .loader import Loaded
+from .model_runner import ModelRunner
+from .native_decoder import NativeLlamaDecoder, choose_decoder
+from .pages import PagePool
+from .sampling import Drawn, StepSampler
+from .scheduler import Scheduler
+from .sequence import Sequence
 
 _NOTHING = Batch((), ())
 _STEP_FAILED = "the engine failed while it ran this request; the server's log says why"
@@ -79,8 +79,8 @@ class EngineCore:
         kernels = None if options.kernels == "auto" else options.kernels
         # the native decoder attends with native loops
         decoder = "torch" if options.decoder == "auto" and kernels in ("torch", "triton") else options.decoder
-        fused = short_way(model, self.info.max_model_len, decoder)
-        if not options.measure and not isinstance(fused, NativeLlama):
+        fused = choose_decoder(model, self.info.max_model_len, decoder)
+        if not options.measure and not isinstance(fused, NativeLlamaDecoder):
             raise ModelLoadError("measure: only the native decoder can leave measuring out")
         monitored = self.info.monitored_layers if options.measure else ()
         self._runner = ModelRunner(model, cache, monitored, fused, kernels)

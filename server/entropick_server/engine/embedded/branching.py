@@ -15,10 +15,10 @@ from entropick_sampler.params import BranchConfig
 from entropick_sampler.score import host_confidence
 from entropick_sampler.signals import SIGNAL_NAMES
 
+from ..types import BranchRecord, BranchVerdict, FinishReason, Token
 from .sampling import Drawn
 from .scheduler import Scheduler
 from .sequence import Sequence
-from .types import BranchRecord, BranchVerdict, FinishReason, Token
 
 _ENTROPY = SIGNAL_NAMES.index("logits_entropy")
 

@@ -24,7 +24,7 @@ from entropick_kernels.attention_stats import (
 )
 from entropick_kernels.decoder import Decoded
 
-from .base import ModelLoadError
+from ..base import ModelLoadError
 
 ATTENTION_NAME: Final = "entropick"
 

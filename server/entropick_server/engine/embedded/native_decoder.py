@@ -16,14 +16,14 @@ from transformers import PreTrainedModel
 from entropick_kernels import decoder
 from entropick_kernels.decoder import DecoderShape, DecoderStep, LayerWeights, Piece
 
+from ..base import ModelLoadError
+from ..types import DecoderChoice, EngineOptions
 from .attention import AttentionContext
-from .base import ModelLoadError
-from .fused import FAMILY, FusedDecoder, rotary_tables, window_of
-from .types import DecoderChoice, EngineOptions
+from .torch_decoder import FAMILY, TorchDecoder, rotary_tables, window_of
 
 
-class NativeLlama:
-    """Callable like :class:`~.fused.FusedDecoder`; it measures too, into ``context.measured``."""
+class NativeLlamaDecoder:
+    """Callable like :class:`~.torch_decoder.TorchDecoder`; it measures too, into ``context.measured``."""
 
     def __init__(self, model: PreTrainedModel, max_len: int) -> None:
         """Takes the weights out of ``model``; positions up to ``max_len`` can be served."""
@@ -49,7 +49,7 @@ class NativeLlama:
     @staticmethod
     def serves(model: PreTrainedModel) -> bool:
         """Whether this can run a model: the fused family, float32 on the CPU, and numba is installed."""
-        if not decoder.available() or not FusedDecoder.serves(model):
+        if not decoder.available() or not TorchDecoder.serves(model):
             return False
         plain = all(p.dtype == torch.float32 and p.device.type == "cpu" for p in model.parameters())
         return plain and rotary_tables(model, 1)[0].shape[-1] == model.model.layers[0].self_attn.head_dim
@@ -94,7 +94,7 @@ def check_batch_invariant(model: PreTrainedModel, options: EngineOptions) -> Non
         problem = f"kernels are {options.kernels!r}; use --kernels auto or numba"
     elif options.decoder != "auto":
         problem = f"the decoder is {options.decoder!r}; leave it at auto"
-    elif not NativeLlama.serves(model):
+    elif not NativeLlamaDecoder.serves(model):
         problem = "the model differs from its family in a part that the native decoder does not know"
     if problem is not None:
         raise ModelLoadError(
@@ -103,13 +103,13 @@ def check_batch_invariant(model: PreTrainedModel, options: EngineOptions) -> Non
         )
 
 
-def short_way(
+def choose_decoder(
     model: PreTrainedModel, max_len: int, choice: DecoderChoice
-) -> NativeLlama | FusedDecoder | None:
+) -> NativeLlamaDecoder | TorchDecoder | None:
     """The fastest decoder for a model that ``choice`` allows; None for transformers' modules."""
-    if choice == "auto" and NativeLlama.serves(model):
-        return NativeLlama(model, max_len)
-    return FusedDecoder(model, max_len) if choice != "modules" and FusedDecoder.serves(model) else None
+    if choice == "auto" and NativeLlamaDecoder.serves(model):
+        return NativeLlamaDecoder(model, max_len)
+    return TorchDecoder(model, max_len) if choice != "modules" and TorchDecoder.serves(model) else None
 
 
 def _layers(model: PreTrainedModel) -> Iterator[LayerWeights]:

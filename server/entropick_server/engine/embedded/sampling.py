@@ -1,4 +1,4 @@
-"""The step after the forward: a measured batch in, one :class:`~.types.Token` for every row out.
+"""The step after the forward: a measured batch in, one :class:`~..types.Token` for every row out.
 
 Keeps the resident parameters of the batch and the policy's state as tensors; both are rebuilt, from what the
 sequences hold, only when another set of sequences runs.
@@ -23,10 +23,10 @@ from entropick_sampler.profile import DEFAULT_CLARIFY_TEXT, Profile
 from entropick_sampler.signals import ATTENTION_SIGNALS, SIGNAL_NAMES
 from entropick_sampler.step import SamplerRows
 
-from .base import Tokenizer
+from ..base import Tokenizer
+from ..types import Candidate, Request, Token, TokenDetail, TokenParameters
 from .model_runner import Measured
 from .sequence import Sequence
-from .types import Candidate, Request, Token, TokenDetail, TokenParameters
 
 _SURPRISAL = SIGNAL_NAMES.index("surprisal")
 _BAD_LOGITS = "the model's logits are not finite (NaN or infinite): the weights or the dtype are at fault"
