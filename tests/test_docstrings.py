@@ -1,20 +1,14 @@
 """tools/docstrings.py: first sentences that pass and that fail, and a list that only shrinks."""
 
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-TOOL = Path(__file__).parent.parent / "tools" / "docstrings.py"
+import docstrings
 
-_spec = importlib.util.spec_from_file_location("docstrings", TOOL)
-assert _spec is not None
-assert _spec.loader is not None
-docstrings = importlib.util.module_from_spec(_spec)
-sys.modules["docstrings"] = docstrings
-_spec.loader.exec_module(docstrings)
+TOOL = Path(__file__).parent.parent / "tools" / "docstrings.py"
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,10 @@ _PRONOUN_OBJECT = re.compile(
     r"^(?!Does nothing\b)\S+\s+(?:(?:it|them|itself|themselves|everything|something|nothing|anything)\b"
     r"|(?:this|that|these|those|all|both|others)(?:\s*[.,;:]|\s+(?:of|which|when|where|while|until|as|if)\b|\s*$))"
 )
+_CONDITION = re.compile(
+    r"(?:True|False) (?:if|unless|while|when|where|once|until|between|from|after) \S+ \S+"
+)
+_LIKE = re.compile(r"Like \S+, but \S+ \S+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,9 +160,7 @@ def problems(kind: str, docstring: str) -> list[str]:
 
 
 def _function_problems(sentence: str, words: list[str]) -> Iterator[str]:
-    if re.match(r"(?:True|False) (?:if|while|when|where|once|until) \S+ \S+", sentence):
-        return
-    if re.match(r"Like \S+, but \S+ \S+", sentence):
+    if _CONDITION.match(sentence) or _LIKE.match(sentence):
         return
     if not _third_person(words):
         yield f'begin with a verb in the third person ("Returns", "Counts"), not "{words[0]}"'

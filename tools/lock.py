@@ -84,9 +84,9 @@ def header() -> str:
     """Returns the comment at the head of a constraints file."""
     python = ".".join(platform.python_version_tuple()[:2])
     return (
-        f"# Written by `make lock`: the versions that were tested ({platform.system()}, Python {python}).\n"
-        "# Which build of torch is meant is pip's choice (README.md). A CUDA build brings its own triton and\n"
-        "# nvidia packages, so they are not pinned.\n"
+        f"# Written by `make lock`: the tested versions ({platform.system()}, Python {python}).\n"
+        "# Which build of torch is meant is pip's choice (README.md). A CUDA build brings its own triton\n"
+        "# and nvidia packages, so they are not pinned.\n"
     )
 
 
