@@ -216,3 +216,34 @@ def test_the_image_gets_every_file_that_it_copies() -> None:
         for name in line.split():
             assert (ROOT / name).exists()
             assert name not in ignored
+
+
+# -- the documents ---------------------------------------------------------------------------------------------------
+
+
+def test_every_decision_has_one_shape_and_the_newest_is_first() -> None:
+    text = (ROOT / "docs" / "decisions.md").read_text()
+    entries = re.split(r"^## ", text, flags=re.M)[1:]
+    assert len(entries) >= 34
+    shape = re.compile(
+        r".+\n\n(\d{4}-\d\d-\d\d)\n\n\*\*Context\.\*\* .+\n\n\*\*Decision\.\*\* .+\n\n\*\*Rejected\.\*\* .+", re.S
+    )
+    dates = []
+    for entry in entries:
+        match = shape.fullmatch(entry.rstrip())
+        assert match, entry[:80]
+        dates.append(match[1])
+    assert dates == sorted(dates, reverse=True)
+
+
+def test_the_readme_is_short_and_names_what_there_is() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) < 150
+    targets = set(re.findall(r"^\.PHONY: (\S+)$", (ROOT / "Makefile").read_text(), re.M))
+    assert set(re.findall(r"\bmake ([a-z][a-z0-9-]+)", text)) <= targets
+
+
+def test_what_is_done_stands_in_the_changelog_alone() -> None:
+    status = (ROOT / "docs" / "status.md").read_text()
+    assert re.findall(r"^## (.+)$", status, re.M) == ["Next", "Learned", "Known limits"]
+    assert "CHANGELOG.md" in status
