@@ -11,6 +11,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
@@ -218,7 +219,7 @@ def test_the_image_gets_every_file_that_it_copies() -> None:
             assert name not in ignored
 
 
-# -- the documents ---------------------------------------------------------------------------------------------------
+# -- the documents -------------------------------------------------------------------------------------
 
 
 def test_every_decision_has_one_shape_and_the_newest_is_first() -> None:
@@ -226,7 +227,8 @@ def test_every_decision_has_one_shape_and_the_newest_is_first() -> None:
     entries = re.split(r"^## ", text, flags=re.M)[1:]
     assert len(entries) >= 34
     shape = re.compile(
-        r".+\n\n(\d{4}-\d\d-\d\d)\n\n\*\*Context\.\*\* .+\n\n\*\*Decision\.\*\* .+\n\n\*\*Rejected\.\*\* .+", re.S
+        r".+\n\n(\d{4}-\d\d-\d\d)\n\n\*\*Context\.\*\* .+\n\n\*\*Decision\.\*\* .+\n\n\*\*Rejected\.\*\* .+",
+        re.S,
     )
     dates = []
     for entry in entries:
@@ -247,3 +249,36 @@ def test_what_is_done_stands_in_the_changelog_alone() -> None:
     status = (ROOT / "docs" / "status.md").read_text()
     assert re.findall(r"^## (.+)$", status, re.M) == ["Next", "Learned", "Known limits"]
     assert "CHANGELOG.md" in status
+
+
+def test_the_path_of_a_first_contributor_leads_somewhere() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    (edit,) = re.findall(r"^sed -i 's\|(.+?)\|(.+?)\|' (\S+)$", text, re.M)
+    assert (ROOT / edit[2]).read_text().count(edit[0]) == 1
+    (test,) = re.findall(r"pytest -q (tests/\S+) -k (test_\w+)", text)
+    assert f"def {test[1]}(" in (ROOT / test[0]).read_text()
+    (page,) = re.findall(r"build/docs/modules/(\S+)\.html", text)
+    assert edit[2].endswith("/" + page.replace(".", "/") + ".py")
+
+
+# -- hooks and workflows -------------------------------------------------------------------------------
+
+
+def test_the_hooks_run_programs_of_the_environment_alone() -> None:
+    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
+    assert [repository["repo"] for repository in config["repos"]] == ["local"]
+    hooks = {hook["id"]: hook for hook in config["repos"][0]["hooks"]}
+    assert {hook["language"] for hook in hooks.values()} == {"system"}
+    checks = re.search(r"^check:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.M)
+    assert checks
+    for line in checks[1].replace("$(BIN)", ".venv/bin").splitlines():
+        command = line.strip().removesuffix(" .").removesuffix(" . --check").replace(" --check", "")
+        assert any(hook["entry"].startswith(command) for hook in hooks.values()), command
+
+
+def test_the_workflow_runs_what_a_new_machine_runs() -> None:
+    text = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+    (job,) = yaml.safe_load(text)["jobs"].values()
+    assert job["steps"][-1] == {"run": ".ci/run"}
+    assert "://" not in text  # registries are the runner's business
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
