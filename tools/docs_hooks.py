@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from posixpath import normpath, relpath
-from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
@@ -52,7 +51,7 @@ def api_page(module: str) -> str:
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Appends the API pages to the navigation."""
-    section: list[dict[str, Any]] = []
+    section: list[dict[str, list[dict[str, str]]]] = []
     for folder, package in PACKAGES.items():
         names = list(modules(ROOT / folder, package))
         section.append({package: [{_title(name): api_page(name)} for name in names]})

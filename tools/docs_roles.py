@@ -4,7 +4,8 @@ import re
 
 import griffe
 
-_ROLE = re.compile(r":(?:mod|class|func|meth|attr|data|exc):`(~?)([^`]+)`")
+_ROLE = re.compile(r":(?:mod|class|func|meth|attr|data|exc):`(~?)([^`]+?)(?:\(\))?`")
+_CODE = re.compile(r"(``.+?``|(?<!:)`[^`]+`)", re.S)
 
 
 class Roles(griffe.Extension):
@@ -17,11 +18,18 @@ class Roles(griffe.Extension):
 
 def _rewrite(scope: griffe.Object) -> None:
     if scope.docstring:
-        text = scope.docstring.value.replace("][", "]\\[")  # the shape [layers][heads] is no link
-        scope.docstring.value = _ROLE.sub(lambda match: _link(scope, match), text)
+        scope.docstring.value = "".join(
+            part if part.startswith("`") else _rewritten(scope, part)
+            for part in _CODE.split(scope.docstring.value)
+        )
     for member in scope.members.values():
         if not member.is_alias and isinstance(member, griffe.Object):
             _rewrite(member)
+
+
+def _rewritten(scope: griffe.Object, text: str) -> str:
+    # the shape [layers][heads] is no link
+    return _ROLE.sub(lambda match: _link(scope, match), text.replace("][", "]\\["))
 
 
 def _link(scope: griffe.Object, match: re.Match[str]) -> str:
