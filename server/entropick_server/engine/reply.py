@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
 from entropick_sampler.packed import TokenRow
+from entropick_sampler.policy import initial_state
 from entropick_sampler.profile import Profile
 from entropick_sampler.step import SamplerRows
 
@@ -25,6 +26,8 @@ MAX_CHOICES: Final = 1 << 16
 """choices of one prompt that the upper half of a Philox stream's 32 bits can tell apart"""
 _CHOICE_SHIFT: Final = 16
 _UNLIMITED: Final = 1 << 62
+_NEVER: Final = int(initial_state(1).tokens_since_clarify)
+"""tokens since the last clarifying text where there was none"""
 
 
 def philox_stream(choice: int, branch: int) -> int:
@@ -146,6 +149,22 @@ class Reply:
     def copy(self) -> Reply:
         """Copies the reply, for a branch that continues it."""
         return replace(self, pending=self.pending.copy())
+
+
+def step_columns(replies: Sequence[Reply], texts: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Lists what the sampling step must know of every row's reply, as int64 columns [5][B].
+
+    ``texts``: the clarifying text of each row, () where none may begin. The columns are the position, the
+    token to emit instead of drawing (-1: draw), the first token of the clarifying text (-1: none may begin),
+    the clarifying texts so far, the tokens since the last text.
+    """
+    return [
+        [reply.length for reply in replies],
+        [reply.pending[0] if reply.pending else -1 for reply in replies],
+        [text[0] if text else -1 for text in texts],
+        [reply.clarify_used for reply in replies],
+        [_NEVER if reply.since_clarify is None else reply.since_clarify for reply in replies],
+    ]
 
 
 def check_request(

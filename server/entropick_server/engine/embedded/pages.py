@@ -1,13 +1,25 @@
-"""The ledger of KV cache pages: who uses them, and which of them hold the keys of known tokens.
+"""The ledger of KV cache pages: how many sequences use each, and which of them hold the keys of known tokens.
 
-Knows nothing of tensors. Page 0 is never handed out: it stays empty so that unused places of a page table
-have a page to name. Every other page is free, cached (nobody uses it, but it is known by the digest of its
-tokens) or used by as many sequences as it has references.
+Knows nothing of tensors. Page 0 is never handed out: it stays empty so that the unused ends of a page table
+have a page to name. Every other page is free, cached (no sequence uses it, but it is known by the digest of
+its tokens) or used by as many sequences as it has references.
 """
 
 from __future__ import annotations
 
+import hashlib
+from array import array
 from collections.abc import Iterable, Sequence
+
+
+def page_digest(parent: bytes, tokens: Sequence[int]) -> bytes:
+    """Names a page by its ``tokens`` and all tokens before them (BLAKE2b, 256 bits).
+
+    ``parent``: the digest of the page before, empty for a sequence's first page. Two sequences whose pages
+    carry the same digest have the same keys and values in them, because a causal model's keys depend on the
+    tokens before them and on nothing that a request can ask for.
+    """
+    return hashlib.blake2b(parent + array("q", tokens).tobytes(), digest_size=32).digest()
 
 
 class PagePool:
