@@ -6,7 +6,6 @@ the five strategies' parameters only those of the one that was picked are comput
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -14,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from entropick_kernels.loops import forget_stale, native
+from entropick_kernels.loops import native
 
 from .formulas import PARAMETERS
 from .params import Strategy
@@ -24,8 +23,6 @@ from .profile import QUANTILE_LEVELS
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.uint8]
-
-forget_stale(Path(__file__).parent)
 
 _P: Final = len(PARAMETERS)
 _N: Final = len(Strategy)
