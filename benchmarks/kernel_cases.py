@@ -59,7 +59,7 @@ def eager_stats(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     logp = x.float().log_softmax(-1)
     p = logp.exp()
     entropy = -(p * logp).sum(-1)
-    return entropy, (p * (logp + entropy.unsqueeze(-1)).square()).sum(-1), x.argmax(-1)
+    return entropy, (p * (logp + entropy.unsqueeze(-1)).square()).sum(-1), x.amax(-1)
 
 
 @cache
@@ -296,7 +296,7 @@ def draw_cases(device: torch.device) -> list[Case]:
 
 
 SUITES = {
-    "logits": Suite("Entropy, varentropy, maximum, normaliser, argmax of the logits", "argmax", logits_cases),
+    "logits": Suite("Entropy, varentropy, maximum, normaliser of the logits", "argmax", logits_cases),
     "attention": Suite("Decode attention, one layer, every statistic unless said", "sdpa", attention_cases),
     "keys": Suite("The same statistics from the keys alone, in vLLM's layout", "sdpa", keys_cases),
     "draw": Suite("Filters and draws", "torch, sort and multinomial", draw_cases),

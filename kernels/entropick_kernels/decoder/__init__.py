@@ -9,7 +9,7 @@ are beside it and however many threads run.
 
 from __future__ import annotations
 
-from .step import Decoded, DecoderStep, Piece
+from .step import Decoded, DecoderStep, PrefillChunk
 from .weights import DecoderShape, LayerWeights
 
 try:
@@ -24,7 +24,7 @@ __all__ = [
     "DecoderStep",
     "LayerWeights",
     "NativeDecoder",
-    "Piece",
+    "PrefillChunk",
     "available",
     "warmup",
 ]

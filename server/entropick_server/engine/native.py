@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from entropick_kernels import decoder
-from entropick_kernels.decoder import DecoderShape, DecoderStep, LayerWeights, Piece
+from entropick_kernels.decoder import DecoderShape, DecoderStep, LayerWeights, PrefillChunk
 
 from .attention import AttentionContext
 from .base import ModelLoadError
@@ -60,13 +60,13 @@ class NativeLlama:
         step = DecoderStep(
             ids=ids,
             positions=positions,
-            slots=context.slots,
+            cache_index=context.slots,
             keys=context.keys,
             values=context.values,
             page_table=context.page_table,
             lengths=context.lengths,
             rows=context.rows,
-            pieces=[Piece(piece.count, piece.pages, piece.length) for piece in context.pieces],
+            chunks=[PrefillChunk(piece.count, piece.pages, piece.length) for piece in context.pieces],
             monitored=context.monitored,
         )
         context.measured = self._run(step)
