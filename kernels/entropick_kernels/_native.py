@@ -1,10 +1,10 @@
-"""How native functions are compiled: by numba, without the GIL, and kept on disk where a folder can be written.
+"""How native functions are compiled: by numba, without the GIL, and kept on disk where a folder can be
+written.
 
 numba keeps the machine code of a function until the function's own file changes. That code contains the
-functions that it calls, whatever file they are in, and the instructions that :mod:`.decoder._tile` emits. Here
-it is kept until any source file of this package or of the function's own package changes, in whichever
-folder numba keeps it: beside the sources, under NUMBA_CACHE_DIR, or in the user's cache folder.
-"""
+functions that it calls, whatever file they are in, and the instructions that :mod:`.decoder._tile` emits.
+Here it is kept until any source file of this package or of the function's own package changes, in whichever
+folder numba keeps it: beside the sources, under NUMBA_CACHE_DIR, or in the user's cache folder."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _sources_digest(folder: Path) -> str:
 
 
 def _sources_stamp(function: Callable[..., Any]) -> tuple[str, ...]:
-    """Returns digests of what a function's machine code may contain: this package's sources and its own.
+    """Returns digests of the sources that a function's machine code may contain: this package's and its own.
 
     Its own are those of its top-level package, or its file where it belongs to no package.
     """
@@ -75,8 +75,8 @@ def _keep_on_disk(compiled: Any, function: Callable[..., Any]) -> None:
 def _warn_that_nothing_is_kept() -> None:
     """Says once a process that its native code is not kept, and how to change that."""
     _log.warning(
-        "Native code cannot be kept on disk, so every start compiles it anew (up to a minute): numba found no "
-        "folder that it may write to. Set NUMBA_CACHE_DIR to one."
+        "Native code cannot be kept on disk, so every start compiles it anew (up to a minute): numba found "
+        "no folder that it may write to. Set NUMBA_CACHE_DIR to one."
     )
 
 

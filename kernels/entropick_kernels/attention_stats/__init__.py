@@ -2,6 +2,10 @@
 
 Layout of one layer: ``k_pages, v_pages`` [P, Hk, page, D]; ``page_table`` int [B, N] page ids, entries beyond
 a row's pages being arbitrary valid ids; ``lengths`` int [B], the number of keys INCLUDING the newest.
+
+``reference``: the statistics in float64. ``stats``: figures by head, signals by layer. ``torch_impl``: any
+device. ``numba_impl``: the CPU; its loops are in ``numba_loops`` and ``numba_signals``. ``transposed``:
+several layers at once on the CPU, whose pages are transposed. ``triton_impl`` and ``triton_kernels``: GPUs.
 """
 
 from __future__ import annotations
@@ -44,7 +48,7 @@ Implementation = Literal["torch", "numba", "triton"]
 def _check(
     q: Tensor, k_pages: Tensor, v_pages: Tensor | None, window: int | None, softcap: float | None
 ) -> None:
-    """Raise ValueError on shapes and options that no kernel can serve."""
+    """Raises ValueError on shapes and options that no kernel can serve."""
     same = v_pages is None or v_pages.shape == k_pages.shape
     if q.dim() != 3 or k_pages.dim() != 4 or not same or q.shape[2] != k_pages.shape[3]:
         given = (q, k_pages) if v_pages is None else (q, k_pages, v_pages)
@@ -62,7 +66,7 @@ def _check(
 
 
 def _check_rows(q: Tensor, page_table: Tensor, lengths: Tensor) -> None:
-    """Raise ValueError where the pages and lengths are not those of the queries' rows."""
+    """Raises ValueError where the page table or the lengths have other rows than the queries."""
     fits = page_table.dim() == 2 and page_table.shape[0] == q.shape[0] and page_table.shape[1] > 0
     if not fits or lengths.shape != q.shape[:1]:
         raise ValueError(
@@ -73,34 +77,18 @@ def _check_rows(q: Tensor, page_table: Tensor, lengths: Tensor) -> None:
 
 @overload
 def decode_attention(
-    q: Tensor,
-    k_pages: Tensor,
-    v_pages: Tensor,
-    page_table: Tensor,
-    lengths: Tensor,
-    *,
-    scale: float,
-    window: int | None = ...,
-    softcap: float | None = ...,
-    want_stats: Literal[True] = ...,
+    q: Tensor, k_pages: Tensor, v_pages: Tensor, page_table: Tensor, lengths: Tensor, *, scale: float,
+    window: int | None = ..., softcap: float | None = ..., want_stats: Literal[True] = ...,
     implementation: Implementation | None = ...,
-) -> tuple[Tensor, HeadStats]: ...
+) -> tuple[Tensor, HeadStats]: ...  # fmt: skip
 
 
 @overload
 def decode_attention(
-    q: Tensor,
-    k_pages: Tensor,
-    v_pages: Tensor,
-    page_table: Tensor,
-    lengths: Tensor,
-    *,
-    scale: float,
-    window: int | None = ...,
-    softcap: float | None = ...,
-    want_stats: bool,
+    q: Tensor, k_pages: Tensor, v_pages: Tensor, page_table: Tensor, lengths: Tensor, *, scale: float,
+    window: int | None = ..., softcap: float | None = ..., want_stats: bool,
     implementation: Implementation | None = ...,
-) -> tuple[Tensor, HeadStats | None]: ...
+) -> tuple[Tensor, HeadStats | None]: ...  # fmt: skip
 
 
 def decode_attention(
@@ -116,18 +104,18 @@ def decode_attention(
     want_stats: bool = True,
     implementation: Implementation | None = None,
 ) -> tuple[Tensor, HeadStats | None]:
-    """Attention of every row's newest query q [B, H, D] over its cached keys: (out [B, H, D], statistics).
+    """Attends with every row's newest query q [B, H, D] over its cached keys, and measures the attention.
 
-    The newest key and value are already in the cache (:func:`write_kv`); every length is at least 1. Query
-    head h reads key-value head h // (H // Hk); ``window``: the last so many keys; ``softcap``: tanh cap
+    Returns the outputs [B, H, D] and the statistics, None without ``want_stats``; these may be views of one
+    buffer. The newest key and value are already in the cache (:func:`write_kv`); every length is at least 1.
+    Query head h reads key-value head h // (H // Hk); ``window``: the last so many keys; ``softcap``: tanh cap
     before the softmax. Statistics are of the scores that enter the softmax, over the valid keys only:
-    padding, page order and the other rows do not change them. Without ``want_stats`` they are None.
+    padding, page order and the other rows do not change them.
 
     ``implementation``: "triton" (CUDA; float32, bfloat16, float16), "numba" (native loops; CPU, float32,
-    contiguous pages), "torch" (anything), or None for the fastest that serves these tensors. The statistics
-    may be views of one buffer. Raises ValueError on shapes that do not fit and where the forced
-    implementation cannot serve the tensors, IndexError on the CPU where a page or a length is out of range.
-    """
+    contiguous pages), "torch" (anything), or None for the fastest that serves these tensors. Raises
+    ValueError on shapes that do not fit and where the forced implementation cannot serve the tensors,
+    IndexError on the CPU where a page or a length is out of range."""
     _check(q, k_pages, v_pages, window, softcap)
     _check_rows(q, page_table, lengths)
     kernels = _kernels(implementation, q, k_pages, v_pages)
@@ -157,7 +145,8 @@ def measure_attention(
     shards: HeadShards | None = None,
     implementation: Implementation | None = None,
 ) -> HeadStats:
-    """The statistics of :func:`decode_attention` from the keys alone, where another kernel attends.
+    """Measures the same statistics as :func:`decode_attention` from the keys alone, where another kernel
+    attends.
 
     Arguments and figures as there. ``k_pages`` [P, Hk, page, D] may have any strides where D is contiguous (a
     view of pages that hold keys and values side by side). A row may have length 0, as a padded row of a CUDA
@@ -166,7 +155,7 @@ def measure_attention(
     it without keys cost a program each: give it no more columns than the longest row needs.
 
     With ``shards`` q [B, H, D] holds this worker's heads, k_pages its key-value heads, and a head's deviation
-    is from the mean head of all workers. All else is by head; who wants all heads gathers them.
+    is from the mean head of all workers. All else is by head: a caller that wants all heads gathers them.
 
     ``implementation``: "triton" (as there), "numba" (native loops; CPU, float32, contiguous pages, without
     shards), "torch" (anything), or None for the fastest that serves. Raises as :func:`decode_attention`, and
@@ -193,7 +182,10 @@ def measure_attention(
 
 
 def _kernels(implementation: str | None, q: Tensor, *pages: Tensor) -> Any | None:
-    """The Triton kernels where they are to serve these tensors; ValueError where they must and cannot."""
+    """Returns the Triton kernels where they are to serve these tensors, else None.
+
+    Raises ValueError where they are demanded and cannot.
+    """
     module = chosen(__name__, implementation, q, *pages)
     if module is not None and not module.supports(q, *pages):
         if implementation == "triton":
@@ -215,7 +207,7 @@ def prefill_attention(
     want_stats: bool = True,
     implementation: Literal["torch", "triton"] | None = None,
 ) -> tuple[Tensor, HeadStats | None]:
-    """Causal attention of a sequence's last n positions q [n, H, D]: (out [n, H, D], statistics).
+    """Attends causally with a sequence's last n positions q [n, H, D]: returns (out [n, H, D], statistics).
 
     ``page_row`` [N] holds the sequence's pages, ``length`` its keys including the chunk. Statistics ([H]) are
     of the last query alone; ``implementation`` says who measures them (see :func:`decode_attention`), torch
@@ -242,22 +234,24 @@ def prefill_attention(
     return out, stats
 
 
-def write_kv(k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, slots: Tensor) -> None:
-    """Store keys and values k, v [T, Hk, D] in place; slot [T] = page id * page size + offset.
+def write_kv(k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, cache_index: Tensor) -> None:
+    """Stores keys and values k, v [T, Hk, D] in the cache, in place.
 
-    Raises ValueError on shapes that do not fit, IndexError on the CPU where a slot is out of range.
+    ``cache_index`` int [T] says where: page id * page size + offset.
+
+    Raises ValueError on shapes that do not fit, IndexError on the CPU where an index is out of range.
     """
     tail = (k_pages.shape[1], k_pages.shape[3])
-    if k.dim() != 3 or k.shape != v.shape or k.shape[1:] != tail or slots.shape != k.shape[:1]:
+    if k.dim() != 3 or k.shape != v.shape or k.shape[1:] != tail or cache_index.shape != k.shape[:1]:
         raise ValueError(
-            f"expected k, v [T, {tail[0]}, {tail[1]}] and slots [T], got {tuple(k.shape)}, {tuple(v.shape)}, "
-            f"{tuple(slots.shape)}"
+            f"expected k, v [T, {tail[0]}, {tail[1]}] and cache_index [T], got {tuple(k.shape)}, "
+            f"{tuple(v.shape)}, {tuple(cache_index.shape)}"
         )
     native = _loops is not None and _loops.supports(k, k_pages, v_pages) and v.dtype == k.dtype
-    (_loops.write_kv_numba if native else write_kv_torch)(k, v, k_pages, v_pages, slots)
+    (_loops.write_kv_numba if native else write_kv_torch)(k, v, k_pages, v_pages, cache_index)
 
 
 def warmup() -> None:
-    """Compile the native loops now (seconds, once a machine: cached on disk), so that no request waits."""
+    """Compiles the native loops now, or loads them from disk, so that no request waits."""
     if _loops is not None:
         _loops.warmup_numba()

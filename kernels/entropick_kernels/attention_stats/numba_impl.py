@@ -76,7 +76,7 @@ def _compiled_worker() -> Any:
 
 
 def _run_threaded(batch: LayerBatch, want_stats: bool, threads: int) -> None:
-    """Runs the loops on torch's threads; the figures are those that one thread gives."""
+    """Runs the loops on torch's threads, with the same figures as on one thread."""
     rows, heads, width = batch.queries.shape
     pages, kv_heads, page, _ = batch.keys.shape
     arguments = record(

@@ -24,7 +24,7 @@ _ONE: Final = np.float32(1.0)
 
 
 class LayerBatch(NamedTuple):
-    """One layer's attention for a batch of rows: what the loops read, and the arrays that they fill.
+    """One layer's attention for a batch of rows: the arrays that the loops read and fill.
 
     The arguments have passed :func:`check`.
     """
@@ -107,7 +107,7 @@ def transposed_dots(
 
 @native("contract", "reassoc", "nsz")
 def blend(weights: Float32, at: int, values: Float32, first: int, count: int, out: Float32) -> None:
-    """Adds weights[at : at + count] @ values[first : first + count] to out; values [page, D], four at a time."""
+    """Adds weights[at : at + count] @ values[first : first + count] to out; values [page, D]."""
     width = out.shape[0]
     j = 0
     while j + 4 <= count:

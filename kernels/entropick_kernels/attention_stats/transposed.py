@@ -52,11 +52,13 @@ def serves(queries: Tensor, pages: Tensor) -> bool:
     return queries.dtype == pages.dtype == torch.float32 and not queries.is_cuda and pages.is_contiguous()
 
 
-def measure_transposed(layers: Sequence[TransposedLayer], page_table: Tensor, lengths: Tensor) -> LayerFigures:
+def measure_transposed(
+    layers: Sequence[TransposedLayer], page_table: Tensor, lengths: Tensor
+) -> LayerFigures:
     """Measures the attention of the newest queries in layers that share their pages.
 
-    ``page_table`` int [B, N] and ``lengths`` int [B] are as in ``measure_attention``, every length at least 1.
-    A row's figures depend on that row alone. Raises IndexError where a page or a length is out of range.
+    ``page_table`` int [B, N] and ``lengths`` int [B] are as in ``measure_attention``, every length at least
+    1. A row's figures depend on that row alone. Raises IndexError where a page or a length is out of range.
     """
     rows, heads, _ = layers[0].queries.shape
     page = layers[0].pages.shape[3]

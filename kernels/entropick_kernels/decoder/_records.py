@@ -1,4 +1,4 @@
-"""The arguments of the native program, by name: what a step, a layer and a run of prompt tokens consist of.
+"""The arguments of the native program, by name: records of a step, a layer and a run of prompt tokens.
 
 A field is a number or the address of an array, whose shape is in its comment. T tokens are those of the
 prefill chunks, then those of the B rows. Widths are padded to whole panels of 16 where it says so.
@@ -23,8 +23,8 @@ STEP: Final = record_type(
     "ids positions cache_index page_table lengths "
     # weights: [V, hidden], [hidden], panels of the head, both rotary tables [positions, width / 2], LAYER [L]
     "embed norm head cos sin layers "
-    # between the stages, [T, padded]: the residual stream, its norm, the products of q, k, v or of gate and up,
-    # queries [Hk, T, group, width], outputs of the heads, the gated ffn
+    # between the stages, [T, padded]: the residual stream, its norm, the products of q, k, v or of gate and
+    # up, queries [Hk, T, group, width], outputs of the heads, the gated ffn
     "residual normed joined queries attended gated "
     # [rows_at_once, heads, span]; the figures [B, heads, 4] of a layer that is not monitored
     "probabilities unmonitored_figures "

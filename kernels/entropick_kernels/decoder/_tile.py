@@ -1,8 +1,8 @@
 """The inner loop of a product: a few rows times a few columns of 16 outputs, in registers.
 
-One step of the loop reads 16 weights of each column and multiplies them by one number of each row. Each output
-is one chain of multiply-adds in the order of the inputs, whatever the number of rows and columns: a row's
-results do not depend, to the last bit, on what is worked on beside it.
+One step of the loop reads 16 weights of each column and multiplies them by one number of each row. Each
+output is one chain of multiply-adds in the order of the inputs, whatever the number of rows and columns: a
+row's results do not depend, to the last bit, on what is worked on beside it.
 
 Two kinds of columns: the panels of a packed matrix, which lie one behind the other (:func:`panel_tile`), and
 columns at addresses of their own (:func:`paged_tile`), as pages have them.
@@ -36,13 +36,13 @@ _UNALIGNED: Final = 4
 
 
 def panel_tile(rows: Sequence[int], panels: int) -> Any:
-    """Returns a native function (rows, x, x_stride, weights, inputs, out, out_stride, add, ahead, ahead_step).
+    """Returns a native function that multiplies rows by panels.
 
-    It computes out[m, 16 p + i] = sum_k x[m, k] * weights[p, k, i], and adds it to what is there where ``add``
-    is not 0, for any number of rows in ``rows``. All arguments are int64: ``x``, ``weights``, ``out`` and
-    ``ahead`` addresses, strides in floats. Meanwhile memory from ``ahead`` on is fetched into the cache,
-    ``ahead_step`` bytes a step and panel.
-    """
+    Its arguments: rows, x, x_stride, weights, inputs, out, out_stride, add, ahead, ahead_step. It computes
+    out[m, 16 p + i] = sum_k x[m, k] * weights[p, k, i], and adds it to what is there where ``add`` is not 0,
+    for any number of rows in ``rows``. All arguments are int64: ``x``, ``weights``, ``out`` and ``ahead``
+    addresses, strides in floats. Meanwhile memory from ``ahead`` on is fetched into the cache, ``ahead_step``
+    bytes a step and panel."""
 
     def emit(b: Any, count: int, arguments: Sequence[Any]) -> None:
         x, x_stride, weights, inputs, out, out_stride, add, ahead, ahead_step = arguments
@@ -61,13 +61,13 @@ def panel_tile(rows: Sequence[int], panels: int) -> Any:
 
 
 def paged_tile(rows: Sequence[int], columns: int, *, go_on: bool) -> Any:
-    """Returns a native function (rows, x, x_stride, w0 .., step, inputs, out, out_stride, ahead0 ..).
+    """Returns a native function that multiplies rows by columns at addresses of their own.
 
-    It computes out[m, 16 c + i] = sum_k x[m, k] * wc[step * k + i] for ``columns`` addresses w, for any number
-    of rows in ``rows``; with ``go_on`` the chain begins with what is there. All arguments are int64:
-    addresses, strides in floats, ``inputs`` at least 1. Meanwhile as many bytes as column c has are fetched
-    into the cache from its ``ahead`` on.
-    """
+    Its arguments: rows, x, x_stride, w0 .., step, inputs, out, out_stride, ahead0 .. It computes out[m, 16 c
+    + i] = sum_k x[m, k] * wc[step * k + i] for ``columns`` addresses w, for any number of rows in ``rows``;
+    with ``go_on`` the chain begins with what is there. All arguments are int64: addresses, strides in floats,
+    ``inputs`` at least 1. Meanwhile as many bytes as column c has are fetched into the cache from its
+    ``ahead`` on."""
 
     def emit(b: Any, count: int, arguments: Sequence[Any]) -> None:
         x, x_stride = arguments[:2]
@@ -165,7 +165,7 @@ class _Tile:
         return new
 
     def store(self, sums: Sequence[Sequence[Any]], *, add: bool = False) -> None:
-        """Makes the code that writes the sums, or adds them to what is there."""
+        """Makes the code that writes the sums, or adds them to the numbers at their places."""
         for line, results in zip(self._places(), sums, strict=True):
             for place, result in zip(line, results, strict=True):
                 value = self.b.fadd(self._load(place), result) if add else result

@@ -41,7 +41,7 @@ _BLEND_ANY: Final = paged_tile(range(1, MOST_ROWS + 1), 1, go_on=True)
 
 
 class QueryRun(NamedTuple):
-    """Consecutive tokens of one sequence whose queries of one group of heads attend together.
+    """A run of consecutive tokens of one sequence, whose queries of one group of heads attend together.
 
     A row is a token's query of one head: row r belongs to token r // group. All but ``pages`` are numbers;
     the arrays are given by their addresses.
@@ -93,7 +93,7 @@ def key_cell(offset: int, page: int, width: int) -> tuple[int, int]:
 
 @native("contract")
 def _score_plain(q: int, rows: int, width: int, k: int, count: int, out: int, span: int) -> None:
-    """Scores any number of queries and keys, where keys lie one behind the other; the tiles' order of sums."""
+    """Scores any number of queries and keys that follow each other in a page, in the tiles' order of sums."""
     for r in range(rows):
         query, line = vector(q + r * width * FLOAT, width), vector(out + r * span * FLOAT, count)
         for j in range(count):
@@ -138,9 +138,7 @@ def _blend(p: int, span: int, rows: int, v: int, count: int, width: int, out: in
             _BLEND_FEW(rows, p, span, w, w + step, width, count, out + c * step, width, a, a + share)
             c += 2
     while c < panels:
-        _BLEND_ANY(
-            rows, p, span, v + c * step, width, count, out + c * step, width, ahead + c * share
-        )
+        _BLEND_ANY(rows, p, span, v + c * step, width, count, out + c * step, width, ahead + c * share)
         c += 1
     if panels * LANES < width:
         _blend_plain(p, span, rows, v, count, width, panels * LANES, out)

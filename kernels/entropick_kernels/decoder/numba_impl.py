@@ -34,7 +34,10 @@ _RUN_FLOATS: Final = 1 << 17
 
 
 class NativeDecoder:
-    """A decoder of one model that runs its steps natively. Not thread-safe: the caller must use one thread."""
+    """A decoder of one model that runs its steps natively.
+
+    It is not thread-safe: the caller must use one thread.
+    """
 
     def __init__(
         self,
@@ -104,10 +107,10 @@ class NativeDecoder:
         self._pointer = self._cells.ctypes.data_as(ctypes.POINTER(ctypes.c_int64))
 
     def __call__(self, step: DecoderStep) -> Decoded | None:
-        """Runs a step and returns what it gives for its rows; None for a step without rows.
+        """Runs a step and returns the results of its rows, None for a step without rows.
 
         Raises IndexError for a token, a position, a page or a cache index out of range, ValueError where the
-        chunks are not what is before the rows.
+        chunks do not have just the tokens before the rows.
         """
         rows, shape = step.rows, self.shape
         work = self._prepare(step) + rows * self._panels * LANES * shape.hidden
@@ -161,9 +164,7 @@ class NativeDecoder:
         self._runs = np.array(prompt_runs(step.chunks, at_once), dtype=RUN)
         size = at_once * group * (span + width) + LANES if len(self._runs) else 0
         self._room("scratch", threads * size)
-        self._set(
-            runs=self._runs.ctypes.data, run_count=len(self._runs), run_span=span, scratch_floats=size
-        )
+        self._set(runs=self._runs.ctypes.data, run_count=len(self._runs), run_span=span, scratch_floats=size)
 
     def _prepare(self, step: DecoderStep) -> int:
         """Checks the step's inputs and writes them down. Returns the multiply-adds of the layers."""

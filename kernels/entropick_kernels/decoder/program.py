@@ -67,7 +67,7 @@ def _project(
     cells: Any, x: int, rows: int, stride: int, inputs: int, weights: int, bias: int, panels: int, out: int,
     out_stride: int, add: int, gated: int, threads: int,
 ) -> None:  # fmt: skip
-    """Computes out = x @ weights + bias, whatever panels this thread gets.
+    """Computes out = x @ weights + bias, for the panels that this thread gets.
 
     ``gated`` is where silu(gate) * up of the result goes, 0 for nowhere.
     """
@@ -90,7 +90,7 @@ def _project(
 
 @native()
 def _cache_head(step: Any, layer: Any, head: int, begin: int, end: int) -> None:
-    """Writes keys and values of tokens begin..end of one head into their pages; rotates its group's queries."""
+    """Writes one head's keys and values of tokens begin..end into their pages; rotates its group's queries."""
     heads, kv_heads, width = step.heads, step.kv_heads, step.width
     half, page, group = width // 2, step.page, heads // kv_heads
     eps, scale = step.eps, np.float32(layer.scale)
@@ -126,7 +126,7 @@ def _cache_head(step: Any, layer: Any, head: int, begin: int, end: int) -> None:
 
 @native()
 def _query(step: Any, head: int, t: int) -> Any:
-    """Returns the address of token t's queries for a key-value head; consecutive tokens' follow each other."""
+    """Returns the address of token t's queries for a key-value head; the next token's follow."""
     group = step.heads // step.kv_heads
     return step.queries + (head * step.tokens + t) * group * step.width * FLOAT
 
@@ -221,7 +221,7 @@ def _deal_out(step: Any, out: int, first: int, count: int, head: int) -> None:
 
 @native()
 def _measure(step: Any, layer: Any, lo: int, b: int, of_layer: int) -> None:
-    """Compares the heads of row lo + b, once all their probabilities are there, and sets the row's signals."""
+    """Compares the heads of row lo + b, whose probabilities are all there, and sets the row's signals."""
     rows, heads, span, window = step.rows, step.heads, step.span, layer.window
     length: Any = np.int64(numba.carray(address(step.lengths), (rows,), np.int32)[lo + b])
     start = max(length - window, 0) if window else 0

@@ -13,7 +13,7 @@ from ..attention_stats import HeadStats
 
 @dataclass(frozen=True, slots=True)
 class PrefillChunk:
-    """Consecutive tokens of one sequence whose keys are computed, and of which no logits are wanted."""
+    """A run of consecutive tokens of one sequence whose keys are computed and no logits are wanted."""
 
     count: int
     """tokens"""
@@ -25,7 +25,7 @@ class PrefillChunk:
 
 @dataclass(frozen=True, slots=True)
 class DecoderStep:
-    """T tokens: those of the prefill chunks, then those of the rows, one each, whose logits are wanted."""
+    """A step over T tokens: first the prefill chunks', then one token a row, whose logits are wanted."""
 
     ids: Tensor
     """int64 [T]"""

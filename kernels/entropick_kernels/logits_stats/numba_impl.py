@@ -160,10 +160,13 @@ def logits_stats_numba(logits: Tensor) -> LogitsStats:
     arrays = {"x": x.numpy(), "figures": figures.numpy(), "flags": flags.numpy()}
     threads = min(rows, threads_for(rows * vocabulary * _WORK_PER_LOGIT))
     if threads > 1:
-        run_shared(_compiled_worker(), record(_ARGUMENTS, rows=rows, vocabulary=vocabulary, **arrays), threads)
+        run_shared(
+            _compiled_worker(), record(_ARGUMENTS, rows=rows, vocabulary=vocabulary, **arrays), threads
+        )
     else:
-        rows_stats(*arrays.values(), 0, rows)
-    return LogitsStats(*figures.unbind(1), flags)
+        rows_stats(arrays["x"], arrays["figures"], arrays["flags"], 0, rows)
+    entropy, varentropy, top, log_z = figures.unbind(1)
+    return LogitsStats(entropy, varentropy, top, log_z, flags)
 
 
 def warmup_numba() -> None:

@@ -1,4 +1,4 @@
-"""Float64 oracle of the logits statistics; every other implementation is checked against it.
+"""The logits statistics in float64; every other implementation is checked against them.
 
 p = softmax(logits / T) over the last axis, H = -sum p log2 p (bits), V = sum p (log2 p + H)^2 (bits^2);
 terms with p = 0 count 0, a -inf logit is a mask. A row that holds a NaN or a +inf has no distribution: its

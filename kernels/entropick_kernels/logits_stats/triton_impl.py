@@ -70,7 +70,7 @@ def _chunk_moments(
 
 @triton.jit(do_not_specialize=["rows", "chunks"])
 def _merge(parts_at, figures_at, flags_at, rows, chunks, CHUNKS: tl.constexpr):
-    """Merges the chunks of a row; figures [4, B] are the float32 fields of ``LogitsStats``, in their order."""
+    """Merges the chunks of a row; figures [4, B] are the float32 fields of ``LogitsStats``, in order."""
     row = tl.program_id(0).to(tl.int64)
     chunk = tl.arange(0, CHUNKS)
     valid = chunk < chunks
@@ -108,7 +108,7 @@ def _merge(parts_at, figures_at, flags_at, rows, chunks, CHUNKS: tl.constexpr):
 
 
 def logits_stats_triton(logits: Tensor) -> LogitsStats:
-    """Implements :func:`entropick_kernels.logits_stats.logits_stats`; fp32, bf16 or fp16 [B, V], any strides."""
+    """Implements :func:`entropick_kernels.logits_stats.logits_stats`; fp32, bf16 or fp16, any strides."""
     rows, vocabulary = logits.shape
     row_stride, column_stride = logits.stride()
     chunks = triton.cdiv(vocabulary, _CHUNK)
@@ -126,4 +126,5 @@ def logits_stats_triton(logits: Tensor) -> LogitsStats:
         _merge[(rows,)](
             parts, figures, flags, rows, chunks, CHUNKS=triton.next_power_of_2(chunks), num_warps=1
         )
-    return LogitsStats(*figures.unbind(), flags)
+    entropy, varentropy, top, log_z = figures.unbind()
+    return LogitsStats(entropy, varentropy, top, log_z, flags)

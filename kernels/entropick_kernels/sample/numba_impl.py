@@ -66,26 +66,22 @@ def draw_numba(
     logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor, uniforms: Tensor
 ) -> Tensor:
     """Implements :func:`entropick_kernels.sample.draw`; tensors on the CPU."""
-    arrays = {
-        name: tensor.detach().to(dtype).contiguous().numpy()
-        for name, tensor, dtype in (
-            ("logits", logits, torch.float32),
-            ("temperature", temperature, torch.float32),
-            ("top_k", top_k, torch.int64),
-            ("top_p", top_p, torch.float64),
-            ("min_p", min_p, torch.float64),
-            ("uniforms", uniforms, torch.float64),
-        )
-    }
+    wanted = (torch.float32, torch.float32, torch.int64, torch.float64, torch.float64, torch.float64)
+    given = (logits, temperature, top_k, top_p, min_p, uniforms)
+    x, t, k, mass, floor, u = (
+        a.detach().to(d).contiguous().numpy() for a, d in zip(given, wanted, strict=True)
+    )
     rows, vocabulary = logits.shape
     tokens = torch.empty(uniforms.shape, dtype=torch.int64)
-    arrays["tokens"] = tokens.numpy()
     threads = min(rows, threads_for(rows * vocabulary * _WORK_PER_LOGIT))
     if threads > 1:
-        sizes = {"rows": rows, "vocabulary": vocabulary, "columns": uniforms.shape[1]}
-        run_shared(_compiled_worker(), record(_ARGUMENTS, **sizes, **arrays), threads)
+        arguments = record(
+            _ARGUMENTS, rows=rows, vocabulary=vocabulary, columns=uniforms.shape[1], logits=x, temperature=t,
+            top_k=k, top_p=mass, min_p=floor, uniforms=u, tokens=tokens.numpy(),
+        )  # fmt: skip
+        run_shared(_compiled_worker(), arguments, threads)
     else:
-        draw_rows(*arrays.values(), 0, rows)
+        draw_rows(x, t, k, mass, floor, u, tokens.numpy(), 0, rows)
     return tokens
 
 
