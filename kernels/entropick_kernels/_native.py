@@ -4,7 +4,8 @@ written.
 numba keeps the machine code of a function until the function's own file changes. That code contains the
 functions that it calls, whatever file they are in, and the instructions that :mod:`.decoder._tile` emits.
 Here it is kept until any source file of this package or of the function's own package changes, in whichever
-folder numba keeps it: beside the sources, under NUMBA_CACHE_DIR, or in the user's cache folder."""
+folder numba keeps it: beside the sources, under NUMBA_CACHE_DIR, or in the user's cache folder.
+"""
 
 from __future__ import annotations
 

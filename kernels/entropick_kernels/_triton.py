@@ -32,7 +32,8 @@ def chosen(package: str, implementation: str | None, *tensors: Tensor) -> Any | 
     """Returns ``package``'s Triton module where it is to serve these tensors, else None.
 
     Unless an implementation is demanded, it serves CUDA tensors. Raises ValueError where "triton" is demanded
-    and cannot: without triton, or on the CPU outside the interpreter."""
+    and cannot: without triton, or on the CPU outside the interpreter.
+    """
     if implementation not in (None, "triton"):
         return None
     on_gpu = all(t.is_cuda for t in tensors)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .._triton import chosen
+from ._inputs import PagedQueries, check_pages
 from .stats import HeadShards, HeadStats, check_shards, head_stats, layer_signals
 from .torch_impl import (
     decode_attention_torch,
@@ -43,36 +44,6 @@ __all__ = [
 ]
 
 Implementation = Literal["torch", "numba", "triton"]
-
-
-def _check(
-    q: Tensor, k_pages: Tensor, v_pages: Tensor | None, window: int | None, softcap: float | None
-) -> None:
-    """Raises ValueError on shapes and options that no kernel can serve."""
-    same = v_pages is None or v_pages.shape == k_pages.shape
-    if q.dim() != 3 or k_pages.dim() != 4 or not same or q.shape[2] != k_pages.shape[3]:
-        given = (q, k_pages) if v_pages is None else (q, k_pages, v_pages)
-        names = "k_pages" if v_pages is None else "k_pages, v_pages"
-        raise ValueError(
-            f"expected q [.., H, D] and {names} [P, Hk, page, D], got "
-            + ", ".join(str(tuple(tensor.shape)) for tensor in given)
-        )
-    if q.shape[1] % k_pages.shape[1]:
-        raise ValueError(f"{q.shape[1]} query heads do not share {k_pages.shape[1]} key-value heads evenly")
-    if window is not None and window < 1:
-        raise ValueError(f"window must be at least 1, got {window}")
-    if softcap is not None and not softcap > 0:
-        raise ValueError(f"softcap must be positive, got {softcap}")
-
-
-def _check_rows(q: Tensor, page_table: Tensor, lengths: Tensor) -> None:
-    """Raises ValueError where the page table or the lengths have other rows than the queries."""
-    fits = page_table.dim() == 2 and page_table.shape[0] == q.shape[0] and page_table.shape[1] > 0
-    if not fits or lengths.shape != q.shape[:1]:
-        raise ValueError(
-            f"expected page_table [{q.shape[0]}, N >= 1] and lengths [{q.shape[0]}], got "
-            f"{tuple(page_table.shape)}, {tuple(lengths.shape)}"
-        )
 
 
 @overload
@@ -115,22 +86,20 @@ def decode_attention(
     ``implementation``: "triton" (CUDA; float32, bfloat16, float16), "numba" (native loops; CPU, float32,
     contiguous pages), "torch" (anything), or None for the fastest that serves these tensors. Raises
     ValueError on shapes that do not fit and where the forced implementation cannot serve the tensors,
-    IndexError on the CPU where a page or a length is out of range."""
-    _check(q, k_pages, v_pages, window, softcap)
-    _check_rows(q, page_table, lengths)
-    kernels = _kernels(implementation, q, k_pages, v_pages)
-    arguments = (q, k_pages, v_pages, page_table, lengths)
+    IndexError on the CPU where a page or a length is out of range.
+    """
+    inputs = PagedQueries(q, k_pages, v_pages, page_table, lengths, scale, window, softcap)
+    inputs.check()
+    kernels = _kernels(implementation, q, *inputs.pages)
     if kernels is not None:
-        want = "all" if want_stats else "none"
         measured: tuple[Tensor, HeadStats | None] = kernels.decode_attention_triton(
-            *arguments, scale=scale, window=window, softcap=softcap, want=want
+            inputs, want="all" if want_stats else "none"
         )
         return measured
-    native = implementation != "torch" and _loops is not None and _loops.supports(q, k_pages, v_pages)
+    native = implementation != "torch" and _loops is not None and _loops.supports(q, *inputs.pages)
     if implementation == "numba" and not native:
         raise ValueError("the native loops need numba, float32 tensors on the CPU and contiguous pages")
-    serve = _loops.decode_attention_numba if native else decode_attention_torch
-    return serve(*arguments, scale=scale, window=window, softcap=softcap, want_stats=want_stats)
+    return (_loops.decode_attention_numba if native else decode_attention_torch)(inputs, want_stats)
 
 
 def measure_attention(
@@ -161,24 +130,21 @@ def measure_attention(
     shards), "torch" (anything), or None for the fastest that serves. Raises as :func:`decode_attention`, and
     ValueError where ``shards`` counts fewer heads than q has or its ``add`` returns another shape or type.
     """
-    _check(q, k_pages, None, window, softcap)
-    _check_rows(q, page_table, lengths)
+    inputs = PagedQueries(q, k_pages, None, page_table, lengths, scale, window, softcap)
+    inputs.check()
     check_shards(shards, q.shape[1])
-    arguments = (q, k_pages, page_table, lengths)
     kernels = _kernels(implementation, q, k_pages)
     if kernels is not None:
-        measured: HeadStats = kernels.measure_attention_triton(
-            *arguments, scale=scale, window=window, softcap=softcap, shards=shards
-        )
+        measured: HeadStats = kernels.measure_attention_triton(inputs, shards)
         return measured
     native = implementation != "torch" and _loops is not None and shards is None
     if native and _loops.supports(q, k_pages):
-        return _loops.measure_attention_numba(*arguments, scale=scale, window=window, softcap=softcap)
+        return _loops.measure_attention_numba(inputs)
     if implementation == "numba":
         raise ValueError(
             "the native loops need numba, float32 tensors on the CPU, contiguous pages and no shards"
         )
-    return measure_attention_torch(*arguments, scale=scale, window=window, softcap=softcap, shards=shards)
+    return measure_attention_torch(inputs, shards)
 
 
 def _kernels(implementation: str | None, q: Tensor, *pages: Tensor) -> Any | None:
@@ -213,7 +179,7 @@ def prefill_attention(
     of the last query alone; ``implementation`` says who measures them (see :func:`decode_attention`), torch
     attends. Raises ValueError on shapes that do not fit or where 1 <= n <= length fails.
     """
-    _check(q, k_pages, v_pages, window, softcap)
+    check_pages(q, (k_pages, v_pages), window, softcap)
     page = k_pages.shape[2]
     if not 1 <= q.shape[0] <= length <= page_row.shape[0] * page:
         raise ValueError(
@@ -225,11 +191,10 @@ def prefill_attention(
         scale=scale, window=window, softcap=softcap, want_stats=want_stats and kernels is None,
     )  # fmt: skip
     if kernels is not None:
-        of_last = kernels.decode_attention_triton(
-            q[-1:], k_pages, v_pages, page_row[None, : -(-length // page)],
-            torch.full((1,), length, dtype=torch.int32, device=q.device),
-            scale=scale, window=window, softcap=softcap,
-        )[1]  # fmt: skip
+        table = page_row[None, : -(-length // page)]
+        ends = torch.full((1,), length, dtype=torch.int32, device=q.device)
+        newest = PagedQueries(q[-1:], k_pages, v_pages, table, ends, scale, window, softcap)
+        of_last = kernels.decode_attention_triton(newest)[1]
         stats = HeadStats(*(figure[0] for figure in of_last))
     return out, stats
 

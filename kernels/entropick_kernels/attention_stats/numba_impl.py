@@ -21,8 +21,9 @@ from .._threads import (
     threads_for,
     torch_openmp,
 )
+from ._inputs import PagedQueries
 from .numba_loops import LayerBatch, attend, check, compare_heads, store
-from .stats import HeadStats
+from .stats import HeadStats, named_figures
 
 _SCRATCH_FLOATS: Final = 1 << 24
 """probabilities kept at a time (64 MiB): a larger batch goes through in parts"""
@@ -92,74 +93,44 @@ def _run_threaded(batch: LayerBatch, want_stats: bool, threads: int) -> None:
         run_shared(_compiled_worker(), arguments, threads)
 
 
-def decode_attention_numba(
-    q: Tensor,
-    k_pages: Tensor,
-    v_pages: Tensor,
-    page_table: Tensor,
-    lengths: Tensor,
-    *,
-    scale: float,
-    window: int | None,
-    softcap: float | None,
-    want_stats: bool = True,
-) -> tuple[Tensor, HeadStats | None]:
+def decode_attention_numba(inputs: PagedQueries, want_stats: bool) -> tuple[Tensor, HeadStats | None]:
     """Implements :func:`entropick_kernels.attention_stats.decode_attention`."""
-    out = np.empty(q.shape, dtype=np.float32)
-    figures = _run(q, k_pages, v_pages, page_table, lengths, out, scale, window, softcap, want_stats)
-    return torch.from_numpy(out), _stats(figures, lengths, window) if want_stats else None
+    out = np.empty(inputs.q.shape, dtype=np.float32)
+    stats = _run(inputs, out, want_stats)
+    return torch.from_numpy(out), stats if want_stats else None
 
 
-def measure_attention_numba(
-    q: Tensor,
-    k_pages: Tensor,
-    page_table: Tensor,
-    lengths: Tensor,
-    *,
-    scale: float,
-    window: int | None,
-    softcap: float | None,
-) -> HeadStats:
+def measure_attention_numba(inputs: PagedQueries) -> HeadStats:
     """Implements :func:`entropick_kernels.attention_stats.measure_attention`."""
-    figures = _run(q, k_pages, None, page_table, lengths, None, scale, window, softcap, True)
-    return _stats(figures, lengths, window)
+    return _run(inputs, None, want_stats=True)
 
 
-def _stats(figures: Any, lengths: Tensor, window: int | None) -> HeadStats:
-    """Returns the figures [B, H, 4] by name."""
-    keys = lengths.long() if window is None else lengths.long().clamp(max=window)
-    entropy, normalized, size, deviation = torch.from_numpy(figures).unbind(-1)
-    return HeadStats(entropy, normalized, size, deviation, keys)
-
-
-def _run(
-    q: Tensor, k_pages: Tensor, v_pages: Tensor | None, page_table: Tensor, lengths: Tensor, out: Any,
-    scale: float, window: int | None, softcap: float | None, want_stats: bool,
-) -> Any:  # fmt: skip
-    """Fills ``out`` where there are values. Returns the figures [B, H, 4] in the order of HeadStats."""
-    rows, heads, width = q.shape
-    count, kv_heads, page, _ = k_pages.shape
-    figures = np.empty((rows, heads, 4), dtype=np.float32)
-    span = page_table.shape[1] * page if window is None else min(page_table.shape[1] * page, window)
+def _run(inputs: PagedQueries, out: Any, want_stats: bool) -> HeadStats:
+    """Fills ``out`` where there are values. Returns the statistics, which mean nothing unless wanted."""
+    rows, heads, width = inputs.q.shape
+    count, kv_heads, page, _ = inputs.k_pages.shape
+    window, attends = inputs.window or 0, inputs.v_pages is not None
+    queries = _numpy(inputs.q.contiguous())
+    keys, values = _numpy(inputs.pages[0]), _numpy(inputs.pages[-1])
+    table = _numpy(inputs.page_table.to(torch.int32).contiguous())
+    ends = _numpy(inputs.lengths.to(torch.int32).contiguous())
+    span = table.shape[1] * page
+    span = min(span, window) if window else span
     at_once = min(rows, max(1, _SCRATCH_FLOATS // (heads * span)))
     probabilities = np.empty((at_once, heads, span), dtype=np.float32)
-    keys, queries = _numpy(k_pages), _numpy(q.contiguous())
-    table = _numpy(page_table.to(torch.int32).contiguous())
-    ends = _numpy(lengths.to(torch.int32).contiguous())
-    attends, reach = v_pages is not None, window or 0
-    work = check(table, ends, count, page, reach, 1 if attends else 0) * heads * width
-    threads = threads_for(work)
+    figures = np.empty((rows, heads, 4), dtype=np.float32)
+    threads = threads_for(check(table, ends, count, page, window, 1 if attends else 0) * heads * width)
     for lo in range(0, rows, at_once):
         part = slice(lo, lo + at_once)
         batch = LayerBatch(
             queries=queries[part],
             keys=keys,
-            values=keys if v_pages is None else _numpy(v_pages),
+            values=values,
             page_table=table[part],
             lengths=ends[part],
-            scale=np.float32(scale),
-            softcap=np.float32(softcap or 0.0),
-            window=reach,
+            scale=np.float32(inputs.scale),
+            softcap=np.float32(inputs.softcap or 0.0),
+            window=window,
             probabilities=probabilities,
             out=out[part] if attends else queries[part],
             figures=figures[part],
@@ -173,7 +144,8 @@ def _run(
             attend(batch, 0, some * kv_heads)
             if want_stats:
                 compare_heads(batch, 0, some)
-    return figures
+    seen = inputs.lengths.long()
+    return named_figures(torch.from_numpy(figures), seen.clamp(max=window) if window else seen)
 
 
 def _numpy(tensor: Tensor) -> Any:
@@ -197,5 +169,6 @@ def warmup_numba() -> None:
     write_kv_numba(torch.zeros(1, 1, 8), torch.zeros(1, 1, 8), pages, pages.clone(), one)
     table = torch.zeros(1, 1, dtype=torch.int32)
     query = torch.zeros(1, 1, 8)
-    decode_attention_numba(query, pages, pages, table, one, scale=1.0, window=None, softcap=None)
-    measure_attention_numba(query, pages, table, one, scale=1.0, window=None, softcap=None)
+    inputs = PagedQueries(query, pages, pages, table, one, 1.0)
+    decode_attention_numba(inputs, want_stats=True)
+    measure_attention_numba(inputs._replace(v_pages=None))

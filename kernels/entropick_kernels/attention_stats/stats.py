@@ -29,6 +29,12 @@ class HeadStats(NamedTuple):
     """number of valid keys, int64 [..]"""
 
 
+def named_figures(figures: Tensor, keys: Tensor) -> HeadStats:
+    """Returns figures [.., H, 4], which an implementation keeps side by side, and keys [..] by name."""
+    entropy, normalized, size, deviation = figures.unbind(-1)
+    return HeadStats(entropy, normalized, size, deviation, keys)
+
+
 class HeadShards(NamedTuple):
     """A tensor-parallel group, among whose workers the heads of a layer are spread."""
 

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ._inputs import PagedQueries
 from .stats import HeadShards, HeadStats, softmax_stats
 
 _QUERIES_AT_ONCE: Final = 256
@@ -38,74 +39,44 @@ def _capped(scores: Tensor, scale: float, softcap: float | None) -> Tensor:
     return scores if softcap is None else scores.div_(softcap).tanh_().mul_(softcap)
 
 
-def _scores(
-    q: Tensor,
-    k_pages: Tensor,
-    page_table: Tensor,
-    lengths: Tensor,
-    scale: float,
-    window: int | None,
-    softcap: float | None,
-) -> tuple[Tensor, Tensor]:
+def _scores(inputs: PagedQueries, page_table: Tensor) -> tuple[Tensor, Tensor]:
     """Computes every row's scores before the softmax, [B, H, N * page], and which keys its query sees."""
-    rows, heads, width = q.shape
-    kv_heads = k_pages.shape[1]
-    work = torch.float64 if q.dtype == torch.float64 else torch.float32
-    keys = _gather(k_pages, page_table, work)
-    position = torch.arange(keys.shape[-2], device=q.device)
-    ends = lengths.unsqueeze(-1)
+    rows, heads, width = inputs.q.shape
+    kv_heads = inputs.k_pages.shape[1]
+    work = torch.float64 if inputs.q.dtype == torch.float64 else torch.float32
+    keys = _gather(inputs.k_pages, page_table, work)
+    position = torch.arange(keys.shape[-2], device=keys.device)
+    ends = inputs.lengths.unsqueeze(-1)
     valid = position < ends
-    if window is not None:
-        valid = valid & (position >= ends - window)
-    grouped = q.to(work).reshape(rows, kv_heads, heads // kv_heads, width)
-    scores = _capped(torch.matmul(grouped, keys.transpose(-1, -2)), scale, softcap)
+    if inputs.window is not None:
+        valid = valid & (position >= ends - inputs.window)
+    grouped = inputs.q.to(work).reshape(rows, kv_heads, heads // kv_heads, width)
+    scores = _capped(torch.matmul(grouped, keys.transpose(-1, -2)), inputs.scale, inputs.softcap)
     return scores.flatten(1, 2), valid
 
 
-def decode_attention_torch(
-    q: Tensor,
-    k_pages: Tensor,
-    v_pages: Tensor,
-    page_table: Tensor,
-    lengths: Tensor,
-    *,
-    scale: float,
-    window: int | None,
-    softcap: float | None,
-    want_stats: bool = True,
-) -> tuple[Tensor, HeadStats | None]:
+def decode_attention_torch(inputs: PagedQueries, want_stats: bool) -> tuple[Tensor, HeadStats | None]:
     """Implements :func:`entropick_kernels.attention_stats.decode_attention`."""
-    rows, heads, width = q.shape
-    kv_heads = k_pages.shape[1]
-    scores, valid = _scores(q, k_pages, page_table, lengths, scale, window, softcap)
-    values, stats = _gather(v_pages, page_table, scores.dtype), None
+    rows, heads, width = inputs.q.shape
+    scores, valid = _scores(inputs, inputs.page_table)
+    values, stats = _gather(inputs.pages[-1], inputs.page_table, scores.dtype), None
     if want_stats:
         p, stats = softmax_stats(scores, valid)
     else:
         p = scores.masked_fill_(~valid.unsqueeze(1), -math.inf).softmax(-1)
     # a stale page may hold anything, and 0 * NaN is NaN
     values.masked_fill_(~valid[:, None, :, None], 0.0)
-    out = torch.matmul(p.view(rows, kv_heads, -1, p.shape[-1]), values)
-    return out.reshape(rows, heads, width).to(q.dtype), stats
+    out = torch.matmul(p.view(rows, values.shape[1], -1, p.shape[-1]), values)
+    return out.reshape(rows, heads, width).to(inputs.q.dtype), stats
 
 
-def measure_attention_torch(
-    q: Tensor,
-    k_pages: Tensor,
-    page_table: Tensor,
-    lengths: Tensor,
-    *,
-    scale: float,
-    window: int | None,
-    softcap: float | None,
-    shards: HeadShards | None = None,
-) -> HeadStats:
+def measure_attention_torch(inputs: PagedQueries, shards: HeadShards | None) -> HeadStats:
     """Implements :func:`entropick_kernels.attention_stats.measure_attention`."""
-    first = torch.arange(page_table.shape[1], device=q.device) * k_pages.shape[2]
+    page, table = inputs.k_pages.shape[2], inputs.page_table
+    first = torch.arange(table.shape[1], device=table.device) * page
     # a padded row's pages may be anything
-    table = page_table.masked_fill(first >= lengths.unsqueeze(-1), 0)
-    scores, valid = _scores(q, k_pages, table, lengths, scale, window, softcap)
-    return softmax_stats(scores, valid, shards)[1]
+    table = table.masked_fill(first >= inputs.lengths.unsqueeze(-1), 0)
+    return softmax_stats(*_scores(inputs, table), shards)[1]
 
 
 def prefill_attention_torch(

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .numba_loops import LayerBatch, attend, check, compare_heads
 from .numba_signals import batch_signals_into, mean_signals_into
-from .stats import HeadStats
+from .stats import HeadStats, named_figures
 
 WORTH_THREADS: Final = 1 << 22
 """multiply-adds of a layer from which torch's threads and products are faster"""
@@ -91,8 +91,7 @@ def measure_transposed(
         batch_signals_into(batch, _ZERO, found)
     mean_signals_into(by_layer, _ZERO, signals)
     limits = np.array([[layer.window or np.iinfo(np.int32).max] for layer in layers], dtype=np.int64)
-    entropy, normalized, size, deviation = torch.from_numpy(figures).unbind(-1)
-    stats = HeadStats(entropy, normalized, size, deviation, torch.from_numpy(np.minimum(ends, limits)))
+    stats = named_figures(torch.from_numpy(figures), torch.from_numpy(np.minimum(ends, limits)))
     return LayerFigures(torch.from_numpy(signals), torch.from_numpy(by_layer), stats)
 
 

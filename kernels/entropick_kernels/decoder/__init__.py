@@ -9,7 +9,8 @@ are beside it and however many threads run.
 ``weights`` and ``step``: what a caller gives and gets. ``numba_impl``: the class that holds a model.
 ``program``: the step, which a team of threads (``_team``) walks through; its arguments are in ``_records``.
 ``products``, ``attention`` and ``loops``: its parts; ``_tile``: the inner loop of the former two.
-``reference``: the same in float64."""
+``reference``: the same in float64.
+"""
 
 from __future__ import annotations
 

@@ -42,7 +42,8 @@ def panel_tile(rows: Sequence[int], panels: int) -> Any:
     out[m, 16 p + i] = sum_k x[m, k] * weights[p, k, i], and adds it to what is there where ``add`` is not 0,
     for any number of rows in ``rows``. All arguments are int64: ``x``, ``weights``, ``out`` and ``ahead``
     addresses, strides in floats. Meanwhile memory from ``ahead`` on is fetched into the cache, ``ahead_step``
-    bytes a step and panel."""
+    bytes a step and panel.
+    """
 
     def emit(b: Any, count: int, arguments: Sequence[Any]) -> None:
         x, x_stride, weights, inputs, out, out_stride, add, ahead, ahead_step = arguments
@@ -67,7 +68,8 @@ def paged_tile(rows: Sequence[int], columns: int, *, go_on: bool) -> Any:
     + i] = sum_k x[m, k] * wc[step * k + i] for ``columns`` addresses w, for any number of rows in ``rows``;
     with ``go_on`` the chain begins with what is there. All arguments are int64: addresses, strides in floats,
     ``inputs`` at least 1. Meanwhile as many bytes as column c has are fetched into the cache from its
-    ``ahead`` on."""
+    ``ahead`` on.
+    """
 
     def emit(b: Any, count: int, arguments: Sequence[Any]) -> None:
         x, x_stride = arguments[:2]

@@ -90,7 +90,7 @@ def _project(
 
 @native()
 def _cache_head(step: Any, layer: Any, head: int, begin: int, end: int) -> None:
-    """Writes one head's keys and values of tokens begin..end into their pages; rotates its group's queries."""
+    """Caches keys and values of tokens begin..end of one head, and rotates its group's queries."""
     heads, kv_heads, width = step.heads, step.kv_heads, step.width
     half, page, group = width // 2, step.page, heads // kv_heads
     eps, scale = step.eps, np.float32(layer.scale)

@@ -34,7 +34,8 @@ class LayerWeights:
     """The weights of one layer; matrices [out, in] as nn.Linear keeps them, biases [out] or None.
 
     ``w_qkv``: the outputs of q, then of k, then of v. ``norm_q``, ``norm_k`` [width] or None. ``window``: the
-    last so many keys, None for all."""
+    last so many keys, None for all.
+    """
 
     norm_in: Tensor
     w_qkv: Tensor

@@ -146,7 +146,8 @@ def draw_beside(
     """Draws as :func:`draw_row` where the most probable token ``best`` is known, and temperature > 0.
 
     The logit of ``best`` is finite. ``tokens`` holds ``best`` already: it stays where a uniform number points
-    behind the last survivor."""
+    behind the last survivor.
+    """
     fill_weights(x, x[best], np.float32(1.0 / temperature), weights)
     if top_k > 0 or top_p < 1.0:
         rank_filter(x, weights, top_k, top_p)
