@@ -1,5 +1,4 @@
-"""How native functions are compiled: by numba, without the GIL, and kept on disk where a folder can be
-written.
+"""The compiler of native functions: numba, without the GIL, with a cache on disk where that is possible.
 
 numba keeps the machine code of a function until the function's own file changes. That code contains the
 functions that it calls, whatever file they are in, and the instructions that :mod:`.decoder._tile` emits.

@@ -1,4 +1,4 @@
-"""The six signals of a layer: the native form against the torch form and the reference, in both precisions."""
+"""The six signals of a layer: the native form against the torch form and the reference."""
 
 from __future__ import annotations
 

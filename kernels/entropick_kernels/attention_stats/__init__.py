@@ -114,8 +114,7 @@ def measure_attention(
     shards: HeadShards | None = None,
     implementation: Implementation | None = None,
 ) -> HeadStats:
-    """Measures the same statistics as :func:`decode_attention` from the keys alone, where another kernel
-    attends.
+    """Measures the statistics of :func:`decode_attention` from the keys alone, for a caller that attends.
 
     Arguments and figures as there. ``k_pages`` [P, Hk, page, D] may have any strides where D is contiguous (a
     view of pages that hold keys and values side by side). A row may have length 0, as a padded row of a CUDA

@@ -90,8 +90,7 @@ def _weight(x, top, scale):
 
 @triton.jit
 def _cut(x_at, vocabulary, top, scale, goal, WALK: tl.constexpr, STEPS: tl.constexpr, MASS: tl.constexpr):
-    """Returns the largest key at or above which lie ``goal`` tokens (MASS: weights), and how much lies above
-    it.
+    """Returns the largest key at or above which lie ``goal`` tokens (MASS: weights), and the sum above it.
 
     Tokens: any smaller key will do, if just ``goal`` tokens lie above it.
     """
