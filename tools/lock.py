@@ -88,7 +88,7 @@ def too_new(versions: dict[str, str], python: str) -> list[str]:
     found = []
     for name in sorted(versions):
         metadata = distribution(name).metadata
-        admitted = metadata["Requires-Python"] if "Requires-Python" in metadata else ""
+        admitted = metadata.get("Requires-Python", "")
         if not SpecifierSet(admitted).contains(python):
             found.append(f"{name} {versions[name]} (Python {admitted})")
     return found

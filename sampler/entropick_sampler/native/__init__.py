@@ -5,12 +5,6 @@ The two agree to a few units in the last place, and to the bit in tokens but whe
 point lies within that of a boundary.
 """
 
-from pathlib import Path
-
-from entropick_kernels.loops import forget_stale
-
-forget_stale(Path(__file__).parents[1])
-
-from .step import NativeStep, warmup  # noqa: E402
+from .step import NativeStep, warmup
 
 __all__ = ["NativeStep", "warmup"]

@@ -16,12 +16,12 @@ from transformers import AttentionInterface, PreTrainedModel
 from entropick_kernels.attention_stats import reference
 from entropick_sampler.signals import ATTENTION_SIGNALS
 from entropick_server.engine.base import ModelLoadError
+from entropick_server.engine.embedded import native_decoder
 from entropick_server.engine.embedded.cache import CacheShape, KVCache
 from entropick_server.engine.embedded.decoders import choose_decoder
 from entropick_server.engine.embedded.llama_family import FAMILY, in_family
 from entropick_server.engine.embedded.model_runner import ModelRunner
 from entropick_server.engine.embedded.modules_decoder import ATTENTION_NAME, paged_attention, register
-from entropick_server.engine.embedded.native_decoder import NativeLlamaDecoder
 from entropick_server.engine.embedded.pages import PagePool
 from entropick_server.engine.embedded.scheduler import Scheduler
 from entropick_server.engine.embedded.sequence import Sequence
@@ -142,7 +142,7 @@ def test_logits_and_signals_equal_eager_attention(
     for parameter in model.parameters():
         if parameter.dim() == 1:  # norms and biases begin as ones and zeros, which would hide a mistake
             parameter.add_(torch.randn(parameter.shape) * 0.2)
-    assert in_family(model) == NativeLlamaDecoder.serves(model) == (name in FUSED)
+    assert in_family(model) == native_decoder.serves(model) == (name in FUSED)
     texts = random_texts((70, 5, 33, 1))
     with torch.inference_mode():
         wanted = [expected(model, ids, prompt) for ids, prompt in texts]

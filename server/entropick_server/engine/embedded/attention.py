@@ -6,9 +6,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from entropick_kernels.attention_stats import HeadStats, decode_attention, prefill_attention, write_kv
-
-from .forward import StepInput
+from entropick_kernels.attention_stats import (
+    HeadStats,
+    Implementation,
+    decode_attention,
+    prefill_attention,
+    write_kv,
+)
+from entropick_kernels.decoder import DecoderStep
 
 
 def attend(
@@ -16,22 +21,23 @@ def attend(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    step: StepInput,
+    step: DecoderStep,
     scale: float,
     window: int | None,
     softcap: float | None,
+    implementation: Implementation | None,
 ) -> tuple[Tensor, HeadStats | None]:
     """Writes a layer's keys and values into the cache and attends to it: q [T, H, D], k and v [T, Hk, D].
 
-    Returns the attention's output [T, H, D] and the statistics of the rows, None where there are no rows or
-    the layer is not monitored.
-    """
+    ``implementation``: the kernels to use, None for the fastest. Returns the attention's output [T, H, D] and
+    the statistics of the rows, None where there are no rows or the layer is not monitored."""
     keys, values = step.keys[layer], step.values[layer]
-    write_kv(k, v, keys, values, step.slots)
+    write_kv(k, v, keys, values, step.cache_index)
     out: list[Tensor] = []
+    begin = 0
     for chunk in step.chunks:
         of_chunk, _ = prefill_attention(
-            q[chunk.begin : chunk.begin + chunk.count],
+            q[begin : begin + chunk.count],
             keys,
             values,
             chunk.pages,
@@ -42,6 +48,7 @@ def attend(
             want_stats=False,
         )
         out.append(of_chunk)
+        begin += chunk.count
     stats = None
     if step.rows:
         of_rows, stats = decode_attention(
@@ -54,7 +61,7 @@ def attend(
             window=window,
             softcap=softcap,
             want_stats=layer in step.monitored,
-            implementation=step.implementation,
+            implementation=implementation,
         )
         out.append(of_rows)
     return (out[0] if len(out) == 1 else torch.cat(out)), stats

@@ -25,11 +25,12 @@ from .commit import Committer
 from .decoders import choose_decoder
 from .loader import Loaded
 from .model_runner import ModelRunner
-from .native_decoder import NativeLlamaDecoder
+from .modules_decoder import ModulesDecoder
 from .pages import PagePool
 from .sampling import StepSampler
 from .scheduler import Scheduler
 from .sequence import Sequence
+from .torch_decoder import TorchDecoder
 
 _log = logging.getLogger(__name__)
 _STEP_FAILED = "the engine failed while it ran this request; the server's log says why"
@@ -61,14 +62,12 @@ class EngineCore:
         except ValueError as error:
             raise ModelLoadError(str(error)) from error
         kernels = None if options.kernels == "auto" else options.kernels
-        # the native decoder attends with native loops
-        choice = "torch" if options.decoder == "auto" and kernels in ("torch", "triton") else options.decoder
-        decoder = choose_decoder(model, self.info.max_model_len, choice)
-        if not options.measure and not isinstance(decoder, NativeLlamaDecoder):
+        decoder = choose_decoder(model, self.info.max_model_len, options.decoder, kernels)
+        if not options.measure and isinstance(decoder, TorchDecoder | ModulesDecoder):
             raise ModelLoadError("measure: only the native decoder can leave measuring out")
         monitored = self.info.monitored_layers if options.measure else ()
         cache = KVCache(replace(shape, pages=pages + 1), parameter.device)
-        self._runner = ModelRunner(decoder, cache, monitored, kernels)
+        self._runner = ModelRunner(decoder, cache, monitored)
         self._sampler = StepSampler(
             loaded.tokenizer, profile, monitored, parameter.device, kernels, options.measure
         )

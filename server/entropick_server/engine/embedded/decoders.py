@@ -5,13 +5,14 @@ from __future__ import annotations
 from transformers import PreTrainedModel
 
 from entropick_kernels import decoder
+from entropick_kernels.attention_stats import Implementation
 
 from ..base import ModelLoadError
 from ..types import DecoderChoice, EngineOptions
+from . import native_decoder
 from .forward import Decoder
 from .llama_family import FAMILY, in_family
 from .modules_decoder import ModulesDecoder
-from .native_decoder import NativeLlamaDecoder
 from .torch_decoder import TorchDecoder
 
 
@@ -36,7 +37,7 @@ def check_batch_invariant(model: PreTrainedModel, options: EngineOptions) -> Non
         problem = f"kernels are {options.kernels!r}; use --kernels auto or numba"
     elif options.decoder != "auto":
         problem = f"the decoder is {options.decoder!r}; leave it at auto"
-    elif not NativeLlamaDecoder.serves(model):
+    elif not native_decoder.serves(model):
         problem = "the model differs from its family in a part that the native decoder does not know"
     if problem is not None:
         raise ModelLoadError(
@@ -45,10 +46,18 @@ def check_batch_invariant(model: PreTrainedModel, options: EngineOptions) -> Non
         )
 
 
-def choose_decoder(model: PreTrainedModel, max_len: int, choice: DecoderChoice) -> Decoder:
-    """Picks the fastest decoder that serves a model and that ``choice`` allows."""
-    if choice == "auto" and NativeLlamaDecoder.serves(model):
-        return NativeLlamaDecoder(model, max_len)
+def choose_decoder(
+    model: PreTrainedModel,
+    max_len: int,
+    choice: DecoderChoice,
+    implementation: Implementation | None = None,
+) -> Decoder:
+    """Picks the fastest decoder that serves a model and that ``choice`` allows.
+
+    ``implementation``: the kernels that attend and measure; None for the fastest, and needed as "numba" or
+    None by the native decoder, which has loops of its own."""
+    if choice == "auto" and implementation in (None, "numba") and native_decoder.serves(model):
+        return native_decoder.pack_decoder(model, max_len)
     if choice != "modules" and in_family(model):
-        return TorchDecoder(model, max_len)
-    return ModulesDecoder(model)
+        return TorchDecoder(model, max_len, implementation)
+    return ModulesDecoder(model, implementation)

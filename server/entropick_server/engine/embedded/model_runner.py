@@ -12,26 +12,18 @@ from collections.abc import Sequence as Seq
 import torch
 from torch import Tensor
 
-from entropick_kernels.attention_stats import Implementation
+from entropick_kernels.decoder import DecoderStep, PrefillChunk
 
 from .batch import Batch, TailCopy
 from .cache import KVCache
-from .forward import Decoder, ForwardOutput, PackedChunk, StepInput
+from .forward import Decoder, ForwardOutput
 from .page_tables import PageTables
 
 
 class ModelRunner:
     """The decoder and its cache; called by the engine thread alone, under ``inference_mode``."""
 
-    def __init__(
-        self,
-        decoder: Decoder,
-        cache: KVCache,
-        monitored_layers: Seq[int],
-        kernels: Implementation | None = None,
-    ) -> None:
-        """``kernels``: the implementation that attends and measures, None for the fastest."""
-        self._kernels = kernels
+    def __init__(self, decoder: Decoder, cache: KVCache, monitored_layers: Seq[int]) -> None:
         self._decoder = decoder
         self._cache = cache
         self._device = cache.keys[0].device
@@ -59,12 +51,12 @@ class ModelRunner:
         """Zeroes the pages of a sequence whose numbers went bad."""
         self._cache.clear(pages)
 
-    def _pack(self, batch: Batch) -> StepInput:
+    def _pack(self, batch: Batch) -> DecoderStep:
         rows, size = batch.rows, self._cache.shape.page_size
         ids: list[int] = []
         positions: list[int] = []
-        slots: list[int] = []
-        chunks: list[PackedChunk] = []
+        cache_index: list[int] = []
+        chunks: list[PrefillChunk] = []
         for chunk in batch.chunks:
             # a sequence's last token is a row: its attention is measured like that of a decoding sequence
             count = chunk.length - 1 if chunk.last else chunk.length
@@ -72,32 +64,32 @@ class ModelRunner:
                 continue
             stop = chunk.start + count
             pages = chunk.sequence.pages
-            chunks.append(PackedChunk(len(ids), count, self._tensor(pages), stop))
+            chunks.append(PrefillChunk(count, self._tensor(pages), stop))
             ids += chunk.sequence.tokens[chunk.start : stop]
             positions += range(chunk.start, stop)
-            slots += [pages[p // size] * size + p % size for p in range(chunk.start, stop)]
+            cache_index += [pages[p // size] * size + p % size for p in range(chunk.start, stop)]
         ends: list[int] = []
         for sequence in rows:
             newest = len(sequence.tokens) - 1
             ids.append(sequence.tokens[newest])
             positions.append(newest)
-            slots.append(sequence.pages[newest // size] * size + newest % size)
+            cache_index.append(sequence.pages[newest // size] * size + newest % size)
             ends.append(newest + 1)
         n = len(ids)
         packed = torch.tensor(ids + positions).to(self._device, non_blocking=True)
         # the kernels read 32-bit indices
-        packed32 = self._tensor(slots + ends)
-        return StepInput(
+        packed32 = self._tensor(cache_index + ends)
+        return DecoderStep(
             ids=packed[:n],
             positions=packed[n:],
-            slots=packed32[:n],
+            cache_index=packed32[:n],
             keys=self._cache.keys,
             values=self._cache.values,
             chunks=chunks,
             page_table=self._tables.of(rows),
             lengths=packed32[n:],
+            rows=len(rows),
             monitored=self._monitored,
-            implementation=self._kernels,
         )
 
     def _tensor(self, numbers: Seq[int]) -> Tensor:

@@ -8,12 +8,12 @@ from typing import Any, Final
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
-from entropick_kernels.attention_stats import HeadStats
-from entropick_kernels.decoder import Decoded
+from entropick_kernels.attention_stats import HeadStats, Implementation
+from entropick_kernels.decoder import Decoded, DecoderStep
 
 from ..base import ModelLoadError
 from .attention import attend
-from .forward import StepInput, decoded
+from .forward import decoded
 
 ATTENTION_NAME: Final = "entropick"
 
@@ -25,22 +25,25 @@ class ModulesStep:
     ``stats``: the statistics of the rows, one a monitored layer, added while the modules run.
     """
 
-    step: StepInput
+    step: DecoderStep
+    implementation: Implementation | None
     stats: list[HeadStats] = field(default_factory=list)
 
 
 class ModulesDecoder:
     """A transformers model as a decoder."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, implementation: Implementation | None) -> None:
+        """``implementation``: the kernels that attend and measure, None for the fastest."""
         self._model = model
+        self._implementation = implementation
 
-    def __call__(self, step: StepInput) -> Decoded | None:
+    def __call__(self, step: DecoderStep) -> Decoded | None:
         """Runs the modules.
 
         Returns logits and attention figures of the rows, None for a step without rows.
         """
-        call = ModulesStep(step)
+        call = ModulesStep(step, self._implementation)
         logits: Tensor = self._model(
             input_ids=step.ids.unsqueeze(0),
             position_ids=step.positions.unsqueeze(0),
@@ -77,9 +80,10 @@ def paged_attention(
     layer: int = module.layer_idx  # type: ignore[assignment]
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     scale = q.shape[2] ** -0.5 if scaling is None else scaling
-    out, stats = attend(layer, q, k, v, entropick.step, scale, sliding_window, softcap)
+    call = entropick
+    out, stats = attend(layer, q, k, v, call.step, scale, sliding_window, softcap, call.implementation)
     if stats is not None:
-        entropick.stats.append(stats)
+        call.stats.append(stats)
     return out.unsqueeze(0), None
 
 

@@ -15,60 +15,40 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from entropick_kernels import decoder
-from entropick_kernels.decoder import Decoded, DecoderShape, DecoderStep, LayerWeights, Piece
+from entropick_kernels.decoder import DecoderShape, LayerWeights, NativeDecoder
 
-from .forward import StepInput
 from .llama_family import in_family, rotary_tables, window_of
 
 
-class NativeLlamaDecoder:
-    """A model of the family with packed weights."""
+def pack_decoder(model: PreTrainedModel, max_len: int) -> NativeDecoder:
+    """Takes the weights out of ``model`` and packs them; positions up to ``max_len`` can be served."""
+    config, body = model.config, model.model
+    embed: Tensor = body.embed_tokens.weight
+    shape = DecoderShape(
+        hidden=int(config.hidden_size),
+        heads=int(config.num_attention_heads),
+        kv_heads=int(config.num_key_value_heads),
+        width=int(body.layers[0].self_attn.head_dim),
+        ffn=int(config.intermediate_size),
+        vocab=int(embed.shape[0]),
+        eps=float(config.rms_norm_eps),
+    )
+    cos, sin = (table[:, : shape.width // 2].contiguous() for table in rotary_tables(model, max_len))
+    head: Tensor = model.lm_head.weight
+    tied = head.data_ptr() == embed.data_ptr()
+    packed = decoder.NativeDecoder(
+        shape, _layers(model), embed, body.norm.weight, None if tied else head, cos, sin
+    )
+    _empty(body.embed_tokens, model.lm_head)
+    return packed
 
-    def __init__(self, model: PreTrainedModel, max_len: int) -> None:
-        """Takes the weights out of ``model`` and packs them; positions up to ``max_len`` can be served."""
-        config, body = model.config, model.model
-        embed: Tensor = body.embed_tokens.weight
-        shape = DecoderShape(
-            hidden=int(config.hidden_size),
-            heads=int(config.num_attention_heads),
-            kv_heads=int(config.num_key_value_heads),
-            width=int(body.layers[0].self_attn.head_dim),
-            ffn=int(config.intermediate_size),
-            vocab=int(embed.shape[0]),
-            eps=float(config.rms_norm_eps),
-        )
-        cos, sin = (table[:, : shape.width // 2].contiguous() for table in rotary_tables(model, max_len))
-        head: Tensor = model.lm_head.weight
-        tied = head.data_ptr() == embed.data_ptr()
-        self._run = decoder.NativeDecoder(
-            shape, _layers(model), embed, body.norm.weight, None if tied else head, cos, sin
-        )
-        _empty(body.embed_tokens, model.lm_head)
 
-    @staticmethod
-    def serves(model: PreTrainedModel) -> bool:
-        """Tells whether this decoder can run a model: of the family, in float32 on the CPU, with numba."""
-        if not decoder.available() or not in_family(model):
-            return False
-        plain = all(p.dtype == torch.float32 and p.device.type == "cpu" for p in model.parameters())
-        return plain and rotary_tables(model, 1)[0].shape[-1] == model.model.layers[0].self_attn.head_dim
-
-    def __call__(self, step: StepInput) -> Decoded | None:
-        """Runs the model. Returns logits and attention figures of the rows, None for a step without rows."""
-        return self._run(
-            DecoderStep(
-                ids=step.ids,
-                positions=step.positions,
-                slots=step.slots,
-                keys=step.keys,
-                values=step.values,
-                page_table=step.page_table,
-                lengths=step.lengths,
-                rows=step.rows,
-                pieces=[Piece(chunk.count, chunk.pages, chunk.length) for chunk in step.chunks],
-                monitored=step.monitored,
-            )
-        )
+def serves(model: PreTrainedModel) -> bool:
+    """Tells whether the native decoder can run a model: of the family, in float32 on the CPU, with numba."""
+    if not decoder.available() or not in_family(model):
+        return False
+    plain = all(p.dtype == torch.float32 and p.device.type == "cpu" for p in model.parameters())
+    return plain and rotary_tables(model, 1)[0].shape[-1] == model.model.layers[0].self_attn.head_dim
 
 
 def _layers(model: PreTrainedModel) -> Iterator[LayerWeights]:

@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from entropick_kernels.attention_stats import HeadStats
-from entropick_kernels.decoder import Decoded
+from entropick_kernels.attention_stats import HeadStats, Implementation
+from entropick_kernels.decoder import Decoded, DecoderStep
 
 from .attention import attend
-from .forward import StepInput, decoded
+from .forward import decoded
 from .llama_family import rotary_tables, window_of
 
 
@@ -68,8 +68,14 @@ class _Layer:
 class TorchDecoder:
     """A model of the family on joined weights, on any device."""
 
-    def __init__(self, model: PreTrainedModel, max_len: int) -> None:
-        """Joins the weights of ``model`` in place: it keeps working, on views of the joined weights."""
+    def __init__(
+        self, model: PreTrainedModel, max_len: int, implementation: Implementation | None = None
+    ) -> None:
+        """Joins the weights of ``model`` in place: it keeps working, on views of the joined weights.
+
+        ``implementation``: the kernels that attend and measure, None for the fastest.
+        """
+        self._implementation = implementation
         config, body = model.config, model.model
         self._heads = int(config.num_attention_heads)
         self._kv_heads = int(config.num_key_value_heads)
@@ -84,7 +90,7 @@ class TorchDecoder:
         self._cos: Tensor = cos.unsqueeze(1)
         self._sin: Tensor = torch.cat((-sin[:, :half], sin[:, half:]), -1).unsqueeze(1)
 
-    def __call__(self, step: StepInput) -> Decoded | None:
+    def __call__(self, step: DecoderStep) -> Decoded | None:
         """Runs the model. Returns logits and attention figures of the rows, None for a step without rows."""
         heads, kv_heads, width = self._heads, self._kv_heads, self._width
         split = heads + kv_heads
@@ -102,7 +108,15 @@ class TorchDecoder:
                 qk = torch.cat((q, k), 1)
             qk = torch.addcmul(qk * cos, qk.roll(width // 2, -1), sin)
             out, of_layer = attend(
-                index, qk[:, :heads], qk[:, heads:], qkv[:, split:], step, layer.scale, layer.window, None
+                index,
+                qk[:, :heads],
+                qk[:, heads:],
+                qkv[:, split:],
+                step,
+                layer.scale,
+                layer.window,
+                None,
+                self._implementation,
             )
             if of_layer is not None:
                 stats.append(of_layer)
