@@ -1,7 +1,7 @@
-"""The actions of both presets as data: how each strategy sets the parameters of a draw.
+"""The formulas of both presets as data: how each strategy sets the parameters of a draw.
 
 Every formula is affine in the signals and then clipped, so a batch that mixes presets, strategies and
-requests is one small product of matrices (:mod:`entropick_sampler.policy`).
+requests is a small product for each row (:mod:`entropick_sampler.policy`).
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ _SIGNAL_NAMES: Final = tuple(signal.name for signal in POLICY_SIGNALS)
 
 @dataclass(frozen=True, slots=True)
 class Formula:
-    """base * (constant + sum of weight * signal) + sum of offset * signal, clipped to [low, high].
+    """A parameter as a function of its base value and the signals.
 
-    ``keep_low``, ``keep_high``: the clip never raises, or lowers, what the base already is beyond it.
+    base * (constant + sum of weight * signal) + sum of offset * signal, clipped to [low, high]. ``keep_low``,
+    ``keep_high``: the clip never raises, or lowers, what the base already is beyond it.
     """
 
     constant: float = 1.0

@@ -1,6 +1,6 @@
-"""The native program of one row, from its logits to its packed line; no row can depend on those beside it.
+"""The native program of a row, from its logits to its packed line; it cannot depend on the rows beside it.
 
-:func:`entropick_sampler.policy.decide` and :func:`entropick_sampler.step.sample_step` say what is computed.
+It is :func:`entropick_sampler.policy.decide` and :func:`entropick_sampler.step.sample_step` for a single row.
 Of the five strategies' parameters only those of the strategy that was picked are computed here.
 """
 
@@ -27,10 +27,10 @@ Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.uint8]
 Integers = npt.NDArray[np.int64]
 Record = Any
-"""one element of an array of records, whose fields are read by name"""
+"""An element of an array of records, whose fields are read by name."""
 
 _FROM_LOGITS: Final = S - len(ATTENTION_SIGNALS)
-"""signals that come before those of the attention"""
+"""Signals that come before the attention's."""
 _CLARIFY: Final = int(Strategy.CLARIFY)
 _TEMPERATURE: Final = PARAMETERS.index("temperature")
 _TOP_P: Final = PARAMETERS.index("top_p")
@@ -43,7 +43,7 @@ _WEIGHTS: Final = np.array(CONFIDENCE_WEIGHTS)
 
 
 class Scratch(NamedTuple):
-    """The room of one thread: arrays of V, of the C draws, and of the figures of a row."""
+    """The working memory of one thread: arrays of V, of the C draws, and of the figures of a row."""
 
     weights: Float32
     cdf: Floats
@@ -62,7 +62,7 @@ class Scratch(NamedTuple):
 
 @native()
 def rank(value: float, low: Floats, scale: Floats) -> float:
-    """Returns a value's place among a signal's quantiles [Q - 1]; a NaN stays one."""
+    """Returns the rank of a value among a signal's quantiles [Q - 1], NaN for NaN."""
     total = 0.0
     for q in range(low.shape[0]):
         share = (value - low[q]) * scale[q]
@@ -73,7 +73,7 @@ def rank(value: float, low: Floats, scale: Floats) -> float:
 
 @native()
 def decide_row(row: Record, ranks: Ranks, s: Scratch) -> int:
-    """Returns the strategy of a row; its draw's parameters are in ``s.parameters`` then."""
+    """Returns the strategy of a row, and leaves the parameters of its draw in ``s.parameters``."""
     weights, unread = row.clarify_weights, row.unread
     clear, discriminant = True, 0.0
     for i in range(S):
@@ -116,7 +116,7 @@ def logprob_of(x: Float32, token: int, figures: Float32) -> Any:
 
 @native()
 def measure_row(x: Float32, attention: Float32, attended: int, measure: bool, s: Scratch) -> tuple[int, int]:
-    """Returns the most probable token of a row and its flags; its signals are in ``s.values`` then."""
+    """Returns the most probable token of a row and its flags, and leaves its signals in ``s.values``."""
     if measure:
         best, flag = row_stats(x, s.figures, s.weights)
     else:

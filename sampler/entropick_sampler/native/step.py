@@ -21,7 +21,7 @@ from .row import Scratch, sample_row
 
 _A: Final = len(ATTENTION_SIGNALS)
 _CHUNK: Final = 1024
-"""logits that are measured at a time, whatever V is"""
+"""Logits that are measured at a time, whatever V is."""
 _WORK_PER_LOGIT: Final = 24
 _Address: Final = ctypes.POINTER(ctypes.c_int64)
 
@@ -96,7 +96,7 @@ def _compiled_worker() -> Any:
 
 
 class NativeStep:
-    """The native step of a batch: its arguments, of which a call sets those that are new."""
+    """The native step of a batch: the resident arguments, and the call that adds the new arguments."""
 
     def __init__(self, composition: Composition) -> None:
         """Keeps the composition's arrays, which the native code reads where they lie."""
