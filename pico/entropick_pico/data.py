@@ -52,7 +52,7 @@ def write(
     widest: int = 256,
     extra: Mapping[str, int] | None = None,
 ) -> None:
-    """Writes ``n`` exchanges of ``split``, kinds as often as in training, then ``extra`` exchanges by kind."""
+    """Writes ``n`` exchanges of ``split``, kinds as often as in training, then ``extra`` by kind."""
     rng = random.Random(seed)
     examples = [grammar.sample(rng, None, split) for _ in range(n)]
     for kind, count in (extra or {}).items():
