@@ -11,16 +11,16 @@ from dataclasses import replace
 
 from entropick_pico import grammar, model_path
 from entropick_sampler.params import PolicyConfig, SamplingParams
-from entropick_server.engine.torch_engine import TorchEngine
+from entropick_server.engine.embedded.engine import EmbeddedEngine
 from entropick_server.engine.types import EngineOptions, Request, Token
 
 
-def make_engine(model: str | None = None, **options: object) -> TorchEngine:
-    return TorchEngine(replace(EngineOptions(model=model or str(model_path())), **options))  # type: ignore[arg-type]
+def make_engine(model: str | None = None, **options: object) -> EmbeddedEngine:
+    return EmbeddedEngine(replace(EngineOptions(model=model or str(model_path())), **options))  # type: ignore[arg-type]
 
 
 async def run_all(
-    engine: TorchEngine,
+    engine: EmbeddedEngine,
     prompts: Sequence[Sequence[int]],
     policy: PolicyConfig,
     sampling: Sequence[SamplingParams],
@@ -67,7 +67,7 @@ def unseen_examples(per_kind: int, seed: int, kinds: Sequence[str] | None = None
     return chosen
 
 
-def prompt_ids(engine: TorchEngine, user: str) -> list[int]:
+def prompt_ids(engine: EmbeddedEngine, user: str) -> list[int]:
     return engine.tokenizer.apply_chat_template(
         [{"role": "user", "content": user}], add_generation_prompt=True
     )

@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from _common import make_engine, prompt_ids
 from entropick_pico import grammar
 from entropick_sampler.params import SCORERS, BranchConfig, PolicyConfig, SamplingParams, Strategy
-from entropick_server.engine.torch_engine import TorchEngine
+from entropick_server.engine.embedded.engine import EmbeddedEngine
 from entropick_server.engine.types import Request, Token
 
 TASKS = ("sort_long", "count_long", "add", "parity")
@@ -41,7 +41,7 @@ class Reply:
 
 
 async def replies(
-    engine: TorchEngine,
+    engine: EmbeddedEngine,
     prompts: Sequence[Sequence[int]],
     sampling: SamplingParams,
     policy: PolicyConfig,

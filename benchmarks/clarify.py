@@ -20,7 +20,7 @@ from entropick_pico import grammar
 from entropick_sampler.calibrate import separate
 from entropick_sampler.signals import POLICY_SIGNALS
 from entropick_server.calibration import Sample, collect, measure
-from entropick_server.engine.torch_engine import TorchEngine
+from entropick_server.engine.embedded.engine import EmbeddedEngine
 
 SETS = {
     "entropy and varentropy": ("logits_entropy", "logits_varentropy"),
@@ -30,7 +30,7 @@ SETS = {
 
 
 async def tokens_of(
-    engine: TorchEngine, split: grammar.Split, seed: int, labelled: int
+    engine: EmbeddedEngine, split: grammar.Split, seed: int, labelled: int
 ) -> tuple[torch.Tensor, list[str]]:
     """Signals [N, S] of the first labelled choice of each reply, and its kind of prompt."""
     rng = random.Random(seed)

@@ -27,7 +27,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from entropick_pico import model_path
-from entropick_server.engine.threads import default_threads
+from entropick_server.engine.embedded.cpu_threads import default_threads
 from peers.process import SPECS, Environments, Peer, PeerError
 from peers.protocol import Load, Run, Stamp
 

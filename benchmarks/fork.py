@@ -16,10 +16,10 @@ import torch
 
 from _common import make_engine, run_all
 from entropick_sampler.params import BRANCH_STRATEGIES, BranchConfig, PolicyConfig, SamplingParams, Strategy
-from entropick_server.engine.cache import CacheShape, KVCache
-from entropick_server.engine.pages import PagePool
-from entropick_server.engine.scheduler import Scheduler
-from entropick_server.engine.sequence import Sequence
+from entropick_server.engine.embedded.cache import CacheShape, KVCache
+from entropick_server.engine.embedded.pages import PagePool
+from entropick_server.engine.embedded.scheduler import Scheduler
+from entropick_server.engine.embedded.sequence import Sequence
 from entropick_server.engine.types import Request, StepReport
 
 PAGE = 16
@@ -28,13 +28,14 @@ PAGE = 16
 def fork_seconds(shape: CacheShape, context: int, branches: int, rounds: int) -> list[float]:
     """Seconds of each fork at a context, copies included; the branches are dropped in between."""
     pool = PagePool(shape.pages - 1)
-    scheduler = Scheduler(pool, PAGE, branches + 1, 1, context + branches + 2)
+    scheduler = Scheduler(pool, PAGE, branches + 1, context + branches + 2)
     cache = KVCache(shape, torch.device("cpu"))
     request = Request("bench", tuple(range(context)), SamplingParams(), PolicyConfig(), time.monotonic())
     parent = Sequence.of(request, context + 64)
     scheduler.add(parent)
     scheduler.advance(scheduler.schedule())
-    parent.take(0)
+    parent.tokens.append(0)
+    parent.reply.length += 1
     seconds = []
     for _ in range(rounds):
         begin = time.perf_counter()

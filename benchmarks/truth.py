@@ -20,12 +20,12 @@ from entropick_pico import grammar
 from entropick_sampler.params import PolicyConfig, SamplingParams
 from entropick_sampler.signals import SIGNAL_NAMES
 from entropick_server.calibration import token_indices
-from entropick_server.engine.torch_engine import TorchEngine
+from entropick_server.engine.embedded.engine import EmbeddedEngine
 
 ENTROPY = SIGNAL_NAMES.index("logits_entropy")
 
 
-def true_entropy(engine: TorchEngine, before: str, choice: grammar.Choice) -> float:
+def true_entropy(engine: EmbeddedEngine, before: str, choice: grammar.Choice) -> float:
     """Bits, over the first token of each alternative; the empty alternative ends the turn."""
     first: dict[int, float] = defaultdict(float)
     prefix = engine.tokenizer.encode(before, add_special_tokens=False)

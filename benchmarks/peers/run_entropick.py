@@ -17,7 +17,7 @@ from protocol import Load, Recorder, Run, serve
 
 from entropick_sampler.params import CALIBRATED_BASE, PolicyConfig, PresetName, SamplingParams
 from entropick_server.calibration import calibrate_first
-from entropick_server.engine.torch_engine import TorchEngine
+from entropick_server.engine.embedded.engine import EmbeddedEngine
 from entropick_server.engine.types import EngineOptions, Request, StepReport
 from entropick_server.version import server_version
 
@@ -27,7 +27,7 @@ class Entropick:
         options = {} if measure else {"measure": False}
         if not {f.name for f in fields(EngineOptions)}.issuperset(options):
             raise RuntimeError("EngineOptions.measure is not there: this version cannot switch signals off")
-        self.engine = TorchEngine(
+        self.engine = EmbeddedEngine(
             EngineOptions(
                 model=asked.model,
                 max_num_seqs=asked.rows,

@@ -109,8 +109,20 @@ def save(model: Any, tok: PreTrainedTokenizerFast, folder: Path, log: list[dict[
         bos_token_id=tok.bos_token_id, eos_token_id=tok.eos_token_id, pad_token_id=tok.pad_token_id
     )
     copy.save_pretrained(folder)
+    add_rope_theta(folder / "config.json")
     tok.save_pretrained(folder)
     (folder / "train_log.json").write_text(json.dumps(log, indent=0) + "\n")
+
+
+def add_rope_theta(path: Path) -> None:
+    """Writes the rotary base of a config.json a second time, as the top-level ``rope_theta``.
+
+    transformers 5 writes it under ``rope_parameters`` alone. Other engines know only the older place, and
+    refuse the model or take another base where it is missing.
+    """
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["rope_theta"] = config["rope_parameters"]["rope_theta"]
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 class Watch:

@@ -96,9 +96,9 @@ def _engine(
         from .engine.vllm.engine import VllmEngine
 
         return VllmEngine(options, theirs, calibrator)
-    from .engine.torch_engine import TorchEngine
+    from .engine.embedded.engine import EmbeddedEngine
 
-    return TorchEngine(options, calibrator)
+    return EmbeddedEngine(options, calibrator)
 
 
 def _engine_options(settings: Settings) -> EngineOptions:

@@ -19,7 +19,7 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Stands in for the engines, the server and calibration; collects what they are given."""
     seen: list[Any] = []
     engine = ModuleType("torch_engine")
-    engine.TorchEngine = lambda options, calibrator: seen.append(options) or "engine"  # type: ignore[attr-defined]
+    engine.EmbeddedEngine = lambda options, calibrator: seen.append(options) or "engine"  # type: ignore[attr-defined]
     theirs = ModuleType("engine")
     theirs.VllmEngine = lambda options, arguments, calibrator: (  # type: ignore[attr-defined]
         seen.append((options, list(arguments), calibrator)) or "vllm"
@@ -36,7 +36,7 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     pico = ModuleType("entropick_pico")
     pico.model_path = lambda: Path("/shipped")  # type: ignore[attr-defined]
     pico.MODEL_NAME = "small"  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "entropick_server.engine.torch_engine", engine)
+    monkeypatch.setitem(sys.modules, "entropick_server.engine.embedded.engine", engine)
     monkeypatch.setitem(sys.modules, "entropick_server.serve", serving)
     monkeypatch.setitem(sys.modules, "entropick_pico", pico)
     return seen

@@ -10,7 +10,7 @@ from entropick_pico import model_path
 from entropick_sampler.profile import PROFILE_FILE, Profile
 from entropick_sampler.signals import POLICY_SIGNALS
 from entropick_server import cli
-from entropick_server.engine.loader import model_hash
+from entropick_server.engine.embedded.loader import model_hash
 from entropick_server.engine.profiles import find_profile
 
 pytestmark = pytest.mark.filterwarnings("default")  # of vLLM's and torch's making

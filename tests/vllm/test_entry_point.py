@@ -20,7 +20,7 @@ from entropick_pico import model_path
 from entropick_sampler.params import PolicyConfig, SamplingParams
 from entropick_sampler.profile import PROFILE_FILE
 from entropick_sampler.signals import SIGNALS
-from entropick_server.engine.torch_engine import TorchEngine
+from entropick_server.engine.embedded.engine import EmbeddedEngine
 from entropick_server.engine.types import EngineOptions, Request, Token
 
 PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
@@ -93,7 +93,7 @@ def say(folder: Path, installed: list[str], tmp_path_factory: pytest.TempPathFac
 @pytest.fixture
 async def wanted(folder: Path) -> list[list[Token]]:
     """What the embedded engine says with the same layers."""
-    engine = TorchEngine(EngineOptions(model=str(folder), monitored_layers=LAYERS, calibrate=False))
+    engine = EmbeddedEngine(EngineOptions(model=str(folder), monitored_layers=LAYERS, calibrate=False))
     await engine.start()
     try:
         said = []

@@ -18,7 +18,7 @@ import pytest
 
 from entropick_pico import model_path
 from entropick_sampler.params import PolicyConfig, SamplingParams
-from entropick_server.engine.torch_engine import TorchEngine
+from entropick_server.engine.embedded.engine import EmbeddedEngine
 from entropick_server.engine.types import EngineOptions, Request
 
 PROMPT = [1, *range(20, 40)]
@@ -79,8 +79,8 @@ def complete(url: str, told: Any, **fields: Any) -> httpx.Response:
 
 
 @pytest.fixture
-async def ours() -> AsyncIterator[TorchEngine]:
-    engine = TorchEngine(EngineOptions(model=str(model_path())))
+async def ours() -> AsyncIterator[EmbeddedEngine]:
+    engine = EmbeddedEngine(EngineOptions(model=str(model_path())))
     await engine.start()
     yield engine
     await engine.close()
@@ -88,7 +88,7 @@ async def ours() -> AsyncIterator[TorchEngine]:
 
 @pytest.mark.parametrize("preset", ["calibrated", "seed"])
 async def test_it_says_what_the_embedded_engine_says(
-    plain: str, ours: TorchEngine, preset: Any, tmp_path: Path
+    plain: str, ours: EmbeddedEngine, preset: Any, tmp_path: Path
 ) -> None:
     """The profile beside the weights is read, all layers are measured, the seed is the request's."""
     for seed in (3, 4):

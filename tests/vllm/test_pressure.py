@@ -14,7 +14,7 @@ from entropick_pico import model_path
 from entropick_sampler.params import BranchConfig, PolicyConfig, Strategy
 from entropick_sampler.profile import PROFILE_FILE
 from entropick_server.calibration import calibrate_first
-from entropick_server.engine.torch_engine import TorchEngine
+from entropick_server.engine.embedded.engine import EmbeddedEngine
 from entropick_server.engine.types import EngineOptions, Request, StepReport, Token
 from entropick_server.engine.vllm.engine import VllmEngine
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("default")  # of vLLM's and torch's maki
 UNI = ("--distributed-executor-backend", "uni")
 
 
-async def tokens_of(engine: VllmEngine | TorchEngine, request: Request) -> list[Token]:
+async def tokens_of(engine: VllmEngine | EmbeddedEngine, request: Request) -> list[Token]:
     tokens: list[Token] = []
     async for output in engine.generate(request):
         assert output.error is None
@@ -47,7 +47,7 @@ async def test_pieces_of_prompts_and_preemption_change_nothing(make_request: Cal
         )
         for i in range(8)
     ]
-    ours = TorchEngine(EngineOptions(model=str(model_path())))
+    ours = EmbeddedEngine(EngineOptions(model=str(model_path())))
     await ours.start()
     try:
         wanted = await asyncio.gather(*(tokens_of(ours, request) for request in requests))
@@ -84,7 +84,7 @@ async def test_a_model_without_a_profile_is_calibrated(
     shutil.copytree(model_path(), folder)
     (folder / PROFILE_FILE).unlink()
     options = EngineOptions(model=str(folder), monitored_layers=(0, 3))
-    ours = TorchEngine(options, calibrate_first, tmp_path / "ours")
+    ours = EmbeddedEngine(options, calibrate_first, tmp_path / "ours")
     await ours.start()
     theirs = VllmEngine(options, UNI, calibrate_first, tmp_path / "theirs")
     await theirs.start()

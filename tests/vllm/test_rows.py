@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from entropick_sampler.params import PolicyConfig, SamplingParams
-from entropick_server.engine.sampling import ClarifyText
+from entropick_server.engine.embedded.sampling import ClarifyText
 from entropick_server.engine.vllm.rows import Row, RowTable
 from entropick_server.engine.vllm.wire import RowSpec
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from entropick_server.engine.torch_engine import TorchEngine
+from entropick_server.engine.embedded.engine import EmbeddedEngine
 
 from .answers import TOKENS, answer, options
 
@@ -25,7 +25,7 @@ UNI = ("--distributed-executor-backend", "uni")
 
 async def ours(layers: str = "") -> Any:
     """The rows of the embedded engine."""
-    engine = TorchEngine(options("auto", layers))
+    engine = EmbeddedEngine(options("auto", layers))
     await engine.start()
     try:
         return await answer(engine)

@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -26,9 +26,9 @@ from transformers import (
 )
 
 from entropick_sampler.params import PolicyConfig, SamplingParams
-from entropick_server.engine.core import EngineCore
-from entropick_server.engine.loader import load_model
-from entropick_server.engine.sequence import Sequence
+from entropick_server.engine.embedded.core import EngineCore
+from entropick_server.engine.embedded.loader import load_model
+from entropick_server.engine.embedded.sequence import Sequence
 from entropick_server.engine.tokenizer import byte_map
 from entropick_server.engine.types import EngineOptions, FinishReason, Request, StepReport, Token
 
@@ -189,6 +189,19 @@ def several(
             )
         )
     return requests
+
+
+class _NoText:
+    """A tokenizer whose tokens are whole characters."""
+
+    def token_bytes(self, token_id: int) -> bytes:
+        return b"x"
+
+
+def take(sequence: Sequence, token: int) -> FinishReason | None:
+    """Gives a sequence a token, as the commit of a step does."""
+    sequence.tokens.append(token)
+    return sequence.reply.take(token, cast(Any, _NoText()))
 
 
 class Room:

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from entropick_server.engine.torch_engine import TorchEngine
+from entropick_server.engine.embedded.engine import EmbeddedEngine
 from entropick_server.engine.types import EngineOptions
 
 ROUTE = "/v1/completions"
@@ -26,7 +26,7 @@ async def client(
     options = EngineOptions(
         model=str(model_folder("llama")), device="cpu", threads=1, calibrate=False, use_profile=False
     )
-    async with serve(TorchEngine(options, profile_cache=tmp_path), wait=False) as client:
+    async with serve(EmbeddedEngine(options, profile_cache=tmp_path), wait=False) as client:
         while (await client.get("/health")).status_code != 200:
             await asyncio.sleep(0.05)
         yield client

@@ -25,23 +25,23 @@ from entropick_server.calibration import (
 from entropick_server.calibration.run import ENOUGH_TOKENS
 from entropick_server.calibration.samples import BUILT_IN_PROMPTS, BUILT_IN_TOKENS
 from entropick_server.engine.base import ModelLoadError
+from entropick_server.engine.embedded.engine import EmbeddedEngine
 from entropick_server.engine.profiles import cached_profile_path, calibrated_path
-from entropick_server.engine.torch_engine import TorchEngine
 from entropick_server.engine.types import EngineOptions, Request, Token
 
 Folder = Callable[[str], Path]
 END = 256
 
 
-def unprofiled(folder: Path, **more: Any) -> TorchEngine:
+def unprofiled(folder: Path, **more: Any) -> EmbeddedEngine:
     """An engine for calibration, which serves without a profile."""
-    return TorchEngine(EngineOptions(str(folder), threads=1, calibrate=False, use_profile=False, **more))
+    return EmbeddedEngine(EngineOptions(str(folder), threads=1, calibrate=False, use_profile=False, **more))
 
 
 @pytest.fixture
 async def engine(model_folder: Folder, tmp_path: Path) -> Any:
     options = EngineOptions(str(model_folder("llama")), calibrate=False, threads=1)
-    running = TorchEngine(options, profile_cache=tmp_path)
+    running = EmbeddedEngine(options, profile_cache=tmp_path)
     await running.start()
     yield running
     await running.close()
@@ -57,7 +57,7 @@ def chat(question: str, answer: str, *ambiguous_at: int) -> dict[str, object]:
     return {"messages": messages, "ambiguous_at": list(ambiguous_at)}
 
 
-async def test_the_three_shapes_of_a_line(engine: TorchEngine, tmp_path: Path) -> None:
+async def test_the_three_shapes_of_a_line(engine: EmbeddedEngine, tmp_path: Path) -> None:
     path = lines(
         tmp_path / "data.jsonl",
         chat("Hi?", "Is it so?", 3),
@@ -88,12 +88,12 @@ async def test_the_three_shapes_of_a_line(engine: TorchEngine, tmp_path: Path) -
         ({"text": "x"}, "no usable line"),
     ],
 )
-async def test_bad_lines_are_named(engine: TorchEngine, tmp_path: Path, row: object, needle: str) -> None:
+async def test_bad_lines_are_named(engine: EmbeddedEngine, tmp_path: Path, row: object, needle: str) -> None:
     with pytest.raises(CalibrationDataError, match=needle):
         read_samples(lines(tmp_path / "data.jsonl", row), engine.tokenizer, (END,), 200)
 
 
-async def test_only_line_feeds_end_a_line(engine: TorchEngine, tmp_path: Path) -> None:
+async def test_only_line_feeds_end_a_line(engine: EmbeddedEngine, tmp_path: Path) -> None:
     path = tmp_path / "data.jsonl"
     path.write_text(json.dumps({"text": "a\u2028b"}, ensure_ascii=False) + "\n", encoding="utf-8")
     assert len(read_samples(path, engine.tokenizer, (END,), 200)) == 1
@@ -111,14 +111,14 @@ def test_offsets_where_a_space_is_put_before_the_text() -> None:
     assert token_indices(ids, "a b, c", [0, 2], Prefixing()) == {1, 3}  # type: ignore[arg-type]
 
 
-async def test_built_in_prompts_are_measured_up_to_the_end_of_the_answer(engine: TorchEngine) -> None:
+async def test_built_in_prompts_are_measured_up_to_the_end_of_the_answer(engine: EmbeddedEngine) -> None:
     """What comes behind the end of sequence is nothing a server ever emits."""
     (tokens,) = await measure(engine, [Sample((1, 2, 3), ())], 1)
     ends = [i for i, token in enumerate(tokens) if token.token_id == END]
     assert len(tokens) == BUILT_IN_TOKENS or ends == [len(tokens) - 1]
 
 
-async def test_offsets_are_characters_and_tokens_are_bytes(engine: TorchEngine) -> None:
+async def test_offsets_are_characters_and_tokens_are_bytes(engine: EmbeddedEngine) -> None:
     text = "é ü?"
     ids = engine.tokenizer.encode(text, add_special_tokens=False)
     assert token_indices(ids, text, [0, 2, 3], engine.tokenizer) == {0, 3, 5}
@@ -177,7 +177,7 @@ def test_what_was_not_measured_is_no_zero() -> None:
 def test_an_engine_that_does_not_start_leaves_nothing(tmp_path: Path) -> None:
     data = lines(tmp_path / "data.jsonl", {"text": "a b"})
     with pytest.raises(ModelLoadError):
-        calibrate_model(TorchEngine(EngineOptions("/nowhere/model")), data, tmp_path / "out.toml")
+        calibrate_model(EmbeddedEngine(EngineOptions("/nowhere/model")), data, tmp_path / "out.toml")
     assert not (tmp_path / "out.toml").exists()
 
 
@@ -192,7 +192,7 @@ def test_a_calibration_lies_where_serving_looks(tmp_path: Path) -> None:
 async def test_an_engine_with_little_room_is_waited_for(model_folder: Folder, tmp_path: Path) -> None:
     """Calibration has more requests at a time than this engine takes."""
     options = EngineOptions(str(model_folder("llama")), threads=1, max_num_seqs=2, max_queue=0)
-    engine = TorchEngine(options, calibrate_first, profile_cache=tmp_path)
+    engine = EmbeddedEngine(options, calibrate_first, profile_cache=tmp_path)
     await engine.start()
     assert engine.profile is not None
     await engine.close()
@@ -202,7 +202,7 @@ async def test_first_start_calibrates_and_the_next_one_does_not(
     model_folder: Folder, tmp_path: Path, make_request: Callable[..., Request]
 ) -> None:
     options = EngineOptions(str(model_folder("qwen2")), threads=1)
-    first = TorchEngine(options, calibrate_first, profile_cache=tmp_path)
+    first = EmbeddedEngine(options, calibrate_first, profile_cache=tmp_path)
     await first.start()
     made = first.profile
     calibrated = make_request(policy=PolicyConfig(preset="calibrated"))
@@ -212,7 +212,7 @@ async def test_first_start_calibrates_and_the_next_one_does_not(
     assert ENOUGH_TOKENS <= made.tokens <= len(BUILT_IN_PROMPTS) * BUILT_IN_TOKENS
     assert all(t.strategy is not None for output in outputs for t in output.tokens)
 
-    second = TorchEngine(replace(options), None, profile_cache=tmp_path)
+    second = EmbeddedEngine(replace(options), None, profile_cache=tmp_path)
     await second.start()
     assert second.profile == made
     await second.close()

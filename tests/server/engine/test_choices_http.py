@@ -12,7 +12,7 @@ import httpx
 import pytest
 from openai import AsyncOpenAI
 
-from entropick_server.engine.torch_engine import TorchEngine
+from entropick_server.engine.embedded.engine import EmbeddedEngine
 from entropick_server.engine.types import EngineOptions
 
 from .test_branches_http import BRANCH, gauge
@@ -35,7 +35,7 @@ async def client(
         max_num_seqs=4,
         max_queue=2,
     )
-    engine = TorchEngine(options, profile_cache=tmp_path)
+    engine = EmbeddedEngine(options, profile_cache=tmp_path)
     async with serve(engine, wait=False, max_num_seqs=4, max_queue=2) as client:
         while (await client.get("/health")).status_code != 200:
             await asyncio.sleep(0.05)

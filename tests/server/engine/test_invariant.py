@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from entropick_sampler.params import BranchConfig, PolicyConfig, Strategy
-from entropick_server.engine import native
 from entropick_server.engine.base import ModelLoadError
-from entropick_server.engine.batch import Batch
-from entropick_server.engine.loader import load_model
-from entropick_server.engine.model_runner import Measured
-from entropick_server.engine.startup import build
+from entropick_server.engine.embedded import native_decoder
+from entropick_server.engine.embedded.batch import Batch
+from entropick_server.engine.embedded.forward import ForwardOutput
+from entropick_server.engine.embedded.loader import load_model
+from entropick_server.engine.embedded.startup import build
 from entropick_server.engine.types import EngineOptions, Request
 
 from .conftest import PAGE_BYTES, Room, several
@@ -42,11 +42,11 @@ def tapped(room: Room) -> Rows:
     runner: Any = room.core._runner
     forward = runner.forward
 
-    def forward_and_keep(batch: Batch) -> Measured | None:
-        measured: Measured | None = forward(batch)
+    def forward_and_keep(batch: Batch) -> ForwardOutput | None:
+        measured: ForwardOutput | None = forward(batch)
         if measured is not None:
             figures = torch.cat([*measured.heads[:4], measured.by_layer], -1).transpose(0, 1)
-            for i, row in enumerate(measured.rows):
+            for i, row in enumerate(measured.sequences):
                 name = (row.request.request_id, tuple(row.tokens))
                 data = measured.logits[i].numpy().tobytes() + figures[i].contiguous().numpy().tobytes()
                 assert rows.setdefault(name, data) == data, "the same tokens, computed again"
@@ -112,13 +112,13 @@ def test_threads_change_no_bit(
     threads: int, room: Open, make_request: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     requests = several(make_request, 6, random.Random(5), 80, (5, 30), (FIXED, SEED), (None, 3))
-    monkeypatch.setattr(native.decoder.numba_impl, "threads_for", lambda work: threads)
+    monkeypatch.setattr(native_decoder.decoder.numba_impl, "threads_for", lambda work: threads)
     busy = room(max_num_batched_tokens=37)
     rows = tapped(busy)
     for request in requests:
         busy.add(request)
     busy.finish()
-    monkeypatch.setattr(native.decoder.numba_impl, "threads_for", lambda work: 1)
+    monkeypatch.setattr(native_decoder.decoder.numba_impl, "threads_for", lambda work: 1)
     assert_as_alone(busy, rows, requests, room)
 
 
@@ -159,6 +159,6 @@ def test_the_mode_is_refused_elsewhere(
 def test_the_mode_needs_numba(model_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = options(model_folder("llama"))
     loaded = load_model(chosen)
-    monkeypatch.setattr(native.decoder, "available", lambda: False)
+    monkeypatch.setattr(native_decoder.decoder, "available", lambda: False)
     with pytest.raises(ModelLoadError, match="numba is not installed"):
         build(loaded, chosen, None)

@@ -15,11 +15,11 @@ from transformers import AutoConfig
 from entropick_sampler.profile import PROFILE_FILE, QUANTILE_LEVELS, THRESHOLDS, Profile
 from entropick_sampler.signals import POLICY_SIGNALS
 from entropick_server.engine.base import ModelLoadError
-from entropick_server.engine.core import EngineCore
-from entropick_server.engine.loader import check_architecture, load_model, model_hash
+from entropick_server.engine.embedded.core import EngineCore
+from entropick_server.engine.embedded.cpu_threads import default_threads
+from entropick_server.engine.embedded.loader import check_architecture, load_model, model_hash
+from entropick_server.engine.embedded.startup import build
 from entropick_server.engine.profiles import cached_profile_path, find_profile
-from entropick_server.engine.startup import build
-from entropick_server.engine.threads import default_threads
 from entropick_server.engine.types import EngineOptions
 
 from .conftest import END, tiny_config
@@ -134,7 +134,7 @@ def test_a_hub_model_that_cannot_be_fetched(monkeypatch: pytest.MonkeyPatch) -> 
     def offline(*_: object, **__: object) -> str:
         raise OSError("no connection.")
 
-    monkeypatch.setattr("entropick_server.engine.loader.cached_file", offline)
+    monkeypatch.setattr("entropick_server.engine.embedded.loader.cached_file", offline)
     with pytest.raises(ModelLoadError, match="download the model and give its folder"):
         load_model(options("someone/some-model"))
 

@@ -18,8 +18,8 @@ from entropick_sampler.score import host_confidence
 from entropick_sampler.signals import SIGNAL_NAMES
 
 from ..base import Tokenizer
-from ..sampling import drawn_beside, unfinished_character
-from ..sequence import CHOICE_SHIFT
+from ..reply import philox_stream, unfinished_character
+from ..tokens import drawn_beside
 from ..types import BranchRecord, BranchVerdict, FinishReason, Request, RequestOutput, Token
 from .wire import RowSpec
 
@@ -170,7 +170,7 @@ class Chain:
             request.policy if not branch else replace(request.policy, branch=None),
             key=f"{request.request_id}/{self._count}",
             start=len(reply.tokens),
-            branch=request.choice << CHOICE_SHIFT | branch,
+            branch=philox_stream(request.choice, branch),
             forced=replay,
             replay=bool(replay),
             clarify_used=reply.clarify_used,

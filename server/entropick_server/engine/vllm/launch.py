@@ -14,7 +14,7 @@ from safetensors import safe_open
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from ..base import ModelLoadError
-from ..loader import check_architecture, eos_token_ids, generation_defaults, model_folder, model_hash
+from ..embedded.loader import check_architecture, eos_token_ids, generation_defaults, model_folder, model_hash
 from ..tokenizer import FastTokenizer
 from ..types import EngineOptions, ModelInfo
 from .names import CONFIG

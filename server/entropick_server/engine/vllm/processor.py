@@ -25,7 +25,7 @@ from entropick_sampler.columns import NOTHING, StepColumns, StepRow
 from entropick_sampler.packed import HEADER, INSERTED
 from entropick_sampler.profile import DEFAULT_CLARIFY_TEXT
 
-from ..sampling import ClarifyText
+from ..reply import ClarifyingText as ClarifyText
 from ..tokenizer import FastTokenizer
 from .attention.capture import Attention
 from .attention.parallel import workers_of

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from ..base import Tokenizer
-from ..sampling import ClarifyText, unfinished_character
+from ..reply import ClarifyingText as ClarifyText
+from ..reply import unfinished_character
 from .wire import RowSpec
 
 _PARKED: Final = 4096

@@ -34,7 +34,7 @@ class StepTables(NamedTuple):
 
 
 def joined(layer: Kept, step: StepTables) -> Captured | None:
-    """What :func:`measure` takes; None where the cache is gone."""
+    """What :func:`~.capture.measure` takes; None where the cache is gone."""
     cache = layer.cache()
     if cache is None:
         return None

@@ -13,16 +13,16 @@ from pathlib import Path
 
 from entropick_sampler.profile import Profile
 
-from .base import Calibrator, EngineDeadError, EngineError, Tokenizer
-from .profiles import cached_profile_path, check_layers, default_cache
-from .types import EngineLoad, EngineOptions, ModelInfo, Request, RequestOutput, StepReport
-from .worker import Add, Cancel, Served, Stop, UseProfile, Worker
+from ..base import Calibrator, EngineDeadError, EngineError, Tokenizer
+from ..profiles import cached_profile_path, check_layers, default_cache
+from ..types import EngineLoad, EngineOptions, ModelInfo, Request, RequestOutput, StepReport
+from .thread import Add, Cancel, EngineThread, Served, Stop, UseProfile
 
 _log = logging.getLogger(__name__)
 
 
-class TorchEngine:
-    """Implements :class:`~.base.Engine` with transformers' modules and a cache and scheduler of our own."""
+class EmbeddedEngine:
+    """Implements :class:`~..base.Engine` with transformers' modules and a cache and scheduler of our own."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class TorchEngine:
         self._options = options
         self._calibrator = calibrator
         self._profile_cache = profile_cache or default_cache()
-        self._worker = Worker(options, self._profile_cache, self)
+        self._thread = EngineThread(options, self._profile_cache, self)
         self._streams: dict[str, asyncio.Queue[RequestOutput | EngineError]] = {}
         self._leaving: dict[str, asyncio.Event] = {}
         """requests whose reader is gone, until the worker has told their end: their id is not free before"""
@@ -77,7 +77,7 @@ class TorchEngine:
             raise EngineError("an engine is started once; build another one")
         self._started = True
         try:
-            self._served = await self._worker.start()
+            self._served = await self._thread.start()
             self._profile = self._served.profile
             self._alive = True
             if self._profile is None and self._options.calibrate and self._calibrator is not None:
@@ -90,8 +90,8 @@ class TorchEngine:
     async def close(self) -> None:
         """Stop the thread; open streams end with EngineDeadError. Harmless when called again."""
         self._ready = False
-        self._worker.send(Stop())
-        await self._worker.join()
+        self._thread.send(Stop())
+        await self._thread.join()
         self.on_death("the engine was stopped")
 
     async def generate(self, request: Request) -> AsyncIterator[RequestOutput]:
@@ -108,7 +108,7 @@ class TorchEngine:
             raise EngineError(f"request id {name!r} is in use")
         stream: asyncio.Queue[RequestOutput | EngineError] = asyncio.Queue()
         self._streams[name] = stream
-        self._worker.send(Add(request))
+        self._thread.send(Add(request))
         ended = False
         try:
             while not ended:
@@ -126,11 +126,11 @@ class TorchEngine:
                 ended = isinstance(unread, EngineError) or unread.finish_reason is not None
             if not ended and self._alive:
                 self._leaving[name] = asyncio.Event()
-                self._worker.send(Cancel(name))
+                self._thread.send(Cancel(name))
 
     def load(self) -> EngineLoad:
         """The gauges after the last step or command."""
-        return self._worker.load
+        return self._thread.load
 
     def subscribe(self, listener: Callable[[StepReport], None]) -> None:
         """Call ``listener`` in the event loop with every report.
@@ -182,4 +182,4 @@ class TorchEngine:
         except OSError as error:
             _log.warning("the profile cannot be kept as %s, the next start calibrates again: %s", path, error)
         self._profile = profile
-        self._worker.send(UseProfile(profile))
+        self._thread.send(UseProfile(profile))

@@ -9,11 +9,11 @@ from entropick_sampler.batch import warmup as warm_sampler
 from entropick_sampler.params import PolicyConfig, SamplingParams
 from entropick_sampler.profile import Profile
 
-from .base import ModelLoadError
+from ..base import ModelLoadError
+from ..types import EngineOptions, Request
 from .core import EngineCore
+from .decoders import check_batch_invariant
 from .loader import Loaded
-from .native import check_batch_invariant
-from .types import EngineOptions, Request
 
 
 def build(loaded: Loaded, options: EngineOptions, profile: Profile | None) -> EngineCore:

@@ -15,13 +15,13 @@ import torch
 
 from entropick_sampler.profile import Profile
 
-from .base import EngineError
+from ..base import EngineError
+from ..profiles import find_profile
+from ..types import EngineLoad, EngineOptions, ModelInfo, Request, StepReport
 from .core import EngineCore
+from .cpu_threads import default_threads
 from .loader import Loaded, load_model
-from .profiles import find_profile
 from .startup import build
-from .threads import default_threads
-from .types import EngineLoad, EngineOptions, ModelInfo, Request, StepReport
 
 _log = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ class Listener(Protocol):
         """Nothing will come any more."""
 
 
-class Worker:
+class EngineThread:
     """Start with :meth:`start`, talk through :meth:`send`, end with a Stop command and :meth:`join`."""
 
     def __init__(self, options: EngineOptions, profile_cache: Path, listener: Listener) -> None:

@@ -1,0 +1,56 @@
+"""The batch of one step: what the scheduler hands to the model runner."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .sequence import Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A prefill chunk: tokens ``start .. start + length`` of a sequence."""
+
+    sequence: Sequence
+    start: int
+    length: int
+
+    @property
+    def last(self) -> bool:
+        """Tells whether the chunk ends the sequence's tokens, so that its last token gives logits."""
+        return self.start + self.length == len(self.sequence.tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class TailCopy:
+    """A page that is not full yet, ``source``, to be copied into ``targets`` before the next forward."""
+
+    source: int
+    targets: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One step: the sequences that decode, with one token each, and the chunks of those that do not yet.
+
+    ``rows``: the sequences that get logits, those that decode, then those that a chunk ends. ``preempted``:
+    sequences that gave their pages up for this step. ``looked_up``: requests that begin with it and whose
+    prompts were looked up in the cache. ``copies`` come before its forward.
+    """
+
+    decode: tuple[Sequence, ...]
+    chunks: tuple[Chunk, ...]
+    rows: tuple[Sequence, ...] = ()
+    preempted: tuple[Sequence, ...] = ()
+    looked_up: tuple[Sequence, ...] = ()
+    copies: tuple[TailCopy, ...] = ()
+
+    @property
+    def tokens(self) -> int:
+        """Counts the tokens that the step feeds."""
+        return len(self.decode) + sum(chunk.length for chunk in self.chunks)
+
+    @property
+    def sequences(self) -> list[Sequence]:
+        """Lists the sequences of the step."""
+        return [*self.decode, *(chunk.sequence for chunk in self.chunks)]

@@ -1,0 +1,104 @@
+"""The forward of a step: packs what the scheduler chose into one row of tokens and runs the decoder over it.
+
+The rows of a step are the newest tokens of its decoding sequences, then those of the prompts that end in it,
+in that order. In the packed row they come last, behind the other tokens of the prompts, so that "the last B"
+are the tokens with logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+
+import torch
+from torch import Tensor
+
+from entropick_kernels.attention_stats import Implementation
+
+from .batch import Batch, TailCopy
+from .cache import KVCache
+from .forward import Decoder, ForwardOutput, PackedChunk, StepInput
+from .page_tables import PageTables
+
+
+class ModelRunner:
+    """The decoder and its cache; called by the engine thread alone, under ``inference_mode``."""
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        cache: KVCache,
+        monitored_layers: Seq[int],
+        kernels: Implementation | None = None,
+    ) -> None:
+        """``kernels``: the implementation that attends and measures, None for the fastest."""
+        self._kernels = kernels
+        self._decoder = decoder
+        self._cache = cache
+        self._device = cache.keys[0].device
+        self._monitored = frozenset(monitored_layers)
+        self._tables = PageTables(cache.shape.page_size, self._device)
+
+    def forward(self, batch: Batch) -> ForwardOutput | None:
+        """Copies the pages that a batch needs copied, then feeds its tokens.
+
+        Returns None where no row of the batch wants a token yet.
+        """
+        if batch.copies:
+            self.copy(batch.copies)
+        if not (batch.decode or batch.chunks):
+            return None
+        found = self._decoder(self._pack(batch))
+        return None if found is None else ForwardOutput(batch.rows, *found)
+
+    def copy(self, copies: Seq[TailCopy]) -> None:
+        """Copies part pages for sequences that were forked."""
+        for copy in copies:
+            self._cache.copy(copy.source, copy.targets)
+
+    def clear(self, pages: Seq[int]) -> None:
+        """Zeroes the pages of a sequence whose numbers went bad."""
+        self._cache.clear(pages)
+
+    def _pack(self, batch: Batch) -> StepInput:
+        rows, size = batch.rows, self._cache.shape.page_size
+        ids: list[int] = []
+        positions: list[int] = []
+        slots: list[int] = []
+        chunks: list[PackedChunk] = []
+        for chunk in batch.chunks:
+            # a sequence's last token is a row: its attention is measured like that of a decoding sequence
+            count = chunk.length - 1 if chunk.last else chunk.length
+            if not count:
+                continue
+            stop = chunk.start + count
+            pages = chunk.sequence.pages
+            chunks.append(PackedChunk(len(ids), count, self._tensor(pages), stop))
+            ids += chunk.sequence.tokens[chunk.start : stop]
+            positions += range(chunk.start, stop)
+            slots += [pages[p // size] * size + p % size for p in range(chunk.start, stop)]
+        ends: list[int] = []
+        for sequence in rows:
+            newest = len(sequence.tokens) - 1
+            ids.append(sequence.tokens[newest])
+            positions.append(newest)
+            slots.append(sequence.pages[newest // size] * size + newest % size)
+            ends.append(newest + 1)
+        n = len(ids)
+        packed = torch.tensor(ids + positions).to(self._device, non_blocking=True)
+        # the kernels read 32-bit indices
+        packed32 = self._tensor(slots + ends)
+        return StepInput(
+            ids=packed[:n],
+            positions=packed[n:],
+            slots=packed32[:n],
+            keys=self._cache.keys,
+            values=self._cache.values,
+            chunks=chunks,
+            page_table=self._tables.of(rows),
+            lengths=packed32[n:],
+            monitored=self._monitored,
+            implementation=self._kernels,
+        )
+
+    def _tensor(self, numbers: Seq[int]) -> Tensor:
+        return torch.tensor(numbers, dtype=torch.int32).to(self._device, non_blocking=True)

@@ -1,0 +1,106 @@
+"""The decoder of the Llama family on the CPU in float32: a step is one native call, attention figures
+included.
+
+The weights are packed for it and taken from the transformers model, which is empty afterwards: a large model
+is not kept twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from entropick_kernels import decoder
+from entropick_kernels.decoder import Decoded, DecoderShape, DecoderStep, LayerWeights, Piece
+
+from .forward import StepInput
+from .llama_family import in_family, rotary_tables, window_of
+
+
+class NativeLlamaDecoder:
+    """A model of the family with packed weights."""
+
+    def __init__(self, model: PreTrainedModel, max_len: int) -> None:
+        """Takes the weights out of ``model`` and packs them; positions up to ``max_len`` can be served."""
+        config, body = model.config, model.model
+        embed: Tensor = body.embed_tokens.weight
+        shape = DecoderShape(
+            hidden=int(config.hidden_size),
+            heads=int(config.num_attention_heads),
+            kv_heads=int(config.num_key_value_heads),
+            width=int(body.layers[0].self_attn.head_dim),
+            ffn=int(config.intermediate_size),
+            vocab=int(embed.shape[0]),
+            eps=float(config.rms_norm_eps),
+        )
+        cos, sin = (table[:, : shape.width // 2].contiguous() for table in rotary_tables(model, max_len))
+        head: Tensor = model.lm_head.weight
+        tied = head.data_ptr() == embed.data_ptr()
+        self._run = decoder.NativeDecoder(
+            shape, _layers(model), embed, body.norm.weight, None if tied else head, cos, sin
+        )
+        _empty(body.embed_tokens, model.lm_head)
+
+    @staticmethod
+    def serves(model: PreTrainedModel) -> bool:
+        """Tells whether this decoder can run a model: of the family, in float32 on the CPU, with numba."""
+        if not decoder.available() or not in_family(model):
+            return False
+        plain = all(p.dtype == torch.float32 and p.device.type == "cpu" for p in model.parameters())
+        return plain and rotary_tables(model, 1)[0].shape[-1] == model.model.layers[0].self_attn.head_dim
+
+    def __call__(self, step: StepInput) -> Decoded | None:
+        """Runs the model. Returns logits and attention figures of the rows, None for a step without rows."""
+        return self._run(
+            DecoderStep(
+                ids=step.ids,
+                positions=step.positions,
+                slots=step.slots,
+                keys=step.keys,
+                values=step.values,
+                page_table=step.page_table,
+                lengths=step.lengths,
+                rows=step.rows,
+                pieces=[Piece(chunk.count, chunk.pages, chunk.length) for chunk in step.chunks],
+                monitored=step.monitored,
+            )
+        )
+
+
+def _layers(model: PreTrainedModel) -> Iterator[LayerWeights]:
+    """Yields the layers of a model one by one, each taken out of it when the next is asked for."""
+    for layer in model.model.layers:
+        attention: Any = layer.self_attn
+        mlp: Any = layer.mlp
+        parts = (attention.q_proj, attention.k_proj, attention.v_proj)
+        biases: list[Tensor] = [p.bias for p in parts if p.bias is not None]
+        weights = LayerWeights(
+            norm_in=layer.input_layernorm.weight,
+            w_qkv=torch.cat([p.weight for p in parts]),
+            b_qkv=torch.cat(biases) if biases else None,
+            norm_q=attention.q_norm.weight if hasattr(attention, "q_norm") else None,
+            norm_k=attention.k_norm.weight if hasattr(attention, "k_norm") else None,
+            w_out=attention.o_proj.weight,
+            b_out=attention.o_proj.bias,
+            norm_post=layer.post_attention_layernorm.weight,
+            w_gate=mlp.gate_proj.weight,
+            b_gate=mlp.gate_proj.bias,
+            w_up=mlp.up_proj.weight,
+            b_up=mlp.up_proj.bias,
+            w_down=mlp.down_proj.weight,
+            b_down=mlp.down_proj.bias,
+            scale=float(attention.scaling),
+            window=window_of(layer, model.config),
+        )
+        yield weights
+        del weights
+        _empty(*parts, attention.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj)
+
+
+def _empty(*modules: Any) -> None:
+    for module in modules:
+        module.weight = nn.Parameter(torch.empty(0), requires_grad=False)

@@ -1,0 +1,92 @@
+"""The sampling step: the output of a forward in, what was drawn for every row out. Changes no sequence."""
+
+from __future__ import annotations
+
+import torch
+
+from entropick_kernels.logits_stats import Implementation
+from entropick_sampler.batch import SampledBatch
+from entropick_sampler.packed import unpack
+from entropick_sampler.profile import DEFAULT_CLARIFY_TEXT, Profile
+
+from ..base import Tokenizer
+from ..reply import BAD_LOGITS, ClarifyingText, Drawn, step_columns
+from ..tokens import attention_details, token_detail, token_of, top_logprobs
+from .forward import ForwardOutput
+from .sequence import Sequence
+
+
+class StepSampler:
+    """Draws the next token of every row of a step.
+
+    Keeps the parameters of the rows laid out as tensors, and lays them out anew when other sequences run.
+    What the policy remembers of a sequence lies in its reply alone.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        profile: Profile | None,
+        monitored_layers: tuple[int, ...],
+        device: torch.device,
+        kernels: Implementation | None = None,
+        measure: bool = True,
+    ) -> None:
+        """``kernels``: the implementation that measures and draws, None for the fastest.
+
+        ``measure`` False leaves the signals out; then only policy ``fixed`` is served.
+        """
+        self._kernels = kernels
+        self._measure = measure
+        self._tokenizer = tokenizer
+        self._layers = monitored_layers
+        self._device = device
+        self.set_profile(profile)
+
+    def set_profile(self, profile: Profile | None) -> None:
+        """Decides with another profile from the next step on."""
+        self._profile = profile
+        text = profile.clarify_text if profile else DEFAULT_CLARIFY_TEXT
+        self._clarifying = ClarifyingText.of(text, self._tokenizer)
+        self._sequences: tuple[Sequence, ...] = ()
+        self._batch = SampledBatch([], profile, self._device)
+
+    def sample(self, output: ForwardOutput | None) -> list[Drawn]:
+        """Draws a token for every row of a forward's output; none for None."""
+        if output is None:
+            return []
+        sequences = output.sequences
+        if sequences != self._sequences:
+            self._lay_out(sequences)
+        columns, texts = step_columns([s.reply for s in sequences], self._clarifying)
+        columns = columns.to(self._device)
+        packed = self._batch.step(output.logits, output.signals, None, columns, self._measure)
+        rows = unpack(packed, self._batch.candidates)
+        tops, details = {}, {}
+        if asked := {i: n for i, s in enumerate(sequences) if (n := s.request.sampling.logprobs)}:
+            tops = top_logprobs(output.logits, asked, [(rows[i].max_logit, rows[i].log_z) for i in asked])
+        if full := [i for i, s in enumerate(sequences) if s.request.policy.telemetry == "full"]:
+            details = attention_details(output.heads, output.by_layer, full)
+        drawn = []
+        for i, (sequence, row, text) in enumerate(zip(sequences, rows, texts, strict=True)):
+            clarifying = text if row.inserted else ()
+            detail = details.get(i)
+            token = token_of(
+                row,
+                forced=bool(clarifying or sequence.reply.pending),
+                replayed=sequence.reply.replays,
+                tops=tops.get(i, ()),
+                detail=None if detail is None else token_detail(detail, self._layers, row.candidates),
+            )
+            drawn.append(Drawn(token, clarifying, row.firsts, BAD_LOGITS if row.flags else None))
+        return drawn
+
+    def _lay_out(self, sequences: tuple[Sequence, ...]) -> None:
+        self._batch = SampledBatch(
+            [(s.request.sampling, s.request.policy) for s in sequences],
+            self._profile,
+            self._device,
+            [s.philox_stream for s in sequences],
+            self._kernels,
+        )
+        self._sequences = sequences

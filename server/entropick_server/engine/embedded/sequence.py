@@ -1,0 +1,126 @@
+"""A prompt and its reply inside the embedded engine, with the blocks that hold its keys.
+
+The engine thread owns every sequence. Knows nothing of tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from ..reply import Reply, philox_stream
+from ..types import FinishReason, Request, Token
+from .pages import page_digest
+
+
+@dataclass(slots=True, eq=False)
+class Family:
+    """A request's own sequence, the root, and the branches that were forked from it, the oldest first."""
+
+    root: Sequence
+    branches: list[Sequence] = field(default_factory=list)
+    forked: int = 0
+    """branches since a sequence was adopted: until then no number is used twice"""
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """A running or waiting sequence: a request's own, or one of its branches.
+
+    The scheduler fills ``family``, ``slot``, ``pages``, ``computed``, ``registered``, ``admitted`` and
+    ``cached``; a page list only grows in place, or is replaced. The commit of a step changes the rest.
+    """
+
+    request: Request
+    tokens: list[int]
+    """prompt and reply"""
+    reply: Reply
+    branch: int = 0
+    """0 for the request's own sequence; its branches draw with numbers of their own"""
+    family: Family | None = None
+    """None before the sequence is queued and after it was forgotten"""
+    computed: int = 0
+    """tokens whose keys are in the cache: all but the newest while the sequence decodes"""
+    slot: int = -1
+    """its number among the running sequences; -1 while it does not run"""
+    pages: list[int] = field(default_factory=list)
+    registered: int = 0
+    """pages from the first on that were offered for reuse"""
+    admitted: int = -1
+    """how many sequences were admitted before it"""
+    cached: int = 0
+    """tokens of the prompt whose pages were found at the first admission"""
+    first_step: float | None = None
+    """time.monotonic() of its first step"""
+    undelivered: list[Token] = field(default_factory=list)
+    """tokens taken while the request had branches: they are emitted only if this sequence is adopted"""
+    ended: FinishReason | None = None
+    """why it stopped, while its request still has other branches"""
+    branch_spent: int = 0
+    """of the request's own sequence: tokens of branches that lost"""
+    _digests: list[bytes] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, request: Request, max_model_len: int) -> Sequence:
+        """Makes the waiting sequence of a request that passed :func:`~..reply.check_request`."""
+        return cls(request, list(request.prompt_token_ids), Reply.begin(request, max_model_len))
+
+    @property
+    def prompt_length(self) -> int:
+        """Counts the tokens of the prompt."""
+        return len(self.request.prompt_token_ids)
+
+    @property
+    def limit(self) -> int:
+        """Counts the tokens that the sequence may hold, prompt and reply together."""
+        return len(self.request.prompt_token_ids) + self.reply.limit
+
+    @property
+    def philox_stream(self) -> int:
+        """Numbers the draws of this sequence."""
+        return philox_stream(self.request.choice, self.branch)
+
+    @property
+    def branches(self) -> list[Sequence]:
+        """Lists the branches of the sequence's request; none where the request was forgotten."""
+        return [] if self.family is None else self.family.branches
+
+    @property
+    def rolled_out(self) -> bool:
+        """Tells whether nothing is missing for the verdict on its rollout."""
+        return self.ended is not None or self.reply.length >= self.reply.rollout_end
+
+    def digest(self, page: int, size: int) -> bytes:
+        """Computes the digest of a full page of this sequence, once."""
+        known = self._digests
+        while len(known) <= page:
+            at = len(known) * size
+            known.append(page_digest(known[-1] if known else b"", self.tokens[at : at + size]))
+        return known[page]
+
+    def fork(self, branch: int) -> Sequence:
+        """Makes a branch without a slot that continues this sequence, with draws of its own."""
+        child = Sequence(self.request, [], self.reply, branch, self.family)
+        child.continue_as(self)
+        return child
+
+    def continue_as(self, other: Sequence) -> None:
+        """Takes over the tokens and the reply of another sequence of the same request."""
+        self.tokens = other.tokens.copy()
+        self.reply = other.reply.copy()
+        self.first_step = other.first_step
+        self.undelivered = other.undelivered.copy()
+        self.ended = other.ended
+        self._digests = other._digests.copy()
+
+
+def family_of(sequence: Sequence) -> Family:
+    """Finds the family of a sequence. Raises ValueError for a sequence that was forgotten."""
+    if sequence.family is None:
+        raise ValueError("this sequence belongs to no request that runs")
+    return sequence.family
+
+
+def request_ids(sequences: Iterable[Sequence]) -> tuple[str, ...]:
+    """Lists the request ids of some sequences."""
+    return tuple(sequence.request.request_id for sequence in sequences)

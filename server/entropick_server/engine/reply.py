@@ -1,0 +1,210 @@
+"""What a reply is, on every engine: its length, the tokens it must emit next, the policy's memory of it.
+
+The embedded engine keeps a :class:`Reply` for each sequence, a vLLM worker for each row, the server for each
+request and branch that runs on vLLM. All of them change it through :meth:`Reply.take` alone.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final, NamedTuple
+
+from entropick_sampler.columns import NOTHING, StepColumns, StepRow
+from entropick_sampler.compose import validate_request
+from entropick_sampler.profile import Profile
+
+from .base import Tokenizer
+from .types import FinishReason, ModelInfo, Request, Token
+
+BAD_LOGITS: Final = (
+    "the model's logits are not finite (NaN or infinite): the weights or the dtype are at fault"
+)
+MAX_CHOICES: Final = 1 << 16
+"""choices of one prompt that the upper half of a Philox stream's 32 bits can tell apart"""
+_CHOICE_SHIFT: Final = 16
+_UNLIMITED: Final = 1 << 62
+
+
+def philox_stream(choice: int, branch: int) -> int:
+    """Numbers the draws of a branch: the choice above 16 bits of branch, so that all branches draw apart."""
+    return choice << _CHOICE_SHIFT | branch
+
+
+@dataclass(frozen=True, slots=True)
+class ClarifyingText:
+    """The clarifying text as token ids: at the beginning of a reply, and behind other tokens."""
+
+    first: tuple[int, ...] = ()
+    later: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, text: str, tokenizer: Tokenizer) -> ClarifyingText:
+        """Tokenises a text twice; behind other tokens it begins with a space."""
+        text = text.strip()
+        if not text:
+            return cls()
+        first = tuple(tokenizer.encode(text, add_special_tokens=False))
+        later = tuple(tokenizer.encode(" " + text, add_special_tokens=False))
+        if b"".join(tokenizer.token_bytes(i) or b"" for i in later).startswith(b"  "):
+            later = first  # this tokenizer puts a space before every text itself
+        return cls(first, later)
+
+
+class Drawn(NamedTuple):
+    """The outcome of one step for one row, before its reply takes the token.
+
+    ``clarifying``: the tokens of the clarifying text that begins with this token, () where none does.
+    ``firsts``: for branches 1, 2, ... the token that each would begin with here: its id, its log probability
+    (nats) and the guide's score. ``error``: why the request cannot go on.
+    """
+
+    token: Token
+    clarifying: tuple[int, ...] = ()
+    firsts: tuple[tuple[int, float, float], ...] = ()
+    error: str | None = None
+
+
+@dataclass(slots=True)
+class Reply:
+    """The state of a reply between two steps; whatever runs it changes it through :meth:`take` alone.
+
+    ``length``: tokens so far, which is the position of the next draw. ``limit``: tokens that it may have.
+    ``stops``: token ids that end it. ``pending``: tokens to emit next instead of drawing, the rest of a
+    clarifying text or, where ``replays``, the tokens that the request named (teacher forcing), with which the
+    reply ends. ``clarifies``: whether a clarifying text may begin at all. ``rollout_end``: the length at
+    which the reply is judged beside other branches, 0 outside a rollout. ``clarify_used``: clarifying texts
+    so far; ``since_clarify``: tokens since the last text began, None before the first. ``unfinished``: the
+    bytes of a character that the newest tokens began and did not end."""
+
+    limit: int = _UNLIMITED
+    stops: tuple[int, ...] = ()
+    length: int = 0
+    pending: deque[int] = field(default_factory=deque)
+    replays: bool = False
+    clarifies: bool = False
+    rollout_end: int = 0
+    clarify_used: int = 0
+    since_clarify: int | None = None
+    unfinished: bytes = b""
+
+    @classmethod
+    def begin(cls, request: Request, max_model_len: int) -> Reply:
+        """Makes the empty reply of a request that passed :func:`check_request`."""
+        replayed = request.forced_token_ids
+        wanted = len(replayed) or request.sampling.max_tokens
+        return cls(
+            min(wanted, max_model_len - len(request.prompt_token_ids)),
+            () if replayed else request.sampling.stop_token_ids,
+            pending=deque(replayed),
+            replays=bool(replayed),
+            clarifies=not replayed and request.policy.policy == "entropix",
+        )
+
+    @property
+    def room(self) -> int:
+        """Counts the tokens that the reply may still get."""
+        return self.limit - self.length
+
+    def clarifying_text(self, text: ClarifyingText) -> tuple[int, ...]:
+        """Picks the form of the clarifying text that would stand at the next position.
+
+        Returns () where no text may begin: during teacher forcing, during rollouts, inside a UTF-8 character,
+        and under policy ``fixed``.
+        """
+        if self.unfinished or self.rollout_end or not self.clarifies:
+            return ()
+        return text.later if self.length else text.first
+
+    def forces(self, clarifying: Sequence[int]) -> bool:
+        """Tells whether the next token is given, not drawn, where the text ``clarifying`` begins with it."""
+        return bool(clarifying or self.pending)
+
+    def take(
+        self, token_id: int, tokenizer: Tokenizer, clarifying: Sequence[int] = ()
+    ) -> FinishReason | None:
+        """Appends an emitted token to the reply and updates what the policy remembers.
+
+        ``clarifying``: the tokens of the clarifying text that begins with this token. Returns the reason for
+        which the reply ends with it, None where it goes on.
+        """
+        self.length += 1
+        if clarifying:
+            self.pending.extend(clarifying)
+            self.clarify_used += 1
+            self.since_clarify = 0
+        elif self.since_clarify is not None:
+            self.since_clarify += 1
+        if self.pending:
+            self.pending.popleft()
+        data = tokenizer.token_bytes(token_id) or b""
+        if self.unfinished or (data and data[-1] >= 0x80):
+            self.unfinished = unfinished_character(self.unfinished + data)
+        if token_id in self.stops:
+            return FinishReason.STOP
+        ended = self.length >= self.limit or (self.replays and not self.pending)
+        return FinishReason.LENGTH if ended else None
+
+    def copy(self) -> Reply:
+        """Copies the reply, for a branch that continues it."""
+        return replace(self, pending=self.pending.copy())
+
+
+def step_columns(replies: Sequence[Reply], text: ClarifyingText) -> tuple[StepColumns, list[tuple[int, ...]]]:
+    """Lays out what the sampling step must know of every row's reply, on the host.
+
+    Returns the columns and the clarifying text of each row, () where none may begin.
+    """
+    texts = [reply.clarifying_text(text) for reply in replies]
+    columns = StepColumns.of(
+        [
+            StepRow(
+                reply.length,
+                reply.pending[0] if reply.pending else NOTHING,
+                of_row[0] if of_row else NOTHING,
+                reply.clarify_used,
+                reply.since_clarify,
+            )
+            for reply, of_row in zip(replies, texts, strict=True)
+        ]
+    )
+    return columns, texts
+
+
+def check_request(
+    request: Request, info: ModelInfo, profile: Profile | None, *, measures: bool = True
+) -> None:
+    """Refuses a request that can never run on a model, with a ValueError that names the field.
+
+    ``profile``: the calibration in force; ``measures``: False of an engine that measures nothing.
+    """
+    for name, ids in (("prompt", request.prompt_token_ids), ("forced", request.forced_token_ids)):
+        if ids and not (min(ids) >= 0 and max(ids) < info.vocab_size):
+            raise ValueError(f"{name} token ids must be 0 to {info.vocab_size - 1}")
+    prompt = len(request.prompt_token_ids)
+    if not prompt:
+        raise ValueError("the prompt is empty")
+    if prompt >= info.max_model_len:
+        raise ValueError(
+            f"the prompt has {prompt} tokens; with one of reply the context holds {info.max_model_len}"
+        )
+    if not request.forced_token_ids and request.sampling.max_tokens < 1:
+        raise ValueError("max_tokens must be at least 1")
+    if not 0 <= request.choice < MAX_CHOICES:
+        raise ValueError(f"choice must be 0 to {MAX_CHOICES - 1}")
+    if not measures and request.policy.policy != "fixed":
+        raise ValueError("policy must be 'fixed': this engine measures nothing")
+    validate_request(request.sampling, request.policy, profile)
+
+
+def unfinished_character(data: bytes) -> bytes:
+    """Cuts out the last bytes of ``data`` where they begin a UTF-8 character and do not end it."""
+    for back in range(1, min(3, len(data)) + 1):
+        byte = data[-back]
+        if byte >= 0xC0:
+            length = 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
+            return data[-back:] if length > back else b""
+        if byte < 0x80:
+            return b""
+    return b""

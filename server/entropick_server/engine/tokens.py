@@ -1,0 +1,137 @@
+"""From the packed figures of a step to the :class:`~.types.Token` that every engine emits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from entropick_kernels.attention_stats import HeadStats
+from entropick_sampler.packed import TokenRow
+from entropick_sampler.params import Strategy
+from entropick_sampler.signals import ATTENTION_SIGNALS, SIGNAL_NAMES
+
+from .types import Candidate, Token, TokenDetail, TokenParameters
+
+_SURPRISAL = SIGNAL_NAMES.index("surprisal")
+TopLogprobs = tuple[tuple[int, float], ...]
+"""token ids with their log probabilities (nats), the most probable first"""
+
+
+class AttentionDetail(NamedTuple):
+    """One row's attention figures by monitored layer: ``entropy`` (bits) and ``scores`` [L][H],
+    ``per_layer`` [L][6] in the order of ATTENTION_SIGNALS."""
+
+    entropy: Sequence[Sequence[float]]
+    scores: Sequence[Sequence[float]]
+    per_layer: Sequence[Sequence[float]]
+
+
+def token_of(
+    row: TokenRow,
+    *,
+    forced: bool,
+    replayed: bool,
+    tops: TopLogprobs = (),
+    detail: TokenDetail | None = None,
+) -> Token:
+    """Makes the emitted token of a row.
+
+    ``forced``: it was given, not drawn; ``replayed``: by the request itself (teacher forcing), not by a
+    clarifying text.
+    """
+    return Token(
+        row.token,
+        row.logprob,
+        row.signals,
+        Strategy.CLARIFY if forced and not replayed else row.strategy,
+        TokenParameters(row.temperature, row.top_p, row.top_k, row.min_p, row.n_candidates),
+        forced,
+        tops,
+        detail,
+    )
+
+
+def token_without_figures(token_id: int) -> Token:
+    """Makes the token of which an engine lost every figure: everything but its id is absent."""
+    return Token(token_id, math.nan, (None,) * len(SIGNAL_NAMES), None, None)
+
+
+def drawn_beside(token: Token, token_id: int, logprob: float, score: float) -> Token:
+    """Makes the token that was drawn once from the distribution of ``token``, for a branch to begin with."""
+    emitted = min(logprob, 0.0)
+    signals = list(token.signals)
+    signals[_SURPRISAL] = abs(emitted / math.log(2.0))
+    detail = token.detail
+    return replace(
+        token,
+        token_id=token_id,
+        logprob=emitted,
+        signals=tuple(signals),
+        parameters=token.parameters and replace(token.parameters, n_candidates=1),
+        detail=detail and replace(detail, candidates=(Candidate(token_id, logprob, score),)),
+    )
+
+
+def top_logprobs(
+    logits: Tensor, wanted: Mapping[int, int], normaliser: Sequence[tuple[float, float]]
+) -> dict[int, TopLogprobs]:
+    """Finds the most probable tokens of the measured distribution, for the rows that ask.
+
+    ``logits`` [B, V]; ``wanted``: row -> how many; ``normaliser``: of each wanted row the largest logit and
+    ln z, as its emitted token used them, so that the two log probabilities agree to the bit.
+    """
+    if not wanted:
+        return {}
+    chosen = select_rows(logits, list(wanted))
+    exact = torch.promote_types(logits.dtype, torch.float32)
+    best = chosen.to(exact).topk(min(max(wanted.values()), chosen.shape[1]))
+    shift = torch.tensor(normaliser, dtype=exact).to(logits.device)
+    logprobs = (best.values - shift[:, :1] - shift[:, 1:]).clamp_max(0)
+    return {
+        row: tuple(zip(ids[:count], values[:count], strict=True))
+        for (row, count), ids, values in zip(
+            wanted.items(), best.indices.tolist(), logprobs.tolist(), strict=True
+        )
+    }
+
+
+def attention_details(
+    heads: HeadStats, by_layer: Tensor, wanted: Sequence[int]
+) -> dict[int, AttentionDetail]:
+    """Copies the attention figures of the wanted rows to the host.
+
+    ``heads``: fields [L, B, H]; ``by_layer`` [L, B, 6].
+    """
+    if not wanted:
+        return {}
+    entropy = select_rows(heads.entropy.transpose(0, 1), wanted).tolist()
+    scores = select_rows(heads.mean_abs_score.transpose(0, 1), wanted).tolist()
+    layers = select_rows(by_layer.transpose(0, 1), wanted).tolist()
+    return {
+        row: AttentionDetail(*figures)
+        for row, figures in zip(wanted, zip(entropy, scores, layers, strict=True), strict=True)
+    }
+
+
+def token_detail(
+    attention: AttentionDetail, layers: Sequence[int], candidates: Sequence[tuple[int, float, float]]
+) -> TokenDetail:
+    """Makes what telemetry ``full`` adds to a token. ``layers``: the numbers of the monitored layers."""
+    columns = zip(*attention.per_layer, strict=True)
+    return TokenDetail(
+        tuple(layers),
+        tuple(map(tuple, attention.entropy)),
+        tuple(map(tuple, attention.scores)),
+        {signal.name: tuple(column) for signal, column in zip(ATTENTION_SIGNALS, columns, strict=True)},
+        tuple(Candidate(*candidate) for candidate in candidates),
+    )
+
+
+def select_rows(tensor: Tensor, rows: Sequence[int]) -> Tensor:
+    """Picks rows of a tensor along its first axis."""
+    return tensor.index_select(0, torch.tensor(list(rows), device=tensor.device))
