@@ -31,31 +31,31 @@ from .params import (
 from .profile import QUANTILE_LEVELS, Profile
 from .signals import POLICY_SIGNALS
 
-S: Final = len(POLICY_SIGNALS)
-N: Final = len(Strategy)
-P: Final = len(PARAMETERS)
+N_SIGNALS: Final = len(POLICY_SIGNALS)
+N_STRATEGIES: Final = len(Strategy)
+N_PARAMETERS: Final = len(PARAMETERS)
 _SIGNAL_NAMES: Final = tuple(signal.name for signal in POLICY_SIGNALS)
 _TOP_K: Final = PARAMETERS.index("top_k")
 
 ROW: Final = np.dtype(
     [
-        ("cuts", np.float64, (2, N)),
-        ("clarify_weights", np.float64, (S,)),
+        ("cuts", np.float64, (2, N_STRATEGIES)),
+        ("clarify_weights", np.float64, (N_SIGNALS,)),
         ("clarify_cut", np.float64),
-        ("coefficients", np.float64, (N, P, S)),
-        ("constants", np.float64, (N, P)),
-        ("low", np.float64, (N, P)),
-        ("high", np.float64, (N, P)),
-        ("choices", np.int64, (3, N)),
+        ("coefficients", np.float64, (N_STRATEGIES, N_PARAMETERS, N_SIGNALS)),
+        ("constants", np.float64, (N_STRATEGIES, N_PARAMETERS)),
+        ("low", np.float64, (N_STRATEGIES, N_PARAMETERS)),
+        ("high", np.float64, (N_STRATEGIES, N_PARAMETERS)),
+        ("choices", np.int64, (3, N_STRATEGIES)),
         ("cooldown", np.int64),
         ("seed", np.int64),
         ("stream", np.int64),
         ("ranked", np.uint8),
-        ("unread", np.uint8, (S,)),
+        ("unread", np.uint8, (N_SIGNALS,)),
     ],
     align=True,
 )
-"""The record of a row; N strategies, P parameters of a draw, S policy signals.
+"""The record of a row: its numbers for 5 strategies, 4 parameters of a draw and S policy signals.
 
 ``cuts``: the entropy and varentropy cut points of each region, times SIDES. ``clarify_weights``,
 ``clarify_cut``: the discriminant of CLARIFY, and the number that it must exceed (its bias times -1);
@@ -78,14 +78,14 @@ _CUTS: Final = (
     ("greedy_varentropy", "clarify_varentropy", "explore_varentropy", "high_uncertainty_varentropy"),
 )
 SIDES: Final[Floats] = np.array(((-1.0, 1.0, -1.0, 1.0, 1.0), (-1.0, -1.0, 1.0, 1.0, 1.0)))
-"""On which side of its entropy and its varentropy cut point each region lies: 1 above, -1 below, [2, N].
+"""On which side of its entropy and its varentropy cut point each region lies: 1 above, -1 below, [2, 5].
 
 ADAPTIVE lies above -infinity: it takes the tokens that the other regions leave over.
 """
 _ROUNDS: Final = 1.5 * 2.0**52
 """A number beside which a float64 has no fraction."""
-ROUNDING: Final[Floats] = np.zeros((N, P))
-"""A parameter is rounded half to even where this is added to it and taken off again, [N, P].
+ROUNDING: Final[Floats] = np.zeros((N_STRATEGIES, N_PARAMETERS))
+"""A parameter is rounded half to even where this is added to it and taken off again, [5, 4].
 
 The guide rounds ADAPTIVE's top_k, and cuts off EXPLORE's, as the conversion to a whole number does.
 """

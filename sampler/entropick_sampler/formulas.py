@@ -95,9 +95,9 @@ CALIBRATED_ACTIONS: Final[Actions] = MappingProxyType(
 
 
 class Table(NamedTuple):
-    """The formulas of N strategies and P parameters as arrays of numbers.
+    """The formulas of the 5 strategies and 4 parameters as arrays of numbers.
 
-    ``coefficients`` [N, P, S], ``constants``, ``low``, ``high`` [N, P]: a parameter is the constant plus the
+    ``coefficients`` [5, 4, S], ``constants``, ``low``, ``high`` [5, 4]: a parameter is the constant plus the
     sum of coefficient * signal, clipped to [low, high].
     """
 
@@ -108,7 +108,7 @@ class Table(NamedTuple):
 
 
 class _Formulas(NamedTuple):
-    """The fields of :class:`Formula` for every strategy and parameter, [N, P] or [N, P, S]."""
+    """The fields of :class:`Formula` for every strategy and parameter, [5, 4] or [5, 4, S]."""
 
     constant: Floats
     weights: Floats

@@ -46,7 +46,7 @@ class Decision(NamedTuple):
 class Constants(NamedTuple):
     """The numbers that all rows of all batches share, as tensors on a device, float64.
 
-    ``sides`` [2, N], ``rounding`` [N, P], ``rank_step`` [Q - 1]: the arrays of :mod:`.compose` of these
+    ``sides`` [2, 5], ``rounding`` [5, 4], ``rank_step`` [Q - 1]: the arrays of :mod:`.compose` of these
     names. ``rank_low``, ``rank_scale`` [S, Q - 1]: the quantiles of a profile, as in :class:`.compose.Ranks`.
     """
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from entropick_kernels.loops import address, claim, native_worker, run, threads_for
 
 from ..columns import StepColumns, StepRow
-from ..compose import ROW, Composition, P, Ranks, S
+from ..compose import N_PARAMETERS, N_SIGNALS, ROW, Composition, Ranks
 from ..packed import FIXED_COLUMNS
 from ..signals import ATTENTION_SIGNALS
 from .row import Scratch, sample_row
@@ -52,8 +52,8 @@ def _worker(data: Any) -> None:
     rows, vocabulary, draws = a.rows, a.vocabulary, a.draws
     records = numba.carray(address(a.records), (rows,), ROW)
     ranks = Ranks(
-        numba.carray(address(a.rank_low), (S, a.steps), np.float64),
-        numba.carray(address(a.rank_scale), (S, a.steps), np.float64),
+        numba.carray(address(a.rank_low), (N_SIGNALS, a.steps), np.float64),
+        numba.carray(address(a.rank_scale), (N_SIGNALS, a.steps), np.float64),
     )
     logits = numba.carray(address(a.logits), (rows, vocabulary), np.float32)
     attention = numba.carray(address(a.attention), (rows, _A), np.float32)
@@ -67,10 +67,10 @@ def _worker(data: Any) -> None:
         np.empty(draws, np.float64),
         np.empty(draws, np.int64),
         np.empty(5, np.float32),
-        np.empty(S, np.float64),
-        np.empty(S, np.uint8),
-        np.empty(S, np.float64),
-        np.empty(P, np.float64),
+        np.empty(N_SIGNALS, np.float64),
+        np.empty(N_SIGNALS, np.uint8),
+        np.empty(N_SIGNALS, np.float64),
+        np.empty(N_PARAMETERS, np.float64),
     )
     candidates, measure = a.candidates, a.measure != 0
     b = claim(data, 0)
