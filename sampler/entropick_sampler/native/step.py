@@ -61,31 +61,31 @@ def _worker(data: Any) -> None:
     columns = numba.carray(address(a.columns), (rows,), STEP)
     lines = numba.carray(address(a.lines), (rows, FIXED_COLUMNS + 3 * draws), np.float64)
     scratch = Scratch(
-        np.empty(max(vocabulary, _CHUNK), np.float32),
-        np.empty(vocabulary, np.float64),
-        np.empty(vocabulary, np.int64),
-        np.empty(draws, np.float64),
-        np.empty(draws, np.int64),
-        np.empty(5, np.float32),
-        np.empty(N_SIGNALS, np.float64),
-        np.empty(N_SIGNALS, np.uint8),
-        np.empty(N_SIGNALS, np.float64),
-        np.empty(N_PARAMETERS, np.float64),
+        weights=np.empty(max(vocabulary, _CHUNK), np.float32),
+        cdf=np.empty(vocabulary, np.float64),
+        ids=np.empty(vocabulary, np.int64),
+        uniforms=np.empty(draws, np.float64),
+        tokens=np.empty(draws, np.int64),
+        figures=np.empty(5, np.float32),
+        values=np.empty(N_SIGNALS, np.float64),
+        valid=np.empty(N_SIGNALS, np.uint8),
+        seen=np.empty(N_SIGNALS, np.float64),
+        parameters=np.empty(N_PARAMETERS, np.float64),
     )
     candidates, measure = a.candidates, a.measure != 0
     b = claim(data, 0)
     while b < rows:
         sample_row(
-            logits[b],
-            attention[b],
-            attended[b],
-            columns[b],
-            records[b],
-            ranks,
-            candidates,
-            measure,
-            scratch,
-            lines[b],
+            x=logits[b],
+            attention=attention[b],
+            attended=attended[b],
+            columns=columns[b],
+            row=records[b],
+            ranks=ranks,
+            candidates=candidates,
+            measure=measure,
+            s=scratch,
+            line=lines[b],
         )
         b = claim(data, 0)
 
