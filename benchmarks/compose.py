@@ -1,4 +1,4 @@
-"""What it costs to compose a batch, to validate a request, and to sample a step on the CPU.
+"""The cost of composing a batch, of validating a request, and of a sampling step on the CPU.
 
 A batch is composed whenever a row joins or leaves it, in the thread that steps. Figures are medians over
 rounds, in microseconds, with the quickest round beside them; the kinds of measurement take turns.
@@ -24,7 +24,7 @@ POLICIES = (PolicyConfig(), PolicyConfig(preset="seed"), PolicyConfig(policy="fi
 
 
 def cases(profile: Profile, vocabulary: int) -> dict[str, Callable[[], object]]:
-    """Returns the things to measure, by name."""
+    """Returns the calls to measure, by name."""
     found: dict[str, Callable[[], object]] = {
         "validate a request": lambda: validate_request(SamplingParams(), POLICIES[0], profile),
         "make the record of a row": lambda: RowParams.of(profile.params, True, profile),
