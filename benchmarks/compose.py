@@ -1,7 +1,8 @@
-"""What it costs to compose a batch, to validate a request, and to sample a step on the CPU.
+"""The cost of composing a batch, of validating a request, and of a sampling step on the CPU.
 
 A batch is composed whenever a row joins or leaves it, in the thread that steps. Figures are medians over
-rounds, in microseconds, with the quickest round beside them; the kinds of measurement take turns.
+rounds, in microseconds of the calling thread's own time, with the quickest round beside them; the calls take
+turns, round by round.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ POLICIES = (PolicyConfig(), PolicyConfig(preset="seed"), PolicyConfig(policy="fi
 
 
 def cases(profile: Profile, vocabulary: int) -> dict[str, Callable[[], object]]:
-    """Returns the things to measure, by name."""
+    """Returns the calls to measure, by name."""
     found: dict[str, Callable[[], object]] = {
         "validate a request": lambda: validate_request(SamplingParams(), POLICIES[0], profile),
         "make the record of a row": lambda: RowParams.of(profile.params, True, profile),
@@ -61,10 +62,10 @@ def main() -> None:
     taken: dict[str, list[float]] = {name: [] for name in things}
     for _ in range(options.rounds):
         for name, call in things.items():
-            begin = time.perf_counter_ns()
+            begin = time.thread_time_ns()
             for _ in range(options.calls):
                 call()
-            taken[name].append((time.perf_counter_ns() - begin) / options.calls / 1e3)
+            taken[name].append((time.thread_time_ns() - begin) / options.calls / 1e3)
     for name, values in taken.items():
         print(f"{name:26s} {statistics.median(values):9.1f} us   quickest {min(values):9.1f} us")
 

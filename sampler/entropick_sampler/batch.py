@@ -25,7 +25,7 @@ except ImportError:  # numba is not installed: tensor operations serve everythin
 
 
 class SampledBatch:
-    """B rows that are sampled together until the batch's composition changes."""
+    """The rows of a batch, which are sampled together until a row joins or leaves."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The inputs of a sampling step that are new in every step: one line of whole numbers a row."""
+"""The inputs of a sampling step that are new in every step: a line of whole numbers for each row."""
 
 from __future__ import annotations
 
@@ -11,20 +11,22 @@ import torch
 from torch import Tensor
 
 NOTHING: Final = -1
-"""a token id that is none"""
+"""The token id that stands for no token."""
 NEVER: Final = 1 << 30
-"""tokens since a clarifying text where there was none: no cooldown is as long"""
+"""Tokens since a clarifying text where there was none: no cooldown is as long."""
 
 
 class StepRow(NamedTuple):
     """The new inputs of one row.
 
-    ``position``: the index of the token that is drawn now, from 0. ``forced``: a token to emit whatever is
-    drawn. ``clarify``: the first token of the clarifying text as it would stand here, ``NOTHING`` where none
-    can be inserted. ``clarify_used`` and ``since_clarify`` are the policy memory of the row's sequence:
-    the number of clarifying texts so far, and of tokens since the last one began (None: there was none).
-    The caller must keep the memory and update it: where a line of the step says that a text was inserted,
-    ``clarify_used`` + 1 and ``since_clarify`` 0, else ``since_clarify`` + 1.
+    ``position``: the index in the reply of the token that is drawn now. ``forced``: a token to emit instead
+    of the drawn token. ``clarify``: the first token of the clarifying text as it would stand here, NOTHING
+    where the text cannot be inserted. ``clarify_used`` and ``since_clarify`` are the policy memory of the
+    row's sequence: the number of clarifying texts so far, and of tokens since the last text began (None:
+    there was no text).
+
+    The caller must keep the memory: after a step whose line says that a text was inserted, ``clarify_used``
+    grows by 1 and ``since_clarify`` is 0; after any other step ``since_clarify`` grows by 1.
     """
 
     position: int

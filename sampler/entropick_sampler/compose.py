@@ -1,9 +1,9 @@
 """The resident parameters of a batch, composed from one record a row.
 
 A record holds every number that the policy reads of a row. It is made once for each combination of sampling
-fields, overrides and profile and kept; composing a batch joins its rows' records. Knows no tensors, so a
-request can be validated anywhere: :mod:`.policy` and :mod:`.step` lay tensors over the records, and
-:mod:`.native` reads them as they are.
+fields, overrides and profile, and kept; to compose a batch is to join the records of its rows. Knows no
+tensors, so a request can be validated anywhere: :mod:`.policy` and :mod:`.step` lay tensors over the records,
+and :mod:`.native` reads them where they lie.
 """
 
 from __future__ import annotations
@@ -31,45 +31,46 @@ from .params import (
 from .profile import QUANTILE_LEVELS, Profile
 from .signals import POLICY_SIGNALS
 
-S: Final = len(POLICY_SIGNALS)
-N: Final = len(Strategy)
-P: Final = len(PARAMETERS)
+N_SIGNALS: Final = len(POLICY_SIGNALS)
+N_STRATEGIES: Final = len(Strategy)
+N_PARAMETERS: Final = len(PARAMETERS)
 _SIGNAL_NAMES: Final = tuple(signal.name for signal in POLICY_SIGNALS)
 _TOP_K: Final = PARAMETERS.index("top_k")
 
 ROW: Final = np.dtype(
     [
-        ("cuts", np.float64, (2, N)),
-        ("clarify_weights", np.float64, (S,)),
+        ("cuts", np.float64, (2, N_STRATEGIES)),
+        ("clarify_weights", np.float64, (N_SIGNALS,)),
         ("clarify_cut", np.float64),
-        ("coefficients", np.float64, (N, P, S)),
-        ("constants", np.float64, (N, P)),
-        ("low", np.float64, (N, P)),
-        ("high", np.float64, (N, P)),
-        ("choices", np.int64, (3, N)),
+        ("coefficients", np.float64, (N_STRATEGIES, N_PARAMETERS, N_SIGNALS)),
+        ("constants", np.float64, (N_STRATEGIES, N_PARAMETERS)),
+        ("low", np.float64, (N_STRATEGIES, N_PARAMETERS)),
+        ("high", np.float64, (N_STRATEGIES, N_PARAMETERS)),
+        ("choices", np.int64, (3, N_STRATEGIES)),
         ("cooldown", np.int64),
         ("seed", np.int64),
         ("stream", np.int64),
         ("ranked", np.uint8),
-        ("unread", np.uint8, (S,)),
+        ("unread", np.uint8, (N_SIGNALS,)),
     ],
     align=True,
 )
-"""The record of a row; N strategies, P parameters of a draw, S policy signals.
+"""The record of a row: its numbers for 5 strategies, 4 parameters of a draw and S policy signals.
 
 ``cuts``: the entropy and varentropy cut points of each region, times SIDES. ``clarify_weights``,
-``clarify_cut``: the discriminant of CLARIFY and what it must exceed, its bias times -1; ``unread``: 1 for
-each signal without a weight. ``coefficients``, ``constants``, ``low``, ``high``: the parameters of a draw
-under each strategy, affine in the signals and then clipped. ``choices``: the rows LABEL, DRAWN and BUDGET for
-each strategy. ``cooldown``: tokens between two clarifying texts. ``seed``, ``stream``: the key of the draws
-and their Philox stream. ``ranked``: 1 where the formulas read quantile ranks (preset ``calibrated``).
+``clarify_cut``: the discriminant of CLARIFY, and the number that it must exceed (its bias times -1);
+``unread``: 1 for each signal without a weight. ``coefficients``, ``constants``, ``low``, ``high``: the
+parameters of a draw under each strategy, affine in the signals and then clipped. ``choices``: the rows LABEL,
+DRAWN and BUDGET for each strategy. ``cooldown``: tokens between two clarifying texts. ``seed``, ``stream``:
+the key of the draws and their Philox stream. ``ranked``: 1 where the formulas read quantile ranks (preset
+``calibrated``).
 """
 LABEL: Final = 0
-"""of ``choices``: the strategy as it is reported, STRATEGY_OFF where the policy is off"""
+"""The row of ``choices`` with the strategy as it is reported: STRATEGY_OFF where the policy is off."""
 DRAWN: Final = 1
-"""of ``choices``: the number of candidates that are drawn"""
+"""The row of ``choices`` with the number of candidates that are drawn."""
 BUDGET: Final = 2
-"""of ``choices``: the number of clarifying texts that the request may get; 0 for all but CLARIFY"""
+"""The row of ``choices`` with the number of clarifying texts that a request may get; 0 but for CLARIFY."""
 
 # GREEDY, CLARIFY, EXPLORE, HIGH_UNCERTAINTY; ADAPTIVE, the last strategy, has no cut points
 _CUTS: Final = (
@@ -77,14 +78,14 @@ _CUTS: Final = (
     ("greedy_varentropy", "clarify_varentropy", "explore_varentropy", "high_uncertainty_varentropy"),
 )
 SIDES: Final[Floats] = np.array(((-1.0, 1.0, -1.0, 1.0, 1.0), (-1.0, -1.0, 1.0, 1.0, 1.0)))
-"""On which side of its entropy and its varentropy cut point each region lies: 1 above, -1 below, [2, N].
+"""On which side of its entropy and its varentropy cut point each region lies: 1 above, -1 below, [2, 5].
 
 ADAPTIVE lies above -infinity: it takes the tokens that the other regions leave over.
 """
 _ROUNDS: Final = 1.5 * 2.0**52
-"""float64 beside this number has no fraction"""
-ROUNDING: Final[Floats] = np.zeros((N, P))
-"""A parameter is rounded half to even where this is added to it and taken off again, [N, P].
+"""A number beside which a float64 has no fraction."""
+ROUNDING: Final[Floats] = np.zeros((N_STRATEGIES, N_PARAMETERS))
+"""A parameter is rounded half to even where this is added to it and taken off again, [5, 4].
 
 The guide rounds ADAPTIVE's top_k, and cuts off EXPLORE's, as the conversion to a whole number does.
 """
@@ -92,25 +93,25 @@ ROUNDING[Strategy.ADAPTIVE, _TOP_K] = _ROUNDS
 
 _MIDDLE: Final = QUANTILE_LEVELS.index(0.5)
 _UNRANKED: Final = (*(-1e30,) * _MIDDLE, 1e9, *(1e30,) * (len(QUANTILE_LEVELS) - _MIDDLE - 1))
-"""quantiles of a signal for which a profile has none: whatever its value, its rank is 0.5"""
+"""Quantiles of a signal for which a profile has none: whatever its value, its rank is 0.5."""
 RANK_STEP: Final[Floats] = np.diff(np.array(QUANTILE_LEVELS))
-"""how far a rank rises from one quantile to the next, [Q - 1]"""
+"""How far a rank rises from one quantile to the next, [Q - 1]."""
 
 
 class Ranks(NamedTuple):
-    """The quantiles of a profile: the lower ones, and 1 / distance to the next; both [S, Q - 1]."""
+    """The quantiles of a profile but for the highest, and 1 / distance to the next; both [S, Q - 1]."""
 
     low: Floats
     scale: Floats
 
 
 class RowParams(NamedTuple):
-    """The parameters of a row, and what the host must know of them.
+    """The parameters of a row, and the facts of them that the host must know.
 
     ``record``: the bytes of a ROW whose seed and stream are 0. ``enabled``: the policy is on. ``ranked``:
-    preset ``calibrated``. ``candidates``: how many are drawn at most. ``draws``: the temperature is not 0.
-    ``max_top_k``: the largest top_k of any strategy, 0 where neither top_k nor top_p ever drops a token, None
-    where nothing limits it.
+    preset ``calibrated``. ``candidates``: the largest number of candidates. ``draws``: the temperature is not
+    0. ``max_top_k``: the largest top_k of any strategy, 0 where neither top_k nor top_p ever drops a token,
+    None where nothing limits it.
     """
 
     record: bytes
@@ -124,7 +125,7 @@ class RowParams(NamedTuple):
     def of(cls, params: PolicyParams, enabled: bool, profile: Profile | None) -> RowParams:
         """Returns the parameters of a row; temperature 0 switches its policy off.
 
-        ``profile``: what ranks the signals of a row of preset ``calibrated``, None for all other rows.
+        ``profile``: the profile of a row of preset ``calibrated``, None for all other rows.
         """
         ranked, draws = profile is not None, params.temperature > 0
         enabled = enabled and draws
@@ -162,12 +163,12 @@ def _max_top_k(params: PolicyParams, record: Any, ranked: bool) -> int | None:
 class Composition(NamedTuple):
     """The resident parameters of B rows that are sampled together.
 
-    ``records``: ROW [B]. ``ranks``: of the profile, for the rows that are ranked. ``candidates``: the number
-    of candidates, and ``firsts`` of first tokens of further branches, that the row which asks for most has.
-    ``any_enabled``: whether the policy of some row is on; ``any_ranked``, ``all_ranked``: whether rows are
-    ranked. ``max_top_k``: the largest top_k of any row that draws, 0 where none has a filter, None where some
-    row has no limit (the promise of :func:`entropick_kernels.sample.draw`). They are known on the host, so
-    that a step of plain rows can skip work.
+    ``records``: ROW [B]. ``ranks``: the profile's. ``candidates``: the largest number N of candidates of a
+    row; ``firsts``: the largest number W of further branches whose first tokens a row draws. ``any_enabled``:
+    the policy of some row is on; ``any_ranked``, ``all_ranked``: some or all rows are ranked. ``max_top_k``:
+    the largest top_k of the rows that draw, 0 where they have no filter, None where nothing limits it (the
+    promise of :func:`entropick_kernels.sample.draw`). The host knows these, so that a step of plain rows can
+    skip work.
     """
 
     records: npt.NDArray[Any]
@@ -183,8 +184,11 @@ class Composition(NamedTuple):
     def of(cls, rows: Sequence[RowParams], profile: Profile | None, firsts: int = 0) -> Composition:
         """Returns the records of these rows side by side; seeds and streams are 0."""
         joined = bytearray().join([row.record for row in rows])
-        limits = {row.max_top_k for row in rows if row.draws}
         ranked = [row.ranked for row in rows]
+        limits = {row.max_top_k for row in rows if row.draws}
+        known = [limit for limit in limits if limit is not None]
+        # no promise holds for rows with a filter and rows without
+        mixed = len(known) < len(limits) or (0 in limits and len(limits) > 1)
         return cls(
             np.frombuffer(joined, ROW) if joined else np.zeros(0, ROW),
             rank_tables(profile),
@@ -193,8 +197,7 @@ class Composition(NamedTuple):
             any(row.enabled for row in rows),
             any(ranked),
             all(ranked),
-            # rows with and rows without a filter: no promise holds for both
-            None if None in limits or (0 in limits and len(limits) > 1) else max(limits, default=0),  # type: ignore[type-var]
+            None if mixed else max(known, default=0),
         )
 
 

@@ -1,7 +1,7 @@
-"""The actions of both presets as data: how each strategy sets the parameters of a draw.
+"""The formulas of both presets as data: how each strategy sets the parameters of a draw.
 
 Every formula is affine in the signals and then clipped, so a batch that mixes presets, strategies and
-requests is one small product of matrices (:mod:`entropick_sampler.policy`).
+requests is a small product for each row (:mod:`entropick_sampler.policy`).
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ _SIGNAL_NAMES: Final = tuple(signal.name for signal in POLICY_SIGNALS)
 
 @dataclass(frozen=True, slots=True)
 class Formula:
-    """base * (constant + sum of weight * signal) + sum of offset * signal, clipped to [low, high].
+    """A parameter as a function of its base value and the signals.
 
-    ``keep_low``, ``keep_high``: the clip never raises, or lowers, what the base already is beyond it.
+    base * (constant + sum of weight * signal) + sum of offset * signal, clipped to [low, high]. ``keep_low``,
+    ``keep_high``: the clip never raises, or lowers, what the base already is beyond it.
     """
 
     constant: float = 1.0
@@ -94,9 +95,9 @@ CALIBRATED_ACTIONS: Final[Actions] = MappingProxyType(
 
 
 class Table(NamedTuple):
-    """The formulas of N strategies and P parameters as arrays of numbers.
+    """The formulas of the 5 strategies and 4 parameters as arrays of numbers.
 
-    ``coefficients`` [N, P, S], ``constants``, ``low``, ``high`` [N, P]: a parameter is the constant plus the
+    ``coefficients`` [5, 4, S], ``constants``, ``low``, ``high`` [5, 4]: a parameter is the constant plus the
     sum of coefficient * signal, clipped to [low, high].
     """
 
@@ -107,7 +108,7 @@ class Table(NamedTuple):
 
 
 class _Formulas(NamedTuple):
-    """The fields of :class:`Formula` for every strategy and parameter, [N, P] or [N, P, S]."""
+    """The fields of :class:`Formula` for every strategy and parameter, [5, 4] or [5, 4, S]."""
 
     constant: Floats
     weights: Floats

@@ -23,7 +23,7 @@ from .stats import StepStats
 
 _OFFSETS: Final = {name: field[1] for name, field in (ROW.fields or {}).items()}
 _WORD: Final = 8
-"""bytes of a whole number or a float64 in a record"""
+"""Bytes of a whole number or a float64 in a record."""
 
 
 class Decision(NamedTuple):
@@ -46,7 +46,7 @@ class Decision(NamedTuple):
 class Constants(NamedTuple):
     """The numbers that all rows of all batches share, as tensors on a device, float64.
 
-    ``sides`` [2, N], ``rounding`` [N, P], ``rank_step`` [Q - 1]: the arrays of :mod:`.compose` of these
+    ``sides`` [2, 5], ``rounding`` [5, 4], ``rank_step`` [Q - 1]: the arrays of :mod:`.compose` of these
     names. ``rank_low``, ``rank_scale`` [S, Q - 1]: the quantiles of a profile, as in :class:`.compose.Ranks`.
     """
 
@@ -67,7 +67,7 @@ def _constants(profile: Profile | None, device: torch.device) -> Constants:
 class PolicyRows(NamedTuple):
     """The resident tensors of a batch of B rows: the fields of its records.
 
-    Named, shaped and explained as in :data:`.compose.ROW`, each with B in front: float64; int64 for
+    Named and shaped as in :data:`.compose.ROW`, which explains them, with B in front: float64; int64 for
     ``choices``, ``cooldown``, ``seed`` and ``stream``; bool for ``ranked`` and ``unread``. ``off``: the
     decision where no row's policy is on. ``any_ranked`` and ``all_ranked`` are known to the host and do not
     depend on device data.

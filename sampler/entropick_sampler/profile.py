@@ -107,7 +107,7 @@ class Profile:
 
     @classmethod
     def load(cls, path: Path) -> Profile:
-        """Returns the profile in a TOML file; raises ProfileError for one that cannot be used."""
+        """Returns the profile in a TOML file; raises ProfileError for a file that cannot be used."""
         try:
             data = tomllib.loads(path.read_bytes().decode())
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:

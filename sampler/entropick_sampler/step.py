@@ -94,11 +94,6 @@ class StepResult(NamedTuple):
     decision: Decision
     flags: Tensor
 
-    @property
-    def token(self) -> Tensor:
-        """Returns the emitted tokens, int64 [B]."""
-        return self.ids[:, 0]
-
     def pack(self) -> Tensor:
         """Returns the lines of the step, float64 [B, ...]; their columns: :mod:`.packed`."""
         d = self.decision

@@ -10,7 +10,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from entropick_sampler.calibrate import Measured, cut_points, fit
+from entropick_sampler.calibrate import MeasuredTokens, cut_points, fit
 from entropick_sampler.columns import StepColumns, StepRow
 from entropick_sampler.compose import Composition, RowParams, rank_tables
 from entropick_sampler.native.row import rank
@@ -23,7 +23,7 @@ from entropick_sampler.stats import StepStats
 NAMES = [signal.name for signal in POLICY_SIGNALS]
 
 
-def measured(n: int = 4000, shift: float = 3.0, labelled: bool = True) -> Measured:
+def measured(n: int = 4000, shift: float = 3.0, labelled: bool = True) -> MeasuredTokens:
     """A made-up model: 60 % sure tokens, 20 % even choices (half of them ambiguous), 20 % lopsided ones.
 
     On ambiguous tokens the agreement is ``shift`` standard deviations higher.
@@ -39,7 +39,7 @@ def measured(n: int = 4000, shift: float = 3.0, labelled: bool = True) -> Measur
     values[:, NAMES.index("agreement")] += shift * 0.3 * ambiguous
     if not labelled:
         ambiguous = torch.zeros_like(ambiguous)
-    return Measured(values, torch.ones_like(values, dtype=torch.bool), ambiguous)
+    return MeasuredTokens(values, torch.ones_like(values, dtype=torch.bool), ambiguous)
 
 
 def make(**kwargs: object) -> Profile:
@@ -55,7 +55,7 @@ def make(**kwargs: object) -> Profile:
 PLAIN = make()
 
 
-def strategies(profile: Profile, data: Measured) -> torch.Tensor:
+def strategies(profile: Profile, data: MeasuredTokens) -> torch.Tensor:
     n = len(data.values)
     composition = Composition.of([RowParams.of(profile.params, True, profile)] * n, profile)
     memory = StepColumns.of([StepRow(0)] * n).memory
@@ -174,14 +174,14 @@ def test_without_labels_there_is_no_discriminant() -> None:
     assert any("too few labelled" in note for note in profile.notes)
 
 
-def without_attention(data: Measured) -> Measured:
+def without_attention(data: MeasuredTokens) -> MeasuredTokens:
     """The same tokens on an engine that sees logits alone: what is not measured has any value."""
     valid = data.valid.clone()
     valid[:, 2:] = False
-    return Measured(data.values.masked_fill(~valid, 7.0), valid, data.ambiguous)
+    return MeasuredTokens(data.values.masked_fill(~valid, 7.0), valid, data.ambiguous)
 
 
-def fitted(data: Measured) -> Profile:
+def fitted(data: MeasuredTokens) -> Profile:
     return fit(data, model_hash="m", data_hash="d", layers=(0, 1), date="2026-01-01")
 
 
@@ -212,10 +212,10 @@ def test_a_profile_without_attention_decides_the_same_where_attention_is_measure
 def test_tokens_whose_figures_were_lost_are_left_out() -> None:
     data = measured()
     lost = torch.rand(len(data.values), generator=torch.Generator().manual_seed(1)) < 0.3
-    holes = Measured(
+    holes = MeasuredTokens(
         data.values.masked_fill(lost.unsqueeze(1), 0.0), data.valid & ~lost.unsqueeze(1), data.ambiguous
     )
-    kept = Measured(data.values[~lost], data.valid[~lost], data.ambiguous[~lost])
+    kept = MeasuredTokens(data.values[~lost], data.valid[~lost], data.ambiguous[~lost])
     got, want = fitted(holes), fitted(kept)
     assert got.notes[-2] == f"{int(lost.sum())} tokens left out: their figures were lost"
     assert replace(got, notes=()) == replace(want, notes=())

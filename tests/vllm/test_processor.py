@@ -58,7 +58,7 @@ def expected(specs: Sequence[RowSpec], positions: Sequence[int], logits: Tensor)
     """The tokens that a step of the embedded engine would draw without attention."""
     rows = SamplerRows.build([(s.sampling, s.policy) for s in specs], None, streams=[s.branch for s in specs])
     result = sample_step(logits, None, None, rows, StepColumns.of([StepRow(p) for p in positions]))
-    return result.token.tolist()
+    return result.ids[:, 0].tolist()
 
 
 class V1:

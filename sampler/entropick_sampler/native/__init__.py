@@ -1,8 +1,8 @@
-"""The sampling step on the CPU as one native call: each row measured, decided, drawn and packed. Needs numba.
+"""The sampling step on the CPU as one native call that measures, decides, draws and packs. Needs numba.
 
-:func:`entropick_sampler.step.sample_step` says in tensor operations, for every device, what is computed here.
-The two agree to a few units in the last place, and to the bit in tokens but where a uniform number or a cut
-point lies within that of a boundary.
+:func:`entropick_sampler.step.sample_step` is the same in tensor operations, for every device.
+The two agree to a few units in the last place; their tokens are equal unless a uniform number or a cut
+point lies that near to a boundary.
 """
 
 from .step import NativeStep, warmup

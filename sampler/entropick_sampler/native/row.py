@@ -1,6 +1,6 @@
-"""The native program of one row, from its logits to its packed line; no row can depend on those beside it.
+"""The native program of a row, from its logits to its packed line; it cannot depend on the rows beside it.
 
-:func:`entropick_sampler.policy.decide` and :func:`entropick_sampler.step.sample_step` say what is computed.
+It is :func:`entropick_sampler.policy.decide` and :func:`entropick_sampler.step.sample_step` for a single row.
 Of the five strategies' parameters only those of the strategy that was picked are computed here.
 """
 
@@ -15,7 +15,18 @@ import numpy.typing as npt
 from entropick_kernels.loops import draw_beside, native, philox_number, row_log_z, row_stats
 
 from .. import packed
-from ..compose import BUDGET, DRAWN, LABEL, RANK_STEP, ROUNDING, SIDES, N, P, Ranks, S
+from ..compose import (
+    BUDGET,
+    DRAWN,
+    LABEL,
+    N_PARAMETERS,
+    N_SIGNALS,
+    N_STRATEGIES,
+    RANK_STEP,
+    ROUNDING,
+    SIDES,
+    Ranks,
+)
 from ..formulas import PARAMETERS
 from ..params import Strategy
 from ..profile import QUANTILE_LEVELS
@@ -27,10 +38,10 @@ Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.uint8]
 Integers = npt.NDArray[np.int64]
 Record = Any
-"""one element of an array of records, whose fields are read by name"""
+"""An element of an array of records, whose fields are read by name."""
 
-_FROM_LOGITS: Final = S - len(ATTENTION_SIGNALS)
-"""signals that come before those of the attention"""
+_FROM_LOGITS: Final = N_SIGNALS - len(ATTENTION_SIGNALS)
+"""Signals that come before the attention's."""
 _CLARIFY: Final = int(Strategy.CLARIFY)
 _TEMPERATURE: Final = PARAMETERS.index("temperature")
 _TOP_P: Final = PARAMETERS.index("top_p")
@@ -43,7 +54,7 @@ _WEIGHTS: Final = np.array(CONFIDENCE_WEIGHTS)
 
 
 class Scratch(NamedTuple):
-    """The room of one thread: arrays of V, of the C draws, and of the figures of a row."""
+    """The working memory of one thread: arrays of V, of the C draws, and of the figures of a row."""
 
     weights: Float32
     cdf: Floats
@@ -62,7 +73,7 @@ class Scratch(NamedTuple):
 
 @native()
 def rank(value: float, low: Floats, scale: Floats) -> float:
-    """Returns a value's place among a signal's quantiles [Q - 1]; a NaN stays one."""
+    """Returns the rank of a value among a signal's quantiles [Q - 1], NaN for NaN."""
     total = 0.0
     for q in range(low.shape[0]):
         share = (value - low[q]) * scale[q]
@@ -73,10 +84,10 @@ def rank(value: float, low: Floats, scale: Floats) -> float:
 
 @native()
 def decide_row(row: Record, ranks: Ranks, s: Scratch) -> int:
-    """Returns the strategy of a row; its draw's parameters are in ``s.parameters`` then."""
+    """Returns the strategy of a row, and leaves the parameters of its draw in ``s.parameters``."""
     weights, unread = row.clarify_weights, row.unread
     clear, discriminant = True, 0.0
-    for i in range(S):
+    for i in range(N_SIGNALS):
         if not row.ranked:
             s.seen[i] = s.values[i]
         elif s.valid[i]:
@@ -88,7 +99,7 @@ def decide_row(row: Record, ranks: Ranks, s: Scratch) -> int:
     clear = clear and discriminant > row.clarify_cut
     cuts = row.cuts
     strategy = 0
-    for candidate in range(N):
+    for candidate in range(N_STRATEGIES):
         hit = candidate != _CLARIFY or clear
         for axis in range(2):
             hit = hit and s.values[axis] * SIDES[axis, candidate] > cuts[axis, candidate]
@@ -96,9 +107,9 @@ def decide_row(row: Record, ranks: Ranks, s: Scratch) -> int:
             strategy = candidate
             break
     coefficients, constants, low, high = row.coefficients, row.constants, row.low, row.high
-    for p in range(P):
+    for p in range(N_PARAMETERS):
         value = 0.0
-        for i in range(S):
+        for i in range(N_SIGNALS):
             value += coefficients[strategy, p, i] * s.seen[i]
         value += constants[strategy, p]
         value = low[strategy, p] if value < low[strategy, p] else value
@@ -116,12 +127,12 @@ def logprob_of(x: Float32, token: int, figures: Float32) -> Any:
 
 @native()
 def measure_row(x: Float32, attention: Float32, attended: int, measure: bool, s: Scratch) -> tuple[int, int]:
-    """Returns the most probable token of a row and its flags; its signals are in ``s.values`` then."""
+    """Returns the most probable token of a row and its flags, and leaves its signals in ``s.values``."""
     if measure:
         best, flag = row_stats(x, s.figures, s.weights)
     else:
         best, flag = row_log_z(x, s.figures)
-    for i in range(S):
+    for i in range(N_SIGNALS):
         s.valid[i] = measure and (i < _FROM_LOGITS or attended)
         s.values[i] = 0.0
         if s.valid[i]:
@@ -217,7 +228,7 @@ def sample_row(
     emitted = min(logprob_of(x, token, s.figures), _ZERO)
     line[ids], line[logprobs] = token, emitted
     confidence = CONFIDENCE_CONSTANT
-    for i in range(S):
+    for i in range(N_SIGNALS):
         confidence += s.values[i] * _WEIGHTS[i]
         line[values + i] = s.values[i] if s.valid[i] else math.nan
     for j in range(draws):
@@ -225,5 +236,5 @@ def sample_row(
         line[ids + 1 + j] = s.tokens[j]
         line[logprobs + 1 + j] = logprob
         line[scores + j] = np.float32(logprob + np.float32(confidence))
-    line[values + S] = abs(np.float32(emitted / _LN2)) if measure else math.nan
-    line[values + S + 1], line[values + S + 2] = s.figures[2], s.figures[3]
+    line[values + N_SIGNALS] = abs(np.float32(emitted / _LN2)) if measure else math.nan
+    line[values + N_SIGNALS + 1], line[values + N_SIGNALS + 2] = s.figures[2], s.figures[3]

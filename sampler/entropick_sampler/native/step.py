@@ -14,14 +14,14 @@ from torch import Tensor
 from entropick_kernels.loops import address, claim, native_worker, run, threads_for
 
 from ..columns import StepColumns, StepRow
-from ..compose import ROW, Composition, P, Ranks, S
+from ..compose import N_PARAMETERS, N_SIGNALS, ROW, Composition, Ranks
 from ..packed import FIXED_COLUMNS
 from ..signals import ATTENTION_SIGNALS
 from .row import Scratch, sample_row
 
 _A: Final = len(ATTENTION_SIGNALS)
 _CHUNK: Final = 1024
-"""logits that are measured at a time, whatever V is"""
+"""Logits that are measured at a time, whatever V is."""
 _WORK_PER_LOGIT: Final = 24
 _Address: Final = ctypes.POINTER(ctypes.c_int64)
 
@@ -52,8 +52,8 @@ def _worker(data: Any) -> None:
     rows, vocabulary, draws = a.rows, a.vocabulary, a.draws
     records = numba.carray(address(a.records), (rows,), ROW)
     ranks = Ranks(
-        numba.carray(address(a.rank_low), (S, a.steps), np.float64),
-        numba.carray(address(a.rank_scale), (S, a.steps), np.float64),
+        numba.carray(address(a.rank_low), (N_SIGNALS, a.steps), np.float64),
+        numba.carray(address(a.rank_scale), (N_SIGNALS, a.steps), np.float64),
     )
     logits = numba.carray(address(a.logits), (rows, vocabulary), np.float32)
     attention = numba.carray(address(a.attention), (rows, _A), np.float32)
@@ -61,31 +61,31 @@ def _worker(data: Any) -> None:
     columns = numba.carray(address(a.columns), (rows,), STEP)
     lines = numba.carray(address(a.lines), (rows, FIXED_COLUMNS + 3 * draws), np.float64)
     scratch = Scratch(
-        np.empty(max(vocabulary, _CHUNK), np.float32),
-        np.empty(vocabulary, np.float64),
-        np.empty(vocabulary, np.int64),
-        np.empty(draws, np.float64),
-        np.empty(draws, np.int64),
-        np.empty(5, np.float32),
-        np.empty(S, np.float64),
-        np.empty(S, np.uint8),
-        np.empty(S, np.float64),
-        np.empty(P, np.float64),
+        weights=np.empty(max(vocabulary, _CHUNK), np.float32),
+        cdf=np.empty(vocabulary, np.float64),
+        ids=np.empty(vocabulary, np.int64),
+        uniforms=np.empty(draws, np.float64),
+        tokens=np.empty(draws, np.int64),
+        figures=np.empty(5, np.float32),
+        values=np.empty(N_SIGNALS, np.float64),
+        valid=np.empty(N_SIGNALS, np.uint8),
+        seen=np.empty(N_SIGNALS, np.float64),
+        parameters=np.empty(N_PARAMETERS, np.float64),
     )
     candidates, measure = a.candidates, a.measure != 0
     b = claim(data, 0)
     while b < rows:
         sample_row(
-            logits[b],
-            attention[b],
-            attended[b],
-            columns[b],
-            records[b],
-            ranks,
-            candidates,
-            measure,
-            scratch,
-            lines[b],
+            x=logits[b],
+            attention=attention[b],
+            attended=attended[b],
+            columns=columns[b],
+            row=records[b],
+            ranks=ranks,
+            candidates=candidates,
+            measure=measure,
+            s=scratch,
+            line=lines[b],
         )
         b = claim(data, 0)
 
@@ -96,7 +96,7 @@ def _compiled_worker() -> Any:
 
 
 class NativeStep:
-    """The native step of a batch: its arguments, of which a call sets those that are new."""
+    """The native step of a batch: the resident arguments, and the call that adds the new arguments."""
 
     def __init__(self, composition: Composition) -> None:
         """Keeps the composition's arrays, which the native code reads where they lie."""
