@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
@@ -71,6 +72,17 @@ def test_the_lock_covers_what_the_requirements_bring_along() -> None:
     names = {line.split("==")[0] for line in lock.pins(installed)}
     assert len(names) > 60
     assert names <= set(locked("constraints.txt"))
+
+
+def test_the_locked_versions_admit_the_lowest_python_that_the_project_admits() -> None:
+    assert SpecifierSet(PROJECT["requires-python"]).contains(lock.LOWEST_PYTHON)
+    assert PROJECT["requires-python"] == ">=" + lock.LOWEST_PYTHON.removesuffix(".0")
+    pins = locked("constraints.txt")
+    installed = lock.needed(lock.read_project(ROOT / "pyproject.toml", ["dev", "docs"]), set())
+    as_locked = {name: version for name, version in installed.items() if Version(version) == pins.get(name)}
+    assert as_locked
+    assert lock.too_new(as_locked, lock.LOWEST_PYTHON) == []
+    assert lock.too_new({"pytest": "9"}, "3.6.0") != []
 
 
 @pytest.mark.parametrize("name", ["constraints.txt", "constraints-vllm.txt"])

@@ -16,10 +16,13 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parent.parent
+# what `requires-python` admits: a machine may have the first release of that Python
+LOWEST_PYTHON = "3.11.0"
 # brought along by the CUDA build of torch, each build with versions of its own
 BUILD_OF_TORCH = re.compile(r"triton|nvidia-.*|cuda-.*")
 
@@ -80,6 +83,16 @@ def pins(versions: dict[str, str]) -> list[str]:
     ]
 
 
+def too_new(versions: dict[str, str], python: str) -> list[str]:
+    """Returns the distributions that do not admit a version of Python, with the versions that they admit."""
+    found = []
+    for name in sorted(versions):
+        admitted = ",".join(distribution(name).metadata.get_all("Requires-Python") or [])
+        if not SpecifierSet(admitted).contains(python):
+            found.append(f"{name} {versions[name]} (Python {admitted})")
+    return found
+
+
 def header() -> str:
     """Returns the comment at the head of a constraints file."""
     python = ".".join(platform.python_version_tuple()[:2])
@@ -107,6 +120,10 @@ def main(arguments: list[str] | None = None) -> int:
         versions = needed(roots, set(options.absent))
     except PackageNotFoundError as error:
         print(f"lock: {error.name} is not installed: set the environment up first", file=sys.stderr)
+        return 1
+    refused = too_new(versions, LOWEST_PYTHON)
+    if refused:
+        print(f"lock: not for Python {LOWEST_PYTHON}: {', '.join(refused)}", file=sys.stderr)
         return 1
     lines = pins(versions)
     options.out.write_text(header() + "\n".join(lines) + "\n", encoding="utf-8")
