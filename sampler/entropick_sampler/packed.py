@@ -16,8 +16,8 @@ from torch import Tensor
 from .params import Strategy
 from .signals import SIGNAL_NAMES, SIGNALS
 
-INSERTED: Final = 6
-"""the column that says whether a clarifying text begins"""
+TEMPERATURE, TOP_P, MIN_P, STRATEGY, TOP_K, N_CANDIDATES, INSERTED, FLAGS = range(8)
+"""the columns of a line's header"""
 HEADER: Final = 8
 """columns before the token ids, the first of which is the emitted one"""
 FIXED_COLUMNS: Final = HEADER + 4 + len(SIGNALS)

@@ -62,7 +62,7 @@ def continued(room: Room, request: Request, said: list[int], branch: int, depth:
     while len(tokens) < len(said):
         room.step()
     row.branch = branch
-    room.core._sampler._sequences = ()
+    room.core._sampler._sequences = ()  # its rows are laid out with the number
     while len(tokens) < len(said) + depth and plain.request_id not in room.ends:
         room.step()
     room.core.cancel(plain.request_id)

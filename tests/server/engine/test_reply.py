@@ -87,7 +87,9 @@ def test_a_clarifying_text_begins_and_goes_on(make_request: Make) -> None:
     reply = Reply.begin(make_request((1,), policy=CLARIFIES, max_tokens=50), 100)
     text = ClarifyingText((1, 2, 3), (9, 1, 2, 3))
     assert reply.clarifying_text(text) == (1, 2, 3)
-    assert reply.clarifying_text(text, in_rollout=True) == ()
+    reply.rollout_end = 4
+    assert reply.clarifying_text(text) == (), "none begins in a rollout"
+    reply.rollout_end = 0
     assert reply.take(7, LETTERS) is None
     later = reply.clarifying_text(text)
     assert later == (9, 1, 2, 3)
@@ -100,13 +102,9 @@ def test_a_clarifying_text_begins_and_goes_on(make_request: Make) -> None:
         reply.take(token, LETTERS)
     assert (list(reply.pending), reply.clarify_used, reply.since_clarify) == ([], 1, 3)
     assert list(branch.pending) == [1, 2, 3], "a copy goes its own way"
-    assert step_columns([reply, branch], [(), text.later]) == [
-        [5, 2],
-        [-1, 1],
-        [-1, 9],
-        [1, 1],
-        [3, 0],
-    ]
+    columns, texts = step_columns([reply, branch], text)
+    assert texts == [text.later, text.later]
+    assert columns.data.tolist() == [[5, -1, 9, 1, 3], [2, 1, 9, 1, 0]]
 
 
 def test_no_clarifying_text_inside_a_character_nor_under_fixed(make_request: Make) -> None:

@@ -33,12 +33,14 @@ class TailCopy:
 class Batch:
     """One step: the sequences that decode, with one token each, and the chunks of those that do not yet.
 
-    ``preempted``: sequences that gave their pages up for this step. ``looked_up``: requests that begin with
-    it and whose prompts were looked up in the cache. ``copies`` come before its forward.
+    ``rows``: the sequences that get logits, those that decode, then those that a chunk ends. ``preempted``:
+    sequences that gave their pages up for this step. ``looked_up``: requests that begin with it and whose
+    prompts were looked up in the cache. ``copies`` come before its forward.
     """
 
     decode: tuple[Sequence, ...]
     chunks: tuple[Chunk, ...]
+    rows: tuple[Sequence, ...] = ()
     preempted: tuple[Sequence, ...] = ()
     looked_up: tuple[Sequence, ...] = ()
     copies: tuple[TailCopy, ...] = ()
@@ -47,14 +49,6 @@ class Batch:
     def tokens(self) -> int:
         """Counts the tokens that the step feeds."""
         return len(self.decode) + sum(chunk.length for chunk in self.chunks)
-
-    @property
-    def rows(self) -> tuple[Sequence, ...]:
-        """Lists the sequences that get logits: those that decode, then those that a chunk ends.
-
-        Read it before the sequences take their tokens.
-        """
-        return (*self.decode, *(chunk.sequence for chunk in self.chunks if chunk.last))
 
     @property
     def sequences(self) -> list[Sequence]:

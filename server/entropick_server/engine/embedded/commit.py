@@ -44,10 +44,10 @@ class Committer:
         ``drawn``: one for each of ``batch.rows``; ``began``: time.monotonic() at the step's beginning.
         Returns the report of the step.
         """
-        queued = _first_steps(batch, began)
+        queued = _first_steps(batch, began) if batch.chunks else ()
         rows = batch.rows
-        self._scheduler.advance(batch)
-        self._scheduler.register([row for row, one in zip(rows, drawn, strict=True) if one.error is None])
+        if self._scheduler.advance(batch):
+            self._scheduler.register([row for row, one in zip(rows, drawn, strict=True) if one.error is None])
         for row, one in zip(rows, drawn, strict=True):
             if row.slot < 0:
                 continue  # its request ended with another row of this step
@@ -57,9 +57,10 @@ class Committer:
             if one.firsts and not row.branches:
                 self._open_branches(row, one)
             self._take(row, one.token, one.clarifying)
-        for winner, verdict in self._rollouts.judge():
-            self._verdicts.append(verdict)
-            self.adopt(winner)
+        if self._rollouts.open:
+            for winner, verdict in self._rollouts.judge():
+                self._verdicts.append(verdict)
+                self.adopt(winner)
         return self.report(batch, queued, time.monotonic() - began)
 
     def report(
@@ -77,7 +78,7 @@ class Committer:
             duration,
             sum(sequence.prompt_length for sequence in batch.looked_up),
             sum(sequence.cached for sequence in batch.looked_up),
-            request_ids(batch.preempted),
+            request_ids(batch.preempted) if batch.preempted else (),
             tuple(self._verdicts),
         )
         self._outputs, self._slots, self._verdicts = [], [], []
@@ -133,13 +134,15 @@ class Committer:
     def _take(self, row: Sequence, token: Token, clarifying: tuple[int, ...] = ()) -> None:
         row.tokens.append(token.token_id)
         reason = row.reply.take(token.token_id, self._tokenizer, clarifying)
-        if row.branches:
+        family = row.family
+        if family is not None and family.branches:
             row.undelivered.append(token)
             row.ended = reason
             if reason is not None:
                 self._scheduler.suspend(row)
             return
-        self.tell(_output(row, (token,), reason), row.slot)
+        self._outputs.append(_output(row, (token,), reason))
+        self._slots.append(row.slot)
         if reason is not None:
             self._scheduler.finish(row)
 
@@ -148,7 +151,7 @@ class Committer:
         self._runner.clear(self._scheduler.poisoned(row))
         if not row.branch:
             self.end(row, FinishReason.ERROR, error)
-        elif row.rollout_end:
+        elif row.reply.rollout_end:
             row.ended = FinishReason.ERROR  # the verdict passes it over
             self._scheduler.suspend(row)
         else:

@@ -18,7 +18,6 @@ from .batch import Batch, TailCopy
 from .cache import KVCache
 from .forward import Decoder, ForwardOutput, PackedChunk, StepInput
 from .page_tables import PageTables
-from .sequence import Sequence
 
 
 class ModelRunner:
@@ -46,11 +45,10 @@ class ModelRunner:
         """
         if batch.copies:
             self.copy(batch.copies)
-        if not batch.tokens:
+        if not (batch.decode or batch.chunks):
             return None
-        rows = batch.rows
-        found = self._decoder(self._pack(batch, rows))
-        return None if found is None else ForwardOutput(rows, *found)
+        found = self._decoder(self._pack(batch))
+        return None if found is None else ForwardOutput(batch.rows, *found)
 
     def copy(self, copies: Seq[TailCopy]) -> None:
         """Copies part pages for sequences that were forked."""
@@ -61,8 +59,8 @@ class ModelRunner:
         """Zeroes the pages of a sequence whose numbers went bad."""
         self._cache.clear(pages)
 
-    def _pack(self, batch: Batch, rows: tuple[Sequence, ...]) -> StepInput:
-        size = self._cache.shape.page_size
+    def _pack(self, batch: Batch) -> StepInput:
+        rows, size = batch.rows, self._cache.shape.page_size
         ids: list[int] = []
         positions: list[int] = []
         slots: list[int] = []

@@ -19,23 +19,21 @@ class OpenRollouts:
 
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
-        self._open: list[tuple[Sequence, ...]] = []
+        self.open: list[tuple[Sequence, ...]] = []
 
     def begin(self, sequences: tuple[Sequence, ...], depth: int) -> None:
         """Opens a rollout of ``depth`` tokens; the caller must give the sequences their first tokens next."""
         for sequence in sequences:
-            sequence.rollout_end = sequence.reply.length + depth
-        self._open.append(sequences)
+            sequence.reply.rollout_end = sequence.reply.length + depth
+        self.open.append(sequences)
 
     def judge(self) -> list[tuple[Sequence, BranchVerdict]]:
         """Closes every rollout in which no sequence lacks a token.
 
         Returns the winners with their verdicts; the caller must adopt each winner at once.
         """
-        if not self._open:
-            return []
         going, verdicts = [], []
-        for sequences in self._open:
+        for sequences in self.open:
             root = sequences[0]
             if root.family is None:
                 continue  # its request was cancelled, or failed
@@ -46,7 +44,7 @@ class OpenRollouts:
             for sequence in sequences:
                 if sequence.rolled_out:
                     self._scheduler.suspend(sequence)
-        self._open = going
+        self.open = going
         return verdicts
 
 
@@ -61,5 +59,5 @@ def _close(sequences: tuple[Sequence, ...]) -> tuple[Sequence, BranchVerdict]:
     winner = sequences[verdict.winner]
     winner.undelivered = list(verdict.tokens)
     root.branch_spent += verdict.lost
-    root.rollout_end = 0
+    winner.reply.rollout_end = 0
     return winner, BranchVerdict(root.request.request_id, winner.branch, verdict.lost)

@@ -29,7 +29,7 @@ class PagePool:
         """``total``: pages that can be handed out, numbered 1 .. total."""
         if total < 1:
             raise ValueError(f"a page pool needs at least one page, got {total}")
-        self._total = total
+        self.total = total
         self._free = list(range(total, 0, -1))
         self._references = [0] * (total + 1)
         self._digest: dict[int, bytes] = {}
@@ -37,11 +37,6 @@ class PagePool:
         # in the order in which they were last used, the longest ago first
         self._cached: dict[int, None] = {}
         self._evictions = 0
-
-    @property
-    def total(self) -> int:
-        """Pages that exist."""
-        return self._total
 
     @property
     def free(self) -> int:
@@ -55,8 +50,8 @@ class PagePool:
 
     @property
     def used(self) -> int:
-        """Pages with at least one reference."""
-        return self._total - self.available
+        """Counts the pages with at least one reference."""
+        return self.total - len(self._free) - len(self._cached)
 
     @property
     def available(self) -> int:
@@ -144,4 +139,4 @@ class PagePool:
             del self._by_digest[digest]
 
     def _in_use(self, page: int) -> bool:
-        return 1 <= page <= self._total and self._references[page] > 0
+        return 1 <= page <= self.total and self._references[page] > 0

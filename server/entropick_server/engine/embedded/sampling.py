@@ -7,11 +7,10 @@ import torch
 from entropick_kernels.logits_stats import Implementation
 from entropick_sampler.batch import SampledBatch
 from entropick_sampler.packed import unpack
-from entropick_sampler.policy import initial_state
 from entropick_sampler.profile import DEFAULT_CLARIFY_TEXT, Profile
 
 from ..base import Tokenizer
-from ..reply import ClarifyingText, Drawn, row_error, step_columns
+from ..reply import BAD_LOGITS, ClarifyingText, Drawn, step_columns
 from ..tokens import attention_details, token_detail, token_of, top_logprobs
 from .forward import ForwardOutput
 from .sequence import Sequence
@@ -50,7 +49,7 @@ class StepSampler:
         text = profile.clarify_text if profile else DEFAULT_CLARIFY_TEXT
         self._clarifying = ClarifyingText.of(text, self._tokenizer)
         self._sequences: tuple[Sequence, ...] = ()
-        self._batch = SampledBatch([], initial_state(0, self._device), profile, self._device)
+        self._batch = SampledBatch([], profile, self._device)
 
     def sample(self, output: ForwardOutput | None) -> list[Drawn]:
         """Draws a token for every row of a forward's output; none for None."""
@@ -59,16 +58,15 @@ class StepSampler:
         sequences = output.sequences
         if sequences != self._sequences:
             self._lay_out(sequences)
-        texts = [s.reply.clarifying_text(self._clarifying, in_rollout=s.rollout_end > 0) for s in sequences]
-        columns = torch.tensor(step_columns([s.reply for s in sequences], texts)).to(
-            self._device, non_blocking=True
-        )
-        packed, _ = self._batch.packed(output.logits, output.signals, None, columns, self._measure)
+        columns, texts = step_columns([s.reply for s in sequences], self._clarifying)
+        columns = columns.to(self._device)
+        packed = self._batch.step(output.logits, output.signals, None, columns, self._measure)
         rows = unpack(packed, self._batch.candidates)
-        asked = {i: n for i, s in enumerate(sequences) if (n := s.request.sampling.logprobs)}
-        tops = top_logprobs(output.logits, asked, [(rows[i].max_logit, rows[i].log_z) for i in asked])
-        full = [i for i, s in enumerate(sequences) if s.request.policy.telemetry == "full"]
-        details = attention_details(output.heads, output.by_layer, full)
+        tops, details = {}, {}
+        if asked := {i: n for i, s in enumerate(sequences) if (n := s.request.sampling.logprobs)}:
+            tops = top_logprobs(output.logits, asked, [(rows[i].max_logit, rows[i].log_z) for i in asked])
+        if full := [i for i, s in enumerate(sequences) if s.request.policy.telemetry == "full"]:
+            details = attention_details(output.heads, output.by_layer, full)
         drawn = []
         for i, (sequence, row, text) in enumerate(zip(sequences, rows, texts, strict=True)):
             clarifying = text if row.inserted else ()
@@ -80,13 +78,12 @@ class StepSampler:
                 tops=tops.get(i, ()),
                 detail=None if detail is None else token_detail(detail, self._layers, row.candidates),
             )
-            drawn.append(Drawn(token, clarifying, row.firsts, row_error(row)))
+            drawn.append(Drawn(token, clarifying, row.firsts, BAD_LOGITS if row.flags else None))
         return drawn
 
     def _lay_out(self, sequences: tuple[Sequence, ...]) -> None:
         self._batch = SampledBatch(
             [(s.request.sampling, s.request.policy) for s in sequences],
-            initial_state(len(sequences), self._device),
             self._profile,
             self._device,
             [s.philox_stream for s in sequences],

@@ -187,12 +187,18 @@ class Scheduler:
                 looked_up.append(sequence)
             budget -= self._chunk(sequence, budget, chunks)
         copied = tuple(TailCopy(source, tuple(targets)) for source, targets in copies.items())
-        return Batch(decode, tuple(chunks), tuple(preempted), tuple(looked_up), copied)
+        rows = (*decode, *(chunk.sequence for chunk in chunks if chunk.last)) if chunks else decode
+        return Batch(decode, tuple(chunks), rows, tuple(preempted), tuple(looked_up), copied)
 
-    def advance(self, batch: Batch) -> None:
-        """Records that a batch was fed: the keys and values of its tokens are in the cache."""
+    def advance(self, batch: Batch) -> bool:
+        """Records that a batch was fed: the keys and values of its tokens are in the cache.
+
+        Returns whether a page of it is full now, so that the caller should :meth:`register` its rows.
+        """
+        filled = bool(batch.chunks)
         for sequence in batch.decode:
             sequence.computed += 1
+            filled |= not sequence.computed % self._page_size
         ended: list[Sequence] = []
         for chunk in batch.chunks:
             chunk.sequence.computed += chunk.length
@@ -200,8 +206,9 @@ class Scheduler:
                 ended.append(chunk.sequence)
         if ended:
             self._prefilling = [s for s in self._prefilling if s.computed < len(s.tokens)]
-            # behind the others: a row keeps its place from step to step
+            # behind the others, so that rows keep their order from step to step
             self._decoding = (*self._decoding, *ended)
+        return filled
 
     def register(self, sequences: Iterable[Sequence]) -> None:
         """Offers full pages for reuse, of sequences for which a token was drawn from finite logits."""

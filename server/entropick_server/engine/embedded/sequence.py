@@ -56,8 +56,6 @@ class Sequence:
     """tokens taken while the request had branches: they are emitted only if this sequence is adopted"""
     ended: FinishReason | None = None
     """why it stopped, while its request still has other branches"""
-    rollout_end: int = 0
-    """length of the reply at which it is judged beside its request's other branches; 0: no rollout"""
     branch_spent: int = 0
     """of the request's own sequence: tokens of branches that lost"""
     _digests: list[bytes] = field(default_factory=list)
@@ -90,7 +88,7 @@ class Sequence:
     @property
     def rolled_out(self) -> bool:
         """Tells whether nothing is missing for the verdict on its rollout."""
-        return self.ended is not None or self.reply.length >= self.rollout_end
+        return self.ended is not None or self.reply.length >= self.reply.rollout_end
 
     def digest(self, page: int, size: int) -> bytes:
         """Computes the digest of a full page of this sequence, once."""

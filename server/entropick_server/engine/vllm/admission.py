@@ -5,8 +5,8 @@ Knows nothing of vLLM.
 
 from __future__ import annotations
 
+from entropick_sampler.compose import validate_request
 from entropick_sampler.profile import Profile
-from entropick_sampler.step import SamplerRows
 
 from ..base import EngineError, QueueFullError
 from ..types import ModelInfo, Request
@@ -74,10 +74,8 @@ def problem(request: Request, info: ModelInfo, profile: Profile | None) -> str |
         return f"the prompt has {prompt} tokens; with one of reply the context holds {longest}"
     if not request.forced_token_ids and request.sampling.max_tokens < 1:
         return "max_tokens must be at least 1"
-    if not -(1 << 63) <= request.sampling.seed < 1 << 63:
-        return "seed must fit into 64 bits"
     try:
-        SamplerRows.build([(request.sampling, request.policy)], profile)
+        validate_request(request.sampling, request.policy, profile)
     except ValueError as error:
         return str(error)
     return None

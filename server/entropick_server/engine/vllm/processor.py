@@ -21,8 +21,8 @@ from vllm.v1.sample.logits_processor.interface import MoveDirectionality
 from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsProcessor as V2Processor
 
 from entropick_sampler.batch import SampledBatch
+from entropick_sampler.columns import NOTHING, StepColumns, StepRow
 from entropick_sampler.packed import HEADER, INSERTED
-from entropick_sampler.policy import initial_state
 from entropick_sampler.profile import DEFAULT_CLARIFY_TEXT
 
 from ..reply import ClarifyingText as ClarifyText
@@ -34,7 +34,6 @@ from .rows import Row, RowTable
 from .side_channel import Mark
 from .wire import FIELD, RowSpec, parse, servable
 
-_NEVER = int(initial_state(1).tokens_since_clarify)
 _DEFAULTS: Mapping[str, float] = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0}
 """vLLM's own: a client that sends these cannot be told from one that is silent"""
 _PENALTIES: Mapping[str, float] = {
@@ -88,7 +87,7 @@ class EntropickProcessor(V1Processor, V2Processor):
         self._live: list[Row] = []
         self._mine: list[int] = []
         self._index: Tensor | None = None
-        self._batch = SampledBatch([], initial_state(0, self._device), None, self._device)
+        self._batch = SampledBatch([], None, self._device)
 
     def is_argmax_invariant(self) -> bool:
         """False: it must see greedy requests and come before temperatures (V1)."""
@@ -145,28 +144,29 @@ class EntropickProcessor(V1Processor, V2Processor):
         self, logits: Tensor, taken: list[int], attention: Attention | None, thrown: Sequence[bool] | None
     ) -> None:
         rows, batch = self._live, self._batch
-        numbers: list[int] = []
-        texts = []
+        inputs, texts = [], []
         for row, count in zip(rows, taken, strict=True):
             row.settle(count, self._tokenizer)
             text = row.clarify_at(self._clarify, count)
             texts.append(text)
-            numbers += (
-                row.spec.start + count,
-                row.forced[0] if row.forced else -1,
-                text[0] if text else -1,
-                row.clarify_used,
-                _NEVER if row.since_clarify is None else row.since_clarify,
+            inputs.append(
+                StepRow(
+                    row.spec.start + count,
+                    row.forced[0] if row.forced else NOTHING,
+                    text[0] if text else NOTHING,
+                    row.clarify_used,
+                    row.since_clarify,
+                )
             )
-        columns = torch.from_numpy(np.array(numbers, dtype=np.int64).reshape(-1, 5).T.copy())
+        columns = StepColumns.of(inputs)
         part, signals = logits, None if attention is None else attention.signals
         if self._index is not None:
             part = logits.index_select(0, self._index)
             signals = None if signals is None else signals.index_select(0, self._index)
         if self._device.type != "cpu":
             # from pinned memory: a plain copy would wait for the forward before the sampler is launched
-            columns = async_tensor_h2d(columns, device=self._device)
-        packed, _ = batch.packed(part, signals, None, columns)
+            columns = StepColumns(async_tensor_h2d(columns.data, device=self._device))
+        packed = batch.step(part, signals, None, columns)
         tokens, told, marks = self._told(taken, packed, texts, part, attention, thrown)
         self._leave_one(logits, tokens)
         if marks and self._hub.outbox is not None:
@@ -204,7 +204,6 @@ class EntropickProcessor(V1Processor, V2Processor):
         specs = [servable(row.spec, self._hub.profile) for row in self._live]
         self._batch = SampledBatch(
             [(spec.sampling, spec.policy) for spec in specs],
-            initial_state(len(specs), self._device),
             self._hub.profile,
             self._device,
             [spec.branch for spec in specs],
