@@ -87,8 +87,7 @@ def too_new(versions: dict[str, str], python: str) -> list[str]:
     """Returns the distributions that do not admit a version of Python, with the versions that they admit."""
     found = []
     for name in sorted(versions):
-        metadata = distribution(name).metadata
-        admitted = metadata.get("Requires-Python", "")
+        admitted = ",".join(distribution(name).metadata.get_all("Requires-Python") or [])
         if not SpecifierSet(admitted).contains(python):
             found.append(f"{name} {versions[name]} (Python {admitted})")
     return found
