@@ -25,7 +25,7 @@ class PagedQueries(NamedTuple):
 
     @property
     def pages(self) -> tuple[Tensor, ...]:
-        """The pages of keys, and of values where there are any."""
+        """Returns the pages of keys, and of values where there are any."""
         return (self.k_pages,) if self.v_pages is None else (self.k_pages, self.v_pages)
 
     def check(self) -> None:
