@@ -64,13 +64,16 @@ class ByteTokenizer:
             return PAIR_BYTES
         return bytes([token_id]) if token_id < EOS else None
 
+    def render_chat(self, messages: list[dict[str, Any]], *, add_generation_prompt: bool) -> str:
+        if messages[0]["role"] == "assistant":
+            raise ValueError("the first message must not be the assistant's")
+        return "".join(f"{m['role']}: {m['content']}\n" for m in messages)
+
     def apply_chat_template(
         self, messages: list[dict[str, Any]], *, add_generation_prompt: bool
     ) -> list[int]:
-        if messages[0]["role"] == "assistant":
-            raise ValueError("the first message must not be the assistant's")
-        text = "".join(f"{m['role']}: {m['content']}\n" for m in messages)
-        return self.encode(text, add_special_tokens=True)
+        text = self.render_chat(messages, add_generation_prompt=add_generation_prompt)
+        return self.encode(text, add_special_tokens=False)
 
 
 class FakeEngine:

@@ -30,7 +30,7 @@ async def test_a_whole_answer(openai: AsyncOpenAI, engine: Any) -> None:
     assert answer.object == "chat.completion"
     assert answer.usage is not None
     assert answer.usage.completion_tokens == len(engine.text.encode()) + 1
-    assert answer.usage.prompt_tokens == len(b"user: Hello\n") + 1
+    assert answer.usage.prompt_tokens == len(b"user: Hello\n")
     assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
 
 
@@ -140,7 +140,7 @@ async def test_under_fixed_the_models_own_defaults_count(openai: AsyncOpenAI, en
     await openai.chat.completions.create(model="fake", messages=HELLO, extra_body=body)
     sent = engine.requests[0].sampling
     assert (sent.temperature, sent.top_p, sent.top_k, sent.min_p) == (0.6, 0.9, 7, None)
-    assert sent.max_tokens == 256 - 13
+    assert sent.max_tokens == 256 - 12
 
 
 async def test_client_fields_reach_the_engine(openai: AsyncOpenAI, engine: Any) -> None:

@@ -122,10 +122,15 @@ class StreamOptions(WireModel):
     include_usage: bool = False
 
 
-class GenerationRequest(WireModel):
-    """The fields that chat and completions share."""
+class ModelRequest(WireModel):
+    """The field that every body has."""
 
     model: str | None = Field(None, description="the served model's id; left out: the one that is served")
+
+
+class GenerationRequest(ModelRequest):
+    """The fields that chat and completions share."""
+
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_tokens: Count | None = None
@@ -301,10 +306,9 @@ class CompletionRequest(GenerationRequest):
         return self.logprobs
 
 
-class TokenizeRequest(WireModel):
+class TokenizeRequest(ModelRequest):
     """POST /tokenize: a text, or a conversation as the chat route would see it."""
 
-    model: str | None = None
     prompt: str | None = None
     messages: list[Message] | None = Field(None, min_length=1, max_length=MAX_MESSAGES)
     add_special_tokens: bool = True
@@ -318,8 +322,7 @@ class TokenizeRequest(WireModel):
         return self
 
 
-class DetokenizeRequest(WireModel):
+class DetokenizeRequest(ModelRequest):
     """POST /detokenize."""
 
-    model: str | None = None
     tokens: list[int]

@@ -33,14 +33,6 @@ SignalStatistics: type[BaseModel] = create_model(
 )
 
 
-class Wire(BaseModel):
-    """Base of every answer."""
-
-    def wire(self) -> str:
-        """The JSON text."""
-        return self.model_dump_json(exclude_unset=True)
-
-
 class ParameterValues(BaseModel):
     """What one token was drawn with."""
 
@@ -220,7 +212,7 @@ class CompletionChoice(BaseModel):
     entropick: ChoiceTelemetry | None = None
 
 
-class Completion(Wire):
+class Completion(BaseModel):
     """The envelope of all four kinds of answer."""
 
     id: str
