@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from array import array
 from typing import Any
 
 import httpx
@@ -11,7 +12,7 @@ import pytest
 from entropick_sampler.params import BRANCH_NAMES, PARAM_NAMES
 from entropick_sampler.signals import SIGNAL_NAMES
 from entropick_server.engine.base import ModelLoadError
-from entropick_server.recent import RecentRequests
+from entropick_server.recent import Finished, RecentRequests, Series
 
 BODY = {"messages": [{"role": "user", "content": "Hi"}]}
 CHAT = "/v1/chat/completions"
@@ -158,6 +159,51 @@ async def test_nothing_is_remembered_with_a_limit_of_zero(engine: Any, serve: An
         await client.post(CHAT, json=BODY)
         assert (await client.get("/v1/requests")).json()["data"] == []
     assert RecentRequests(0).newest() == []
+
+
+def finished(answer: str, choice: int, tokens: int, summary: Any) -> Finished:
+    series = Series(
+        array("q", [65] * tokens),
+        array("b", [0] * tokens),
+        array("f", [1.0] * tokens),
+        tuple(array("f", [1.0] * tokens) for _ in SIGNAL_NAMES),
+    )
+    return Finished(answer, choice, "r", CHAT, "m", 1, "stop", 1, tokens, 0.1, 0.2, summary, series)
+
+
+async def test_recent_requests_are_bounded_in_bytes(client: httpx.AsyncClient) -> None:
+    await client.post(CHAT, json=BODY)
+    (made,) = client.app.state.server.recent.newest()  # type: ignore[attr-defined]
+    one = finished("x", 0, 1000, made.summary)
+    assert one.size > 1000 * (8 + 1 + 4 + 4 * len(SIGNAL_NAMES))
+    recent = RecentRequests(1_000, max_bytes=5 * one.size)
+    for n in range(20):
+        recent.add(finished(f"a{n}", 0, 1000, made.summary))
+        assert recent.size == sum(kept.size for kept in recent.newest()) <= 5 * one.size
+    assert [kept.id for kept in recent.newest()] == ["a19", "a18", "a17", "a16", "a15"]
+    # an answer with more choices than there is room for drives the others out, and keeps its first ones
+    for choice in range(9):
+        recent.add(finished("many", choice, 1000, made.summary))
+    assert [(kept.id, kept.choice) for kept in recent.newest()] == [("many", choice) for choice in range(5)]
+    recent.add(finished("huge", 0, 6000, made.summary))
+    assert recent.find("huge") == []
+    recent.add(finished("next", 0, 10, made.summary))
+    assert [kept.id for kept in recent.newest()] == ["next"]
+    assert recent.size == recent.newest()[0].size
+
+
+async def test_an_answer_of_many_choices_is_bounded(engine: Any, serve: Any) -> None:
+    """What a client can make the server keep is bounded in bytes, not in HTTP requests alone."""
+    async with serve(engine, max_n=64, telemetry="none") as client:
+        recent = client.app.state.server.recent = RecentRequests(64, max_bytes=200_000)
+        for _ in range(3):
+            body = {"prompt": ["x"] * 8, "n": 7, "max_tokens": 2}
+            answer = await client.post("/v1/completions", json=body)
+            assert len(answer.json()["choices"]) == 56
+            assert 0 < recent.size <= 200_000
+            listed = (await client.get("/v1/requests")).json()["data"]
+            assert {entry["id"] for entry in listed} == {answer.json()["id"]}
+            assert 0 < len(listed) < 56
 
 
 async def test_openapi_shows_the_wire(client: httpx.AsyncClient) -> None:
