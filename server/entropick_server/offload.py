@@ -25,7 +25,9 @@ class Offload:
         self._large = ThreadPoolExecutor(1, "entropick-large-text")
 
     async def run(self, size: int, work: Callable[[], Result]) -> Result:
-        """Runs ``work``, of ``size`` characters or tokens, in a thread. Returns its result."""
+        """Runs ``work`` on ``size`` characters or tokens, in a thread unless small. Returns its result."""
+        if size < SMALL:
+            return work()
         lane = self._ordinary if size < _LARGE else self._large
         return await asyncio.get_running_loop().run_in_executor(lane, work)
 

@@ -6,17 +6,15 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Callable
-from typing import TypeVar
+from dataclasses import dataclass
 
 from starlette.requests import Request
-
-from entropick_sampler.profile import Profile
 
 from .admission import Admission
 from .engine.base import Engine, EngineDeadError, EngineError
 from .engine.types import ModelInfo
 from .metrics import Metrics
-from .offload import SMALL, Offload
+from .offload import Offload
 from .prompts import PromptEncoder
 from .protocol.errors import unavailable
 from .recent import RecentRequests
@@ -25,7 +23,30 @@ from .version import server_version
 from .vocabulary import Vocabulary
 
 _log = logging.getLogger(__name__)
-Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """The model that is served, as it is from its loading on."""
+
+    info: ModelInfo
+    vocabulary: Vocabulary
+    encoder: PromptEncoder
+    profile_id: str | None
+    """of the calibration profile in force"""
+    fingerprint: str
+    """OpenAI's system_fingerprint, which changes with version, model and profile"""
+
+    @classmethod
+    def of(cls, engine: Engine) -> ServedModel:
+        """Reads an engine that has started."""
+        info = engine.info
+        vocabulary = Vocabulary(engine.tokenizer, info.vocab_size)
+        encoder = PromptEncoder(engine.tokenizer, vocabulary, info.max_model_len)
+        profile = None if engine.profile is None else engine.profile.id
+        parts = f"{server_version()}|{info.source}|{info.dtype}|{profile}"
+        digest = hashlib.sha256(parts.encode()).hexdigest()[:8]
+        return cls(info, vocabulary, encoder, profile, f"entropick-{server_version()}-{digest}")
 
 
 class ServerState:
@@ -40,17 +61,13 @@ class ServerState:
     ) -> None:
         self.engine = engine
         self.settings = settings
+        self.default_policy = settings.default_policy
         self.metrics = Metrics()
         self.recent = RecentRequests(settings.recent_requests)
         self.admission = Admission(settings.max_num_seqs, settings.max_queue)
+        self.offload = Offload()
         self.draining = False
-        self._offload = Offload()
-        self._vocabulary: Vocabulary | None = None
-        self._encoder: PromptEncoder | None = None
-        self._profile: Profile | None = None
-        self._profile_id: str | None = None
-        self._fingerprint: str | None = None
-        self._loaded = False
+        self._model: ServedModel | None = None
         self._closed = False
         self._on_failure = on_failure
         self._on_ready = on_ready
@@ -63,12 +80,10 @@ class ServerState:
 
     async def _load(self) -> None:
         await self.engine.start()
-        tokenizer, info = self.engine.tokenizer, self.info
-        self._vocabulary = Vocabulary(tokenizer, info.vocab_size)
-        self._encoder = PromptEncoder(tokenizer, self._vocabulary, info.max_model_len)
-        self.metrics.bind(self.info.name, self.engine.load)
+        model = ServedModel.of(self.engine)
+        self.metrics.bind(model.info.name, self.engine.load)
         self.engine.subscribe(self.metrics.on_step)
-        self._loaded = True
+        self._model = model
 
     def _after_load(self, task: asyncio.Task[None]) -> None:
         if task.cancelled():
@@ -93,15 +108,15 @@ class ServerState:
         if self._loading is not None and not self._loading.done():
             self._loading.cancel()
             await asyncio.wait({self._loading})
-        self._offload.close()
+        self.offload.close()
         await self.engine.close()
 
-    async def beside_the_loop(self, size: int, work: Callable[[], Result]) -> Result:
-        """Runs ``work`` on ``size`` characters or tokens, in a thread unless it is short. Returns its result.
-
-        Cancelling the caller takes work that has not begun out of its queue.
-        """
-        return work() if size < SMALL else await self._offload.run(size, work)
+    @property
+    def model(self) -> ServedModel:
+        """The model that is served; raises EngineDeadError before it is loaded."""
+        if self._model is None:
+            raise EngineDeadError("the engine has not been started")
+        return self._model
 
     @property
     def in_flight(self) -> int:
@@ -109,74 +124,29 @@ class ServerState:
         return self.admission.prompts
 
     @property
-    def vocabulary(self) -> Vocabulary:
-        """The model's tokens; raises EngineDeadError before the model is loaded."""
-        return _loaded(self._vocabulary)
-
-    @property
-    def encoder(self) -> PromptEncoder:
-        """What turns prompts into token ids; raises EngineDeadError before the model is loaded."""
-        return _loaded(self._encoder)
-
-    @property
-    def info(self) -> ModelInfo:
-        """The model that is served; raises EngineDeadError before it is loaded."""
-        return self.engine.info
-
-    @property
     def ready(self) -> bool:
         """True while new requests are taken."""
-        return self._loaded and self.engine.ready and not self.draining
+        return self._model is not None and self.engine.ready and not self.draining
 
     def check_ready(self) -> None:
         """Raises the 503 that says why no request is taken."""
         if self.draining:
             raise unavailable("The server is shutting down.", "shutting_down", retry_after=5)
-        if not self._loaded:
+        if self._model is None:
             raise unavailable("The model is still loading.", "model_loading", retry_after=2)
         if not self.engine.ready:
             raise unavailable("The engine has stopped.", "engine_stopped", retry_after=10)
 
     @property
-    def profile_id(self) -> str | None:
-        """Id of the calibration profile in force."""
-        self._read_profile()
-        return self._profile_id
-
-    @property
     def served(self) -> str:
         """The model that is served and how, in one line for the operator."""
-        info = self.info
-        preset = self.settings.preset if self.profile_id is not None else "seed"
+        info, profile = self.model.info, self.model.profile_id
+        preset = self.settings.preset if profile is not None else "seed"
         return (
             f"{info.name} ({info.architecture}, {_count(info.parameters)} parameters, {info.dtype}, "
             f"{info.device}, context {info.max_model_len}), policy {self.settings.policy}, preset {preset}, "
-            f"profile {self.profile_id or 'none'}"
+            f"profile {profile or 'none'}"
         )
-
-    @property
-    def fingerprint(self) -> str:
-        """OpenAI's system_fingerprint, which changes with version, model and profile."""
-        self._read_profile()
-        if self._fingerprint is None:
-            parts = f"{server_version()}|{self.info.source}|{self.info.dtype}|{self._profile_id}"
-            digest = hashlib.sha256(parts.encode()).hexdigest()[:8]
-            self._fingerprint = f"entropick-{server_version()}-{digest}"
-        return self._fingerprint
-
-    def _read_profile(self) -> None:
-        """Keeps what is derived from the profile until another one is in force: its digest takes a while."""
-        profile = self.engine.profile
-        if profile is not self._profile:
-            self._profile = profile
-            self._profile_id = None if profile is None else profile.id
-            self._fingerprint = None
-
-
-def _loaded(value: Result | None) -> Result:
-    if value is None:
-        raise EngineDeadError("the engine has not been started")
-    return value
 
 
 def _count(number: int) -> str:

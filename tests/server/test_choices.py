@@ -135,7 +135,7 @@ async def test_short_completions_are_not_favoured(client: httpx.AsyncClient, eng
 
     def choice(number: int, *logprobs: float) -> Run:
         request = Request(str(number), (1,), SamplingParams(), PolicyConfig(), 0.0, number)
-        run = Run(number, request, Origin("a", "r", PLAIN, 0, "fake", "f", None), state, place)
+        run = Run(number, request, Origin("a", "r", PLAIN, 0, state.model), state, place)
         tokens = tuple(replace(engine.token(request, i, 65), logprob=p) for i, p in enumerate(logprobs))
         run.take(RequestOutput(str(number), tokens, FinishReason.LENGTH))
         return run

@@ -21,8 +21,12 @@ Body = TypeVar("Body", bound=ModelRequest)
 Result = TypeVar("Result")
 
 
-async def read_body(request: Request, model: type[Body], *, generates: bool = False) -> Body:
-    """Returns the body as a model; ``generates`` also looks for fields that are not served.
+async def read_body(
+    request: Request, model: type[Body], *, generates: bool = False
+) -> tuple[Body, ServerState]:
+    """Returns the body as a model, and the app's state.
+
+    ``generates``: it is also searched for fields that are not served.
 
     Raises the refusal: not ready, not JSON, a field that is wrong, another model than the served one.
     """
@@ -34,15 +38,15 @@ async def read_body(request: Request, model: type[Body], *, generates: bool = Fa
     ):
         raise ApiError(415, "The content type must be application/json.", code="unsupported_media_type")
     body = parse_body(await request.body(), model, generates=generates)
-    check_model(body.model, state)
-    return body
+    check_model(body.model, state.model.info)
+    return body, state
 
 
-def check_model(name: str | None, state: ServerState) -> None:
+def check_model(name: str | None, info: ModelInfo) -> None:
     """Raises the 404 where a request names another model than the served one."""
-    if name is not None and name != state.info.name:
+    if name is not None and name != info.name:
         named = repr(name) if len(name) <= 40 else "of that name"
-        message = f"The model {named} does not exist; this server serves {state.info.name!r}."
+        message = f"The model {named} does not exist; this server serves {info.name!r}."
         raise ApiError(404, message, param="model", code="model_not_found")
 
 
@@ -53,12 +57,13 @@ def check_ids(ids: Sequence[int], param: str, info: ModelInfo) -> None:
 
 
 async def beside_the_loop(request: Request, size: int, work: Callable[[], Result]) -> Result:
-    """Runs ``work`` on ``size`` characters or tokens, in a thread unless it is short. Returns its result.
+    """Runs ``work`` on ``size`` characters or tokens, in a thread unless it is small. Returns its result.
 
     Work that has not begun is dropped when the client goes away.
     """
-    running = server_state(request).beside_the_loop(size, work)
-    return await running if size < SMALL else await unless_gone(request.receive, running)
+    if size < SMALL:
+        return work()
+    return await unless_gone(request.receive, server_state(request).offload.run(size, work))
 
 
 def json_list(items: Sequence[Any], at_once: int = 1 << 14) -> str:

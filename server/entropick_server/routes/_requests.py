@@ -28,10 +28,10 @@ def build_requests(
     ``arrival``: time.monotonic() when the HTTP request was admitted; ``param``: the field that holds the
     prompts. Raises the 400 for a prompt or a field that the model or the server cannot serve.
     """
-    info = state.info
+    info = state.model.info
     policy = _policy(body, state)
-    stops = body.stop_token_ids or []
-    check_ids(stops, "stop_token_ids", info)
+    if stops := body.stop_token_ids or []:
+        check_ids(stops, "stop_token_ids", info)
     ends = () if body.ignore_eos else info.eos_token_ids
     base = SamplingParams(
         temperature=body.temperature,
@@ -76,14 +76,14 @@ def build_requests(
 
 def _policy(body: GenerationRequest, state: ServerState) -> PolicyConfig:
     asked = body.entropick
-    default = state.settings.default_policy
+    default = state.default_policy
     # an ordinary field of the request is nearer than an override of the server's
     theirs = {k: v for k, v in default.overrides.items() if getattr(body, k, None) is None}
     default = replace(default, overrides=theirs)
     config = default if asked is None else asked.config(default)
     if config.policy == "fixed":
         config = replace(config, branch=None)
-    if config.preset != "calibrated" or state.engine.profile is not None:
+    if config.preset != "calibrated" or state.model.profile_id is not None:
         return config
     if asked is not None and asked.preset == "calibrated" and config.policy == "entropix":
         message = "entropick.preset: this model has no calibration profile; use preset 'seed'."

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from ..engine.base import EngineError
 from ..protocol.errors import from_engine
 from ..protocol.requests import GenerationRequest
-from ..state import server_state
+from ..state import ServerState
 from ..streaming.answer import Answer
 from ..streaming.formats import Format
 from ..streaming.run import Origin, Run
@@ -40,23 +40,23 @@ class Prompts:
     """the field that holds them"""
 
 
-async def respond(http: Request, body: GenerationRequest, prompts: Prompts, kind: Format) -> Response:
+async def respond(
+    http: Request, body: GenerationRequest, prompts: Prompts, kind: Format, state: ServerState
+) -> Response:
     """Runs a checked request. Returns one JSON document, or a stream."""
-    state = server_state(http)
     body.check_choices(state.settings.max_n)
+    count = body.completions
     origin = Origin(
         answer_id=f"{kind.prefix}-{uuid.uuid4().hex}",
         request_id=http.scope["state"]["request_id"],
         route=http.url.path,
         created=int(time.time()),
-        model=state.info.name,
-        fingerprint=state.fingerprint,
-        profile=state.profile_id,
+        model=state.model,
     )
     arrival = time.monotonic()
     with ExitStack() as stack:
         # from here on the prompts count as waiting, whatever is still to be done before they run
-        places = state.admission.admit(prompts.number, body.completions)
+        places = state.admission.admit(prompts.number, count)
         for place in places:
             stack.callback(place.leave)
 
@@ -64,13 +64,13 @@ async def respond(http: Request, body: GenerationRequest, prompts: Prompts, kind
             ids = prompts.encode()
             requests = build_requests(body, ids, state, origin.answer_id, arrival, prompts.param)
             return [
-                Run(index, request, origin, state, places[index // body.completions])
+                Run(index, request, origin, state, places[index // count])
                 for index, request in enumerate(requests)
             ]
 
-        size = prompts.size + _CHOICE_SIZE * prompts.number * body.completions
+        size = prompts.size + _CHOICE_SIZE * prompts.number * count
         runs = await beside_the_loop(http, size, prepare)
-        answer = Answer(state, origin, kind, runs, body.choices, body.completions)
+        answer = Answer(state, origin, kind, runs, body.choices, count)
         if body.stream:
             options = body.stream_options
             usage = bool(options and options.include_usage)

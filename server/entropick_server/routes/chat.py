@@ -6,7 +6,6 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from ..protocol.requests import ChatRequest
-from ..state import server_state
 from ..streaming.formats import ChatFormat
 from ._common import body_schema, read_body
 from ._respond import Prompts, respond
@@ -17,12 +16,12 @@ router = APIRouter()
 @router.post("/v1/chat/completions", openapi_extra=body_schema(ChatRequest))
 async def chat_completions(request: Request) -> Response:
     """Continues a conversation."""
-    body = await read_body(request, ChatRequest, generates=True)
-    encoder = server_state(request).encoder
+    body, state = await read_body(request, ChatRequest, generates=True)
+    encoder = state.model.encoder
     prompts = Prompts(
         number=1,
         size=encoder.work_size(sum(len(message.content) for message in body.messages)),
         encode=lambda: [encoder.conversation(body.messages)],
         param="messages",
     )
-    return await respond(request, body, prompts, ChatFormat())
+    return await respond(request, body, prompts, ChatFormat(), state)

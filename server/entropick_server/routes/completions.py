@@ -7,7 +7,6 @@ from starlette.responses import Response
 
 from ..protocol.errors import bad_request
 from ..protocol.requests import CompletionRequest
-from ..state import server_state
 from ..streaming.formats import CompletionFormat
 from ._common import body_schema, check_ids, read_body
 from ._respond import Prompts, respond
@@ -18,9 +17,8 @@ router = APIRouter()
 @router.post("/v1/completions", openapi_extra=body_schema(CompletionRequest))
 async def completions(request: Request) -> Response:
     """Continues one or several prompts, each with its choices."""
-    body = await read_body(request, CompletionRequest, generates=True)
-    state = server_state(request)
-    settings = state.settings
+    body, state = await read_body(request, CompletionRequest, generates=True)
+    settings, model = state.settings, state.model
     if len(body.prompt) > (most := settings.max_num_seqs + settings.max_queue):
         # refused now, because a retry could never succeed
         message = f"prompt: at most {most} prompts in one request (max_num_seqs + max_queue)."
@@ -29,13 +27,13 @@ async def completions(request: Request) -> Response:
     def encode() -> list[list[int]]:
         for prompt in body.prompt:
             if isinstance(prompt, list):
-                check_ids(prompt, "prompt", state.info)
-        return state.encoder.texts(body.prompt)
+                check_ids(prompt, "prompt", model.info)
+        return model.encoder.texts(body.prompt)
 
     prompts = Prompts(
         number=len(body.prompt),
-        size=state.encoder.work_size(sum(map(len, body.prompt))),
+        size=model.encoder.work_size(sum(map(len, body.prompt))),
         encode=encode,
         param="prompt",
     )
-    return await respond(request, body, prompts, CompletionFormat())
+    return await respond(request, body, prompts, CompletionFormat(), state)

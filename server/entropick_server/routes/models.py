@@ -13,7 +13,7 @@ router = APIRouter()
 
 
 def _card(state: ServerState) -> dict[str, Any]:
-    info = state.info
+    info = state.model.info
     return {
         "id": info.name,
         "object": "model",
@@ -29,7 +29,7 @@ def _card(state: ServerState) -> dict[str, Any]:
             "dtype": info.dtype,
             "device": info.device,
             "monitored_layers": list(info.monitored_layers),
-            "profile": state.profile_id,
+            "profile": state.model.profile_id,
         },
     }
 
@@ -47,5 +47,5 @@ async def get_model(request: Request, model_id: str) -> dict[str, Any]:
     """The model of this id."""
     state = server_state(request)
     state.check_ready()
-    check_model(model_id, state)
+    check_model(model_id, state.model.info)
     return _card(state)

@@ -36,7 +36,7 @@ async def get_request(request: Request, answer_id: str) -> Response:
         raise ApiError(404, "No finished request of this id is remembered.", code="request_not_found")
 
     def work() -> str:
-        data = [{**c.head(), "series": c.series.columns(state.vocabulary)} for c in choices]
+        data = [{**c.head(), "series": c.series.columns(state.model.vocabulary)} for c in choices]
         fields = ("object", '"request"'), ("id", json_list([choices[0].id])[1:-1])
         return json_object((*fields, ("choices", json_list(data, at_once=1))))
 

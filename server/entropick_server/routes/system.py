@@ -57,7 +57,7 @@ async def policy(request: Request) -> dict[str, Any]:
     if profile is not None:
         presets["calibrated"] = asdict(profile.params)
     preset = settings.preset if settings.preset in presets else "seed"
-    branch = settings.default_policy.branch
+    branch = state.default_policy.branch
     return {
         "default": {
             "policy": settings.policy,

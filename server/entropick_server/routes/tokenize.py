@@ -6,7 +6,6 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from ..protocol.requests import DetokenizeRequest, TokenizeRequest
-from ..state import server_state
 from ._common import beside_the_loop, body_schema, check_ids, json_list, json_object, read_body
 
 router = APIRouter()
@@ -15,22 +14,22 @@ router = APIRouter()
 @router.post("/tokenize", openapi_extra=body_schema(TokenizeRequest))
 async def tokenize(request: Request) -> Response:
     """Returns the token ids of a text or a conversation."""
-    body = await read_body(request, TokenizeRequest)
-    state = server_state(request)
+    body, state = await read_body(request, TokenizeRequest)
+    model = state.model
     messages, text = body.messages, body.prompt or ""
 
     def work() -> str:
         if messages is not None:
-            ids = state.encoder.conversation(
+            ids = model.encoder.conversation(
                 messages, add_generation_prompt=body.add_generation_prompt, bounded=False
             )
         else:
-            ids = state.encoder.text(text, add_special_tokens=body.add_special_tokens)
-        labels = [state.vocabulary.labels[i] for i in ids] if body.return_token_strs else None
+            ids = model.encoder.text(text, add_special_tokens=body.add_special_tokens)
+        labels = [model.vocabulary.labels[i] for i in ids] if body.return_token_strs else None
         return json_object(
             (
                 ("count", str(len(ids))),
-                ("max_model_len", str(state.info.max_model_len)),
+                ("max_model_len", str(model.info.max_model_len)),
                 ("tokens", json_list(ids)),
                 ("token_strs", "null" if labels is None else json_list(labels)),
             )
@@ -43,11 +42,10 @@ async def tokenize(request: Request) -> Response:
 @router.post("/detokenize", openapi_extra=body_schema(DetokenizeRequest))
 async def detokenize(request: Request) -> dict[str, str]:
     """Returns the text of token ids, special tokens included."""
-    body = await read_body(request, DetokenizeRequest)
-    state = server_state(request)
+    body, state = await read_body(request, DetokenizeRequest)
 
     def work() -> str:
-        check_ids(body.tokens, "tokens", state.info)
+        check_ids(body.tokens, "tokens", state.model.info)
         return state.engine.tokenizer.decode(body.tokens, skip_special_tokens=False)
 
     return {"prompt": await beside_the_loop(request, len(body.tokens), work)}

@@ -50,7 +50,7 @@ class Answer:
         request = self.runs[0].request
         verbose = request.policy.telemetry in ("tokens", "full") or request.sampling.logprobs is not None
         size = sum(len(run.tokens) for run in self.runs) * (_ROW_SIZE if verbose else 1)
-        return await self.server.beside_the_loop(size, self._whole)
+        return await self.server.offload.run(size, self._whole)
 
     async def stream(self, write: Write, *, include_usage: bool) -> None:
         """Runs the choices and writes server-sent events up to [DONE], none before the first output."""
@@ -150,8 +150,8 @@ class Answer:
             id=self.origin.answer_id,
             object=kind,
             created=self.origin.created,
-            model=self.origin.model,
-            system_fingerprint=self.origin.fingerprint,
+            model=self.origin.model.info.name,
+            system_fingerprint=self.origin.model.fingerprint,
             choices=[],
         )
 

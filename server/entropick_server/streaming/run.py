@@ -14,7 +14,7 @@ from ..engine.base import EngineError
 from ..engine.types import FinishReason, Request, RequestOutput, Token
 from ..protocol.responses import Summary
 from ..recent import Finished, Series
-from ..state import ServerState
+from ..state import ServedModel, ServerState
 from ..telemetry import summarize
 
 
@@ -35,10 +35,7 @@ class Origin:
     route: str
     created: int
     """Unix seconds"""
-    model: str
-    fingerprint: str
-    profile: str | None
-    """id of the calibration profile in force"""
+    model: ServedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +63,7 @@ class Run:
         """``index``: its number in the HTTP answer; ``place``: of its prompt, among the admitted ones."""
         self.index = index
         self.request = request
-        self.vocabulary = server.vocabulary
+        self.vocabulary = origin.model.vocabulary
         self.tokens: list[ReplyToken] = []
         self.finish_reason: FinishReason | None = None
         self.cached_tokens = 0
@@ -82,7 +79,7 @@ class Run:
         self._last = request.arrival
         self._texts: list[str] = []
         self._released = self._handed_out = 0
-        self._eos = frozenset(server.info.eos_token_ids)
+        self._eos = frozenset(origin.model.info.eos_token_ids)
         self._stop_ids = frozenset(request.sampling.stop_token_ids)
         self._detokenizer = Detokenizer(self.vocabulary.bytes.__getitem__, request.sampling.stop)
         self._summary: Summary | None = None
@@ -98,7 +95,7 @@ class Run:
         if self._summary is not None:
             return self._summary
         tokens = [reply.token for reply in self.tokens]
-        summary = summarize(self.request, tokens, self._origin.profile, self.branch_tokens)
+        summary = summarize(self.request, tokens, self._origin.model.profile_id, self.branch_tokens)
         if self.finish_reason is not None:
             self._summary = summary
         return summary
@@ -186,7 +183,7 @@ class Run:
             choice=self.index,
             request_id=self._origin.request_id,
             route=self._origin.route,
-            model=self._origin.model,
+            model=self._origin.model.info.name,
             created=self._origin.created,
             finish_reason=reason,
             prompt_tokens=len(self.request.prompt_token_ids),
