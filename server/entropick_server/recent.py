@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -54,7 +54,7 @@ class Series:
 
     @property
     def size(self) -> int:
-        """Bytes of the arrays."""
+        """Returns the bytes of the arrays."""
         floats = len(self.temperatures) * self.temperatures.itemsize * (1 + len(self.signals))
         return len(self.token_ids) * (self.token_ids.itemsize + self.strategies.itemsize) + floats
 
@@ -75,43 +75,26 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """One choice that ended."""
+    """A choice that ended."""
 
     id: str
+    """of its answer"""
     choice: int
     request_id: str
-    route: str
-    model: str
-    created: int
-    finish_reason: str
-    prompt_tokens: int
-    completion_tokens: int
-    time_to_first_token: float | None
-    duration: float
     summary: Summary
     series: Series
+    figures: Mapping[str, Any]
+    """the other entries of ``head``"""
 
     @property
     def size(self) -> int:
-        """Bytes that the choice takes, about."""
+        """Returns the bytes that the choice takes, about."""
         return _HEAD_BYTES + self.series.size
 
     def head(self) -> dict[str, Any]:
-        """Returns the entry without the series."""
-        return {
-            "id": self.id,
-            "choice": self.choice,
-            "request_id": self.request_id,
-            "route": self.route,
-            "model": self.model,
-            "created": self.created,
-            "finish_reason": self.finish_reason,
-            "prompt_tokens": self.prompt_tokens,
-            "completion_tokens": self.completion_tokens,
-            "time_to_first_token": self.time_to_first_token,
-            "duration": self.duration,
-            "summary": self.summary.model_dump(exclude_unset=True),
-        }
+        """Returns the choice as /v1/requests shows it, without the series."""
+        names = {"id": self.id, "choice": self.choice, "request_id": self.request_id}
+        return {**names, **self.figures, "summary": self.summary.model_dump(exclude_unset=True)}
 
 
 class RecentRequests:
@@ -129,7 +112,7 @@ class RecentRequests:
 
     @property
     def size(self) -> int:
-        """Bytes in use, about."""
+        """Returns the bytes in use, about."""
         return self._size
 
     def add(self, finished: Finished) -> None:
@@ -144,7 +127,7 @@ class RecentRequests:
             self._size -= sum(choice.size for choice in choices)
 
     def newest(self) -> list[Finished]:
-        """Returns all choices, those of the newest answer first."""
+        """Returns all choices, the newest answer's first."""
         return [choice for choices in reversed(self._answers.values()) for choice in choices]
 
     def find(self, name: str) -> list[Finished]:

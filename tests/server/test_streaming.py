@@ -30,7 +30,7 @@ async def test_a_client_that_leaves_cancels_at_once(
         assert engine.running == {}
         assert len(engine.closed) == prompts
         newest = client.app.state.server.recent.newest()
-        assert {finished.finish_reason for finished in newest} == {"cancelled"}
+        assert {finished.head()["finish_reason"] for finished in newest} == {"cancelled"}
         assert client.app.state.server.in_flight == 0
         engine.delay = 0
         assert (await client.post("/v1/completions", json={"prompt": "x"})).status_code == 200

@@ -168,7 +168,7 @@ def finished(answer: str, choice: int, tokens: int, summary: Any) -> Finished:
         array("f", [1.0] * tokens),
         tuple(array("f", [1.0] * tokens) for _ in SIGNAL_NAMES),
     )
-    return Finished(answer, choice, "r", CHAT, "m", 1, "stop", 1, tokens, 0.1, 0.2, summary, series)
+    return Finished(answer, choice, "r", summary, series, {})
 
 
 async def test_recent_requests_are_bounded_in_bytes(client: httpx.AsyncClient) -> None:

@@ -99,9 +99,9 @@ class Answer:
         if first and (opening := self.format.opening(run)) is not None:
             chunks.append(opening)
         if text:
-            chunks.append(self.format.chunk(run, text, run.hand_out()))
+            chunks.append(self.format.chunk(run, text, run.hand_out(), end=False))
         if run.finish_reason is not None:
-            chunks.append(self.format.closing(run, run.hand_out()))
+            chunks.append(self.format.chunk(run, "", run.hand_out(), end=True))
         events = []
         for choice in chunks:
             chunk = self._envelope(self.format.chunk_object)

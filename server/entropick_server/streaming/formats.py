@@ -1,9 +1,9 @@
-"""How a choice looks on the wire: one format for chat, one for completions, each whole and in chunks."""
+"""How a choice looks on the wire: a format for chat and a format for completions, whole and in chunks."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 from ..protocol.responses import (
     ChatChoice,
@@ -23,10 +23,11 @@ from .run import ReplyToken, Run
 
 _LEAST_LOGPROB: Final = -9999.0
 """OpenAI's stand-in for minus infinity, which JSON cannot say"""
+Choice = TypeVar("Choice", ChatChoice, ChatChunkChoice, CompletionChoice)
 
 
 class Format(Protocol):
-    """What the two generating routes differ in."""
+    """The differences between the answers of the two generating routes."""
 
     prefix: str
     """of an answer's id"""
@@ -38,25 +39,89 @@ class Format(Protocol):
         ...
 
     def opening(self, run: Run) -> ChatChunkChoice | None:
-        """Returns the chunk that a choice's stream begins with, if it has one."""
+        """Returns the chunk that a choice's stream begins with; None where it begins with text."""
         ...
 
-    def chunk(self, run: Run, text: str, tokens: Sequence[ReplyToken]) -> ChatChunkChoice | CompletionChoice:
-        """Returns a stretch of text with the tokens that it completes."""
+    def chunk(
+        self, run: Run, text: str, tokens: Sequence[ReplyToken], *, end: bool
+    ) -> ChatChunkChoice | CompletionChoice:
+        """Returns a stretch of a choice's text with the tokens that it completes.
+
+        ``end``: there is no text, but the reason of the end, the summary, and the tokens that are left.
+        """
         ...
 
-    def closing(self, run: Run, tokens: Sequence[ReplyToken]) -> ChatChunkChoice | CompletionChoice:
-        """Returns the end: reason, summary, and the tokens that had no text."""
-        ...
+
+class ChatFormat:
+    """The format of chat.completion and chat.completion.chunk."""
+
+    prefix = "chatcmpl"
+    whole_object = "chat.completion"
+    chunk_object = "chat.completion.chunk"
+
+    def whole(self, run: Run) -> ChatChoice:
+        """Returns a finished choice."""
+        choice = ChatChoice(
+            index=run.index,
+            message=ChatMessage(role="assistant", content=run.text, refusal=None),
+            logprobs=_chat_logprobs(run, run.tokens),
+            finish_reason=_reason(run),
+        )
+        return _with_telemetry(choice, run, run.tokens, end=True)
+
+    def opening(self, run: Run) -> ChatChunkChoice:
+        """Returns the role, which comes before all text."""
+        delta = ChatDelta(role="assistant", content="")
+        return ChatChunkChoice(index=run.index, delta=delta, logprobs=None, finish_reason=None)
+
+    def chunk(self, run: Run, text: str, tokens: Sequence[ReplyToken], *, end: bool) -> ChatChunkChoice:
+        """Returns a stretch of text, or the end (:meth:`Format.chunk`)."""
+        logprobs = _chat_logprobs(run, tokens)
+        chunk = ChatChunkChoice(
+            index=run.index,
+            delta=ChatDelta() if end else ChatDelta(content=text),
+            logprobs=None if end and logprobs is not None and not logprobs.content else logprobs,
+            finish_reason=_reason(run) if end else None,
+        )
+        return _with_telemetry(chunk, run, tokens, end=end)
 
 
-def _telemetry(run: Run, tokens: Sequence[ReplyToken], *, end: bool) -> ChoiceTelemetry | None:
-    """Returns what a request asked for of some tokens' rows and, at the end, of the summary."""
+class CompletionFormat:
+    """The format of text_completion, in a stream as in a whole."""
+
+    prefix = "cmpl"
+    whole_object = "text_completion"
+    chunk_object = "text_completion"
+
+    def whole(self, run: Run) -> CompletionChoice:
+        """Returns a finished choice."""
+        return self.chunk(run, run.text, run.tokens, end=True)
+
+    def opening(self, run: Run) -> None:
+        """Returns None: nothing comes before the text."""
+
+    def chunk(self, run: Run, text: str, tokens: Sequence[ReplyToken], *, end: bool) -> CompletionChoice:
+        """Returns a stretch of text, or the end (:meth:`Format.chunk`)."""
+        choice = CompletionChoice(
+            index=run.index,
+            text=text,
+            logprobs=_completion_logprobs(run, tokens),
+            finish_reason=_reason(run) if end else None,
+        )
+        return _with_telemetry(choice, run, tokens, end=end)
+
+
+def _reason(run: Run) -> str:
+    return run.finish_reason.value if run.finish_reason is not None else "stop"
+
+
+def _with_telemetry(choice: Choice, run: Run, tokens: Sequence[ReplyToken], *, end: bool) -> Choice:
+    """Adds what the request asked for of the tokens' rows and, at the end, of the summary."""
     level = run.request.policy.telemetry
     rows = level in ("tokens", "full") and bool(tokens)
     if level == "none" or not (rows or end):
-        return None
-    telemetry = ChoiceTelemetry()
+        return choice
+    choice.entropick = telemetry = ChoiceTelemetry()
     if end:
         telemetry.summary = run.summary
     if rows:
@@ -64,95 +129,7 @@ def _telemetry(run: Run, tokens: Sequence[ReplyToken], *, end: bool) -> ChoiceTe
             token_row(t.index, t.token, run.vocabulary, eos=t.eos, stop=t.ending and not t.eos)
             for t in tokens
         ]
-    return telemetry
-
-
-def _reason(run: Run) -> str:
-    return run.finish_reason.value if run.finish_reason is not None else "stop"
-
-
-class ChatFormat:
-    """chat.completion and chat.completion.chunk."""
-
-    prefix = "chatcmpl"
-    whole_object = "chat.completion"
-    chunk_object = "chat.completion.chunk"
-
-    def whole(self, run: Run) -> ChatChoice:
-        """See Format."""
-        choice = ChatChoice(
-            index=run.index,
-            message=ChatMessage(role="assistant", content=run.text, refusal=None),
-            logprobs=_chat_logprobs(run, run.tokens),
-            finish_reason=_reason(run),
-        )
-        if (telemetry := _telemetry(run, run.tokens, end=True)) is not None:
-            choice.entropick = telemetry
-        return choice
-
-    def opening(self, run: Run) -> ChatChunkChoice:
-        """The role comes first."""
-        delta = ChatDelta(role="assistant", content="")
-        return ChatChunkChoice(index=run.index, delta=delta, logprobs=None, finish_reason=None)
-
-    def chunk(self, run: Run, text: str, tokens: Sequence[ReplyToken]) -> ChatChunkChoice:
-        """See Format."""
-        chunk = ChatChunkChoice(
-            index=run.index,
-            delta=ChatDelta(content=text),
-            logprobs=_chat_logprobs(run, tokens),
-            finish_reason=None,
-        )
-        if (telemetry := _telemetry(run, tokens, end=False)) is not None:
-            chunk.entropick = telemetry
-        return chunk
-
-    def closing(self, run: Run, tokens: Sequence[ReplyToken]) -> ChatChunkChoice:
-        """See Format."""
-        left = _chat_logprobs(run, tokens)
-        chunk = ChatChunkChoice(
-            index=run.index,
-            delta=ChatDelta(),
-            logprobs=left if left is not None and left.content else None,
-            finish_reason=_reason(run),
-        )
-        if (telemetry := _telemetry(run, tokens, end=True)) is not None:
-            chunk.entropick = telemetry
-        return chunk
-
-
-class CompletionFormat:
-    """text_completion, in a stream as in a whole."""
-
-    prefix = "cmpl"
-    whole_object = "text_completion"
-    chunk_object = "text_completion"
-
-    def whole(self, run: Run) -> CompletionChoice:
-        """See Format."""
-        return self._part(run, run.text, run.tokens, end=True)
-
-    def opening(self, run: Run) -> None:
-        """Nothing comes before the text."""
-
-    def chunk(self, run: Run, text: str, tokens: Sequence[ReplyToken]) -> CompletionChoice:
-        """See Format."""
-        return self._part(run, text, tokens, end=False)
-
-    def closing(self, run: Run, tokens: Sequence[ReplyToken]) -> CompletionChoice:
-        """See Format."""
-        return self._part(run, "", tokens, end=True)
-
-    def _part(self, run: Run, text: str, tokens: Sequence[ReplyToken], *, end: bool) -> CompletionChoice:
-        part = CompletionChoice(
-            index=run.index,
-            text=text,
-            logprobs=_completion_logprobs(run, tokens),
-            finish_reason=_reason(run) if end else None,
-        )
-        if (telemetry := _telemetry(run, tokens, end=end)) is not None:
-            part.entropick = telemetry
-        return part
+    return choice
 
 
 def _chat_logprobs(run: Run, tokens: Sequence[ReplyToken]) -> ChatLogprobs | None:

@@ -178,18 +178,16 @@ class Run:
         self._last = now
 
     def _finished(self, reason: str, duration: float) -> Finished:
-        return Finished(
-            id=self._origin.answer_id,
-            choice=self.index,
-            request_id=self._origin.request_id,
-            route=self._origin.route,
-            model=self._origin.model.info.name,
-            created=self._origin.created,
-            finish_reason=reason,
-            prompt_tokens=len(self.request.prompt_token_ids),
-            completion_tokens=len(self.tokens),
-            time_to_first_token=self.first_token_seconds,
-            duration=duration,
-            summary=self.summary,
-            series=Series.of([reply.token for reply in self.tokens]),
-        )
+        origin, tokens = self._origin, [reply.token for reply in self.tokens]
+        figures = {
+            "route": origin.route,
+            "model": origin.model.info.name,
+            "created": origin.created,
+            "finish_reason": reason,
+            "prompt_tokens": len(self.request.prompt_token_ids),
+            "completion_tokens": len(tokens),
+            "time_to_first_token": self.first_token_seconds,
+            "duration": duration,
+        }
+        series = Series.of(tokens)
+        return Finished(origin.answer_id, self.index, origin.request_id, self.summary, series, figures)
