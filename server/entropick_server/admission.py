@@ -1,12 +1,12 @@
-"""The one place that bounds how many prompts wait: from the parsed body on, before anything is tokenised."""
+"""The bound on prompts that wait, from the parsed body on: before anything is tokenised, for both engines."""
 
 from __future__ import annotations
 
 from .protocol.errors import unavailable
 
 
-class Place:
-    """A prompt that was admitted, with its choices: ``waiting`` had no output yet, ``running`` had one."""
+class AdmittedPrompt:
+    """A prompt that was admitted; its choices wait until their first output, then they run."""
 
     __slots__ = ("_admission", "_begun", "running", "waiting")
 
@@ -18,7 +18,7 @@ class Place:
 
     @property
     def begun(self) -> bool:
-        """True once the prompt had its first output; from then on it waits no more."""
+        """True if the prompt had an output; from then on it waits no more."""
         return self._begun
 
     def begin(self) -> None:
@@ -34,12 +34,12 @@ class Place:
             self.leave()
 
     def leave(self) -> None:
-        """Gives the place up, whatever of its choices waits or runs. Harmless when called again."""
+        """Removes the prompt, also while choices wait or run. Harmless when called again."""
         self._admission.forget(self)
 
 
 class Admission:
-    """The prompts that are here: at most ``max_queue`` wait behind those that free slots will take.
+    """The prompts that wait or run: at most ``max_queue`` wait behind the prompts that free slots will take.
 
     A prompt waits until its first output; its choices count as one then, and as one slot each afterwards.
     """
@@ -47,25 +47,25 @@ class Admission:
     def __init__(self, slots: int, max_queue: int) -> None:
         self._slots = slots
         self._max_queue = max_queue
-        self._places: dict[Place, None] = {}
+        self._prompts: dict[AdmittedPrompt, None] = {}
 
     @property
     def prompts(self) -> int:
-        """Number of prompts that wait or run."""
-        return len(self._places)
+        """Returns the number of prompts that wait or run."""
+        return len(self._prompts)
 
-    def admit(self, prompts: int, choices: int) -> list[Place]:
+    def admit(self, prompts: int, choices: int) -> list[AdmittedPrompt]:
         """Admits the prompts of one HTTP request, with ``choices`` choices each, all of them or none.
 
-        Returns their places in order. The caller must give each up by ``leave()``. Raises the 503 where the
+        Returns them in order. The caller must call ``leave()`` of each at the end. Raises the 503 where the
         queue is full.
         """
-        free = self._slots - sum(place.running for place in self._places)
+        free = self._slots - sum(prompt.running for prompt in self._prompts)
         behind = 0
-        for place in self._places:
-            if free <= 0 and not place.begun:
+        for prompt in self._prompts:
+            if free <= 0 and not prompt.begun:
                 behind += 1
-            free -= place.waiting
+            free -= prompt.waiting
         for _ in range(prompts):
             if free <= 0:
                 if behind >= self._max_queue:
@@ -74,10 +74,10 @@ class Admission:
                     )
                 behind += 1
             free -= choices
-        places = [Place(self, choices) for _ in range(prompts)]
-        self._places.update(dict.fromkeys(places))
-        return places
+        admitted = [AdmittedPrompt(self, choices) for _ in range(prompts)]
+        self._prompts.update(dict.fromkeys(admitted))
+        return admitted
 
-    def forget(self, place: Place) -> None:
-        """Removes a place, if it is here."""
-        self._places.pop(place, None)
+    def forget(self, prompt: AdmittedPrompt) -> None:
+        """Removes a prompt, if it is here."""
+        self._prompts.pop(prompt, None)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 
 class Released(NamedTuple):
-    """What one token lets out: text, and how many tokens (oldest first) are complete with it."""
+    """The text that a token lets out, and how many tokens (oldest first) are complete with it."""
 
     text: str
     tokens: int
@@ -40,7 +40,7 @@ class Detokenizer:
         """for each token not yet released: how many characters must be out before it is"""
 
     def push(self, token_id: int, *, silent: bool = False) -> Released:
-        """Takes one token. Returns what it lets out.
+        """Takes one token. Returns the text that it lets out.
 
         A ``silent`` token (a stop token) and a special one have no text."""
         data = None if silent else self._token_bytes(token_id)
@@ -51,7 +51,7 @@ class Detokenizer:
         return self._let_out(text)
 
     def finish(self) -> Released:
-        """Returns what was held back; bytes that never became a character come out as U+FFFD."""
+        """Returns the text that was held back; bytes that never became a character come out as U+FFFD."""
         last = self._let_out(self._decoder.decode(b"", final=True))
         if last.stopped:
             return last
@@ -82,7 +82,7 @@ class Detokenizer:
         return min(ends)[1] if ends else None
 
     def _beginning_of_stop(self, text: str) -> int:
-        """Length of the longest end of ``text`` that some stop string begins with."""
+        """Returns the length of the longest end of ``text`` that some stop string begins with."""
         longest = 0
         for stop in self._stop:
             for length in range(min(len(stop) - 1, len(text)), longest, -1):

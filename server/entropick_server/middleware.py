@@ -28,7 +28,7 @@ _DROP_SECONDS: Final = 10.0
 
 
 class RequestId:
-    """X-Request-Id in every answer: the client's where it is harmless, else one that is made here."""
+    """A wrapper that puts X-Request-Id into every answer: the client's if it is harmless, else a new id."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -51,7 +51,7 @@ class RequestId:
 
 
 class ApiKey:
-    """The key, for which every route but /health asks; unknown routes too, so that nothing can be probed."""
+    """A check of the key on every route but /health; on unknown routes too: nothing can be probed."""
 
     def __init__(self, app: ASGIApp, key: str) -> None:
         self._app = app
@@ -81,7 +81,7 @@ class ApiKey:
 
 
 class SizeLimit:
-    """431 for too many headers; 413 for a body over the cap, by its declared length or while it arrives.
+    """A bound on headers (431) and on the body (413), by its declared length or while it arrives.
 
     Before a 413 the rest of the body is read and dropped, within bounds: a client that is still sending would
     find its connection reset, and never read the answer.
@@ -97,7 +97,7 @@ class SizeLimit:
             await self._app(scope, receive, send)
             return
         if len(scope["headers"]) > _MAX_HEADERS:
-            # the HTTP parser bounds their size only where they do not arrive in one piece
+            # the HTTP parser bounds their size only where they arrive in several packets
             error = ApiError(431, f"More than {_MAX_HEADERS} headers.", code="too_many_headers")
             await error_response(error)(scope, receive, send)
             return

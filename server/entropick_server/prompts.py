@@ -24,7 +24,7 @@ _BLANKS: Final = " \n\t\r"
 
 
 class PromptEncoder:
-    """Encodes prompts for a model whose context has ``max_model_len`` tokens."""
+    """An encoder of prompts for a model with a context of ``max_model_len`` tokens."""
 
     def __init__(self, tokenizer: Tokenizer, vocabulary: Vocabulary, max_model_len: int) -> None:
         self._tokenizer = tokenizer
@@ -58,7 +58,7 @@ class PromptEncoder:
         return self._encode(text, add_special_tokens, None)
 
     def work_size(self, characters: int) -> int:
-        """Returns the size of encoding so many characters, for ``offload``; small only if they surely fit."""
+        """Returns the size of the work to encode characters (``offload``); small only if they surely fit."""
         return characters if characters <= self._limit else max(characters, SMALL)
 
     def _encode(self, text: str, add_special_tokens: bool, param: str | None) -> list[int]:

@@ -39,7 +39,7 @@ class Series:
 
     @classmethod
     def of(cls, tokens: Sequence[Token]) -> Series:
-        """Packs the figures of tokens."""
+        """Packs the figures of tokens into arrays."""
         kept = tokens[:MAX_SERIES]
         temperatures = (_NAN if t.forced or t.parameters is None else t.parameters.temperature for t in kept)
         return cls(

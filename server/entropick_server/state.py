@@ -1,4 +1,4 @@
-"""What the routes share: one object for each app, at ``app.state.server``."""
+"""The state that the routes share: one object for each app, at ``app.state.server``."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class ServedModel:
 
 
 class ServerState:
-    """The engine with its life (loading, ready, draining, closed) and what is counted about it."""
+    """The engine with its life (loading, ready, draining, closed), and the counts and records of its work."""
 
     def __init__(
         self,
@@ -113,14 +113,14 @@ class ServerState:
 
     @property
     def model(self) -> ServedModel:
-        """The model that is served; raises EngineDeadError before it is loaded."""
+        """Returns the model that is served. Raises EngineDeadError before it is loaded."""
         if self._model is None:
             raise EngineDeadError("the engine has not been started")
         return self._model
 
     @property
     def in_flight(self) -> int:
-        """Number of prompts that wait or run."""
+        """Returns the number of prompts that wait or run."""
         return self.admission.prompts
 
     @property
@@ -139,7 +139,7 @@ class ServerState:
 
     @property
     def served(self) -> str:
-        """The model that is served and how, in one line for the operator."""
+        """Returns a line for the operator: the model that is served, and how."""
         info, profile = self.model.info, self.model.profile_id
         preset = self.settings.preset if profile is not None else "seed"
         return (

@@ -1,4 +1,4 @@
-"""What the sampler measured, in the words of the wire: a row for each token and a summary for each choice."""
+"""The sampler's figures in the words of the wire: a row for each token and a summary for each choice."""
 
 from __future__ import annotations
 

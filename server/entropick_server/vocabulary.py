@@ -26,7 +26,7 @@ class Vocabulary:
     """The tokens of a model, by their ids. Safe to read in several threads."""
 
     def __init__(self, tokenizer: Tokenizer, size: int) -> None:
-        """``size``: the ids are 0 to ``size`` - 1."""
+        """Prepares empty tables; the ids are 0 to ``size`` - 1."""
         self._tokenizer = tokenizer
         self._size = size
         self._longest = 0
@@ -37,7 +37,7 @@ class Vocabulary:
 
     @property
     def longest(self) -> int:
-        """The bytes of the longest token, a special token's name included.
+        """Returns the bytes of the longest token, a special token's name included.
 
         The first look-up walks over the whole vocabulary, which takes some tenths of a second.
         """

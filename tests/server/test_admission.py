@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from entropick_server.admission import Admission, Place
+from entropick_server.admission import Admission, AdmittedPrompt
 from entropick_server.protocol.errors import ApiError
 
 from .support import Client, Watched, until
@@ -95,8 +95,8 @@ def test_against_counting(seed: int) -> None:
     rng = random.Random(seed)
     slots, max_queue = rng.randint(1, 4), rng.randint(0, 3)
     admission = Admission(slots, max_queue)
-    waiting: list[Place] = []
-    running: list[Place] = []
+    waiting: list[AdmittedPrompt] = []
+    running: list[AdmittedPrompt] = []
     for _ in range(200):
         match rng.randrange(4):
             case 0 | 1:
@@ -158,7 +158,7 @@ async def test_a_running_choice_holds_its_slot_until_it_ends(engine: Any, serve:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_refused_request_leaves_its_place(engine: Any, serve: Any, stream: bool) -> None:
+async def test_a_refused_request_waits_no_more(engine: Any, serve: Any, stream: bool) -> None:
     async with serve(engine, max_num_seqs=1, max_queue=1) as client:
         for fields in ({"max_tokens": 10**6}, {"stop_token_ids": [10**6]}):
             refused = await client.post(PLAIN, json={"prompt": ["a", "b"], "stream": stream, **fields})

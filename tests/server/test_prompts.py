@@ -114,6 +114,23 @@ async def test_a_text_that_cannot_fit_is_refused_unread(
         assert told.json()["count"] == SMALL + 2
 
 
+async def test_texts_that_wait_when_the_server_stops(engine: Any, watched: Watched, serve: Any) -> None:
+    async with serve(engine) as client:
+        watched.gate.clear()
+        first = asyncio.create_task(client.post("/tokenize", json=body("a")))
+        await until(lambda: watched.texts)
+        waiting = asyncio.create_task(client.post("/tokenize", json=body("b")))
+        state = client.app.state.server
+        await until(lambda: state.offload._ordinary._work_queue.qsize())
+        await state.close()
+        for answer in (await waiting, await client.post("/tokenize", json=body("c"))):
+            assert answer.status_code == 503
+        assert (await waiting).json()["error"]["code"] == "shutting_down"
+        watched.gate.set()
+        assert (await first).status_code == 200
+        assert {text[0] for text in watched.texts} == {"a"}
+
+
 class Words(ByteTokenizer):
     """A token for each word of up to 64 characters."""
 

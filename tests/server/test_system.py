@@ -14,6 +14,8 @@ from entropick_sampler.signals import SIGNAL_NAMES
 from entropick_server.engine.base import ModelLoadError
 from entropick_server.recent import Finished, RecentRequests, Series
 
+from .support import until
+
 BODY = {"messages": [{"role": "user", "content": "Hi"}]}
 CHAT = "/v1/chat/completions"
 
@@ -33,7 +35,7 @@ async def test_health_while_loading_and_after(engine: Any, serve: Any) -> None:
             assert "retry-after" in answer.headers
         assert (await client.head("/health")).status_code == 503
         engine.load_gate.set()
-        await asyncio.sleep(0.01)
+        await until(lambda: client.app.state.server.ready)
         assert (await client.head("/health")).status_code == 200
         assert (await client.get("/health")).json() == {"status": "ok"}
 
@@ -42,7 +44,7 @@ async def test_draining_refuses_new_requests_and_lets_the_running_end(engine: An
     async with serve(engine) as client:
         engine.delay = 0.005
         running = asyncio.create_task(client.post(CHAT, json=BODY))
-        await asyncio.sleep(0.02)
+        await until(lambda: engine.running)
         client.app.state.server.draining = True
         for method, path in (("GET", "/health"), ("POST", CHAT)):
             answer = await client.request(method, path, json=BODY)
@@ -68,7 +70,7 @@ async def test_a_model_that_cannot_be_loaded(engine: Any, error: Exception) -> N
     told: list[BaseException] = []
     app = create_app(engine, Settings(), told.append)
     async with app.router.lifespan_context(app):
-        await asyncio.sleep(0.01)
+        await until(lambda: told)
         assert told == [error]
         assert not app.state.server.ready
 

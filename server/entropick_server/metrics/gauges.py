@@ -11,7 +11,7 @@ from ..engine.types import EngineLoad
 
 
 class GaugesCollector(Collector):
-    """Running and waiting rows and the share of the KV cache in use, of one server process."""
+    """A collector of the running and waiting rows and the share of the KV cache in use."""
 
     def __init__(self) -> None:
         self._read: Callable[[], EngineLoad] | None = None

@@ -125,7 +125,7 @@ class Metrics:
             self._ran[request_id] = True
 
     def on_first_token(self, request_id: str, seconds: float, prompt_tokens: int) -> None:
-        """Counts a choice's first token, and the tokens of its prompt (0 for all choices but one)."""
+        """Counts a choice's first token, and its prompt's tokens (0 unless it is the first choice)."""
         self.on_ran(request_id)
         self._first.labels(self._model_name).observe(seconds, exemplar(request_id))
         self._prompt_tokens.labels(self._model_name).inc(prompt_tokens)

@@ -35,13 +35,13 @@ class SignalHistogram:
         if not known.any():
             return
         # bucket "le" holds value <= bound, hence side="left"
-        places = np.searchsorted(self._bounds, values[known], side="left")
-        self._counts += np.bincount(places, minlength=len(self._counts))
+        buckets = np.searchsorted(self._bounds, values[known], side="left")
+        self._counts += np.bincount(buckets, minlength=len(self._counts))
         self._sum += float(values[known].sum())
         top = int(np.argmax(np.where(known, values, -np.inf)))
         value = float(values[top])
-        place = int(np.searchsorted(self._bounds, value, side="left"))
-        self._largest[place] = request_ids[top], value, time.time()
+        bucket = int(np.searchsorted(self._bounds, value, side="left"))
+        self._largest[bucket] = request_ids[top], value, time.time()
 
     def family(self, model_name: str) -> HistogramMetricFamily:
         """Returns the exposition of this moment."""
@@ -50,9 +50,9 @@ class SignalHistogram:
         bounds = [*map(floatToGoString, self._signal.buckets), "+Inf"]
         totals = np.cumsum(self._counts)
         buckets: list[tuple[str, float] | tuple[str, float, Exemplar]] = []
-        for place, (bound, total) in enumerate(zip(bounds, totals, strict=True)):
+        for bucket, (bound, total) in enumerate(zip(bounds, totals, strict=True)):
             plain = (bound, float(total))
-            if (known := self._largest.get(place)) is None:
+            if (known := self._largest.get(bucket)) is None:
                 buckets.append(plain)
             else:
                 request_id, value, at = known

@@ -25,7 +25,7 @@ from .parsing import WireModel
 
 
 def _unknown(where: str, what: str, name: str, known: Sequence[str]) -> ApiError:
-    """The refusal of a name that nobody knows, with the one that may have been meant."""
+    """Returns the refusal of an unknown name, with the known name that is nearest."""
     near = difflib.get_close_matches(name[:64], known, n=1)
     hint = f"did you mean '{near[0]}'?" if near else f"known names: {', '.join(known)}."
     path = f"{where}.{shown(name)}"
@@ -33,7 +33,7 @@ def _unknown(where: str, what: str, name: str, known: Sequence[str]) -> ApiError
 
 
 class EntropickOptions(WireModel):
-    """The ``entropick`` block of a request; what is left out is the server's default."""
+    """The ``entropick`` block of a request; the server's default stands for a field that is left out."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -45,7 +45,7 @@ class EntropickOptions(WireModel):
     branch: dict[str, Any] | None = Field(
         None, description="roll out continuations where the model is in doubt and keep the best"
     )
-    telemetry: TelemetryLevel | None = Field(None, description="how much of what was seen comes back")
+    telemetry: TelemetryLevel | None = Field(None, description="how much of the measurements comes back")
 
     @model_validator(mode="before")
     @classmethod
@@ -74,7 +74,10 @@ class EntropickOptions(WireModel):
         return self
 
     def config(self, default: PolicyConfig) -> PolicyConfig:
-        """The request's policy over the server's defaults; a 400 for branches under policy fixed."""
+        """Returns the request's policy over the server's defaults.
+
+        Raises a 400 for branches under policy fixed.
+        """
         policy = self.policy or default.policy
         if self.branch is not None and policy == "fixed":
             message = "entropick.branch: branches open where the signals say so: they need policy 'entropix'."
@@ -89,7 +92,7 @@ class EntropickOptions(WireModel):
 
 
 def _over(asked: Mapping[str, float], default: Mapping[str, float]) -> dict[str, float]:
-    """The request's overrides, then the server's, whose limit of temperature yields to one across it."""
+    """Returns the request's overrides over the server's, whose temperature limits yield to the request's."""
     merged = {**default, **asked}
     if merged.get("temperature_min", 0.0) > merged.get("temperature_max", math.inf):
         merged = {k: v for k, v in merged.items() if k in asked or not k.startswith("temperature_m")}

@@ -1,4 +1,4 @@
-"""What a client may send to the two generating routes."""
+"""The bodies that a client may send: generation, /tokenize, /detokenize."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ StopStrings = Annotated[list[StopString], BeforeValidator(_as_list), Field(max_l
 Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Choices = Annotated[int, Field(ge=1)]
-"""how many there may be is a setting of the server: :meth:`GenerationRequest.check_choices`"""
+"""the most that are allowed is a setting of the server: :meth:`GenerationRequest.check_choices`"""
 TopLogprobs = Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)]
 
 
@@ -38,7 +38,7 @@ class StreamOptions(WireModel):
 
 
 class ModelRequest(WireModel):
-    """The field that every body has."""
+    """The field that is in every body."""
 
     model: str | None = Field(None, description="the served model's id; left out: the one that is served")
 
@@ -69,33 +69,33 @@ class GenerationRequest(ModelRequest):
 
     @property
     def limit(self) -> int | None:
-        """The most tokens the client wants, None where it is silent."""
+        """Returns the most tokens that the client wants, None where it is silent."""
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
     @property
     def limit_name(self) -> str:
-        """The field that says so: OpenAI's newer name wins over the older."""
+        """Returns the name of the field with the limit; OpenAI's newer name wins over the older."""
         return "max_tokens" if self.max_completion_tokens is None else "max_completion_tokens"
 
     @property
     def choices(self) -> int:
-        """Choices for each prompt that come back."""
+        """Returns the number of choices for each prompt that come back."""
         return self.n or 1
 
     @property
     def completions(self) -> int:
-        """Choices for each prompt that are made."""
+        """Returns the number of choices for each prompt that are generated."""
         return self.choices
 
     def check_choices(self, most: int) -> None:
-        """Raise the 400 for more than ``most`` completions of one prompt."""
+        """Raises the 400 for more than ``most`` completions of one prompt."""
         name = "n" if self.choices > most else "best_of"
         if self.completions > most:
             raise bad_request(f"{name}: must be at most {most} (the server's max_n).", name)
 
     @property
     def alternatives(self) -> int | None:
-        """How many alternatives to report beside each token; None for no log probabilities."""
+        """Returns the number of alternatives to report beside each token; None for no log probabilities."""
         return None
 
 
@@ -135,7 +135,7 @@ def _joined(parts: list[Any]) -> str:
 
 
 class ChatRequest(GenerationRequest):
-    """POST /v1/chat/completions."""
+    """The body of POST /v1/chat/completions."""
 
     messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES)
     logprobs: bool | None = None
@@ -158,7 +158,7 @@ class ChatRequest(GenerationRequest):
 
     @property
     def alternatives(self) -> int | None:
-        """None unless ``logprobs`` is true."""
+        """Returns None unless ``logprobs`` is true, else ``top_logprobs``."""
         return (self.top_logprobs or 0) if self.logprobs else None
 
 
@@ -166,7 +166,7 @@ Prompt = str | list[int]
 
 
 def _prompts(value: Any) -> list[Prompt]:
-    """One text, several texts, the ids of one prompt, or the ids of several: always a list of prompts."""
+    """Returns a list of prompts, made of one text, several texts, the ids of one prompt or of several."""
     if isinstance(value, str):
         value = [value]
     if not isinstance(value, list):
@@ -190,7 +190,7 @@ def _is_ids(value: list[Any]) -> bool:
 
 
 class CompletionRequest(GenerationRequest):
-    """POST /v1/completions."""
+    """The body of POST /v1/completions."""
 
     prompt: Annotated[list[Any], BeforeValidator(_prompts)]
     logprobs: TopLogprobs | None = None
@@ -212,17 +212,17 @@ class CompletionRequest(GenerationRequest):
 
     @property
     def completions(self) -> int:
-        """``best_of``, else ``n``."""
+        """Returns ``best_of``, else ``n``."""
         return self.best_of or self.choices
 
     @property
     def alternatives(self) -> int | None:
-        """OpenAI's integer ``logprobs``."""
+        """Returns OpenAI's integer ``logprobs``."""
         return self.logprobs
 
 
 class TokenizeRequest(ModelRequest):
-    """POST /tokenize: a text, or a conversation as the chat route would see it."""
+    """The body of POST /tokenize: a text, or a conversation as the chat route would see it."""
 
     prompt: str | None = None
     messages: list[Message] | None = Field(None, min_length=1, max_length=MAX_MESSAGES)
@@ -238,6 +238,6 @@ class TokenizeRequest(ModelRequest):
 
 
 class DetokenizeRequest(ModelRequest):
-    """POST /detokenize."""
+    """The body of POST /detokenize."""
 
     tokens: list[int]

@@ -1,4 +1,4 @@
-"""What every route with a body needs: the checked body, the model's name, and work beside the event loop."""
+"""Helpers of the routes: the checked body, the model's name, work beside the event loop, JSON in parts."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def read_body(
 
 
 def check_model(name: str | None, info: ModelInfo) -> None:
-    """Raises the 404 where a request names another model than the served one."""
+    """Raises the 404 where a request names another model than the served model."""
     if name is not None and name != info.name:
         named = repr(name) if len(name) <= 40 else "of that name"
         message = f"The model {named} does not exist; this server serves {info.name!r}."
@@ -82,6 +82,6 @@ def _json(value: Any) -> str:
 
 
 def body_schema(model: type[BaseModel]) -> dict[str, Any]:
-    """Returns what OpenAPI shows for a body that the route reads itself."""
+    """Returns the OpenAPI entry for a body that the route reads itself."""
     schema = {"$ref": f"#/components/schemas/{model.__name__}"}
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}

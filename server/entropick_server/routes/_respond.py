@@ -21,7 +21,7 @@ from ..streaming.formats import Format
 from ..streaming.run import Origin, Run
 from ..streaming.sse import EventStream, unless_gone
 from ._common import beside_the_loop
-from ._requests import build_requests
+from ._engine_requests import build_requests
 
 _CHOICE_SIZE = 16
 """characters that take as long to tokenise as a choice to set up"""
@@ -56,15 +56,15 @@ async def respond(
     arrival = time.monotonic()
     with ExitStack() as stack:
         # from here on the prompts count as waiting, whatever is still to be done before they run
-        places = state.admission.admit(prompts.number, count)
-        for place in places:
-            stack.callback(place.leave)
+        admitted = state.admission.admit(prompts.number, count)
+        for prompt in admitted:
+            stack.callback(prompt.leave)
 
         def prepare() -> list[Run]:
             ids = prompts.encode()
             requests = build_requests(body, ids, state, origin.answer_id, arrival, prompts.param)
             return [
-                Run(index, request, origin, state, places[index // count])
+                Run(index, request, origin, state, admitted[index // count])
                 for index, request in enumerate(requests)
             ]
 

@@ -1,4 +1,4 @@
-"""POST /v1/completions."""
+"""The route POST /v1/completions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ router = APIRouter()
 
 @router.post("/v1/completions", openapi_extra=body_schema(CompletionRequest))
 async def completions(request: Request) -> Response:
-    """Continues one or several prompts, each with its choices."""
+    """Continues a prompt or several, each with its choices."""
     body, state = await read_body(request, CompletionRequest, generates=True)
     settings, model = state.settings, state.model
     if len(body.prompt) > (most := settings.max_num_seqs + settings.max_queue):

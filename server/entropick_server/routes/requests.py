@@ -1,4 +1,4 @@
-"""GET /v1/requests and /v1/requests/{id}: the last finished requests with their series."""
+"""The routes GET /v1/requests and /v1/requests/{id}: the last finished requests with their series."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""POST /tokenize and /detokenize, as vLLM has them."""
+"""The routes POST /tokenize and /detokenize, as vLLM has them."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ class Answer:
                     await outputs.aclose()
 
     async def _write(self, write: Write, run: Run, text: str, first: bool, include_usage: bool) -> None:
-        """Writes the chunks of what one engine step added to one choice."""
+        """Writes the chunks of an engine step's output for a choice."""
         chunks: list[ChatChunkChoice | CompletionChoice] = []
         if first and (opening := self.format.opening(run)) is not None:
             chunks.append(opening)

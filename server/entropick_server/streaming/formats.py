@@ -116,7 +116,7 @@ def _reason(run: Run) -> str:
 
 
 def _with_telemetry(choice: Choice, run: Run, tokens: Sequence[ReplyToken], *, end: bool) -> Choice:
-    """Adds what the request asked for of the tokens' rows and, at the end, of the summary."""
+    """Adds the tokens' rows and, at the end, the summary, as far as the request asked for them."""
     level = run.request.policy.telemetry
     rows = level in ("tokens", "full") and bool(tokens)
     if level == "none" or not (rows or end):

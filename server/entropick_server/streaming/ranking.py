@@ -20,6 +20,6 @@ def mean_logprob(run: Run) -> float:
 
 
 def best(runs: Sequence[Run], n: int) -> list[Run]:
-    """Returns the ``n`` best of one prompt's completions, the best first; of equal ones the earlier."""
+    """Returns the ``n`` best of one prompt's completions, the best first; of two equals the earlier."""
     left = list(runs)
     return [left.pop(select([mean_logprob(run) for run in left])) for _ in range(n)]

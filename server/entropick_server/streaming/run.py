@@ -1,4 +1,4 @@
-"""One choice on its way, from its request to its end: its tokens, text, times, and what is kept of it."""
+"""A choice on its way, from its request to its end: its tokens, its text, its times and its summary."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from ..admission import Place
+from ..admission import AdmittedPrompt
 from ..detokenizer import Detokenizer
 from ..engine.base import EngineError
 from ..engine.types import FinishReason, Request, RequestOutput, Token
@@ -28,7 +28,7 @@ class ClientGoneError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where an answer comes from."""
+    """The origin of an answer: its HTTP request and its model."""
 
     answer_id: str
     request_id: str
@@ -58,9 +58,9 @@ class Run:
     """
 
     def __init__(
-        self, index: int, request: Request, origin: Origin, server: ServerState, place: Place
+        self, index: int, request: Request, origin: Origin, server: ServerState, prompt: AdmittedPrompt
     ) -> None:
-        """``index``: its number in the HTTP answer; ``place``: of its prompt, among the admitted ones."""
+        """Prepares a choice: number ``index`` of the HTTP answer, of an admitted prompt."""
         self.index = index
         self.request = request
         self.vocabulary = origin.model.vocabulary
@@ -74,7 +74,7 @@ class Run:
         """from the arrival to the first token"""
         self._origin = origin
         self._server = server
-        self._place = place
+        self._prompt = prompt
         self._begun = False
         self._last = request.arrival
         self._texts: list[str] = []
@@ -86,12 +86,12 @@ class Run:
 
     @property
     def text(self) -> str:
-        """The reply so far."""
+        """Returns the text of the reply so far."""
         return "".join(self._texts)
 
     @property
     def summary(self) -> Summary:
-        """The reply at a glance; of a reply that has ended it is made once."""
+        """Returns the reply at a glance; of a reply that has ended it is made once."""
         if self._summary is not None:
             return self._summary
         tokens = [reply.token for reply in self.tokens]
@@ -101,7 +101,7 @@ class Run:
         return summary
 
     def take(self, output: RequestOutput) -> str:
-        """Takes what one engine step brought. Returns the text that it lets out.
+        """Takes the output of an engine step. Returns the text that it lets out.
 
         Raises GenerationError where the engine gave the request up.
         """
@@ -120,7 +120,7 @@ class Run:
             text += released.text
             self._released += released.tokens
             if released.stopped:
-                # what the engine made after the stop string is no part of the reply
+                # tokens behind the stop string are no part of the reply
                 reason = FinishReason.STOP
                 break
         else:
@@ -140,26 +140,26 @@ class Run:
         return self.tokens[begin : self._released]
 
     def __enter__(self) -> Self:
-        """Begins: the request is handed to the engine, which may refuse it."""
+        """Notes that the request is handed to the engine, which may refuse it."""
         self._server.metrics.on_begin(self.request.request_id)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
-        """Ends, well or not."""
+        """Counts the end of the choice, well or not."""
         if isinstance(error, GenerationError):
             # a step that fails may be a request's first, and its output tells nothing else of it
             self._server.metrics.on_ran(self.request.request_id)
         if self._begun:
-            self._place.end()
+            self._prompt.end()
         if self.finish_reason is not None:
             reason = self.finish_reason.value
         else:
             gone = isinstance(error, asyncio.CancelledError | GeneratorExit | ClientGoneError)
             reason = "cancelled" if gone else "error"
         duration = time.monotonic() - self.request.arrival
-        # what the engine refused, or what was given up while it waited, does not count
+        # a choice that the engine refused, or that was given up while it waited, does not count
         if self._server.metrics.on_end(self.request.request_id, reason, duration):
             self._server.recent.add(self._finished(reason, duration))
 
@@ -168,11 +168,11 @@ class Run:
         now = time.monotonic()
         if tokens and self.first_token_seconds is None:
             self._begun = True
-            self._place.begin()
+            self._prompt.begin()
             self.first_token_seconds = now - self.request.arrival
             # the choices of one prompt have it together
-            prompt = 0 if self.request.choice else len(self.request.prompt_token_ids)
-            self._server.metrics.on_first_token(self.request.request_id, self.first_token_seconds, prompt)
+            size = 0 if self.request.choice else len(self.request.prompt_token_ids)
+            self._server.metrics.on_first_token(self.request.request_id, self.first_token_seconds, size)
         elif tokens:
             self._server.metrics.on_tokens(now - self._last, tokens)
         self._last = now

@@ -47,14 +47,14 @@ async def unless_gone(receive: Receive, work: Coroutine[Any, Any, Result]) -> Re
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             return task.result()
-        # nobody reads this answer; the code is for the log
+        # this answer is not read; the code is for the log
         raise ApiError(499, "The client closed the connection.", type="client_closed")
     finally:
         await _end(task, gone)
 
 
 class EventStream(Response):
-    """Server-sent events of an answer, which is cancelled as soon as the client is gone or too slow."""
+    """A stream of an answer's events, which is cancelled as soon as the client is gone or too slow."""
 
     media_type = "text/event-stream"
 
@@ -65,7 +65,7 @@ class EventStream(Response):
         write_timeout: float,
         on_end: Callable[[], object],
     ) -> None:
-        """``answer`` writes the events; ``on_end`` is called when it has ended, well or not."""
+        """Prepares a stream: ``answer`` writes the events; ``on_end`` is called at its end, well or not."""
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         # Response counts its (empty) body; a stream's length is unknown
         self.raw_headers = [pair for pair in self.raw_headers if pair[0] != b"content-length"]
@@ -99,8 +99,10 @@ class EventStream(Response):
             if work.done():
                 await self._close(work)
         finally:
-            await _end(work, gone, first)
-            self._on_end()
+            try:
+                await _end(work, gone, first)
+            finally:
+                self._on_end()
 
     async def _close(self, work: asyncio.Task[None]) -> None:
         """Ends the stream of an answer that has ended, if the client still reads."""
