@@ -12,6 +12,9 @@ from entropick_sampler.profile import Profile
 
 from ..base import ModelLoadError
 from ..types import (
+    DEFAULT_BATCHED_TOKENS,
+    DEFAULT_KV_CACHE_BYTES,
+    DEFAULT_PAGE_SIZE,
     BranchVerdict,
     EngineLoad,
     EngineOptions,
@@ -42,34 +45,36 @@ class EngineCore:
 
     def __init__(self, loaded: Loaded, options: EngineOptions, profile: Profile | None) -> None:
         """Raises ModelLoadError where the options leave no room for a cache or for prompts."""
+        page_size = DEFAULT_PAGE_SIZE if options.page_size is None else options.page_size
+        kv_cache_bytes = DEFAULT_KV_CACHE_BYTES if options.kv_cache_bytes is None else options.kv_cache_bytes
+        batched_tokens = options.max_num_batched_tokens
+        if batched_tokens is None:
+            batched_tokens = DEFAULT_BATCHED_TOKENS
         parameter = next(loaded.model.parameters())
-        shape = CacheShape(
-            loaded.layers, loaded.kv_heads, loaded.head_dim, options.page_size, 1, parameter.dtype
-        )
+        shape = CacheShape(loaded.layers, loaded.kv_heads, loaded.head_dim, page_size, 1, parameter.dtype)
         pages = pages_that_fit(
             shape.page_bytes,
-            options.kv_cache_bytes,
+            kv_cache_bytes,
             options.max_num_seqs,
             loaded.info.max_model_len,
-            options.page_size,
+            page_size,
         )
-        if pages * options.page_size < 2:
+        if pages * page_size < 2:
             raise ModelLoadError(
-                f"kv_cache_bytes {options.kv_cache_bytes} holds no two pages of {shape.page_bytes} bytes: "
-                "raise it"
+                f"kv_cache_bytes {kv_cache_bytes} holds no two pages of {shape.page_bytes} bytes: raise it"
             )
         # a request may fill the cache alone, never more than that
         self.info: ModelInfo = replace(
-            loaded.info, max_model_len=min(loaded.info.max_model_len, pages * options.page_size)
+            loaded.info, max_model_len=min(loaded.info.max_model_len, pages * page_size)
         )
         self._pool = PagePool(pages)
         try:
             self._scheduler = Scheduler(
                 self._pool,
-                options.page_size,
+                page_size,
                 options.max_num_seqs,
                 options.max_queue,
-                options.max_num_batched_tokens,
+                batched_tokens,
                 options.enable_prefix_caching,
             )
         except ValueError as error:

@@ -7,18 +7,18 @@ StepReport back, from which each request's own queue is filled.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 
 from entropick_sampler.profile import Profile
 
 from ..base import Calibrator, EngineDeadError, EngineError, Tokenizer
-from ..profiles import cached_profile_path, check_layers, default_cache
+from ..profiles import default_cache
+from ..start import start_with_profile
 from ..types import EngineLoad, EngineOptions, ModelInfo, Request, RequestOutput, StepReport
-from .thread import Add, Cancel, EngineThread, Served, Stop, UseProfile
-
-_log = logging.getLogger(__name__)
+from .startup import Opened, open_core
+from .thread import Add, Cancel, EngineThread, Stop, UseProfile
 
 
 class EmbeddedEngine:
@@ -32,15 +32,16 @@ class EmbeddedEngine:
     ) -> None:
         """``calibrator`` is awaited at the first start of a model without a profile, before the engine is
         ready; its profile is kept in ``profile_cache`` (default: the user's cache folder)."""
-        self._options = options
-        self._calibrator = calibrator
+        self._calibrator = calibrator if options.calibrate else None
         self._profile_cache = profile_cache or default_cache()
-        self._thread = EngineThread(options, self._profile_cache, self)
+        self._thread = EngineThread(partial(open_core, options, self._profile_cache), self)
         self._streams: dict[str, asyncio.Queue[RequestOutput | EngineError]] = {}
         self._leaving: dict[str, asyncio.Event] = {}
         """requests whose reader is gone, until the worker has told their end: their id is not free before"""
         self._listeners: list[Callable[[StepReport], None]] = []
-        self._served: Served | None = None
+        self._opened: Opened | None = None
+        self._applied: asyncio.Future[None] | None = None
+        """a profile that the thread was sent and has not told of"""
         self._profile: Profile | None = None
         self._started = False
         self._alive = False
@@ -49,17 +50,20 @@ class EmbeddedEngine:
     @property
     def info(self) -> ModelInfo:
         """What is served; raises EngineDeadError before start()."""
-        return self._what.info
+        return self._model.info
 
     @property
     def tokenizer(self) -> Tokenizer:
         """The model's tokenizer; raises EngineDeadError before start()."""
-        return self._what.loaded.tokenizer
+        return self._model.loaded.tokenizer
 
     @property
     def model_hash(self) -> str:
-        """Digest of the weights, for a profile's provenance; raises EngineDeadError before start()."""
-        return self._what.loaded.model_hash
+        """Returns the digest of weights, configuration and tokenizer, for a profile's provenance.
+
+        Raises EngineDeadError before start().
+        """
+        return self._model.loaded.source.model_hash
 
     @property
     def profile(self) -> Profile | None:
@@ -72,19 +76,13 @@ class EmbeddedEngine:
         return self._ready and self._alive
 
     async def start(self) -> None:
-        """Load in the engine's thread, calibrate if need be; raises ModelLoadError."""
+        """Loads the model in the engine's thread and calibrates it if need be; raises ModelLoadError."""
         if self._started:
             raise EngineError("an engine is started once; build another one")
         self._started = True
-        try:
-            self._served = await self._thread.start()
-            self._profile = self._served.profile
-            self._alive = True
-            if self._profile is None and self._options.calibrate and self._calibrator is not None:
-                await self._calibrate(self._calibrator)
-        except BaseException:
-            await self.close()
-            raise
+        self._profile = await start_with_profile(
+            self, self._open, self._use_profile, self._calibrator, self._profile_cache
+        )
         self._ready = True
 
     async def close(self) -> None:
@@ -160,6 +158,8 @@ class EmbeddedEngine:
     def on_death(self, reason: str) -> None:
         """Called by the worker: end every stream."""
         self._alive = False
+        if self._applied is not None and not self._applied.done():
+            self._applied.set_exception(EngineDeadError(reason))
         for event in self._leaving.values():
             event.set()
         self._leaving.clear()
@@ -167,19 +167,20 @@ class EmbeddedEngine:
             stream.put_nowait(EngineDeadError(reason))
 
     @property
-    def _what(self) -> Served:
-        if self._served is None:
+    def _model(self) -> Opened:
+        if self._opened is None:
             raise EngineDeadError("the engine has not been started")
-        return self._served
+        return self._opened
 
-    async def _calibrate(self, calibrator: Calibrator) -> None:
-        profile = await calibrator(self)
-        layers = self.info.monitored_layers
-        check_layers(profile, layers, "from calibration")
-        path = cached_profile_path(self._profile_cache, self.model_hash, layers)
-        try:
-            profile.save(path)
-        except OSError as error:
-            _log.warning("the profile cannot be kept as %s, the next start calibrates again: %s", path, error)
-        self._profile = profile
-        self._thread.send(UseProfile(profile))
+    async def _open(self) -> Profile | None:
+        self._opened = await self._thread.start()
+        self._alive = True
+        return self._opened.profile
+
+    async def _use_profile(self, profile: Profile) -> None:
+        """Puts a profile into force; raises EngineError where the thread cannot."""
+        if not self._alive:
+            raise EngineDeadError("the engine is not running")
+        self._applied = asyncio.get_running_loop().create_future()
+        self._thread.send(UseProfile(profile, self._applied))
+        await self._applied
