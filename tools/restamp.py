@@ -1,7 +1,8 @@
 """Writes the identity of a model into the profile beside its weights.
 
-``python tools/restamp.py pico/entropick_pico/model`` is for a change of a model's files that its signals do not
-depend on, such as another spelling of ``config.json``. Where the signals may have changed, calibrate again.
+``python tools/restamp.py pico/entropick_pico/model`` is for a change of a model's files that its signals do
+not depend on, such as another spelling of ``config.json``. Where the signals may have changed, calibrate
+again.
 """
 
 import argparse
@@ -14,9 +15,7 @@ from entropick_server.engine.profiles import restamp
 
 def main() -> None:
     """Runs the command line."""
-    parser = argparse.ArgumentParser(
-        description="Writes a model's identity into the profile beside its weights."
-    )
+    parser = argparse.ArgumentParser(description="Writes a model's identity into its profile.")
     parser.add_argument("folder", type=Path, help="folder of the model, with its profile")
     folder = parser.parse_args().folder
     path = folder / PROFILE_FILE

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import shutil
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from entropick_pico import model_path
+from entropick_sampler.profile import PROFILE_FILE
 from entropick_server.engine.base import ModelLoadError
 from entropick_server.serve import DrainingServer, build_server, serve
 from entropick_server.settings import Settings
@@ -179,3 +187,112 @@ async def test_after_a_failure_of_the_server_the_next_request_is_answered(engine
             assert answer.headers["x-request-id"] == "mine"
         engine.script = script
         assert (await client.post(CHAT, json=BODY)).status_code == 200
+
+
+async def test_a_signal_while_the_model_loads_waits_for_nothing(engine: Any) -> None:
+    engine.load_gate.clear()
+    server = build_server(engine, Settings(port=0, log_level="critical"))
+    task = asyncio.create_task(server.serve())
+    await until(lambda: server.started)
+    assert not server.abandoned
+    server.handle_exit(signal.SIGTERM, None)
+    await asyncio.wait_for(task, 10)
+    assert server.abandoned
+    # the load is cancelled by the one who ends the process
+    await asyncio.wait_for(server.abandon(), 10)
+
+
+async def test_a_signal_before_the_server_listens(engine: Any) -> None:
+    engine.load_gate.clear()
+    server = build_server(engine, Settings(port=0, log_level="critical"))
+    server.handle_exit(signal.SIGTERM, None)
+    await asyncio.wait_for(server.serve(), 10)
+    assert server.abandoned
+    await asyncio.wait_for(server.abandon(), 10)
+
+
+def ended_by(
+    number: int, start: str, sign: str, arguments: list[str], environment: dict[str, str]
+) -> tuple[int, str]:
+    """Exit code and output of a server that gets a signal once ``sign`` stands in its output.
+
+    Its start would last for ever: a server that waits for it runs into the time limit.
+    """
+    script = Path(__file__).with_name("endless_start.py")
+    command = [sys.executable, str(script), start, "--port", "0", *arguments]
+    said = ""
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | environment
+    ) as process:
+        try:
+            assert process.stdout is not None
+            seen: set[str] = set()
+            for line in process.stdout:
+                said += line
+                seen |= {part for part in (sign, "entropick listens") if part in line}
+                if len(seen) == 2:
+                    break
+            process.send_signal(number)
+            rest, _ = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    return process.returncode, said + rest
+
+
+@pytest.mark.parametrize(
+    ("start", "sign", "number"),
+    [
+        ("load", "reading", signal.SIGTERM),
+        ("calibrate", "calibrating", signal.SIGTERM),
+    ],
+)
+def test_a_signal_ends_a_server_that_loads_or_calibrates(
+    start: str, sign: str, number: int, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(model_path(), tmp_path / "model")
+    (folder / PROFILE_FILE).unlink()
+    code, said = ended_by(number, start, sign, [str(folder)], {"HOME": str(tmp_path)})
+    assert code == 0, said
+    assert "ready:" not in said
+    assert "Traceback" not in said
+
+
+CHILD = """
+import asyncio, multiprocessing, time, sys
+from entropick_server.serve import serve
+from entropick_server.settings import Settings
+
+class Engine:
+    async def start(self):
+        child = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(600,), daemon=True)
+        child.start()
+        print("child", child.pid, flush=True)
+        await asyncio.to_thread(time.sleep, 600)
+    async def close(self):
+        await asyncio.Event().wait()
+
+if __name__ == "__main__":
+    serve(Engine(), Settings(port=0))
+"""
+
+
+def test_the_processes_of_a_load_end_with_it(tmp_path: Path) -> None:
+    """As of vLLM, whose engine core is a process of its own."""
+    script = tmp_path / "child.py"
+    script.write_text(CHILD)
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            lines = iter(process.stdout)
+            child = int(next(line for line in lines if line.startswith("child")).split()[1])
+            process.terminate()
+            assert process.wait(timeout=30) == 0
+        finally:
+            process.kill()
+    for _ in range(100):
+        stat = Path(f"/proc/{child}/stat")
+        if not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z":
+            return
+        time.sleep(0.1)
+    os.kill(child, signal.SIGKILL)
+    raise AssertionError("the child lives on")
