@@ -31,7 +31,7 @@ _ABANDON_SECONDS: Final = 0.5
 
 
 class DrainingServer(uvicorn.Server):
-    """A uvicorn server that refuses new requests at the first signal and lets the running ones finish.
+    """A uvicorn server that refuses new requests at the first signal and lets running requests finish.
 
     A second signal stops it at once. The listening socket stays open while draining, so that new requests get
     their 503 and a health check sees it. At a signal before the model is loaded the server is ``abandoned``:
@@ -169,7 +169,7 @@ def serve(engine: Engine, settings: Settings) -> BaseException | None:
 
 
 def _end_process() -> NoReturn:
-    """Ends this process and those that it has started, without waiting for the threads that still load."""
+    """Ends this process and its child processes, without waiting for the threads that still load."""
     for child in multiprocessing.active_children():
         child.kill()
     logging.shutdown()

@@ -40,7 +40,7 @@ class SettingsError(ValueError):
 
 
 def _object(value: Any) -> Any:
-    """A table of the file as it is, the text of an option or a variable as JSON."""
+    """Returns a table of the file as it is, and the text of an option or a variable parsed as JSON."""
     if not isinstance(value, str):
         return value
     try:

@@ -37,7 +37,7 @@ def calibrated_path(model: str, cache: Path, model_hash: str, layers: tuple[int,
 def find_profile(
     named: str | None, folder: Path, cache: Path, model_hash: str, layers: tuple[int, ...]
 ) -> Profile | None:
-    """Returns the profile named in the options, else the one beside the weights, else the user's cached one.
+    """Returns the profile named in the options, else that beside the weights, else that of the user's cache.
 
     A cached profile that cannot be used is passed over with a warning, so that it is made anew. Raises
     ModelLoadError for a named profile, or one beside the weights, that cannot be read or was calibrated on

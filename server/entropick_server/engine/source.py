@@ -51,7 +51,7 @@ class Source:
     def info(
         self, options: EngineOptions, *, max_model_len: int, parameters: int, dtype: str, device: str
     ) -> ModelInfo:
-        """Describes the model as it is served; the arguments are what the engine alone knows."""
+        """Describes the model as it is served; the engine alone knows the arguments."""
         folder = is_folder(options.model)
         return ModelInfo(
             name=options.served_model_name or (self.folder.resolve().name if folder else options.model),
@@ -70,7 +70,7 @@ class Source:
 
 
 def read_source(options: EngineOptions, digests: Path | None = None) -> Source:
-    """Reads all of a model but its weights; the weights of a hub id are fetched as well.
+    """Reads the files of a model except for its weights; the weights of a hub id are fetched as well.
 
     ``digests`` is the folder that keeps the digests of large files (default: the user's cache). Raises
     ModelLoadError for a model that is not there, not complete, not validated or without weights, and for
@@ -173,7 +173,7 @@ def check_architecture(config: PreTrainedConfig) -> None:
 
 
 def _rope_types(config: PreTrainedConfig) -> set[str]:
-    """Returns every kind of rotary embedding in a config: a single one, or one for each kind of layer."""
+    """Returns every kind of rotary embedding in a config, which may differ by the kind of layer."""
     rope = getattr(config, "rope_parameters", None) or {}
     tables = (
         [rope] if "rope_type" in rope or "type" in rope else [t for t in rope.values() if isinstance(t, dict)]
@@ -196,7 +196,7 @@ def monitored_layers(chosen: Sequence[int] | None, count: int) -> tuple[int, ...
 
 
 def eos_token_ids(generation: GenerationConfig | None, config: PreTrainedConfig) -> tuple[int, ...]:
-    """Returns the tokens that end a reply: those of the generation config, else those of the config."""
+    """Returns the tokens that end a reply: the end tokens of the generation config, else of the config."""
     found: Any = getattr(generation, "eos_token_id", None)
     if found is None:
         found = getattr(config, "eos_token_id", None)

@@ -1,4 +1,4 @@
-"""Loads the weights of a model into transformers' modules, or says in a ModelLoadError what to do."""
+"""Loads the weights of a model into transformers' modules."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def describe(model: PreTrainedModel, source: Source, options: EngineOptions) -> 
 
 
 def _context(source: Source, asked: int | None) -> int:
-    """Returns the context in tokens: the model's own, or the shorter one that was asked for."""
+    """Returns the context in tokens: the model's own, or a shorter context that was asked for."""
     longest = source.max_position_embeddings
     if asked is None:
         return longest

@@ -71,7 +71,7 @@ class EngineThread:
     """A thread that runs an engine core; it begins with :meth:`start` and ends with a Stop command."""
 
     def __init__(self, open_core: Callable[[], tuple[EngineCore, Opened]], listener: Listener) -> None:
-        """``open_core`` is called once, in the thread; ``listener`` is told everything."""
+        """Prepares the thread: it will call ``open_core`` once, and tell ``listener`` everything."""
         self._open_core = open_core
         self._listener = listener
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
@@ -147,7 +147,7 @@ class EngineThread:
         return report
 
     def _take_commands(self, core: EngineCore, loop: asyncio.AbstractEventLoop) -> bool:
-        """Carries out the queued commands; waits for one where there is nothing to run.
+        """Carries out the queued commands; waits for a command where there is nothing to run.
 
         Returns False after a Stop command.
         """
