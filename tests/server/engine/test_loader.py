@@ -215,6 +215,39 @@ def test_profiles_that_do_not_fit(tmp_path: Path) -> None:
         find_profile(str(tmp_path / "none.toml"), tmp_path, tmp_path, "hash", (0, 1))
 
 
+@pytest.mark.parametrize("content", ["", "format = 1\n[provenance]\nmodel_hash = ", "format = 9\n"])
+def test_a_cached_profile_that_cannot_be_read_is_passed_over(
+    content: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a full disk leaves it. Named by the options, or beside the weights, the same file is an error."""
+    folder, cache = tmp_path / "model", tmp_path / "cache"
+    folder.mkdir()
+    cached = cached_profile_path(cache, "hash", (0, 1))
+    cached.parent.mkdir()
+    cached.write_text(content)
+    assert find_profile(None, folder, cache, "hash", (0, 1)) is None
+    assert f"the cached profile {cached} cannot be used" in caplog.text
+    with pytest.raises(ModelLoadError, match="profile"):
+        find_profile(str(cached), folder, cache, "hash", (0, 1))
+    (folder / PROFILE_FILE).write_text(content)
+    with pytest.raises(ModelLoadError, match="profile"):
+        find_profile(None, folder, cache, "hash", (0, 1))
+
+
+def test_a_cached_profile_of_other_layers_is_passed_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    profile((0, 2), "hash").save(cached_profile_path(tmp_path, "hash", (0, 1)))
+    assert find_profile(None, tmp_path, tmp_path, "hash", (0, 1)) is None
+    assert "calibrated on layers [0, 2]" in caplog.text
+
+
+def test_a_profile_of_another_model_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    profile((0, 1), "other").save(tmp_path / PROFILE_FILE)
+    assert find_profile(None, tmp_path, tmp_path, "hash", (0, 1)) is not None
+    assert "calibrated on another model (weights, configuration or tokenizer differ)" in caplog.text
+
+
 def test_threads_are_at_least_one() -> None:
     assert default_threads() >= 1
 

@@ -40,7 +40,7 @@ class EmbeddedEngine:
         self._thread = EngineThread(partial(open_core, options, self._profile_cache), self)
         self._streams: dict[str, asyncio.Queue[RequestOutput | EngineError]] = {}
         self._leaving: dict[str, asyncio.Event] = {}
-        """requests without a reader, until the engine thread has told their end: their id is not free before"""
+        """requests without a reader, until the engine thread tells their end: their id is not free before"""
         self._listeners: list[Callable[[StepReport], None]] = []
         self._opened: Opened | None = None
         self._applied: asyncio.Future[None] | None = None
