@@ -10,8 +10,11 @@ import asyncio
 import logging
 import multiprocessing
 import os
+import signal
 import socket
 import sys
+from contextlib import suppress
+from pathlib import Path
 from types import FrameType
 from typing import Final, NoReturn
 
@@ -169,13 +172,27 @@ def serve(engine: Engine, settings: Settings) -> BaseException | None:
 
 
 def _end_process() -> NoReturn:
-    """Ends this process and its child processes, without waiting for the threads that still load."""
+    """Ends this process and the processes below it, without waiting for the threads that still load."""
     for child in multiprocessing.active_children():
+        below = _descendants(child.pid) if child.pid is not None else []
         child.kill()
+        for pid in below:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
+
+
+def _descendants(pid: int) -> list[int]:
+    """Returns the ids of all processes below a process, where the system tells them (Linux)."""
+    found = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):
+            for child in map(int, path.read_text(encoding="ascii").split()):
+                found += [child, *_descendants(child)]
+    return found
 
 
 def _url(address: tuple[str, int]) -> str:

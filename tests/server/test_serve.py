@@ -258,15 +258,18 @@ def test_a_signal_ends_a_server_that_loads_or_calibrates(
 
 
 CHILD = """
-import asyncio, multiprocessing, time, sys
+import asyncio, multiprocessing, os, subprocess, sys, time
 from entropick_server.serve import serve
 from entropick_server.settings import Settings
 
+def core():
+    worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    print("processes", os.getpid(), worker.pid, flush=True)
+    worker.wait()
+
 class Engine:
     async def start(self):
-        child = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(600,), daemon=True)
-        child.start()
-        print("child", child.pid, flush=True)
+        multiprocessing.get_context("spawn").Process(target=core).start()
         await asyncio.to_thread(time.sleep, 600)
     async def close(self):
         await asyncio.Event().wait()
@@ -277,22 +280,28 @@ if __name__ == "__main__":
 
 
 def test_the_processes_of_a_load_end_with_it(tmp_path: Path) -> None:
-    """As of vLLM, whose engine core is a process of its own."""
+    """As those of vLLM, whose engine core is a process with workers below it."""
     script = tmp_path / "child.py"
     script.write_text(CHILD)
     with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
             lines = iter(process.stdout)
-            child = int(next(line for line in lines if line.startswith("child")).split()[1])
+            below = next(line for line in lines if line.startswith("processes")).split()[1:]
             process.terminate()
             assert process.wait(timeout=30) == 0
         finally:
             process.kill()
-    for _ in range(100):
-        stat = Path(f"/proc/{child}/stat")
-        if not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z":
-            return
-        time.sleep(0.1)
-    os.kill(child, signal.SIGKILL)
-    raise AssertionError("the child lives on")
+    deadline = time.monotonic() + 10
+    while (alive := [pid for pid in below if lives(pid)]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for pid in alive:
+        os.kill(int(pid), signal.SIGKILL)
+    assert not alive
+
+
+def lives(pid: str) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

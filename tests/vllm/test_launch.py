@@ -22,6 +22,7 @@ from entropick_server.engine.identity import hash_model
 from entropick_server.engine.source import read_source
 from entropick_server.engine.types import EngineOptions
 from entropick_server.engine.vllm import launch
+from entropick_server.engine.vllm.engine import VllmEngine
 
 pytestmark = pytest.mark.filterwarnings("default")  # of vLLM's and torch's making
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -80,12 +81,17 @@ def test_what_was_asked_for_arrives() -> None:
         ({"batch_invariant": True}, "--batch-invariant cannot be promised"),
         ({"decoder": "torch"}, "decoder cannot be chosen"),
         ({"measure": False}, "measure=False"),
-        ({"device": "cuda"}, "runs on cpu"),
     ],
 )
-def test_what_vllm_has_no_equal_for_is_refused(changed: dict[str, Any], message: str) -> None:
+async def test_what_vllm_has_no_equal_for_is_refused(changed: dict[str, Any], message: str) -> None:
+    """Before anything of the model is read, or fetched."""
     with pytest.raises(ModelLoadError, match=message):
-        built(replace(EngineOptions(model=str(model_path())), **changed))
+        await VllmEngine(replace(EngineOptions(model="/nowhere/model"), **changed)).start()
+
+
+def test_a_device_of_another_build_is_refused() -> None:
+    with pytest.raises(ModelLoadError, match="runs on cpu"):
+        built(EngineOptions(model=str(model_path()), device="cuda"))
 
 
 @pytest.mark.parametrize(

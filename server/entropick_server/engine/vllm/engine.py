@@ -27,6 +27,7 @@ from ..types import (
 )
 from . import launch
 from .admission import Admission, problem
+from .arguments import check_options
 from .chain import Chain
 from .load import Reporter, SchedulerLoad
 from .pieces import DEAD, VllmPieces
@@ -173,6 +174,7 @@ class VllmEngine:
 
     async def _open(self) -> Workers:
         options = self._options
+        check_options(options)
         self._source = source = await asyncio.to_thread(read_source, options)
         arguments, config = await asyncio.to_thread(launch.build_config, options, source, self._arguments)
         profile = None

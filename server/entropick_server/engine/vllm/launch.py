@@ -13,7 +13,7 @@ from safetensors import safe_open
 from ..base import ModelLoadError
 from ..source import Source
 from ..types import EngineOptions, ModelInfo
-from .arguments import check_options, set_threads, vllm_defaults
+from .arguments import set_threads, vllm_defaults
 from .names import CONFIG
 
 _PROCESSOR: Final = "entropick_server.engine.vllm.processor:EntropickProcessor"
@@ -34,8 +34,10 @@ _OURS: Final = {
 
 
 def build_config(options: EngineOptions, source: Source, arguments: Sequence[str]) -> tuple[Any, Any]:
-    """Returns vLLM's engine arguments, and the VllmConfig that they make. Raises ModelLoadError."""
-    check_options(options)
+    """Returns vLLM's engine arguments, and the VllmConfig that they make.
+
+    The caller must have passed ``options`` to check_options(). Raises ModelLoadError.
+    """
     # vLLM reports its use to its makers unless told otherwise
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     try:
