@@ -71,7 +71,7 @@ class Settings(BaseSettings):
     served_model_name: str | None = Field(None, min_length=1, description="the model's id for clients")
     max_model_len: int | None = Field(None, ge=1, description="tokens of context; left out: the model's own")
     max_num_seqs: int = Field(16, ge=1, le=4096, description="requests that run at the same time")
-    max_queue: int = Field(256, ge=0, description="requests that may wait; one more is refused with 503")
+    max_queue: int = Field(256, ge=0, description="requests that may wait; more are refused with 503")
     max_num_batched_tokens: int | None = Field(
         None,
         ge=1,
@@ -96,7 +96,7 @@ class Settings(BaseSettings):
         None, ge=-(2**63), le=2**63 - 1, description="seed of requests that send none; left out: a random one"
     )
     kernels: KernelsChoice = Field(
-        "auto", description="kernels that attend, measure and draw: the fastest, or this implementation"
+        "auto", description="kernels that measure, attend and draw (auto: the fastest)"
     )
     batch_invariant: bool = Field(
         False, description="serve only where a request gets the same bits whatever else runs"
@@ -113,17 +113,17 @@ class Settings(BaseSettings):
     policy: PolicyName = Field("entropix", description="policy of requests that name none")
     preset: PresetName = Field("calibrated", description="preset of requests that name none")
     overrides: JsonObject = Field(
-        {}, description="a JSON object of policy parameters that requests which do not name them get"
+        {}, description="policy parameters of requests that do not name them, as a JSON object"
     )
     branch: Annotated[dict[str, Any] | None, NoDecode, BeforeValidator(_object)] = Field(
         None,
-        description="a JSON object, the branch of requests under policy entropix that name none, {} for its "
-        "defaults; left out: no branches",
+        description="branches of requests under policy entropix that name none, as a JSON object ({} for the "
+        "defaults); left out: no branches",
     )
     telemetry: TelemetryLevel = Field("summary", description="telemetry of requests that ask for none")
-    max_n: int = Field(16, ge=1, le=4096, description="choices of one prompt that n or best_of may ask for")
+    max_n: int = Field(16, ge=1, le=4096, description="the most choices that n or best_of may ask for")
     log_level: Literal["critical", "error", "warning", "info", "debug"] = Field(
-        "info", description="log level"
+        "info", description="the least severe messages in the log"
     )
     max_body_bytes: int = Field(4 << 20, ge=1024, description="bytes of the largest request body")
     drain_seconds: float = Field(30.0, ge=0, description="seconds that running requests have after SIGTERM")
