@@ -23,7 +23,7 @@ from fastapi import FastAPI
 
 from .app import create_app
 from .engine.base import Engine
-from .settings import Settings
+from .settings import Settings, SettingsError
 from .state import ServerState
 
 _log = logging.getLogger(__name__)
@@ -52,8 +52,10 @@ class DrainingServer(uvicorn.Server):
         self._loaded = False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listens, and prints the address."""
+        """Listens, and prints the address. Raises SettingsError where the address cannot be had."""
         self._loop = asyncio.get_running_loop()
+        if sockets is None:
+            await self._check_address(self._loop)
         await super().startup(sockets)
         if self.should_exit:
             # uvicorn leaves at once where it is to end before it has begun: the socket is ours to close
@@ -69,6 +71,16 @@ class DrainingServer(uvicorn.Server):
                 )
             break
         self._greet()
+
+    async def _check_address(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Binds the address once before the model begins to load, which uvicorn does behind it."""
+        host, port = self.config.host, self.config.port
+        try:
+            bound = await loop.create_server(asyncio.Protocol, host, port, start_serving=False)
+        except OSError as error:
+            raise SettingsError(f"the server cannot listen on {host}:{port}: {error}") from error
+        bound.close()
+        await bound.wait_closed()
 
     def loaded(self) -> None:
         """Prints the name of the loaded model, and a command to try it."""
@@ -157,7 +169,8 @@ def build_server(engine: Engine, settings: Settings) -> DrainingServer:
 def serve(engine: Engine, settings: Settings) -> BaseException | None:
     """Serves until a signal comes. At a signal while the model loads the process ends here.
 
-    Returns the error where the model could not be loaded, and None where it was.
+    Returns the error where the model could not be loaded, and None where it was. Raises SettingsError where
+    the server cannot listen on its address.
     """
     logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
     server = build_server(engine, settings)

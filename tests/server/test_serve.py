@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -21,7 +22,7 @@ from entropick_pico import model_path
 from entropick_sampler.profile import PROFILE_FILE
 from entropick_server.engine.base import ModelLoadError
 from entropick_server.serve import DrainingServer, build_server, serve
-from entropick_server.settings import Settings
+from entropick_server.settings import Settings, SettingsError
 
 BODY = {"messages": [{"role": "user", "content": "Hi"}]}
 CHAT = "/v1/chat/completions"
@@ -189,6 +190,15 @@ async def test_after_a_failure_of_the_server_the_next_request_is_answered(engine
         assert (await client.post(CHAT, json=BODY)).status_code == 200
 
 
+def test_an_address_that_is_taken_is_told_before_the_model_loads(engine: Any) -> None:
+    """A load of half a minute ran to its end before the process ended."""
+    engine.load_gate.clear()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(SettingsError, match=f"cannot listen on 127.0.0.1:{port}"):
+            serve(engine, Settings(port=port, log_level="critical"))
+
+
 async def test_a_signal_while_the_model_loads_waits_for_nothing(engine: Any) -> None:
     engine.load_gate.clear()
     server = build_server(engine, Settings(port=0, log_level="critical"))
@@ -260,7 +270,7 @@ def test_a_signal_ends_a_server_that_loads_or_calibrates(
 CHILD = """
 import asyncio, multiprocessing, os, subprocess, sys, time
 from entropick_server.serve import serve
-from entropick_server.settings import Settings
+from entropick_server.settings import Settings, SettingsError
 
 def core():
     worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
