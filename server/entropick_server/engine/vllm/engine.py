@@ -15,6 +15,7 @@ from entropick_sampler.profile import Profile
 
 from ..base import Calibrator, EngineDeadError, EngineError, ModelLoadError, Tokenizer
 from ..profiles import cached_profile_path, check_layers, default_cache, find_profile
+from ..source import Source, read_source
 from ..types import (
     EngineLoad,
     EngineOptions,
@@ -26,6 +27,7 @@ from ..types import (
 )
 from . import launch
 from .admission import Admission, problem
+from .arguments import check_options
 from .chain import Chain
 from .load import Reporter, SchedulerLoad
 from .pieces import DEAD, VllmPieces
@@ -52,7 +54,7 @@ class VllmEngine:
         self._profile_cache = profile_cache or default_cache()
         self._scheduler = SchedulerLoad()
         self._reporter = Reporter(self.load)
-        self._source: launch.Source | None = None
+        self._source: Source | None = None
         self._info: ModelInfo | None = None
         self._profile: Profile | None = None
         self._workers: Workers | None = None
@@ -172,20 +174,25 @@ class VllmEngine:
 
     async def _open(self) -> Workers:
         options = self._options
-        self._source = source = await asyncio.to_thread(launch.read_source, options)
+        check_options(options)
+        self._source = source = await asyncio.to_thread(read_source, options)
         arguments, config = await asyncio.to_thread(launch.build_config, options, source, self._arguments)
         profile = None
         if options.use_profile:
             profile = find_profile(
-                options.profile, source.folder, self._profile_cache, source.model_hash, source.layers
+                options.profile,
+                source.folder,
+                self._profile_cache,
+                source.model_hash,
+                source.monitored_layers,
             )
         self._workers = workers = Workers()
-        await workers.open(config, arguments, self._scheduler.logger, profile, source.layers)
+        await workers.open(config, arguments, self._scheduler.logger, profile, source.monitored_layers)
         self._profile = profile
         self._info = launch.describe(options, source, config)
         self._scheduler.pages_total = int(config.cache_config.num_gpu_blocks or 0)
         self._requests = Admission(int(config.scheduler_config.max_num_seqs), options.max_queue)
-        self._pieces = VllmPieces(workers.llm, workers.inbox, source.layers)
+        self._pieces = VllmPieces(workers.llm, workers.inbox, source.monitored_layers)
         self._alive = True
         self._watcher = asyncio.create_task(self._watch(workers.llm))
         return workers
@@ -229,7 +236,7 @@ class VllmEngine:
         self._profile = profile
 
     @property
-    def _read(self) -> launch.Source:
+    def _read(self) -> Source:
         if self._source is None:
             raise EngineDeadError("the engine has not been started")
         return self._source
