@@ -41,16 +41,13 @@ class SampledBatch:
         preset ``calibrated`` without a profile.
         """
         self._composition = compose(rows, profile, streams)
+        self.candidates = self._composition.candidates
+        """candidates of a row, for :func:`.packed.unpack`"""
         self._profile, self._device, self._implementation = profile, torch.device(device), implementation
         self._tensors: SamplerRows | None = None
         self._native = None
         if _native is not None and implementation in (None, "numba") and self._device.type == "cpu":
             self._native = _native.NativeStep(self._composition)
-
-    @property
-    def candidates(self) -> int:
-        """Returns the number of candidates of a row, for :func:`.packed.unpack`."""
-        return self._composition.candidates
 
     def step(
         self,

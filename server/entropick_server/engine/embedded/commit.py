@@ -141,7 +141,9 @@ class Committer:
             if reason is not None:
                 self._scheduler.suspend(row)
             return
-        self._outputs.append(_output(row, (token,), reason))
+        self._outputs.append(
+            RequestOutput(row.request.request_id, (token,), reason, None, row.cached, row.branch_spent)
+        )
         self._slots.append(row.slot)
         if reason is not None:
             self._scheduler.finish(row)
@@ -160,14 +162,12 @@ class Committer:
     def _settle(self, root: Sequence) -> None:
         """Emits the tokens that a request's own sequence kept, now that it is the only one."""
         if root.undelivered or root.ended is not None:
-            self.tell(_output(root, tuple(root.undelivered), root.ended), root.slot)
+            tokens, spent = tuple(root.undelivered), root.branch_spent
+            output = RequestOutput(root.request.request_id, tokens, root.ended, None, root.cached, spent)
+            self.tell(output, root.slot)
             root.undelivered = []
         if root.ended is not None:
             self._scheduler.finish(root)
-
-
-def _output(row: Sequence, tokens: tuple[Token, ...], reason: FinishReason | None) -> RequestOutput:
-    return RequestOutput(row.request.request_id, tokens, reason, None, row.cached, row.branch_spent)
 
 
 def _first_steps(batch: Batch, now: float) -> tuple[tuple[str, float], ...]:

@@ -59,7 +59,8 @@ class StepSampler:
         if sequences != self._sequences:
             self._lay_out(sequences)
         columns, texts = step_columns([s.reply for s in sequences], self._clarifying)
-        columns = columns.to(self._device)
+        if self._device.type != "cpu":
+            columns = columns.to(self._device)
         packed = self._batch.step(output.logits, output.signals, None, columns, self._measure)
         rows = unpack(packed, self._batch.candidates)
         tops, details = {}, {}

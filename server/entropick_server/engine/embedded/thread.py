@@ -118,10 +118,15 @@ class EngineThread:
                 _call(loop, self._listener.on_death, f"the engine died: {error}")
 
     def _serve(self, core: EngineCore, loop: asyncio.AbstractEventLoop) -> None:
-        while self._take_commands(core, loop):
-            report = core.report_between() if core.idle else self._step(core)
-            self.load = core.load()
+        while True:
+            idle = core.idle
+            if idle or not self._commands.empty():
+                if not self._take_commands(core, loop):
+                    return
+                idle = core.idle
+            report = core.report_between() if idle else self._step(core)
             if report is not None:
+                self.load = report.load
                 _call(loop, self._listener.on_report, report)
 
     def _step(self, core: EngineCore) -> StepReport:
