@@ -1,7 +1,7 @@
 """The protocol that every engine implements, and the errors it may raise.
 
-The HTTP side drives an engine through these few calls from one asyncio loop; what runs behind them
-(a thread, a process, vLLM) is the engine's business.
+The HTTP side drives an engine through these few calls from one asyncio loop; whether a thread, a process or
+vLLM runs behind them is the engine's business.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .types import EngineLoad, ModelInfo, Request, RequestOutput, StepReport
 
 
 class EngineError(Exception):
-    """Base of what an engine raises on purpose; the message is fit for a client."""
+    """An error that an engine raises on purpose; the message is fit for a client."""
 
 
 class QueueFullError(EngineError):
@@ -27,46 +27,46 @@ class EngineDeadError(EngineError):
 
 
 class ModelLoadError(EngineError):
-    """The model cannot be served; the message says what to do."""
+    """The model cannot be served; the message tells the operator how to go on."""
 
 
 class Tokenizer(Protocol):
     """The part of a Hugging Face tokenizer that the server uses."""
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        """Token ids of a text."""
+        """Encodes a text as token ids."""
         ...
 
     def decode(self, ids: list[int], *, skip_special_tokens: bool) -> str:
-        """Text of token ids."""
+        """Decodes token ids into text."""
         ...
 
     def token_bytes(self, token_id: int) -> bytes | None:
-        """The exact bytes of one token (may be part of a UTF-8 character); None for a special token."""
+        """Returns the exact bytes of a token (maybe part of a UTF-8 character); None for a special token."""
         ...
 
     def render_chat(self, messages: list[dict[str, Any]], *, add_generation_prompt: bool) -> str:
-        """Text of a conversation; raises ValueError where the model has no chat template."""
+        """Renders a conversation as text; raises ValueError where the model has no chat template."""
         ...
 
     def apply_chat_template(
         self, messages: list[dict[str, Any]], *, add_generation_prompt: bool
     ) -> list[int]:
-        """Token ids of a conversation; raises ValueError where the model has no chat template."""
+        """Encodes a conversation as token ids; raises ValueError where the model has no chat template."""
         ...
 
 
 class Engine(Protocol):
-    """What the HTTP side needs of an engine."""
+    """An engine as the HTTP side needs it."""
 
     @property
     def info(self) -> ModelInfo:
-        """What is served."""
+        """Returns the description of the served model."""
         ...
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The model's tokenizer."""
+        """Returns the model's tokenizer."""
         ...
 
     @property
@@ -76,24 +76,24 @@ class Engine(Protocol):
 
     @property
     def profile(self) -> Profile | None:
-        """The calibration profile in force, None when serving under preset seed alone."""
+        """Returns the calibration profile in force; None where preset seed alone is served."""
         ...
 
     @property
     def ready(self) -> bool:
-        """True between start() and close() while the engine is alive."""
+        """True while the engine is alive between start() and close()."""
         ...
 
     async def start(self) -> None:
-        """Load and start serving; returns when the first request could run."""
+        """Loads the model and starts to serve; returns when the first request could run."""
         ...
 
     async def close(self) -> None:
-        """Stop the engine; open streams end with EngineDeadError."""
+        """Stops the engine; open streams end with EngineDeadError."""
         ...
 
     def generate(self, request: Request) -> AsyncIterator[RequestOutput]:
-        """Stream a request's outputs until one carries a finish_reason.
+        """Yields the outputs of a request until an output carries a finish_reason.
 
         Closing the iterator early (aclose, or cancelling the task that reads it) cancels the request: its
         pages are free at the next step. Raises QueueFullError, EngineDeadError.
@@ -101,13 +101,13 @@ class Engine(Protocol):
         ...
 
     def load(self) -> EngineLoad:
-        """The gauges of this moment."""
+        """Returns the gauges of this moment."""
         ...
 
     def subscribe(self, listener: Callable[[StepReport], None]) -> None:
-        """Call ``listener`` in the event loop once after every step (metrics)."""
+        """Calls ``listener`` in the event loop once after every step (metrics)."""
         ...
 
 
 Calibrator = Callable[[Engine], Awaitable[Profile]]
-"""What an engine awaits at the first start of a model without a profile"""
+"""the function that an engine awaits at the first start of a model without a profile"""

@@ -106,7 +106,7 @@ class FastTokenizer:
     def apply_chat_template(
         self, messages: list[dict[str, Any]], *, add_generation_prompt: bool
     ) -> list[int]:
-        """Token ids of a conversation; raises ValueError where the model has no template or it refuses."""
+        """Encodes a conversation as token ids; raises ValueError as render_chat() does."""
         text = self.render_chat(messages, add_generation_prompt=add_generation_prompt)
         return self.encode(text, add_special_tokens=False)
 

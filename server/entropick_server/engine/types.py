@@ -14,7 +14,7 @@ from entropick_sampler.params import PolicyConfig, SamplingParams, Strategy
 
 
 class FinishReason(enum.StrEnum):
-    """Why a sequence ended; STOP, LENGTH are what OpenAI's clients know."""
+    """A reason why a sequence ended; OpenAI's clients know STOP and LENGTH."""
 
     STOP = "stop"
     LENGTH = "length"
@@ -24,11 +24,11 @@ class FinishReason(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One prompt to continue. Filled by the routes, read by the engine.
+    """A prompt to continue as one choice. Filled by the routes, read by the engine.
 
-    ``sampling.max_tokens`` and ``sampling.seed`` are resolved (never "unset") when it gets here;
-    ``stop_token_ids`` includes the end-of-sequence ids unless ``ignore_eos``. Stop STRINGS are the
-    detokenizer's business: when one matches, the server closes the stream, which cancels the request.
+    ``sampling.max_tokens`` and ``sampling.seed`` are resolved (never "unset") here; ``stop_token_ids``
+    includes the end-of-sequence ids unless ``ignore_eos``. Stop STRINGS are the detokenizer's business: when
+    a string matches, the server closes the stream, which cancels the request.
     """
 
     request_id: str
@@ -36,18 +36,18 @@ class Request:
     sampling: SamplingParams
     policy: PolicyConfig
     arrival: float
-    """time.monotonic() when the HTTP side accepted it"""
+    """time.monotonic() when the HTTP side accepted the request"""
     choice: int = 0
     """its number among the choices of one prompt, 0 to 65535: each draws with numbers of its own"""
     group: str | None = None
-    """shared by the choices of one prompt, which is computed once for those that run together; None: alone"""
+    """a name that the choices of one prompt share, so that the prompt is computed once; None: one choice"""
     forced_token_ids: tuple[int, ...] = ()
     """teacher forcing: emit these tokens instead of drawing, measured as usual (calibration, evaluation)"""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenParameters:
-    """The parameters that one token was drawn with (after the policy)."""
+    """The parameters that a token was drawn with, after the policy."""
 
     temperature: float
     top_p: float
@@ -58,7 +58,7 @@ class TokenParameters:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One of the drawn candidates of a token, with the guide's score (nats)."""
+    """A token that was drawn as a candidate for a position, with the guide's score (nats)."""
 
     token_id: int
     logprob: float
@@ -67,7 +67,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class TokenDetail:
-    """What telemetry ``full`` adds to a token: figures by monitored layer and head, and the candidates."""
+    """The additions of telemetry ``full`` to a token: figures by monitored layer and head, and candidates."""
 
     layers: tuple[int, ...]
     attention_entropy: tuple[tuple[float, ...], ...]
@@ -81,7 +81,7 @@ class TokenDetail:
 
 @dataclass(frozen=True, slots=True)
 class BranchRecord:
-    """One of the branches of a token: what it said from that token on, its score, whether it was kept."""
+    """A branch of a token: its tokens from that token on, its score, and whether it was kept."""
 
     token_ids: tuple[int, ...]
     score: float
@@ -90,12 +90,12 @@ class BranchRecord:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """One emitted token. Filled by the engine once a step, read by streaming and metrics.
+    """A token of a reply with its figures. Filled by the engine once a step, read by streaming and metrics.
 
     ``signals`` follows ``entropick_sampler.signals.SIGNALS``; ``None`` where the engine could not measure.
     ``logprob`` (nats) and ``top_logprobs`` report the measured distribution. ``strategy`` is None where the
-    policy was off. ``parameters``: None, and ``logprob`` NaN, where an engine lost what it measured (vLLM's
-    workers tell it apart from the token). ``forced`` marks the tokens of an inserted clarifying text.
+    policy was off. ``parameters``: None, and ``logprob`` NaN, where an engine lost a token's figures (vLLM's
+    workers send them apart from the token). ``forced`` marks the tokens of an inserted clarifying text.
     ``branches``: at telemetry ``full``, of the token where branches opened; in order of their numbers.
     """
 
@@ -112,9 +112,9 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class RequestOutput:
-    """What one step did for one request: its new tokens and, at the end, why it ended.
+    """The output of one step for one request: its new tokens and, at the end, the reason why it ended.
 
-    The token that ended it (end of sequence, a stop token id) is the last of ``tokens``.
+    The token that ended the request (end of sequence, a stop token id) is the last of ``tokens``.
     """
 
     request_id: str
@@ -129,7 +129,7 @@ class RequestOutput:
 
 @dataclass(frozen=True, slots=True)
 class BranchVerdict:
-    """A request's branches came to their end: the number of the one that was kept, the others' tokens."""
+    """The end of a rollout: the number of the branch that was kept, and the count of the others' tokens."""
 
     request_id: str
     kept: int
@@ -138,7 +138,7 @@ class BranchVerdict:
 
 @dataclass(frozen=True, slots=True)
 class EngineLoad:
-    """Gauges of one moment; pages are pages of the KV cache."""
+    """The gauges of one moment; pages are pages of the KV cache."""
 
     running: int
     waiting: int
@@ -148,13 +148,13 @@ class EngineLoad:
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """One engine step, delivered to the event loop in a single call: outputs of every row, and the load.
+    """A report of one engine step to the event loop, in a single call: the outputs of every row, the gauges.
 
-    ``slots`` gives each output's place in the running set (0 <= slot < max_num_seqs), beside ``outputs``;
-    -1 for one that never ran. ``queued_seconds`` lists the requests that got their first step, with the time
-    they had waited; ``prefix_queries`` counts their prompts' tokens, ``prefix_hits`` those that were found in
-    the cache. ``preempted`` lists requests that gave their pages up and wait again, once for each row.
-    ``verdicts``: on branches that came to their end in this step.
+    ``slots`` gives the slot of each of ``outputs`` (0 <= slot < max_num_seqs), -1 for a request that never
+    ran. ``queued_seconds`` lists the requests that got their first step, with the time that they had waited;
+    ``prefix_queries`` counts their prompts' tokens, ``prefix_hits`` those that were found in the cache.
+    ``preempted`` lists requests that gave their pages up and wait again, once for each row. ``verdicts``: on
+    branches that came to their end in this step.
     """
 
     outputs: tuple[RequestOutput, ...]
@@ -171,7 +171,7 @@ class StepReport:
 
 @dataclass(frozen=True, slots=True)
 class GenerationDefaults:
-    """What the model's generation_config says; the routes use it where a client is silent."""
+    """The sampling parameters of the model's generation_config, which hold where a client names none."""
 
     temperature: float | None = None
     top_p: float | None = None
@@ -181,10 +181,10 @@ class GenerationDefaults:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What is served. Filled by the engine at load, read by routes and metrics."""
+    """A description of the served model. Filled by the engine at load, read by routes and metrics."""
 
     name: str
-    """the id clients send (--served-model-name or the folder's name)"""
+    """the id that clients send (--served-model-name, or the name of the folder)"""
     source: str
     architecture: str
     max_model_len: int
@@ -211,7 +211,7 @@ DEFAULT_BATCHED_TOKENS: Final = 512
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """How to build an engine. Filled by the CLI from the settings."""
+    """The options to build an engine with. Filled by the command line from the settings."""
 
     model: str
     served_model_name: str | None = None
@@ -225,7 +225,7 @@ class EngineOptions:
     kv_cache_bytes: int | None = None
     """None: DEFAULT_KV_CACHE_BYTES, or vLLM's share of a GPU"""
     enable_prefix_caching: bool = True
-    """take the pages of a prompt's beginning from requests that had the same one"""
+    """take the pages of a prompt's beginning from requests that had the same beginning"""
     dtype: str = "auto"
     device: str = "auto"
     threads: int | None = None
@@ -236,8 +236,8 @@ class EngineOptions:
     monitored_layers: tuple[int, ...] | None = None
     """None: all layers"""
     measure: bool = True
-    """False: no signal is measured and policy "fixed" alone is served, to tell what measuring costs; only the
-    native decoder can leave it out"""
+    """False: no signal is measured and policy "fixed" alone is served, to tell the price of measuring; only
+    the native decoder can leave it out"""
     allow_unvalidated: bool = False
     calibrate: bool = True
     """calibrate at first start where the model has no profile"""
