@@ -171,6 +171,30 @@ async def test_a_body_over_the_cap_over_a_socket(engine: Any, chunked: bool) -> 
         assert (await client.post(CHAT, json=BODY)).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("path", "headers", "status"),
+    [
+        (CHAT, {"Content-Type": "application/json"}, 401),
+        (CHAT, {"Content-Type": "text/plain", "Authorization": "Bearer k"}, 415),
+        ("/nope", {"Authorization": "Bearer k"}, 404),
+        ("/health", {}, 405),
+    ],
+)
+async def test_refusals_without_a_look_at_a_large_body(
+    engine: Any, path: str, headers: dict[str, str], status: int
+) -> None:
+    def post(url: httpx.URL) -> int:
+        connection = http.client.HTTPConnection(url.host, url.port or 0, timeout=10)
+        try:
+            connection.request("POST", path, b" " * (4 << 20), headers)
+            return connection.getresponse().status
+        finally:
+            connection.close()
+
+    async with listening(engine, api_key="k") as (_, client):
+        assert await asyncio.to_thread(post, client.base_url) == status
+
+
 def test_a_model_that_cannot_be_loaded_ends_the_process(
     engine: Any, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:

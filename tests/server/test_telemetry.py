@@ -11,8 +11,10 @@ import httpx
 import pytest
 
 from entropick_sampler.params import PolicyConfig, SamplingParams
+from entropick_sampler.profile import Profile
 from entropick_sampler.signals import SIGNAL_NAMES
 from entropick_server.engine.types import BranchRecord, Request
+from entropick_server.streaming import run
 from entropick_server.telemetry import token_row
 from entropick_server.vocabulary import Vocabulary
 
@@ -172,6 +174,35 @@ async def test_the_profile_in_force(engine: Any, serve: Any, profile: Any) -> No
         assert summary["profile"] == profile.id
         fixed = {"entropick": {"policy": "fixed"}}
         assert (await whole(client, {**body("summary"), **fixed}))[0]["summary"]["preset"] is None
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_summary_is_made_once_and_a_profile_digested_once(
+    engine: Any, serve: Any, profile: Any, monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    made: list[str] = []
+    digested: list[int] = []
+    summarize, identity = run.summarize, Profile.id.fget  # type: ignore[attr-defined]
+
+    def counted(request: Request, *rest: Any) -> Any:
+        made.append(request.request_id)
+        return summarize(request, *rest)
+
+    def counted_id(this: Profile) -> str:
+        digested.append(1)
+        return str(identity(this))
+
+    monkeypatch.setattr(run, "summarize", counted)
+    monkeypatch.setattr(Profile, "id", property(counted_id))
+    engine.profile = profile
+    async with serve(engine) as client:
+        for _ in range(2):
+            fields = {"prompt": ["a", "b"], "n": 2, "stream": stream, "max_tokens": 3}
+            answer = await client.post("/v1/completions", json=fields)
+            assert answer.text.count('"summary"') == 4
+        assert len(client.app.state.server.recent.newest()) == 8
+    assert len(made) == len(set(made)) == 8
+    assert len(digested) == 1
 
 
 async def test_server_defaults(engine: Any, serve: Any) -> None:
