@@ -50,12 +50,10 @@ def make_request() -> Callable[..., Request]:
 
 
 @pytest.fixture
-def config(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """What a worker's parts read of a VllmConfig, for the shipped model."""
-    from entropick_server.engine.vllm import hub
-
-    monkeypatch.setattr(hub, "_hubs", {})
+def config() -> Any:
+    """Returns the part of a VllmConfig that a worker's parts read, for the shipped model."""
     return SimpleNamespace(
+        compilation_config=SimpleNamespace(),
         additional_config={"entropick": {"layers": []}},
         speculative_config=None,
         scheduler_config=SimpleNamespace(max_num_seqs=8),
