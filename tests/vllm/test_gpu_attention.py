@@ -176,7 +176,7 @@ def test_replays_are_measured(parallel: Any, softcap: float) -> None:
 
 
 def test_steps_without_a_graph(parallel: Any) -> None:
-    """PIECEWISE: Python runs every step, with pieces of prompts of any length among the rows."""
+    """PIECEWISE: Python runs every step, with prefill chunks of any length among the rows."""
     impls = [Measured(None, 0.0) for _ in range(3)]
     runner, context = Runner(parallel), WorkerContext.of(parallel)
     for seed, (lengths, queries) in enumerate((([20, 9, 31], [20, 1, 7]), ([21], [1]), ([8, 60], [8, 30]))):

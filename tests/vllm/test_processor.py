@@ -199,7 +199,7 @@ def test_an_unfinished_prompt_is_neither_counted_nor_told(config: Any) -> None:
     assert sent == [0]
 
 
-def test_a_row_that_is_filled_again_in_pieces_forgets_nothing(config: Any) -> None:
+def test_a_row_that_is_filled_again_in_chunks_forgets_nothing(config: Any) -> None:
     """V2 preempts a row of four tokens and computes its prompt and these again, a few at a time."""
     runner = V2(config)
     specs = [row(1, replayed=(11, 12, 13, 14, 15, 16))]
