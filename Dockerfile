@@ -1,5 +1,10 @@
-# CPU image. For a GPU, build with --build-arg TORCH_INDEX=<the index of the CUDA build you want>.
+# An image without CUDA. pip's default index gives the CUDA build of torch on Linux, so the index of the CPU build has
+# to be named; PyTorch's own install page says it:
+#   docker build --build-arg TORCH_INDEX=<index of the CPU build> .
+# For a GPU, with pip's default index or the index of another CUDA build:
+#   docker build --build-arg TORCH=cuda [--build-arg TORCH_INDEX=<index>] .
 FROM python:3.11-slim AS build
+ARG TORCH=cpu
 ARG TORCH_INDEX=
 WORKDIR /src
 RUN python -m venv /opt/entropick
@@ -8,8 +13,19 @@ COPY kernels kernels
 COPY sampler sampler
 COPY server server
 COPY pico pico
-RUN /opt/entropick/bin/pip install --no-cache-dir ${TORCH_INDEX:+--index-url $TORCH_INDEX} -c constraints.txt torch \
- && /opt/entropick/bin/pip install --no-cache-dir -c constraints.txt .
+# torch alone comes from TORCH_INDEX (such an index need not have the pinned versions of other packages)
+RUN set -eu; \
+    case "$TORCH:$TORCH_INDEX" in \
+      cpu:) echo "name the index of torch's CPU build: --build-arg TORCH_INDEX=..., or ask for CUDA: --build-arg TORCH=cuda" >&2; exit 1 ;; \
+      cpu:*|cuda:*) ;; \
+      *) echo "TORCH is cpu or cuda, not $TORCH" >&2; exit 1 ;; \
+    esac; \
+    if [ -n "$TORCH_INDEX" ]; then \
+      /opt/entropick/bin/pip install --no-cache-dir --no-deps --index-url "$TORCH_INDEX" -c constraints.txt torch; \
+    fi; \
+    /opt/entropick/bin/pip install --no-cache-dir -c constraints.txt .; \
+    built=$(/opt/entropick/bin/python -c 'import torch; print("cuda" if torch.version.cuda else "cpu")'); \
+    if [ "$built" != "$TORCH" ]; then echo "this is torch's $built build, not $TORCH: another TORCH_INDEX?" >&2; exit 1; fi
 
 FROM python:3.11-slim
 RUN useradd --create-home --uid 10001 entropick

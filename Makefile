@@ -7,31 +7,39 @@ HOST ?= 127.0.0.1
 PORT ?= 8000
 MODEL ?=
 ARGS ?=
-# Same versions everywhere; which build of torch they mean is pip's choice (README, "Choose your torch").
+# The versions that were tested; which build of torch they mean is pip's choice (README, "Choose your torch").
 CONSTRAINTS ?= constraints.txt
+CONSTRAINTS_VLLM ?= constraints-vllm.txt
 
 VENV_LLAMA ?= .venv-llama
 LLAMA_CPP_PYTHON := 0.3.36
 
 BIN := $(VENV)/bin
-SOURCES := kernels sampler server pico
 # libgomp's threads must not spin while they wait: it costs several times the work under load
 export OMP_WAIT_POLICY ?= PASSIVE
+
+# asked before anything is installed: pip would refuse an old Python only after it has fetched torch
+NEW_ENOUGH := import sys; v = sys.version_info; v >= (3, 11) or sys.exit("entropick needs Python 3.11 or newer; \
+  this is %d.%d (%s): make PYTHON=python3.11 ..." % (v[0], v[1], sys.executable))
+
+# $(call environment,FOLDER): a virtual environment, made where there is none
+environment = @test -x $(1)/bin/python || { $(PYTHON) -c '$(NEW_ENOUGH)' && $(PYTHON) -m venv $(1); } && \
+  $(1)/bin/python -c '$(NEW_ENOUGH)'
 
 .DEFAULT_GOAL := help
 
 .PHONY: help
 help: ## show this list
-	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(BIN)/.serve: pyproject.toml $(CONSTRAINTS)
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(call environment,$(VENV))
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e .
 	@touch $@
 
 $(BIN)/.dev: $(BIN)/.serve
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[dev,docs]'
 	@touch $@
 
 .PHONY: serve
@@ -43,11 +51,13 @@ test: $(BIN)/.dev check ## set up, check style, types and layers, run the tests
 	$(BIN)/python -m pytest -q $(ARGS)
 
 # The registry's torchvision does not fit a CPU torch, and vLLM fails on it; none of the three is needed.
-$(VENV_VLLM)/.ready: requirements-vllm.txt pyproject.toml
-	@test -x $(VENV_VLLM)/bin/python || $(PYTHON) -m venv $(VENV_VLLM)
-	$(VENV_VLLM)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-vllm.txt
-	$(VENV_VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
-	$(VENV_VLLM)/bin/python -m pip install --quiet --disable-pip-version-check -e .
+NOT_FOR_VLLM := torchvision torchaudio torchcodec
+$(VENV_VLLM)/.ready: requirements-vllm.txt pyproject.toml $(CONSTRAINTS_VLLM)
+	$(call environment,$(VENV_VLLM))
+	$(VENV_VLLM)/bin/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS_VLLM) \
+	  -r requirements-vllm.txt
+	$(VENV_VLLM)/bin/python -m pip uninstall --quiet --yes $(NOT_FOR_VLLM)
+	$(VENV_VLLM)/bin/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS_VLLM) -e .
 	@touch $@
 
 # one thread and one process beside the engine: what the tests of a small model want (docs/vllm.md)
@@ -69,11 +79,24 @@ parity-v2: $(VENV_VLLM)/.ready ## the same texts and figures under vLLM's runner
 	  $(VENV_VLLM)/bin/python benchmarks/vllm_parity.py $(ARGS)
 
 .PHONY: check
-check: $(BIN)/.dev ## style, types, layering
+check: $(BIN)/.dev ## style, types, layering, first sentences of docstrings
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python tools/docstrings.py
+
+.PHONY: docs
+docs: $(BIN)/.dev ## the documentation and the API pages as a site in build/docs; a warning or a broken link fails
+	$(BIN)/python -m mkdocs build --strict
+
+# Newer versions: make clean; make test CONSTRAINTS=/dev/null; make lock. CONTRIBUTING.md, "Versions".
+.PHONY: lock
+lock: $(BIN)/.dev $(VENV_VLLM)/.ready ## write the versions of both environments to constraints*.txt
+	$(BIN)/python tools/lock.py --extra dev --extra docs --out constraints.txt
+	$(VENV_VLLM)/bin/python tools/lock.py --requirements requirements-vllm.txt \
+	  $(NOT_FOR_VLLM:%=--absent %) --out constraints-vllm.txt
+	@touch $(BIN)/.serve $(BIN)/.dev $(VENV_VLLM)/.ready
 
 .PHONY: model
 model: $(BIN)/.dev ## train the shipped model by its recipe (about an hour of one core), into build/pico
@@ -93,7 +116,7 @@ bench: $(BIN)/.dev ## decode and end to end against transformers generate, on th
 
 # Engines of others, each in an environment of its own. What cannot be set up is named by the benchmarks.
 $(VENV_LLAMA)/.ready: benchmarks/peers/requirements-llama.txt
-	@test -x $(VENV_LLAMA)/bin/python || $(PYTHON) -m venv $(VENV_LLAMA)
+	$(call environment,$(VENV_LLAMA))
 	$(VENV_LLAMA)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	rm -rf $(VENV_LLAMA)/source && mkdir $(VENV_LLAMA)/source
 	$(VENV_LLAMA)/bin/python -m pip download --quiet --disable-pip-version-check --no-deps \
@@ -162,4 +185,5 @@ soak: $(BIN)/.dev ## 64 streaming clients for 10 minutes, a fifth of them leavin
 
 .PHONY: clean
 clean: ## remove the environment and caches
-	rm -rf $(VENV) $(VENV_VLLM) $(VENV_LLAMA) build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV_VLLM) $(VENV_LLAMA) build dist .pytest_cache .mypy_cache \
+	  .ruff_cache .hypothesis .import_linter_cache

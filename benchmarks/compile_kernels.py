@@ -27,6 +27,7 @@ from triton.runtime.jit import JITFunction
 
 from entropick_kernels._triton import triton_impl
 from entropick_kernels.attention_stats import HeadShards
+from entropick_kernels.attention_stats._inputs import PagedQueries
 
 TARGETS = (80, 90)
 POINTERS = {
@@ -120,10 +121,8 @@ def attention_case(
     pages = torch.empty(rows * columns, kv_heads, page, width, dtype=dtype, device="meta")
     table = torch.empty(rows, columns, dtype=torch.int32, device="meta")
     lengths = torch.empty(rows, dtype=torch.int32, device="meta")
-    given = {"window": None, "softcap": None} | options
-    return lambda: module.decode_attention_triton(
-        q, pages, pages, table, lengths, scale=width**-0.5, want=want, **given
-    )
+    inputs = PagedQueries(q, pages, pages, table, lengths, width**-0.5, **options)
+    return lambda: module.decode_attention_triton(inputs, want=want)
 
 
 def measure_case(
@@ -137,10 +136,9 @@ def measure_case(
     table = torch.empty(rows, columns, dtype=torch.int32, device="meta")
     lengths = torch.empty(rows, dtype=torch.int32, device="meta")
     shards = HeadShards(workers * heads, lambda of_worker: of_worker) if workers > 1 else None
-    given = {"window": None, "softcap": None} | options
-    return lambda: module.measure_attention_triton(
-        q, slots.transpose(1, 2)[..., :width], table, lengths, scale=width**-0.5, shards=shards, **given
-    )
+    keys = slots.transpose(1, 2)[..., :width]
+    inputs = PagedQueries(q, keys, None, table, lengths, width**-0.5, **options)
+    return lambda: module.measure_attention_triton(inputs, shards)
 
 
 def draw_case(vocabulary: int, dtype: torch.dtype, max_top_k: int | None) -> Callable[[], object]:

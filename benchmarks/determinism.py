@@ -31,8 +31,8 @@ from entropick_pico import model_path
 from entropick_sampler.params import PolicyConfig, SamplingParams
 from entropick_server.engine.embedded.batch import Batch
 from entropick_server.engine.embedded.cpu_threads import default_threads
+from entropick_server.engine.embedded.forward import ForwardOutput
 from entropick_server.engine.embedded.loader import load_model
-from entropick_server.engine.embedded.model_runner import Measured
 from entropick_server.engine.embedded.startup import build
 from entropick_server.engine.profiles import default_cache, find_profile
 from entropick_server.engine.types import EngineOptions, Request, Token
@@ -68,10 +68,10 @@ class Observed:
         runner: Any = self.core._runner
         forward = runner.forward
 
-        def observed_forward(batch: Batch) -> Measured | None:
-            measured: Measured | None = forward(batch)
+        def observed_forward(batch: Batch) -> ForwardOutput | None:
+            measured: ForwardOutput | None = forward(batch)
             if measured is not None and self.told:
-                for row, logits in zip(measured.rows, measured.logits, strict=True):
+                for row, logits in zip(measured.sequences, measured.logits, strict=True):
                     digest = hashlib.blake2b(logits.numpy().tobytes(), digest_size=16).digest()
                     self.told[row.request.request_id].digests[len(row.tokens)] = digest
             return measured

@@ -28,13 +28,14 @@ PAGE = 16
 def fork_seconds(shape: CacheShape, context: int, branches: int, rounds: int) -> list[float]:
     """Seconds of each fork at a context, copies included; the branches are dropped in between."""
     pool = PagePool(shape.pages - 1)
-    scheduler = Scheduler(pool, PAGE, branches + 1, 1, context + branches + 2)
+    scheduler = Scheduler(pool, PAGE, branches + 1, context + branches + 2)
     cache = KVCache(shape, torch.device("cpu"))
     request = Request("bench", tuple(range(context)), SamplingParams(), PolicyConfig(), time.monotonic())
     parent = Sequence.of(request, context + 64)
     scheduler.add(parent)
     scheduler.advance(scheduler.schedule())
-    parent.take(0)
+    parent.tokens.append(0)
+    parent.reply.length += 1
     seconds = []
     for _ in range(rounds):
         begin = time.perf_counter()

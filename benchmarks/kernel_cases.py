@@ -13,6 +13,7 @@ from torch import Tensor
 
 from entropick_kernels._triton import triton_impl
 from entropick_kernels.attention_stats import decode_attention, measure_attention
+from entropick_kernels.attention_stats._inputs import PagedQueries
 from entropick_kernels.logits_stats import logits_stats
 from entropick_kernels.sample import draw, philox_uniform
 
@@ -59,7 +60,7 @@ def eager_stats(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     logp = x.float().log_softmax(-1)
     p = logp.exp()
     entropy = -(p * logp).sum(-1)
-    return entropy, (p * (logp + entropy.unsqueeze(-1)).square()).sum(-1), x.argmax(-1)
+    return entropy, (p * (logp + entropy.unsqueeze(-1)).square()).sum(-1), x.amax(-1)
 
 
 @cache
@@ -157,8 +158,8 @@ def attention_cases(device: torch.device) -> list[Case]:
 
         def triton_decode(want: str, given: Inputs) -> Callable[[], object]:
             module, scale = triton_impl("entropick_kernels.attention_stats"), given["q"].shape[2] ** -0.5
-            options = {"scale": scale, "window": None, "softcap": None, "want": want}
-            return lambda: module.decode_attention_triton(*arguments(given), **options)
+            inputs = PagedQueries(*arguments(given), scale)
+            return lambda: module.decode_attention_triton(inputs, want=want)
 
         if device.type != "cuda":
             return {"sdpa": sdpa} | {f"ours, {name}": partial(decode, name) for name in ours(device)}
@@ -296,7 +297,7 @@ def draw_cases(device: torch.device) -> list[Case]:
 
 
 SUITES = {
-    "logits": Suite("Entropy, varentropy, maximum, normaliser, argmax of the logits", "argmax", logits_cases),
+    "logits": Suite("Entropy, varentropy, maximum, normaliser of the logits", "argmax", logits_cases),
     "attention": Suite("Decode attention, one layer, every statistic unless said", "sdpa", attention_cases),
     "keys": Suite("The same statistics from the keys alone, in vLLM's layout", "sdpa", keys_cases),
     "draw": Suite("Filters and draws", "torch, sort and multinomial", draw_cases),

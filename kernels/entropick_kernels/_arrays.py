@@ -1,4 +1,4 @@
-"""What the float64 references share: one conversion from torch or numpy."""
+"""The conversion from torch or numpy that the float64 references share."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import torch
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 ArrayLike = npt.ArrayLike | torch.Tensor
-"""what a reference accepts: a torch tensor on any device, a numpy array, or nested lists"""
+"""a torch tensor on any device, a numpy array, or nested lists: any argument of a reference"""
 
 
 def as_numpy(values: ArrayLike) -> npt.NDArray[Any]:
-    """The same values as a numpy array (bf16 included, which numpy does not know)."""
+    """Returns the same values as a numpy array (bf16 included, which numpy does not know)."""
     if isinstance(values, torch.Tensor):
         values = values.detach().cpu()
         return np.asarray((values.double() if values.is_floating_point() else values).numpy())
@@ -23,5 +23,5 @@ def as_numpy(values: ArrayLike) -> npt.NDArray[Any]:
 
 
 def as_float64(values: ArrayLike) -> FloatArray:
-    """The same values as a float64 numpy array."""
+    """Returns the same values as a float64 numpy array."""
     return np.asarray(as_numpy(values), dtype=np.float64)

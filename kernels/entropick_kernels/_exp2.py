@@ -1,7 +1,4 @@
-"""2^y in float32 for the native loops.
-
-numba's cache does not see that a caller's machine code contains this: clear the cache after a change.
-"""
+"""2^y in float32 for the native loops."""
 
 from __future__ import annotations
 
@@ -29,7 +26,10 @@ _C6: Final = np.float32(1.535336188319500e-4)
 
 @native("contract")
 def exp2(y: Any) -> Any:
-    """2^y of a float32 y <= 0, at least 2^-126; a NaN stays one. No branches, so that loops vectorise."""
+    """Returns 2^y of a float32 y <= 0, at least 2^-126; a NaN stays a NaN.
+
+    It has no branches, so that a loop that calls it can be vectorised.
+    """
     y = LOWEST if y < LOWEST else y
     shifted = np.float32(y + _ROUND)  # the low bits now hold round(y)
     f = np.float32(y - np.float32(shifted - _ROUND))

@@ -1,67 +1,106 @@
-"""How the native CPU loops are compiled: numba, without the GIL, cached on disk where that is possible."""
+"""The compiler of native functions: numba, without the GIL, with a cache on disk where that is possible.
+
+numba keeps the machine code of a function until the function's own file changes. That code contains the
+functions that it calls, whatever file they are in, and the instructions that :mod:`.decoder._tile` emits.
+Here it is kept until any source file of this package or of the function's own package changes, in whichever
+folder numba keeps it: beside the sources, under NUMBA_CACHE_DIR, or in the user's cache folder.
+"""
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import logging
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
 import numba
 from numba import types
+from numba.core.caching import FunctionCache, IndexDataCacheFile
+from numba.core.ccallback import CFunc
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 _HERE: Final = Path(__file__).parent
-_STAMP: Final = "native.sources"
+_log: Final = logging.getLogger(__name__)
 
 
-def forget_stale(folder: Path = _HERE) -> None:
-    """Delete the compiled loops of a package that were made from other sources than these.
-
-    numba looks at the file of a function alone, not at the files of those that it inlines. Call it before the
-    package's first :func:`native`; ``folder``: the package, which may use the loops of this one.
-    """
+@functools.cache
+def _sources_digest(folder: Path) -> str:
+    """Returns a digest of all source files under a folder, their names and contents."""
     digest = hashlib.blake2b(digest_size=16)
-    for root in dict.fromkeys((_HERE, folder)):
-        for source in sorted(root.rglob("*.py")):
-            digest.update(str(source.relative_to(root)).encode())
-            digest.update(source.read_bytes())
-    stamp = folder / "__pycache__" / _STAMP
+    for source in sorted(folder.rglob("*.py")):
+        digest.update(f"{source.relative_to(folder)}\0".encode())
+        digest.update(source.read_bytes())
+    return digest.hexdigest()
+
+
+def _sources_stamp(function: Callable[..., Any]) -> tuple[str, ...]:
+    """Returns digests of the sources that a function's machine code may contain: this package's and its own.
+
+    Its own are those of its top-level package, or its file where it belongs to no package.
+    """
+    package = sys.modules.get(function.__module__.partition(".")[0])
+    folders = [Path(folder) for folder in getattr(package, "__path__", ())]
+    stamp = [_sources_digest(folder) for folder in dict.fromkeys((_HERE, *folders))]
+    if not folders:
+        stamp.append(hashlib.blake2b(Path(function.__code__.co_filename).read_bytes()).hexdigest())
+    return tuple(stamp)
+
+
+class _SourcesCache(FunctionCache):  # type: ignore[misc]
+    """numba's cache of one function on disk, whose entries belong to a digest of sources.
+
+    An entry of another digest is not read, and is overwritten by the next compilation.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        """Raises RuntimeError where there is no folder to write to."""
+        super().__init__(function)
+        self._cache_file = IndexDataCacheFile(
+            self.cache_path, self._impl.filename_base, _sources_stamp(function)
+        )
+
+
+def _keep_on_disk(compiled: Any, function: Callable[..., Any]) -> None:
+    """Gives a numba function its cache on disk, or warns once that nothing is kept."""
     try:
-        if stamp.is_file() and stamp.read_text() == digest.hexdigest():
-            return
-        for compiled in folder.rglob("__pycache__/*.nb[ci]"):
-            compiled.unlink(missing_ok=True)
-        stamp.parent.mkdir(exist_ok=True)
-        stamp.write_text(digest.hexdigest())
-    except OSError:
-        return  # a place that cannot be written has no compiled loops either
+        compiled._cache = _SourcesCache(function)
+    except RuntimeError:
+        _warn_that_nothing_is_kept()
+
+
+@functools.cache
+def _warn_that_nothing_is_kept() -> None:
+    """Says once a process that its native code is not kept, and how to change that."""
+    _log.warning(
+        "Native code cannot be kept on disk, so every start compiles it anew (up to a minute): numba found "
+        "no folder that it may write to. Set NUMBA_CACHE_DIR to one."
+    )
 
 
 def native(*flags: str) -> Callable[[Function], Function]:
-    """Compile a function at its first call for the types it gets.
+    """Returns a decorator that compiles a function at its first call for the types it gets.
 
     ``flags`` are LLVM fast-math flags. ``reassoc`` lets a sum be vectorised (the order stays a function of
     the length alone); flags that assume away NaN or infinity are never used: a bad row must show.
     """
 
     def compile_lazily(function: Function) -> Function:
-        options: dict[str, Any] = {"nogil": True, "fastmath": set(flags), "error_model": "numpy"}
-        try:
-            return cast(Function, numba.njit(cache=True, **options)(function))
-        except RuntimeError:  # no writable place for the cache: compile once a process
-            return cast(Function, numba.njit(**options)(function))
+        compiled = numba.njit(nogil=True, fastmath=set(flags), error_model="numpy")(function)
+        _keep_on_disk(compiled, function)
+        return cast(Function, compiled)
 
     return compile_lazily
 
 
 def native_worker(function: Callable[[Any], None]) -> Any:
-    """Compile ``void(int64*)`` for :func:`entropick_kernels._threads.run`, now, not at the first call."""
-    signature = types.void(types.CPointer(types.int64))
-    try:
-        return numba.cfunc(signature, cache=True)(function)
-    except RuntimeError:  # as above
-        return numba.cfunc(signature)(function)
+    """Compiles a function ``void(int64*)`` now, not at its first call, and returns it as a C callback.
 
-
-forget_stale()
+    :func:`entropick_kernels._threads.run` starts it on torch's threads.
+    """
+    worker = CFunc(function, ((types.CPointer(types.int64),), types.void), {}, {})
+    _keep_on_disk(worker, function)
+    worker.compile()
+    return worker

@@ -21,7 +21,7 @@ _LEAST: Final = np.int32(-(2**31))
 
 @native()
 def row_top(x: Float32) -> int:
-    """Index of the largest element of x [V], the lowest on ties.
+    """Returns the index of the largest element of x [V], the lowest on ties.
 
     A NaN without its sign bit counts as the largest; one with it as the smallest, and may be passed over.
 
@@ -47,7 +47,7 @@ def row_top(x: Float32) -> int:
 
 @native()
 def first_nan(x: Float32) -> int:
-    """Index of the first NaN of x [V], -1 where there is none."""
+    """Returns the index of the first NaN of x [V], -1 where there is none."""
     for i in range(x.shape[0]):
         if math.isnan(x[i]):
             return i

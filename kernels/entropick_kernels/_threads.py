@@ -1,10 +1,13 @@
-"""Native loops on torch's own threads.
+"""Native loops on torch's own threads, and the records that carry their arguments.
 
 numba brings its thread pools along: with OpenMP a second runtime (it asks for another file name than torch),
 whose idle threads spin against torch's, or a pool that aborts the process when two Python threads enter it.
 So a loop that is worth several threads is handed to the OpenMP runtime that torch has loaded; the threads
 that run torch's operations run it, and there is nothing to fight over. Where that runtime is not GNU's, or
 cannot be found, loops stay on one thread.
+
+A worker gets the address of a few int64 cells: counters of the units of work that were claimed, then the
+address of a record, whose fields are its arguments.
 """
 
 from __future__ import annotations
@@ -24,10 +27,13 @@ from numba.extending import intrinsic
 _WORTH_A_THREAD: Final = 1 << 20
 """multiply-adds (about 0.2 ms) below which waking another thread costs more than it saves"""
 
+RECORD: Final = 1
+"""the cell that holds the record's address, where :func:`run_shared` starts the worker"""
+
 
 @functools.cache
 def torch_openmp() -> ctypes.CDLL | None:
-    """The GNU OpenMP runtime that torch's threads belong to, None where there is none."""
+    """Returns the GNU OpenMP runtime that torch's threads belong to, None where there is none."""
     maps = Path("/proc/self/maps")
     if not maps.exists():
         return None
@@ -44,23 +50,48 @@ def torch_openmp() -> ctypes.CDLL | None:
 
 
 def threads_for(multiply_adds: int) -> int:
-    """How many threads a loop of this size deserves: 1 or torch's intra-op count."""
+    """Returns how many threads a loop of this size should run on: 1 or torch's intra-op count."""
     if multiply_adds < _WORTH_A_THREAD or torch.get_num_threads() == 1 or torch_openmp() is None:
         return 1
     return torch.get_num_threads()
 
 
 def run(worker: Any, data: npt.NDArray[np.int64], threads: int) -> None:
-    """Run a compiled ``void(int64*)`` once on each of ``threads`` threads, all with the same ``data``."""
+    """Runs a compiled ``void(int64*)`` once on each of ``threads`` threads, all with the same ``data``."""
     library = torch_openmp()
     if library is None:
         raise RuntimeError("torch's OpenMP runtime was not found")
     library.GOMP_parallel(worker.address, data.ctypes.data, threads, 0)
 
 
+def record_type(integers: str, floats: str = "") -> np.dtype[Any]:
+    """Returns the type of a record of int64 fields, then float64 fields, whose names blanks separate.
+
+    A field may hold the address of an array. The caller must keep that array alive while the record is used.
+    """
+    fields = [(name, np.int64) for name in integers.split()] + [(name, np.float64) for name in floats.split()]
+    return np.dtype(fields)
+
+
+def record(kind: np.dtype[Any], **fields: Any) -> npt.NDArray[Any]:
+    """Returns an array of one record with these fields; an array as a value stands for its address."""
+    made = np.zeros(1, dtype=kind)
+    for name, value in fields.items():
+        made[name] = value.ctypes.data if isinstance(value, np.ndarray) else value
+    return made
+
+
+def run_shared(worker: Any, arguments: npt.NDArray[Any], threads: int) -> None:
+    """Runs a worker on ``threads`` threads, which share out its units of work by cell 0.
+
+    ``arguments`` is what :func:`record` returned; its address is in cell ``RECORD``.
+    """
+    run(worker, np.array([0, arguments.ctypes.data], dtype=np.int64), threads)
+
+
 @intrinsic  # type: ignore[untyped-decorator]
 def claim(typing: Any, data: Any, index: Any) -> Any:
-    """data[index]++, atomically; the value before. How threads take their next unit of work."""
+    """Adds 1 to data[index], atomically, and returns the value before: the thread's next unit of work."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         cell = builder.gep(arguments[0], [arguments[1]])
@@ -71,7 +102,7 @@ def claim(typing: Any, data: Any, index: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def address(typing: Any, value: Any) -> Any:
-    """An integer as a pointer."""
+    """Returns an integer as a pointer."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.inttoptr(arguments[0], ir.IntType(8).as_pointer())

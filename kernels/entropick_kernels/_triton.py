@@ -1,4 +1,4 @@
-"""Where the Triton kernels are asked for: the modules that hold them are imported at their first use."""
+"""The choice of the Triton kernels; the modules that hold them are imported at their first use."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 @functools.cache
 def triton_impl(package: str) -> Any | None:
-    """``package``'s module ``triton_impl``, None where triton is not installed."""
+    """Returns ``package``'s module ``triton_impl``, None where triton is not installed."""
     # triton 3.9 says that its default will flip; our error figures are of fused multiply-adds
     os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
     try:
@@ -24,15 +24,15 @@ def triton_impl(package: str) -> Any | None:
 
 
 def interpreting() -> bool:
-    """Whether Triton's interpreter runs kernels here, on tensors of the CPU."""
+    """Returns whether Triton's interpreter runs kernels here, on tensors of the CPU."""
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def chosen(package: str, implementation: str | None, *tensors: Tensor) -> Any | None:
-    """``package``'s Triton module where it is to serve these tensors, else None.
+    """Returns ``package``'s Triton module where it is to serve these tensors, else None.
 
-    Left to itself (None) it serves CUDA tensors. Raises ValueError where "triton" is demanded and cannot:
-    without triton, or on the CPU outside the interpreter.
+    Unless an implementation is demanded, it serves CUDA tensors. Raises ValueError where "triton" is demanded
+    and cannot: without triton, or on the CPU outside the interpreter.
     """
     if implementation not in (None, "triton"):
         return None

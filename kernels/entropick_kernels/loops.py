@@ -1,12 +1,11 @@
-"""The native loops of a row, for a caller that joins them into a program of its own. Needs numba.
+"""The native functions that other packages join into programs of their own. Needs numba.
 
-``row_stats`` measures a row of logits, ``draw_beside`` draws from it, ``philox_number`` is the draw's uniform
-number; ``native`` compiles a function that calls them, ``native_worker`` one that :func:`run` starts on
-torch's threads, where each thread takes its next unit of work with ``claim``. Their package calls
-``forget_stale`` first.
+:func:`row_stats` measures a row of logits, :func:`draw_beside` draws from it, :func:`philox_number` makes the
+draw's uniform numbers. :func:`native` compiles a function that calls them; :func:`native_worker` one that
+:func:`run` starts on torch's threads, each of which takes its next unit of work with :func:`claim`.
 """
 
-from ._native import forget_stale, native, native_worker
+from ._native import native, native_worker
 from ._threads import address, claim, run, threads_for, torch_openmp
 from .logits_stats.numba_impl import row_log_z, row_stats
 from .sample.numba_loops import draw_beside, philox_number
@@ -15,7 +14,6 @@ __all__ = [
     "address",
     "claim",
     "draw_beside",
-    "forget_stale",
     "native",
     "native_worker",
     "philox_number",

@@ -17,10 +17,10 @@ _HERE = Path(__file__).resolve().parent
 
 
 def model_path() -> Path:
-    """Return the folder of the shipped checkpoint (Hugging Face format, with tokenizer and model card)."""
+    """Returns the folder of the shipped checkpoint (Hugging Face format, with tokenizer and model card)."""
     return _HERE / "model"
 
 
 def calibration_path() -> Path:
-    """Return the shipped calibration conversations (JSON lines, written by ``entropick_pico.data``)."""
+    """Returns the shipped calibration conversations (JSON lines, written by ``entropick_pico.data``)."""
     return _HERE / "calibration.jsonl"

@@ -48,7 +48,7 @@ def _boosted(kinds: Iterable[str], boost: Mapping[str, float]) -> Mapping[str, f
 
 
 def stage_weights(progress: float, first: float, second: float) -> Mapping[str, float]:
-    """Return the share of each kind at ``progress`` (0..1); stages end at ``first`` and ``second``."""
+    """Returns the share of each kind at ``progress`` (0..1); stages end at ``first`` and ``second``."""
     if progress >= second:
         return _boosted(grammar.KINDS, _LAST)
     return _boosted(_FIRST if progress < first else _SECOND, _BOOST)
@@ -56,7 +56,7 @@ def stage_weights(progress: float, first: float, second: float) -> Mapping[str, 
 
 @dataclass(frozen=True)
 class Batch:
-    """Padded token ids and, for every position that carries loss, its target distribution.
+    """The padded token ids of conversations, and the target distribution of every position that carries loss.
 
     Position ``rows[i], columns[i]`` predicts ``targets[i]``; where the true distribution is known, the
     sampled target has weight 0 in ``hard`` and the distribution stands in the three ``soft_*`` tensors
@@ -73,12 +73,12 @@ class Batch:
     soft_p: torch.Tensor
 
     def to(self, device: torch.device) -> "Batch":
-        """Return the batch on ``device``."""
+        """Returns the batch on ``device``."""
         return Batch(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
 
 
 def collate(rows: Sequence[Row], pad: int) -> Batch:
-    """Pad ``rows`` to one length and gather what carries loss."""
+    """Pads rows to the same length and gathers the positions that carry loss."""
     width = max(len(row.ids) for row in rows)
     tokens = torch.full((len(rows), width), pad)
     where: list[tuple[int, int, int, float]] = []
@@ -108,7 +108,7 @@ def collate(rows: Sequence[Row], pad: int) -> Batch:
 
 
 def expected_loss(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """Return the mean cross entropy, taken in expectation wherever the grammar knows the true distribution.
+    """Returns the mean cross entropy, taken in expectation wherever the grammar knows the true distribution.
 
     In expectation it is the loss on sampled targets; using the truth itself removes the sampling noise.
     """
@@ -125,7 +125,7 @@ def rows(
     count: int,
     interruptions: float = 0.05,
 ) -> list[Row]:
-    """Return ``count`` encoded conversations that fit the training context."""
+    """Returns ``count`` encoded conversations that fit the training context."""
     found: list[Row] = []
     while len(found) < count:
         talk = grammar.conversation(rng, weights=weights, interruptions=interruptions)
@@ -139,7 +139,7 @@ def rows(
 def stream(
     encoder: Encoder, rng: random.Random, pad: int, size: int, weights: Mapping[str, float]
 ) -> Iterator[Batch]:
-    """Yield batches of at most ``size`` tokens with padding, of conversations of similar length; endless."""
+    """Yields batches of at most ``size`` tokens with padding, of conversations of similar length; endless."""
     while True:
         pool = sorted(rows(encoder, rng, weights, _POOL), key=lambda row: len(row.ids))
         batches: list[list[Row]] = [[]]

@@ -1,4 +1,4 @@
-"""Write the model card of a checkpoint from its training log and a fresh evaluation.
+"""Writes the model card of a checkpoint from its training log and a fresh evaluation.
 
 ``python -m entropick_pico.card --model DIR`` evaluates the checkpoint and puts ``MODEL_CARD.md`` beside it.
 """
@@ -116,7 +116,7 @@ def _sittings(log: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _seconds(log: Sequence[Mapping[str, Any]]) -> float:
-    """Return the time of all sittings."""
+    """Returns the time of all sittings."""
     total = last = 0.0
     for entry in log:
         if "resumed_at" in entry:
@@ -126,7 +126,7 @@ def _seconds(log: Sequence[Mapping[str, Any]]) -> float:
 
 
 def compose(folder: Path, scores: Mapping[str, Accuracy], errors: Mapping[str, EntropyError]) -> str:
-    """Return the card of the checkpoint in ``folder``."""
+    """Returns the card of the checkpoint in ``folder``."""
     log = json.loads((folder / "train_log.json").read_text())
     recipe = [entry["recipe"] for entry in log if "recipe" in entry][-1]
     last = [entry for entry in log if "loss" in entry][-1]
@@ -163,7 +163,7 @@ def compose(folder: Path, scores: Mapping[str, Accuracy], errors: Mapping[str, E
 
 
 def main() -> None:
-    """Parse the command line, evaluate and write the card."""
+    """Parses the command line, evaluates the checkpoint and writes its card."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--n", type=int, default=200, help="examples of every kind")

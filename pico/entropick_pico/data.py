@@ -1,4 +1,4 @@
-"""Write conversations of the grammar as JSON lines.
+"""Writes conversations of the grammar as JSON lines.
 
 ``python -m entropick_pico.data --split calibration --out FILE.jsonl``: one exchange a line, with
 the offsets at which a clarifying question would be right and the truth at every labelled position.
@@ -19,7 +19,7 @@ from entropick_pico import grammar
 
 
 def truth(choice: grammar.Choice, widest: int) -> dict[str, Any]:
-    """Return ``choice`` as plain data, without the list of alternatives if there are more than ``widest``."""
+    """Returns ``choice`` as plain data, without its alternatives if there are more than ``widest``."""
     p = list(choice.alternatives.values())
     entropy = -sum(x * math.log2(x) for x in p)
     found: dict[str, Any] = {
@@ -34,7 +34,7 @@ def truth(choice: grammar.Choice, widest: int) -> dict[str, Any]:
 
 
 def record(example: grammar.Example, widest: int = 256) -> dict[str, Any]:
-    """Return ``example`` as plain data."""
+    """Returns ``example`` as plain data."""
     return {
         "messages": example.messages,
         "kind": example.kind,
@@ -52,7 +52,7 @@ def write(
     widest: int = 256,
     extra: Mapping[str, int] | None = None,
 ) -> None:
-    """Write ``n`` exchanges of ``split``, the kinds as often as in training, then ``extra`` ones by kind."""
+    """Writes ``n`` exchanges of ``split``, kinds as often as in training, then ``extra`` by kind."""
     rng = random.Random(seed)
     examples = [grammar.sample(rng, None, split) for _ in range(n)]
     for kind, count in (extra or {}).items():
@@ -62,7 +62,7 @@ def write(
 
 
 def main() -> None:
-    """Parse the command line and write."""
+    """Parses the command line and writes the conversations."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--split", choices=grammar.SPLITS, default="calibration")
     parser.add_argument("--n", type=int, default=600)

@@ -1,4 +1,4 @@
-"""Measure a checkpoint against the grammar: ``python -m entropick_pico.evaluate [--model DIR] [--n N]``.
+"""Measures a checkpoint against the grammar: ``python -m entropick_pico.evaluate [--model DIR] [--n N]``.
 
 Two tables: greedy accuracy by kind on held-out inputs and prompts, and measured entropy of the next token
 against the grammar's truth at labelled positions, both in fp32. The truth is taken after tokenisation:
@@ -27,25 +27,25 @@ _STOP: Final = 110
 
 @dataclass(frozen=True)
 class Accuracy:
-    """How many of ``n`` greedy replies end with the right answer."""
+    """The number of ``n`` greedy replies that end with the right answer."""
 
     n: int
     right: int
 
     @property
     def share(self) -> float:
-        """The share of right answers."""
+        """Returns the share of right answers."""
         return self.right / self.n
 
     @property
     def error(self) -> float:
-        """The standard error of the share."""
+        """Returns the standard error of the share."""
         return math.sqrt(self.share * (1 - self.share) / self.n)
 
 
 @dataclass(frozen=True)
 class EntropyError:
-    """Measured against true entropy (bits) over ``n`` labelled positions of one kind."""
+    """The measured entropy against the true entropy (bits) over ``n`` labelled positions of one kind."""
 
     n: int
     truth: float
@@ -57,14 +57,14 @@ class EntropyError:
 
 
 def load(folder: Path, device: str = "cpu") -> tuple[Any, PreTrainedTokenizerFast]:
-    """Load a checkpoint in fp32 with its tokenizer."""
+    """Loads a checkpoint in fp32 with its tokenizer."""
     model: Any = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
     return model.to(device).eval(), tokenizer.load(folder)
 
 
 @torch.inference_mode()
 def greedy(model: Any, tok: PreTrainedTokenizerFast, prompts: Sequence[str]) -> list[str]:
-    """Return the greedy replies to ``prompts``, each the user text of a conversation of its own."""
+    """Returns the greedy replies to ``prompts``, each the user text of a conversation of its own."""
     order = sorted(range(len(prompts)), key=lambda at: len(prompts[at]))
     replies = [""] * len(prompts)
     for start in range(0, len(order), _BATCH):
@@ -96,7 +96,7 @@ def _graded(example: grammar.Example, reply: str) -> bool:
 
 
 def accuracies(model: Any, tok: PreTrainedTokenizerFast, n: int, seed: int = 11) -> dict[str, Accuracy]:
-    """Return the greedy accuracy on ``n`` check examples of every kind that has a right answer.
+    """Returns the greedy accuracy on ``n`` check examples of every kind that has a right answer.
 
     Kinds whose difficulty has a size also appear by size, such as ``sort/8``.
     """
@@ -118,7 +118,7 @@ def accuracies(model: Any, tok: PreTrainedTokenizerFast, n: int, seed: int = 11)
 
 
 def _size(example: grammar.Example) -> str:
-    """Return the size of a task input: its length in digits, bits or holders."""
+    """Returns the size of a task input: its length in digits, bits or holders."""
     digits = re.findall(r"\d+", example.user)
     if example.kind.startswith("add"):
         return str(len(digits[0]))
@@ -130,7 +130,7 @@ def _size(example: grammar.Example) -> str:
 
 
 def _moments(p: torch.Tensor) -> tuple[float, float]:
-    """Return entropy (bits) and varentropy (bits squared) of a distribution."""
+    """Returns entropy (bits) and varentropy (bits squared) of a distribution."""
     surprise = -(p.clamp_min(1e-30).log2())
     entropy = float((p * surprise).sum())
     return entropy, float((p * (surprise - entropy) ** 2).sum())
@@ -140,7 +140,7 @@ def _moments(p: torch.Tensor) -> tuple[float, float]:
 def entropy_errors(
     model: Any, tok: PreTrainedTokenizerFast, n: int, seed: int = 12
 ) -> dict[str, EntropyError]:
-    """Return, by label kind, measured against true entropy over ``n`` check examples of every task kind."""
+    """Returns measured against true entropy by label kind, over ``n`` check examples of every task kind."""
     rng = random.Random(seed)
     encoder = Encoder(tok)
     measured: dict[str, list[tuple[float, float, float, float]]] = {}
@@ -159,7 +159,7 @@ def entropy_errors(
 
 
 def _measure(model: Any, rows: Sequence[Row]) -> list[tuple[str, tuple[float, float, float, float]]]:
-    """Return (label kind, (true H, true V, measured H, measured V)) at every labelled position."""
+    """Returns (label kind, (true H, true V, measured H, measured V)) at every labelled position."""
     width = max(len(row.ids) for row in rows)
     tokens = torch.zeros((len(rows), width), dtype=torch.long)
     for number, row in enumerate(rows):
@@ -174,7 +174,7 @@ def _measure(model: Any, rows: Sequence[Row]) -> list[tuple[str, tuple[float, fl
 
 
 def tables(scores: Mapping[str, Accuracy], errors: Mapping[str, EntropyError]) -> str:
-    """Return both tables as Markdown."""
+    """Returns both tables as Markdown."""
     lines = ["| kind | n | greedy accuracy | s.e. |", "|---|---:|---:|---:|"]
     lines += [f"| {kind} | {a.n} | {a.share:.3f} | {a.error:.3f} |" for kind, a in scores.items()]
     lines += ["", "| label | n | true H | measured H | mean abs. error | bias | true V | measured V |"]
@@ -188,7 +188,7 @@ def tables(scores: Mapping[str, Accuracy], errors: Mapping[str, EntropyError]) -
 
 
 def report(scores: Mapping[str, Accuracy], errors: Mapping[str, EntropyError]) -> dict[str, Any]:
-    """Return both tables as plain data."""
+    """Returns both tables as plain data."""
     return {
         "accuracy": {kind: {"n": a.n, "accuracy": round(a.share, 4)} for kind, a in scores.items()},
         "entropy_bits": {
@@ -198,7 +198,7 @@ def report(scores: Mapping[str, Accuracy], errors: Mapping[str, EntropyError]) -
 
 
 def main() -> None:
-    """Parse the command line, measure, print the tables."""
+    """Parses the command line, measures a checkpoint and prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, default=model_path(), help="checkpoint folder")
     parser.add_argument("--n", type=int, default=200, help="examples of every kind")

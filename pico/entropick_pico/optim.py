@@ -10,7 +10,7 @@ _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonalise(matrices: Tensor, rounds: int = 5) -> Tensor:
-    """Bring the singular values of a stack of matrices near one by Newton-Schulz iteration."""
+    """Brings the singular values of a stack of matrices near 1 by Newton-Schulz iteration."""
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.mT if tall else matrices
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
@@ -28,7 +28,7 @@ class Muon:
     def __init__(
         self, parameters: Iterable[nn.Parameter], momentum: float = 0.95, decay: float = 0.05
     ) -> None:
-        """Take the matrices to train, the momentum and the weight decay."""
+        """Takes the matrices to train, the momentum and the weight decay."""
         groups: dict[torch.Size, list[nn.Parameter]] = {}
         for parameter in parameters:
             groups.setdefault(parameter.shape, []).append(parameter)
@@ -38,7 +38,7 @@ class Muon:
 
     @torch.no_grad()
     def step(self, rate: float) -> None:
-        """Update with learning rate ``rate``."""
+        """Updates the matrices with learning rate ``rate``."""
         for group, moment in zip(self._groups, self._moments, strict=True):
             gradients = torch.stack([p.grad if p.grad is not None else torch.zeros_like(p) for p in group])
             moment.lerp_(gradients, 1 - self._momentum)
@@ -49,20 +49,20 @@ class Muon:
                 parameter.add_(update, alpha=-rate * shape)
 
     def state(self) -> list[Tensor]:
-        """Return the moments, to be saved."""
+        """Returns the moments, to be saved."""
         return self._moments
 
     def restore(self, moments: list[Tensor]) -> None:
-        """Take over saved moments."""
+        """Restores the saved moments."""
         for mine, saved in zip(self._moments, moments, strict=True):
             mine.copy_(saved)
 
 
 class Optimizer:
-    """Muon and AdamW side by side."""
+    """The optimizers Muon and AdamW side by side."""
 
     def __init__(self, model: nn.Module, muon: bool = True) -> None:
-        """Divide the parameters of ``model``; without ``muon`` AdamW gets all of them."""
+        """Divides the parameters of ``model``; without ``muon`` AdamW gets all of them."""
         matrices, others, plain = [], [], []
         for name, parameter in model.named_parameters():
             if muon and parameter.ndim == 2 and "embed" not in name and "lm_head" not in name:
@@ -79,7 +79,7 @@ class Optimizer:
         )
 
     def step(self, adam_rate: float, muon_rate: float) -> None:
-        """Update all parameters with the two learning rates."""
+        """Updates all parameters with the two learning rates."""
         for group in self._adam.param_groups:
             group["lr"] = adam_rate
         if self._muon is not None:
@@ -87,11 +87,11 @@ class Optimizer:
         self._adam.step()
 
     def state(self) -> dict[str, Any]:
-        """Return what a resumed run needs."""
+        """Returns the state that a resumed run needs."""
         return {"adam": self._adam.state_dict(), "muon": self._muon.state() if self._muon else []}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take over a saved state."""
+        """Restores the saved state."""
         self._adam.load_state_dict(state["adam"])
         if self._muon is not None:
             self._muon.restore(state["muon"])

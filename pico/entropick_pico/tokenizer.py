@@ -30,7 +30,7 @@ _SPLIT: Final = r" ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 
 def _corpus(samples: int, seed: int) -> Iterator[str]:
-    """Yield training text, then the words of choices often enough to become single tokens."""
+    """Yields training text, then the words of choices often enough to become single tokens."""
     rng = random.Random(seed)
     for _ in range(samples):
         for example in grammar.conversation(rng, turns=1):
@@ -46,7 +46,7 @@ def _corpus(samples: int, seed: int) -> Iterator[str]:
 
 
 def build(samples: int = 20000, seed: int = 7) -> PreTrainedTokenizerFast:
-    """Train the tokenizer on the grammar."""
+    """Trains the tokenizer on the grammar."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -76,14 +76,14 @@ def build(samples: int = 20000, seed: int = 7) -> PreTrainedTokenizerFast:
 
 
 def load(folder: Path) -> PreTrainedTokenizerFast:
-    """Load the tokenizer saved in ``folder``."""
+    """Loads the tokenizer saved in ``folder``."""
     loaded: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(folder)
     return loaded
 
 
 @dataclass
 class Row:
-    """Token ids of one conversation, which of them carry loss, and what is known at labelled positions.
+    """The token ids of one conversation, the positions that carry loss, and the labels.
 
     ``truths`` lists (index of the token that the label is about, token ids, their probabilities, label kind).
     """
@@ -94,21 +94,21 @@ class Row:
 
 
 class Encoder:
-    """Encodes conversations segment by segment, so forced text keeps a server's token boundaries."""
+    """An encoder of conversations, segment by segment, so forced text keeps a server's token boundaries."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
-        """Wrap ``tokenizer``."""
+        """Wraps the tokenizer ``tokenizer``."""
         self._backend: Any = tokenizer.backend_tokenizer
         self._end = self.ids(END)[0]
         self._distributions: dict[int, tuple[Mapping[str, float], tuple[int, ...], tuple[float, ...]]] = {}
 
     def ids(self, text: str) -> list[int]:
-        """Return the token ids of ``text``."""
+        """Returns the token ids of ``text``."""
         encoded: list[int] = self._backend.encode(text, add_special_tokens=False).ids
         return encoded
 
     def distribution(self, alternatives: Mapping[str, float]) -> tuple[tuple[int, ...], tuple[float, ...]]:
-        """Return the true distribution over FIRST tokens: alternatives that share one are merged."""
+        """Returns the true distribution over FIRST tokens: alternatives that share a token are merged."""
         cached = self._distributions.get(id(alternatives))
         if cached is not None and cached[0] is alternatives:
             return cached[1], cached[2]
@@ -123,7 +123,7 @@ class Encoder:
         return ids, probabilities
 
     def encode_talk(self, talk: Sequence[grammar.Example], system: str | None = None) -> Row:
-        """Encode a conversation; loss falls on assistant tokens and on the marker that ends the turn."""
+        """Encodes a conversation; loss falls on assistant tokens and on the marker that ends the turn."""
         row = Row()
         if system is not None:
             self._append(row, f"{START}system\n{system}{END}\n", False)

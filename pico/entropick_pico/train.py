@@ -37,7 +37,7 @@ _LABELLED: Final = ("town", "name", "word", "home", "visit", "ambiguous", "pick"
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides what a run produces."""
+    """The settings that decide the outcome of a run."""
 
     steps: int = 7000
     batch_tokens: int = 3072
@@ -58,7 +58,7 @@ class Recipe:
     intermediate: int = 352
 
     def rates(self, step: int) -> tuple[float, float]:
-        """Return the learning rates of AdamW and Muon at ``step``.
+        """Returns the learning rates of AdamW and Muon at ``step``.
 
         After a warmup come a high plateau, which is quick to learn facts, a lower one, since computed answers
         do not settle at the high rates, and a linear decay to 1 %.
@@ -71,7 +71,7 @@ class Recipe:
 
 
 def new_model(recipe: Recipe, tok: PreTrainedTokenizerFast) -> Any:
-    """Return a freshly initialised model."""
+    """Returns a freshly initialised model."""
     torch.manual_seed(recipe.seed)
     config = LlamaConfig(
         vocab_size=(len(tok) + 31) // 32 * 32,
@@ -93,14 +93,14 @@ def new_model(recipe: Recipe, tok: PreTrainedTokenizerFast) -> Any:
 
 
 def supervised_logits(model: Any, batch: Batch) -> torch.Tensor:
-    """Return the logits at the positions that carry loss; the head runs on those alone."""
+    """Returns the logits at the positions that carry loss; the head runs on these positions alone."""
     hidden = model.model(input_ids=batch.tokens, use_cache=False).last_hidden_state
     logits: torch.Tensor = model.lm_head(hidden[batch.rows, batch.columns])
     return logits
 
 
 def save(model: Any, tok: PreTrainedTokenizerFast, folder: Path, log: list[dict[str, Any]]) -> None:
-    """Write the checkpoint in fp16 with tokenizer, generation config and training log."""
+    """Writes the checkpoint in fp16 with tokenizer, generation config and training log."""
     weights = {name: tensor.detach().cpu().half() for name, tensor in model.state_dict().items()}
     copy = type(model)(model.config).half()
     copy.load_state_dict(weights)
@@ -109,15 +109,27 @@ def save(model: Any, tok: PreTrainedTokenizerFast, folder: Path, log: list[dict[
         bos_token_id=tok.bos_token_id, eos_token_id=tok.eos_token_id, pad_token_id=tok.pad_token_id
     )
     copy.save_pretrained(folder)
+    add_rope_theta(folder / "config.json")
     tok.save_pretrained(folder)
     (folder / "train_log.json").write_text(json.dumps(log, indent=0) + "\n")
+
+
+def add_rope_theta(path: Path) -> None:
+    """Writes the rotary base of a config.json a second time, as the top-level ``rope_theta``.
+
+    transformers 5 writes it under ``rope_parameters`` alone. Other engines know only the older place, and
+    refuse the model or take another base where it is missing.
+    """
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["rope_theta"] = config["rope_parameters"]["rope_theta"]
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 class Watch:
     """A small fixed check set: exact replies under teacher forcing and entropy error at labels."""
 
     def __init__(self, encoder: tokenizer.Encoder, pad: int, count: int) -> None:
-        """Draw ``count`` examples of every watched kind from the check split."""
+        """Draws ``count`` examples of every watched kind from the check split."""
         rng = random.Random(99)
 
         def draw(kind: str) -> Batch:
@@ -129,7 +141,7 @@ class Watch:
 
     @torch.no_grad()
     def __call__(self, model: Any) -> dict[str, float]:
-        """Measure ``model``."""
+        """Measures the model on the watched examples."""
         model.eval()
         found: dict[str, float] = {}
         for kind, batch in self._exact.items():
@@ -151,7 +163,7 @@ class Watch:
 def batches(
     recipe: Recipe, encoder: tokenizer.Encoder, pad: int, start: int = 0
 ) -> Iterator[tuple[int, Batch]]:
-    """Yield (step, batch) to the end of the run; each stage of the curriculum has a stream of its own."""
+    """Yields (step, batch) to the end of the run; each stage of the curriculum has a stream of its own."""
     current: tuple[Any, Iterator[Batch]] | None = None
     for step in range(start, recipe.steps):
         weights = stage_weights(step / recipe.steps, recipe.first_stage, recipe.second_stage)
@@ -169,7 +181,7 @@ def train(
     resume: Path | None = None,
     watched: int = 40,
 ) -> list[dict[str, Any]]:
-    """Train by ``recipe``, saving to ``out`` every ``every`` steps and at the end; return the log.
+    """Trains by ``recipe``, saving to ``out`` every ``every`` steps and at the end; returns the log.
 
     ``watched`` is the number of check examples of each kind that a log entry is measured on.
     """
@@ -220,7 +232,7 @@ def train(
 
 
 def main() -> None:
-    """Parse the command line and train."""
+    """Parses the command line and trains a model."""
     default = Recipe()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoint")

@@ -1,1 +1,1 @@
-"""The policy: signals of a decode step in, sampling decisions and tokens out."""
+"""The policy of sampling: the signals of a decode step in, decisions and tokens out."""

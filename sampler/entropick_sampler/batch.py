@@ -1,4 +1,4 @@
-"""What an engine holds of its batch from step to step: resident parameters, and the policy's memory.
+"""The resident parameters of a batch and its sampling step, without memory between steps.
 
 One class for the two ways a step can go: as one native call on the CPU in float32, or as tensor operations.
 """
@@ -12,113 +12,84 @@ from torch import Tensor
 
 from entropick_kernels.logits_stats import Implementation
 
-from .packed import TokenRow, unpack
+from .columns import StepColumns, StepRow
+from .compose import compose
 from .params import PolicyConfig, SamplingParams
-from .policy import PolicyState
 from .profile import Profile
 from .step import SamplerRows, sample_step
 
 try:
-    from . import native_step as _native
+    from . import native as _native
 except ImportError:  # numba is not installed: tensor operations serve everything
     _native = None  # type: ignore[assignment]
 
 
 class SampledBatch:
-    """B rows that are sampled together until the batch's composition changes."""
+    """The rows of a batch, which are sampled together until a row joins or leaves."""
 
     def __init__(
         self,
         rows: Sequence[tuple[SamplingParams, PolicyConfig]],
-        state: PolicyState,
         profile: Profile | None,
         device: torch.device | str = "cpu",
-        branches: Sequence[int] | None = None,
+        streams: Sequence[int] | None = None,
         implementation: Implementation | None = None,
     ) -> None:
-        """``state``: what the policy remembers of each row; ``branches``: the rows' branch numbers, else all
-        0; ``implementation``: of the kernels, None for the fastest.
+        """Composes the rows; ``streams``: their Philox streams, None for 0 in every row.
 
-        Raises ValueError for a bad override, or preset ``calibrated`` without a profile.
+        ``implementation``: the kernels, None for the fastest. Raises ValueError for a bad override, and for
+        preset ``calibrated`` without a profile.
         """
-        self._rows = SamplerRows.build(rows, profile, device, branches)
-        self._state = state
-        self._implementation = implementation
+        self._composition = compose(rows, profile, streams)
+        self._profile, self._device, self._implementation = profile, torch.device(device), implementation
+        self._tensors: SamplerRows | None = None
         self._native = None
-        if _native is not None and implementation in (None, "numba") and torch.device(device).type == "cpu":
-            r = self._rows
-            self._native = _native.NativeRows(r.policy, (r.seeds, r.draws, r.branch), r.candidates)
+        if _native is not None and implementation in (None, "numba") and self._device.type == "cpu":
+            self._native = _native.NativeStep(self._composition)
 
     @property
-    def state(self) -> PolicyState:
-        """What the policy remembers of each row, after the last step."""
-        return self._state
+    def candidates(self) -> int:
+        """Returns the number of candidates of a row, for :func:`.packed.unpack`."""
+        return self._composition.candidates
 
     def step(
         self,
         logits: Tensor,
         attention: Tensor | None,
         attended: Tensor | None,
-        positions: Tensor,
-        forced: Tensor,
-        clarify: Tensor,
+        columns: StepColumns,
         measure: bool = True,
-    ) -> list[TokenRow]:
-        """Measure, decide and draw: one line on the host for every row, whose memory is kept.
+    ) -> Tensor:
+        """Measures, decides and draws: returns the packed lines on the host, for :func:`.packed.unpack`.
 
-        Arguments as for :func:`~.step.sample_step`. ``measure`` False leaves the signals out, for batches of
-        policy ``fixed`` on the native path: log probabilities and draws are as ever. Raises ValueError
-        elsewhere.
+        Arguments as for :func:`.step.sample_step`. The caller must keep the rows' policy memory, see
+        :class:`.columns.StepRow`. ``measure`` False leaves the signals out, for batches of policy ``fixed``
+        on the native path: log probabilities and draws are as ever. Raises ValueError elsewhere, and for
+        logits or columns of another number of rows.
         """
-        rows = self._state.clarify_used.shape[0]
-        if logits.shape[0] != rows or positions.shape[0] != rows:
+        rows = len(self._composition.records)
+        inputs = columns.data
+        if (
+            logits.shape[0] != rows
+            or inputs.shape != (rows, len(StepRow._fields))
+            or inputs.dtype != torch.int64
+        ):
             raise ValueError(
-                f"expected {rows} rows, got {logits.shape[0]} of logits, {positions.shape[0]} positions"
+                f"expected logits and int64 columns of {rows} rows, got {tuple(logits.shape)} and "
+                f"{tuple(inputs.shape)} of {inputs.dtype}"
             )
-        columns = torch.stack((positions, forced, clarify, *self._state))
-        packed, self._state = self.packed(logits, attention, attended, columns, measure)
-        return unpack(packed, self._rows.candidates)
-
-    @property
-    def candidates(self) -> int:
-        """Candidates of a row, for :func:`~.packed.unpack`."""
-        return self._rows.candidates
-
-    def packed(
-        self,
-        logits: Tensor,
-        attention: Tensor | None,
-        attended: Tensor | None,
-        columns: Tensor,
-        measure: bool = True,
-    ) -> tuple[Tensor, PolicyState]:
-        """:meth:`step` for who keeps the rows' memory: the packed lines on the host, and the state after.
-
-        ``columns``: positions, forced, clarify and the two fields of the state, int64 [5, B], contiguous; it
-        belongs to this call: the state after may stand in it.
-        """
         native = self._native if logits.dtype == torch.float32 else None
-        if not measure and (self._rows.any_enabled or native is None):
+        if not measure and (self._composition.any_enabled or native is None):
             raise ValueError("only the native step of rows of policy 'fixed' can leave measuring out")
         if native is not None:
-            packed = native.step(logits, attention, attended, columns, measure)
-            return packed, PolicyState(columns[3], columns[4])
-        positions, forced, clarify, used, since = columns.unbind(0)
-        result, state = sample_step(
-            logits,
-            attention,
-            attended,
-            self._rows,
-            PolicyState(used, since),
-            positions,
-            forced,
-            clarify,
-            self._implementation,
-        )
-        return result.pack().cpu(), state
+            return native.step(logits, attention, attended, columns, measure)
+        if self._tensors is None:
+            self._tensors = SamplerRows.of(self._composition, self._profile, self._device)
+        result = sample_step(logits, attention, attended, self._tensors, columns, self._implementation)
+        return result.pack().cpu()
 
 
 def warmup() -> None:
-    """Compile the native step now (seconds, once a machine: cached on disk), so that no request waits."""
+    """Compiles the native step now (seconds, once a machine: cached on disk), so that no request waits."""
     if _native is not None:
         _native.warmup()

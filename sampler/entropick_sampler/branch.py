@@ -1,9 +1,9 @@
-"""Branches: when to open them, how a rolled-out continuation is scored, which one is kept. Pure Python.
+"""The rules of branches: when they open, how a trajectory is scored, and which branch is kept. Pure Python.
 
 At a branching step the first tokens of ``width`` branches are drawn from one distribution; branch 0 takes the
-token that would have been emitted without branches. Each is rolled out to ``depth`` tokens, the branching
-token among them, then scored as a whole trajectory; the best one's tokens are committed. Knows no tensors and
-no engine: whoever rolls out fills a :class:`Trajectory` for each branch.
+token that would have been emitted without branches. Each branch is rolled out to ``depth`` tokens, the
+branching token among them, then scored as a whole; the tokens of the best branch are committed. Knows no
+tensors and no engine: the engine that rolls branches out fills a :class:`Trajectory` for each.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from typing import Final
 from .params import BranchConfig, Scorer, Strategy
 
 GROUP: Final = 4
-"""tokens of the sliding group of scorer ``lowest_group``"""
+"""Tokens of the sliding group of scorer ``lowest_group``."""
 TIE: Final = 1e-4
-"""scores this near are equal: branches that share tokens share figures, up to a rounding that depends on what
-was computed beside them"""
+"""Scores this near are equal: branches that share tokens share figures, up to a rounding that depends on the
+rows which were computed beside them."""
 
 
 def allowance(config: BranchConfig, max_tokens: int) -> int:
-    """Tokens that the losing branches of a request may cost."""
+    """Returns the number of tokens that the losing branches of a request may cost."""
     return int(config.budget * max_tokens)
 
 
 def opens(config: BranchConfig, strategy: Strategy | None, max_tokens: int, spent: int, room: int) -> int:
-    """Tokens that each branch may have if branches open here, 0 where they do not.
+    """Returns the number of tokens that each branch may have if branches open here, 0 where they do not.
 
-    ``spent``: tokens of losing branches so far; ``room``: tokens the request may still emit, this one
-    included. They open where the strategy asks for it and the budget holds what they can cost at most; their
+    ``spent``: tokens of losing branches so far; ``room``: tokens that the request may still emit, this token
+    included. Branches open where the strategy asks for it and the budget holds all that they can cost; their
     depth shrinks to the room, never to the budget.
     """
     if strategy is None or strategy not in config.on:
@@ -44,10 +44,11 @@ def opens(config: BranchConfig, strategy: Strategy | None, max_tokens: int, spen
 
 @dataclass(frozen=True, slots=True)
 class Trajectory:
-    """What was measured along one branch, the branching token first; all of the same length, at least 1.
+    """The tokens of one branch and their figures, the branching token first.
 
-    ``logprobs``: nats, of the measured distribution. ``entropies``: bits, of the distribution each token was
-    drawn from. ``confidences``: the guide's (``score.seed_confidence``) at each of these steps.
+    All fields have the same length, at least 1. ``logprobs``: nats, of the measured distribution.
+    ``entropies``: bits, of the distribution that each token was drawn from. ``confidences``: the guide's
+    (``score.seed_confidence``) at each of these steps.
     """
 
     tokens: Sequence[int]
@@ -57,14 +58,14 @@ class Trajectory:
 
 
 def mean_logprob(branch: Trajectory) -> float:
-    """Mean log probability of the tokens, the branching one INCLUDED; nats."""
+    """Returns the mean log probability of the tokens, the branching token INCLUDED; nats."""
     return statistics.fmean(branch.logprobs)
 
 
 def confidence(branch: Trajectory) -> float:
-    """How much surer the model became: entropy at the branching token minus the mean entropy after it; bits.
+    """Returns the entropy at the branching token minus the mean entropy after it; bits.
 
-    0 for a branch of one token.
+    It says how much surer the model became; 0 for a branch of a single token.
     """
     if len(branch.entropies) == 1:
         return 0.0
@@ -72,7 +73,7 @@ def confidence(branch: Trajectory) -> float:
 
 
 def lowest_group(branch: Trajectory) -> float:
-    """Lowest mean log probability of a sliding group of tokens; nats.
+    """Returns the lowest mean log probability of a sliding group of tokens; nats.
 
     The worst passage decides (lowest group confidence: Fu et al., Deep Think with Confidence, 2025, there of
     the alternatives' probabilities, here of the tokens').
@@ -83,12 +84,12 @@ def lowest_group(branch: Trajectory) -> float:
 
 
 def seed_score(branch: Trajectory) -> float:
-    """Mean of the guide's score (log probability + confidence of the step) over the branch."""
+    """Returns the mean of the guide's score (log probability + confidence of the step) over the branch."""
     return statistics.fmean(p + c for p, c in zip(branch.logprobs, branch.confidences, strict=True))
 
 
 def token_f1(a: Sequence[int], b: Sequence[int]) -> float:
-    """Overlap of two token sequences as bags, 0..1 (the F1 of SQuAD, Rajpurkar et al. 2016)."""
+    """Returns the overlap of two token sequences as bags, 0..1 (the F1 of SQuAD, Rajpurkar et al. 2016)."""
     shared = (Counter(a) & Counter(b)).total()
     return 2.0 * shared / (len(a) + len(b)) if a or b else 1.0
 
@@ -99,9 +100,10 @@ def _agreement_with_others(branches: Sequence[Trajectory], i: int) -> float:
 
 
 def scores(scorer: Scorer, branches: Sequence[Trajectory]) -> list[float]:
-    """The score of every branch; higher is better. ``vote``: mean overlap with the other branches.
+    """Returns the score of every branch, of which the highest is the best.
 
-    Raises ValueError for no branch, one without a token, or lists of other lengths.
+    Scorer ``vote``: the mean overlap with the other branches. Raises ValueError for no branch, a branch
+    without a token, or lists of other lengths.
     """
     for b in branches:
         if not len(b.tokens) == len(b.logprobs) == len(b.entropies) == len(b.confidences) >= 1:
@@ -120,7 +122,7 @@ def scores(scorer: Scorer, branches: Sequence[Trajectory]) -> list[float]:
 
 
 def select(scored: Sequence[float]) -> int:
-    """The branch to keep: the highest score, the lowest number among those within TIE of it.
+    """Returns the branch to keep: the lowest number among the branches within TIE of the highest score.
 
     A NaN never wins over a number.
     """

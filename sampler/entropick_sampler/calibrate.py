@@ -1,6 +1,6 @@
-"""From measured tokens to a profile: quantiles, cut points, and a discriminant for CLARIFY.
+"""Calibration: from measured tokens to a profile of quantiles, cut points and a discriminant for CLARIFY.
 
-Knows nothing about models: it gets a table of signals, one row a token, and for CLARIFY labels that say at
+Knows nothing about models: it gets a table of signals, a row a token, and for CLARIFY labels that say at
 which tokens a clarifying question would have been right and at which the model merely had a free choice.
 """
 
@@ -19,15 +19,16 @@ from .signals import POLICY_SIGNALS
 _H: Final = 0
 _V: Final = 1
 MIN_LABELLED: Final = 20
-"""positions of each kind below which no discriminant is fitted"""
+"""Positions of each kind below which no discriminant is fitted."""
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    """The tokens that calibration saw: ``values`` float64 [N, S] in the order of POLICY_SIGNALS.
+class MeasuredTokens:
+    """The N tokens that calibration measured.
 
-    ``valid`` bool [N, S]: False where a signal was not measured and its value says nothing. ``ambiguous``
-    bool [N]: a clarifying question would be right at this token.
+    ``values`` float64 [N, S]: their signals, in the order of POLICY_SIGNALS. ``valid`` bool [N, S]: False
+    where a signal was not measured and its value says nothing. ``ambiguous`` bool [N]: a clarifying question
+    would be right at this token.
     """
 
     values: Tensor
@@ -36,7 +37,7 @@ class Measured:
 
 
 def fit(
-    measured: Measured,
+    measured: MeasuredTokens,
     *,
     model_hash: str,
     data_hash: str,
@@ -44,7 +45,7 @@ def fit(
     date: str,
     clarify_text: str = DEFAULT_CLARIFY_TEXT,
 ) -> Profile:
-    """Quantiles of every signal, cut points of the plane, and where labels allow it the discriminant.
+    """Returns the profile of the measured tokens: quantiles, cut points, and where labels allow it weights.
 
     A token whose logits were not measured is left out; a signal that was measured nowhere gets no quantiles
     and no weight. Raises ValueError for fewer than 100 tokens: quantiles of less mean nothing.
@@ -53,7 +54,7 @@ def fit(
     lost, n = int((~known).sum()), int(known.sum())
     if n < 100:
         raise ValueError(f"calibration needs at least 100 measured tokens, got {n}")
-    measured = Measured(measured.values[known], measured.valid[known], measured.ambiguous[known])
+    measured = MeasuredTokens(measured.values[known], measured.valid[known], measured.ambiguous[known])
     quantiles = {
         signal.name: tuple(_quantiles(measured.values[measured.valid[:, i], i]))
         for i, signal in enumerate(POLICY_SIGNALS)
@@ -87,8 +88,8 @@ def _at(values: Tensor, level: float) -> float:
     return float(torch.quantile(values.to(torch.float64)[: 1 << 23], level))
 
 
-def cut_points(measured: Measured) -> tuple[dict[str, float], list[str]]:
-    """Thresholds of the five regions from the distribution of (H, V).
+def cut_points(measured: MeasuredTokens) -> tuple[dict[str, float], list[str]]:
+    """Returns the thresholds of the five regions from the distribution of (H, V), and notes for the profile.
 
     GREEDY takes the half of the tokens that is surest. Among the others ("open" tokens) the varentropy
     says whether the doubt is spread evenly (low: a choice, CLARIFY's side) or lopsided (high: EXPLORE and
@@ -125,13 +126,11 @@ def cut_points(measured: Measured) -> tuple[dict[str, float], list[str]]:
     }, notes
 
 
-def _discriminant(measured: Measured, profile: Profile) -> tuple[Mapping[str, float], float, list[str]]:
-    """:func:`separate`, on ambiguous tokens against the others in CLARIFY's corner.
+def _discriminant(measured: MeasuredTokens, profile: Profile) -> tuple[Mapping[str, float], float, list[str]]:
+    """Returns weights, bias and notes of the line between ambiguous tokens and others in CLARIFY's corner.
 
-    Over the signals that were measured, and the tokens that have all of these.
-
-    True entropy and varentropy cannot tell an ambiguous question from a free choice of the same size; the
-    attention may.
+    Over the signals that were measured, and the tokens that have all of these. True entropy and varentropy
+    cannot tell an ambiguous question from a free choice of the same size; the attention may.
     """
     h, v = measured.values[:, _H], measured.values[:, _V]
     t = profile.thresholds
@@ -159,7 +158,7 @@ def _discriminant(measured: Measured, profile: Profile) -> tuple[Mapping[str, fl
 
 
 def separate(signals: Tensor, label: Tensor) -> tuple[Tensor, float]:
-    """Weights [K] and bias such that signals [N, K] @ weights + bias > 0 means label [N] (bool).
+    """Returns weights [K] and a bias such that signals [N, K] @ weights + bias > 0 means label [N] (bool).
 
     Logistic regression, both classes of equal weight: Newton steps with an L2 penalty of 1e-2 a row on
     standardised signals. The bias then puts the cut where at most 5 % of the unlabelled pass, or at the

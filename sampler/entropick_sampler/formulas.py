@@ -1,7 +1,7 @@
-"""The actions of both presets as data: how each strategy sets the parameters of a draw.
+"""The formulas of both presets as data: how each strategy sets the parameters of a draw.
 
 Every formula is affine in the signals and then clipped, so a batch that mixes presets, strategies and
-requests is one small product of matrices (:mod:`entropick_sampler.policy`).
+requests is a small product for each row (:mod:`entropick_sampler.policy`).
 """
 
 from __future__ import annotations
@@ -10,20 +10,27 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final, NamedTuple
 
-from .params import PolicyParams, Strategy
+import numpy as np
+import numpy.typing as npt
+
+from .params import PolicyParams, PresetName, Strategy
 from .signals import POLICY_SIGNALS
 
+Floats = npt.NDArray[np.float64]
+
 PARAMETERS: Final[tuple[str, ...]] = ("temperature", "top_p", "top_k", "min_p")
+_TEMPERATURE: Final = PARAMETERS.index("temperature")
 _SIGNAL_NAMES: Final = tuple(signal.name for signal in POLICY_SIGNALS)
 
 
 @dataclass(frozen=True, slots=True)
 class Formula:
-    """base * (constant + sum of weight * signal) + sum of offset * signal, clipped to [low, high].
+    """A parameter as a function of its base value and the signals.
 
-    ``keep_low``, ``keep_high``: the clip never raises, or lowers, what the base already is beyond it.
+    base * (constant + sum of weight * signal) + sum of offset * signal, clipped to [low, high]. ``keep_low``,
+    ``keep_high``: the clip never raises, or lowers, what the base already is beyond it.
     """
 
     constant: float = 1.0
@@ -33,14 +40,6 @@ class Formula:
     high: float = math.inf
     keep_low: bool = False
     keep_high: bool = False
-
-    def row(self, base: float) -> tuple[list[float], float, float]:
-        """Coefficients [1 + signals] (the first is the constant's), low and high for one base value."""
-        coefficients = [base * self.constant]
-        coefficients += [base * self.weights.get(n, 0.0) + self.offsets.get(n, 0.0) for n in _SIGNAL_NAMES]
-        low = min(self.low, base) if self.keep_low else self.low
-        high = max(self.high, base) if self.keep_high else self.high
-        return coefficients, low, high
 
 
 _BASE: Final = Formula()
@@ -94,36 +93,77 @@ CALIBRATED_ACTIONS: Final[Actions] = MappingProxyType(
 )
 """The same shape on quantile ranks 0..1; docs/policy.md gives the reasons."""
 
-_OFF: Final[Mapping[str, float]] = {"top_p": 1.0, "top_k": 0, "min_p": 0.0}
 
+class Table(NamedTuple):
+    """The formulas of the 5 strategies and 4 parameters as arrays of numbers.
 
-def _is_off(name: str, base: float) -> bool:
-    """Filters that a request switched off stay off."""
-    if name not in _OFF:
-        return False
-    return base >= _OFF[name] if name == "top_p" else base <= _OFF[name]
-
-
-def table(
-    params: PolicyParams, actions: Actions | None
-) -> tuple[list[list[float]], list[float], list[float]]:
-    """Coefficients [strategies * parameters, 1 + signals], lower and upper limits of one request's row.
-
-    ``actions`` None: the policy is off, and every strategy keeps the base values. The temperature is limited
-    to [temperature_min, temperature_max]; GREEDY is exempt.
+    ``coefficients`` [5, 4, S], ``constants``, ``low``, ``high`` [5, 4]: a parameter is the constant plus the
+    sum of coefficient * signal, clipped to [low, high].
     """
-    coefficients, lows, highs = [], [], []
-    for strategy in Strategy:
-        chosen = actions[strategy] if actions is not None else {}
-        for name in PARAMETERS:
-            base = float(getattr(params, name))
-            formula = _BASE if _is_off(name, base) else chosen.get(name, _BASE)
-            row, low, high = formula.row(base)
-            if name == "temperature" and actions is not None and strategy is not Strategy.GREEDY:
-                # max and min of the formula's own clip and the row's: the outer limits win
-                floor, ceiling = params.temperature_min, params.temperature_max
-                low, high = min(max(low, floor), ceiling), max(min(high, ceiling), floor)
-            coefficients.append(row)
-            lows.append(low)
-            highs.append(high)
-    return coefficients, lows, highs
+
+    coefficients: Floats
+    constants: Floats
+    low: Floats
+    high: Floats
+
+
+class _Formulas(NamedTuple):
+    """The fields of :class:`Formula` for every strategy and parameter, [5, 4] or [5, 4, S]."""
+
+    constant: Floats
+    weights: Floats
+    offsets: Floats
+    low: Floats
+    high: Floats
+    keep_low: npt.NDArray[np.bool_]
+    keep_high: npt.NDArray[np.bool_]
+
+
+def _arrays(actions: Actions) -> _Formulas:
+    chosen = [[actions.get(strategy, {}).get(name, _BASE) for name in PARAMETERS] for strategy in Strategy]
+
+    def of(name: str) -> Any:
+        return np.array([[getattr(formula, name) for formula in row] for row in chosen])
+
+    def by_signal(name: str) -> Any:
+        rows = [[getattr(formula, name) for formula in row] for row in chosen]
+        return np.array([[[cell.get(n, 0.0) for n in _SIGNAL_NAMES] for cell in row] for row in rows])
+
+    return _Formulas(
+        of("constant"),
+        by_signal("weights"),
+        by_signal("offsets"),
+        of("low"),
+        of("high"),
+        of("keep_low"),
+        of("keep_high"),
+    )
+
+
+_FORMULAS: Final[Mapping[PresetName | None, _Formulas]] = MappingProxyType(
+    {None: _arrays({}), "seed": _arrays(SEED_ACTIONS), "calibrated": _arrays(CALIBRATED_ACTIONS)}
+)
+
+
+def table(params: PolicyParams, preset: PresetName | None) -> Table:
+    """Returns the formulas of a preset for the base values of one request.
+
+    ``preset`` None: the policy is off, and every strategy keeps the base values. A filter that the request
+    switched off stays off. The temperature is limited to [temperature_min, temperature_max]; GREEDY is
+    exempt.
+    """
+    f, plain = _FORMULAS[preset], _FORMULAS[None]
+    base = np.array([float(getattr(params, name)) for name in PARAMETERS])
+    off = np.array((False, params.top_p >= 1.0, params.top_k <= 0, params.min_p <= 0.0))
+    constants = base * np.where(off, plain.constant, f.constant)
+    weights, offsets = (np.where(off[:, None], 0.0, part) for part in (f.weights, f.offsets))
+    low = np.where(f.keep_low, np.minimum(f.low, base), f.low)
+    high = np.where(f.keep_high, np.maximum(f.high, base), f.high)
+    low, high = np.where(off, plain.low, low), np.where(off, plain.high, high)
+    if preset is not None:
+        # max and min of the formula's own clip and the row's: the outer limits win
+        floor, ceiling = params.temperature_min, params.temperature_max
+        limited = slice(Strategy.CLARIFY, None), _TEMPERATURE
+        low[limited] = np.clip(low[limited], floor, ceiling)
+        high[limited] = np.maximum(np.minimum(high[limited], ceiling), floor)
+    return Table(base[:, None] * weights + offsets, constants, low, high)

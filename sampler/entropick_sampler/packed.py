@@ -1,4 +1,4 @@
-"""A step's outcome as one matrix, so that the host gets it in one copy, and as plain Python rows there.
+"""The outcome of a step as one matrix, which the host gets in one copy, and as plain Python rows there.
 
 A line holds temperature, top_p, min_p, strategy, top_k, candidates drawn, whether a clarifying text begins,
 flags; then C + 1 token ids (the emitted one, C = N + W drawn), as many log probabilities, C scores, the
@@ -16,19 +16,19 @@ from torch import Tensor
 from .params import Strategy
 from .signals import SIGNAL_NAMES, SIGNALS
 
-INSERTED: Final = 6
-"""the column that says whether a clarifying text begins"""
+TEMPERATURE, TOP_P, MIN_P, STRATEGY, TOP_K, N_CANDIDATES, INSERTED, FLAGS = range(8)
+"""The columns of a line's header."""
 HEADER: Final = 8
-"""columns before the token ids, the first of which is the emitted one"""
+"""The number of columns before the token ids; the first of the ids is the emitted token."""
 FIXED_COLUMNS: Final = HEADER + 4 + len(SIGNALS)
-"""columns of a line beside the three of each drawn token"""
+"""The number of columns of a line beside the three of each drawn token."""
 _SURPRISAL: Final = SIGNAL_NAMES.index("surprisal")
 _STRATEGIES: Final = (*Strategy, None)
-"""by number; STRATEGY_OFF, -1, is the last"""
+"""The strategies by number; STRATEGY_OFF, -1, is the last."""
 
 
 class TokenRow(NamedTuple):
-    """One row of a step on the host: plain Python numbers, ready for a telemetry row."""
+    """A row of a step on the host: plain Python numbers, ready for a telemetry row."""
 
     token: int
     logprob: float
@@ -51,7 +51,11 @@ class TokenRow(NamedTuple):
 
 
 def unpack(packed: Tensor, candidates: int | None = None) -> list[TokenRow]:
-    """The rows of packed lines on the host; ``candidates``: those of the rows, None: all columns."""
+    """Returns the rows of packed lines on the host.
+
+    ``candidates``: the number of candidates among the drawn tokens; the others are first tokens of further
+    branches. None: all are candidates.
+    """
     n = (packed.shape[1] - FIXED_COLUMNS) // 3
     ids = HEADER + 1
     logprobs, scores, values = ids + n, ids + 1 + 2 * n, ids + 1 + 3 * n

@@ -1,6 +1,6 @@
-"""What a request may ask of the sampler, and the numbers of the two presets.
+"""The parameters that a request may set, their limits, and the numbers of the two presets.
 
-Knows nothing of tensors: :mod:`entropick_sampler.policy` turns these into rows of a batch.
+Knows nothing of tensors: :mod:`entropick_sampler.compose` turns parameters into the rows of a batch.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SCORERS: Final[tuple[str, ...]] = get_args(Scorer)
 
 
 class Strategy(enum.IntEnum):
-    """How a token was picked; ADAPTIVE is the default that the other four regions leave over."""
+    """The ways to pick a token; ADAPTIVE takes the tokens that the other four regions leave over."""
 
     GREEDY = 0
     CLARIFY = 1
@@ -29,7 +29,7 @@ class Strategy(enum.IntEnum):
 
     @property
     def label(self) -> str:
-        """The name on the wire and in metrics."""
+        """Returns the name on the wire and in metrics."""
         return self.name.lower()
 
 
@@ -59,11 +59,11 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class PolicyParams:
-    """Every number of the policy for one request (design: thresholds, bases, coefficients, limits).
+    """The numbers of the policy for one request: cut points, base values and limits.
 
-    Entropies are in bits, varentropies in bits^2. The ``*_from_*`` coefficients multiply a signal: its raw
-    value where ``ranked`` is 0 (preset seed), its quantile rank 0..1 in the profile where it is 1.
-    All comparisons with thresholds are strict.
+    Entropies are in bits, varentropies in bits^2. All comparisons with cut points are strict. The formulas
+    that turn base values and signals into the parameters of a draw belong to the preset
+    (:mod:`entropick_sampler.formulas`) and cannot be set.
     """
 
     # regions of the (H, V) plane
@@ -75,7 +75,7 @@ class PolicyParams:
     explore_varentropy: float = 5.0
     high_uncertainty_entropy: float = 5.0
     high_uncertainty_varentropy: float = 5.0
-    # what a strategy starts from
+    # the base values of the formulas
     temperature: float = 0.666
     top_p: float = 0.90
     top_k: int = 27
@@ -108,7 +108,7 @@ FIXED_BASE: Final = PolicyParams(temperature=1.0, top_p=1.0, top_k=0, min_p=0.0,
 
 MAX_CANDIDATES: Final = 64
 LOWEST_TEMPERATURE: Final = 1e-5
-"""a temperature below this is plain greedy: its reciprocal would leave float32"""
+"""A temperature below this is plain greedy: its reciprocal would leave float32."""
 _BITS: Final = (0.0, 64.0)
 _BITS2: Final = (0.0, 4096.0)
 
@@ -144,10 +144,10 @@ _BRANCHED: Final = frozenset({Strategy.EXPLORE, Strategy.HIGH_UNCERTAINTY})
 
 @dataclass(frozen=True, slots=True)
 class BranchConfig:
-    """How a request branches.
+    """The branching of a request.
 
-    ``budget``: extra tokens (those of branches that lose) as a share of max_tokens. ``on``: the strategies
-    that open branches.
+    ``width``: branches of a rollout; ``depth``: tokens of a branch; ``budget``: tokens of losing branches as
+    a share of max_tokens; ``on``: the strategies that open branches.
     """
 
     width: int = 4
@@ -165,11 +165,11 @@ BRANCH_RANGES: Final[Mapping[str, tuple[float, float]]] = {
 """Inclusive limits of the numbers of a :class:`BranchConfig`."""
 BRANCH_NAMES: Final[tuple[str, ...]] = tuple(f.name for f in fields(BranchConfig))
 BRANCH_STRATEGIES: Final[tuple[str, ...]] = tuple(s.label for s in Strategy if s is not Strategy.CLARIFY)
-"""CLARIFY inserts a text, so there is nothing to branch at"""
+"""The strategies that can open branches; CLARIFY inserts a text, so there is nothing to branch at."""
 
 
 def branch_config(values: Mapping[str, Any], base: BranchConfig | None = None) -> BranchConfig:
-    """A configuration from the fields of a request; silent ones are those of ``base``, or the defaults.
+    """Returns the configuration with a request's fields; the other fields are ``base``'s or the defaults.
 
     Raises ValueError that names the field and its limits.
     """
@@ -201,7 +201,7 @@ def branch_config(values: Mapping[str, Any], base: BranchConfig | None = None) -
 
 @dataclass(frozen=True, slots=True)
 class PolicyConfig:
-    """Which policy decides a request's tokens, and how much of it is told."""
+    """The policy that decides a request's tokens, and how much of it the telemetry says."""
 
     policy: PolicyName = "entropix"
     preset: PresetName = "calibrated"
@@ -212,7 +212,7 @@ class PolicyConfig:
 
 
 def check_overrides(overrides: Mapping[str, float]) -> None:
-    """Raise ``ValueError`` naming the first override that is unknown, of the wrong type or out of range."""
+    """Raises ValueError that names the first override which is unknown, of the wrong type or out of range."""
     for name, value in overrides.items():
         limits = PARAM_RANGES.get(name)
         if limits is None:
@@ -232,15 +232,15 @@ def check_overrides(overrides: Mapping[str, float]) -> None:
 
 
 def with_values(base: PolicyParams, values: Mapping[str, float]) -> PolicyParams:
-    """``base`` with some parameters replaced, each as the integer or float that it is."""
+    """Returns the parameters of ``base`` with some replaced, each as the integer or float that it is."""
     typed: dict[str, Any] = {k: int(v) if k in INTEGER_PARAMS else float(v) for k, v in values.items()}
     return replace(base, **typed)
 
 
 def resolve(base: PolicyParams, sampling: SamplingParams, overrides: Mapping[str, float]) -> PolicyParams:
-    """A preset, then what the request's ordinary fields say, then its explicit overrides.
+    """Returns the parameters of a preset, replaced by a request's ordinary fields and then by its overrides.
 
-    Raises ``ValueError`` as :func:`check_overrides` does.
+    Raises ValueError as :func:`check_overrides` does.
     """
     check_overrides(overrides)
     sent = {

@@ -1,18 +1,24 @@
-"""A model's calibration profile: quantiles, cut points and clarifying text, as a TOML file with provenance.
+"""The calibration profile of a model: quantiles, cut points and clarifying text, in a TOML file.
 
-Thresholds belong to a model. A profile records the layers that were monitored; an engine that monitors
-others must refuse it, because the attention signals are means over the monitored layers.
+Thresholds belong to a model. A profile records the layers that were monitored; an engine that monitors other
+layers must refuse the profile, because the attention signals are means over the monitored layers.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
+import os
+import secrets
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
+
+import tomli_w
 
 from .params import CALIBRATED_BASE, PolicyParams, with_values
 from .signals import POLICY_SIGNALS
@@ -35,17 +41,20 @@ _FORMAT: Final = 1
 
 
 class ProfileError(ValueError):
-    """A profile file that cannot be used; the message says what is wrong with it."""
+    """A profile that cannot be read or written; the message says which entry is wrong."""
 
 
-@dataclass(frozen=True, slots=True)
+# no slots: a cached property lives in the instance's dictionary
+@dataclass(frozen=True)
 class Profile:
-    """What calibration measured and chose.
+    """The figures that calibration measured on a model, and the numbers that it chose from them.
 
     ``quantiles``: signal name -> values at ``QUANTILE_LEVELS``, for every signal of ``POLICY_SIGNALS`` that
     the engine could measure. ``thresholds``: the cut points of the policy (bits, bits^2).
     ``clarify_weights`` and ``clarify_bias``: CLARIFY also asks that bias + sum of weight x signal is
     positive (a linear discriminant fitted on labelled positions; without labels: no weights, bias 1).
+
+    The mappings must not be changed: ``id`` and ``params`` are computed once.
     """
 
     model_hash: str
@@ -60,19 +69,23 @@ class Profile:
     clarify_bias: float = 1.0
     notes: tuple[str, ...] = ()
 
-    @property
+    def __hash__(self) -> int:
+        """Returns the hash of the profile's id, so that profiles can be keys of a cache."""
+        return hash(self.id)
+
+    @cached_property
     def id(self) -> str:
-        """A short digest of everything the policy reads: equal ids decide alike."""
+        """Returns a digest (12 hexadecimal digits) of all fields: profiles of equal id decide alike."""
         content = json.dumps(self.as_dict(), sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:12]
 
-    @property
+    @cached_property
     def params(self) -> PolicyParams:
-        """Preset ``calibrated`` with this profile's cut points."""
+        """Returns the numbers of preset ``calibrated`` with this profile's cut points."""
         return with_values(CALIBRATED_BASE, self.thresholds)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Returns the fields as plain values, for JSON."""
         plain = asdict(self)
         plain["quantiles"] = {name: list(values) for name, values in self.quantiles.items()}
         plain["layers"] = list(self.layers)
@@ -80,18 +93,41 @@ class Profile:
         return plain
 
     def save(self, path: Path) -> None:
-        """Write the TOML file."""
+        """Writes the profile to a TOML file, whole or not at all.
+
+        A file of that name stays as it was until the new one is on the disk. Raises OSError where the folder
+        cannot be written, and ProfileError for a text that UTF-8 cannot hold.
+        """
+        try:
+            content = _to_toml(self).encode()
+        except UnicodeEncodeError as error:
+            raise ProfileError(f"{path.name}: a text of the profile is not Unicode: {error}") from error
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(_to_toml(self), encoding="utf-8")
+        _replace_file(path, content)
 
     @classmethod
     def load(cls, path: Path) -> Profile:
-        """Read and check a TOML file; raises ProfileError."""
+        """Returns the profile in a TOML file; raises ProfileError for a file that cannot be used."""
         try:
-            data = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            data = tomllib.loads(path.read_bytes().decode())
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
             raise ProfileError(f"{path.name} cannot be read as a profile: {error}") from error
         return _from_dict(data, path.name)
+
+
+def _replace_file(path: Path, content: bytes) -> None:
+    """Writes a file beside ``path`` and renames it to ``path`` once its bytes are on the disk."""
+    # not tempfile: its files can be read by their owner alone, also after the rename
+    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        with unfinished.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
 
 
 def _from_dict(data: Mapping[str, Any], name: str) -> Profile:
@@ -112,52 +148,54 @@ def _from_dict(data: Mapping[str, Any], name: str) -> Profile:
             clarify_bias=float(clarify["bias"]),
             notes=tuple(str(note) for note in provenance.get("notes", ())),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ProfileError(f"{name}: missing or malformed entry: {error}") from error
     _check(profile, name)
     return profile
 
 
 def _check(profile: Profile, name: str) -> None:
+    """Raises ProfileError that names the first entry which is missing, unknown or out of order."""
     known = {signal.name for signal in POLICY_SIGNALS}
     missing = [t for t in THRESHOLDS if t not in profile.thresholds]
     if missing:
         raise ProfileError(f"{name}: thresholds.{missing[0]} is missing")
-    for table, names in (
-        ("thresholds", set(profile.thresholds) - set(THRESHOLDS)),
-        ("quantiles", set(profile.quantiles) - known),
-        ("clarify.weights", set(profile.clarify_weights) - known),
+    for table, entries, names in (
+        ("thresholds", profile.thresholds, set(THRESHOLDS)),
+        ("clarify.weights", profile.clarify_weights, known),
+        ("clarify", {"bias": profile.clarify_bias}, {"bias"}),
     ):
-        if names:
-            raise ProfileError(f"{name}: {table}.{sorted(names)[0]} is not known")
+        for entry, value in entries.items():
+            if entry not in names:
+                raise ProfileError(f"{name}: {table}.{entry} is not known")
+            if not math.isfinite(value):
+                raise ProfileError(f"{name}: {table}.{entry} must be a finite number")
     for signal, values in profile.quantiles.items():
-        if len(values) != len(QUANTILE_LEVELS) or list(values) != sorted(values):
+        if signal not in known:
+            raise ProfileError(f"{name}: quantiles.{signal} is not known")
+        ascending = all(map(math.isfinite, values)) and list(values) == sorted(values)
+        if len(values) != len(QUANTILE_LEVELS) or not ascending:
             raise ProfileError(f"{name}: quantiles.{signal} must be {len(QUANTILE_LEVELS)} ascending values")
 
 
 def _to_toml(profile: Profile) -> str:
-    """TOML by hand: the standard library reads TOML but does not write it, and the shape here is fixed."""
-    lines = [f"format = {_FORMAT}", "", "[provenance]"]
-    lines += [
-        f"model_hash = {json.dumps(profile.model_hash)}",
-        f"data_hash = {json.dumps(profile.data_hash)}",
-        f"layers = {list(profile.layers)}",
-        f"date = {json.dumps(profile.date)}",
-        f"tokens = {profile.tokens}",
-        f"notes = {json.dumps(list(profile.notes))}",
-        "",
-        "[thresholds]",
-    ]
-    lines += [f"{name} = {profile.thresholds[name]!r}" for name in THRESHOLDS]
-    lines += [
-        "",
-        "[clarify]",
-        f"text = {json.dumps(profile.clarify_text)}",
-        f"bias = {profile.clarify_bias!r}",
-    ]
-    lines += ["", "[clarify.weights]"]
-    lines += [f"{name} = {value!r}" for name, value in profile.clarify_weights.items()]
     levels = ", ".join(f"{level:.0%}" for level in QUANTILE_LEVELS)
-    lines += ["", f"# values at {levels}", "[quantiles]"]
-    lines += [f"{name} = {[float(v) for v in values]}" for name, values in profile.quantiles.items()]
-    return "\n".join(lines) + "\n"
+    content = {
+        "format": _FORMAT,
+        "provenance": {
+            "model_hash": profile.model_hash,
+            "data_hash": profile.data_hash,
+            "layers": list(profile.layers),
+            "date": profile.date,
+            "tokens": profile.tokens,
+            "notes": list(profile.notes),
+        },
+        "thresholds": {name: profile.thresholds[name] for name in THRESHOLDS},
+        "clarify": {
+            "text": profile.clarify_text,
+            "bias": profile.clarify_bias,
+            "weights": dict(profile.clarify_weights),
+        },
+        "quantiles": {name: list(values) for name, values in profile.quantiles.items()},
+    }
+    return f"# quantiles: values at {levels}\n{tomli_w.dumps(content)}"

@@ -15,9 +15,9 @@ Group = Literal["logits", "attention", "token"]
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """One number per decode step and sequence.
+    """A number that is measured of each token.
 
-    ``group`` says what it is measured from: ``logits`` [V], ``attention`` [layers, heads, keys], or the
+    ``group`` says from what it is measured: ``logits`` [V], ``attention`` [layers, heads, keys], or the
     emitted ``token`` (known only after the draw). ``buckets`` are upper bounds of the Prometheus histogram,
     in the signal's unit.
     """
@@ -33,7 +33,7 @@ class Signal:
 
     @property
     def known_before_draw(self) -> bool:
-        """True for what ``decide`` may look at."""
+        """True if ``decide`` may look at the signal."""
         return self.group != "token"
 
 
@@ -145,6 +145,6 @@ SIGNALS: Final[tuple[Signal, ...]] = (
 
 SIGNAL_NAMES: Final[tuple[str, ...]] = tuple(s.name for s in SIGNALS)
 POLICY_SIGNALS: Final[tuple[Signal, ...]] = tuple(s for s in SIGNALS if s.known_before_draw)
-"""What ``decide`` sees: every signal but those of the emitted token; the columns of StepStats.values."""
+"""The signals that ``decide`` sees, all but the emitted token's: the columns of StepStats.values."""
 ATTENTION_SIGNALS: Final[tuple[Signal, ...]] = tuple(s for s in SIGNALS if s.group == "attention")
 """Columns of the per-layer attention statistics that the kernels return, in their order."""

@@ -1,4 +1,4 @@
-"""The signals of one decode step as [B]-shaped tensors: what ``decide`` looks at."""
+"""The signals of a decode step as tensors, from which ``decide`` decides."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class StepStats(NamedTuple):
-    """One row a sequence, one column a signal of ``POLICY_SIGNALS``, in the signal's unit.
+    """The signals of B rows: a column for each signal of ``POLICY_SIGNALS``, in its unit.
 
     ``values``: float32 or float64 [B, S]; ``valid``: bool [B, S], False where the engine cannot measure a
     signal (its value is then 0 and must not be shown); None where everything was measured.
@@ -19,5 +19,5 @@ class StepStats(NamedTuple):
 
     @property
     def known(self) -> Tensor:
-        """The values, with 0 for what was not measured, [B, S]."""
+        """Returns the values, with 0 where a signal was not measured, [B, S]."""
         return self.values if self.valid is None else self.values * self.valid

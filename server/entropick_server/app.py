@@ -40,9 +40,9 @@ def create_app(
     on_failure: Callable[[BaseException], None] | None = None,
     on_ready: Callable[[], None] | None = None,
 ) -> FastAPI:
-    """The server around ``engine``, which starts with the app and is closed with it.
+    """Returns the app around ``engine``, which starts with the app and is closed with it.
 
-    ``on_ready`` is told when the model is loaded; ``on_failure`` when it cannot be: the app goes on
+    ``on_ready`` is called when the model is loaded; ``on_failure`` when it cannot be: the app goes on
     answering 503.
     """
     state = ServerState(engine, settings, on_failure, on_ready)
@@ -93,7 +93,7 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def broken(request: Request, error: Exception) -> Response:
         # the server's log has the traceback; the client learns no more than that it is our fault. This runs
-        # outside the middleware, and nobody knows how far the request was read: the connection ends
+        # outside the middleware, and how far the request was read is not known: the connection ends
         headers = {"Connection": "close"}
         if request_id := request.scope.get("state", {}).get("request_id"):
             headers["X-Request-Id"] = request_id
@@ -102,7 +102,7 @@ def _add_errors(app: FastAPI) -> None:
 
 
 def _describe(app: FastAPI) -> None:
-    """Put the wire models into the OpenAPI document: the routes read their bodies themselves."""
+    """Puts the wire models into the OpenAPI document: the routes read their bodies themselves."""
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:

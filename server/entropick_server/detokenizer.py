@@ -8,90 +8,85 @@ from __future__ import annotations
 import codecs
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """What one token let out: text, and how many tokens (oldest first) had their last byte released."""
+class Released(NamedTuple):
+    """The text that a token lets out, and how many tokens (oldest first) are complete with it."""
 
     text: str
-    released: int
+    tokens: int
     stopped: bool = False
     """a stop string is complete: the text ends before it, every token so far counts as released"""
 
 
 class Detokenizer:
-    """The text of one answer as it grows.
+    """The text of one reply as it grows.
 
     A stop string counts where its last character arrives; of two that end there, the longer. So the result
     depends on the text alone, not on how it was cut into tokens.
     """
 
     def __init__(self, token_bytes: Callable[[int], bytes | None], stop: Sequence[str] = ()) -> None:
+        self.offset = 0
+        """characters decoded so far: where the next token's text begins"""
         self._token_bytes = token_bytes
         self._stop = tuple(stop)
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._held = ""
-        self._decoded = 0
-        """characters that came out of the decoder"""
         self._out = 0
         """characters that were let out"""
         self._waiting: deque[int] = deque()
         """for each token not yet released: how many characters must be out before it is"""
 
-    @property
-    def offset(self) -> int:
-        """Characters decoded so far: where the next token's text begins."""
-        return self._decoded
+    def push(self, token_id: int, *, silent: bool = False) -> Released:
+        """Takes one token. Returns the text that it lets out.
 
-    def push(self, token_id: int, *, silent: bool = False) -> Piece:
-        """Take one token; ``silent`` ones (a stop token) and special ones contribute no text."""
+        A ``silent`` token (a stop token) and a special one have no text."""
         data = None if silent else self._token_bytes(token_id)
         text = self._decoder.decode(data) if data else ""
         # a token that ends inside a character needs that character, which is the next one to come out
         inside = 1 if self._decoder.getstate()[0] else 0
-        self._waiting.append(self._decoded + len(text) + inside)
+        self._waiting.append(self.offset + len(text) + inside)
         return self._let_out(text)
 
-    def finish(self) -> Piece:
-        """Let out what was held back; bytes that never became a character come out as U+FFFD."""
-        piece = self._let_out(self._decoder.decode(b"", final=True))
-        if piece.stopped:
-            return piece
+    def finish(self) -> Released:
+        """Returns the text that was held back; bytes that never became a character come out as U+FFFD."""
+        last = self._let_out(self._decoder.decode(b"", final=True))
+        if last.stopped:
+            return last
         rest, self._held = self._held, ""
         released = len(self._waiting)
         self._waiting.clear()
-        return Piece(piece.text + rest, piece.released + released)
+        return Released(last.text + rest, last.tokens + released)
 
-    def _let_out(self, text: str) -> Piece:
-        self._decoded += len(text)
-        self._held += text
-        cut = self._stop_position() if text else None
-        if cut is not None:
-            released = len(self._waiting)
-            self._waiting.clear()
-            return Piece(self._held[:cut], released, stopped=True)
-        keep = self._beginning_of_stop()
-        out = self._held[: len(self._held) - keep]
-        self._held = self._held[len(self._held) - keep :]
+    def _let_out(self, text: str) -> Released:
+        self.offset += len(text)
+        out = self._held + text
+        if self._stop:
+            if text and (cut := self._stop_position(out)) is not None:
+                released = len(self._waiting)
+                self._waiting.clear()
+                return Released(out[:cut], released, stopped=True)
+            keep = self._beginning_of_stop(out)
+            out, self._held = out[: len(out) - keep], out[len(out) - keep :]
         self._out += len(out)
         released = 0
         while self._waiting and self._waiting[0] <= self._out:
             self._waiting.popleft()
             released += 1
-        return Piece(out, released)
+        return Released(out, released)
 
-    def _stop_position(self) -> int | None:
-        ends = [(at + len(s), at) for s in self._stop if (at := self._held.find(s)) >= 0]
+    def _stop_position(self, text: str) -> int | None:
+        ends = [(at + len(s), at) for s in self._stop if (at := text.find(s)) >= 0]
         return min(ends)[1] if ends else None
 
-    def _beginning_of_stop(self) -> int:
-        """Length of the longest end of the held text that some stop string begins with."""
+    def _beginning_of_stop(self, text: str) -> int:
+        """Returns the length of the longest end of ``text`` that some stop string begins with."""
         longest = 0
         for stop in self._stop:
-            for length in range(min(len(stop) - 1, len(self._held)), longest, -1):
-                if self._held.endswith(stop[:length]):
+            for length in range(min(len(stop) - 1, len(text)), longest, -1):
+                if text.endswith(stop[:length]):
                     longest = length
                     break
         return longest

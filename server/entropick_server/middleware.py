@@ -1,13 +1,16 @@
-"""What every request passes before the routes: an id, the key, the size of its body.
+"""The checks that every request passes before the routes: an id, the key, the size of its body.
 
 Plain ASGI, because a wrapper that reads whole responses would break streams and hide disconnects.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hmac
 import re
 import uuid
+from typing import Final
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -15,19 +18,23 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from .protocol.errors import ApiError
 from .streaming.sse import error_response
 
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_MAX_HEADERS = 128
-_OPEN_PATHS = frozenset({"/health"})
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_MAX_HEADERS: Final = 128
+_OPEN_PATHS: Final = frozenset({"/health"})
+_DROP_LIMITS: Final = 8
+"""times the limit that is read of a body which is too large"""
+_DROP_SECONDS: Final = 10.0
+"""seconds that such a body may take"""
 
 
 class RequestId:
-    """X-Request-Id: the client's where it is harmless, else one of our own; back in every answer."""
+    """A wrapper that puts X-Request-Id into every answer: the client's if it is harmless, else a new id."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on with ``scope["state"]["request_id"]``."""
+        """Passes on with ``scope["state"]["request_id"]``."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -44,14 +51,14 @@ class RequestId:
 
 
 class ApiKey:
-    """Every route but /health asks for the key; unknown routes too, so that nothing can be probed."""
+    """A check of the key on every route but /health; on unknown routes too: nothing can be probed."""
 
     def __init__(self, app: ASGIApp, key: str) -> None:
         self._app = app
         self._key = key.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on, or refuse with 401."""
+        """Passes on, or refuses with 401."""
         if scope["type"] == "lifespan" or scope.get("path") in _OPEN_PATHS or self._matches(scope):
             await self._app(scope, receive, send)
         elif scope["type"] == "websocket":
@@ -74,24 +81,32 @@ class ApiKey:
 
 
 class SizeLimit:
-    """431 for too many headers; 413 for a body over the cap, by its declared length or while it arrives."""
+    """A bound on headers (431) and on the body (413), by its declared length or while it arrives.
+
+    Before a 413 the rest of the body is read and dropped, within bounds: a client that is still sending would
+    find its connection reset, and never read the answer.
+    """
 
     def __init__(self, app: ASGIApp, limit: int) -> None:
         self._app = app
         self._limit = limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on, or refuse."""
+        """Passes on, or refuses."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         if len(scope["headers"]) > _MAX_HEADERS:
-            # the HTTP parser bounds their size only where they do not arrive in one piece
+            # the HTTP parser bounds their size only where they arrive in several packets
             error = ApiError(431, f"More than {_MAX_HEADERS} headers.", code="too_many_headers")
             await error_response(error)(scope, receive, send)
             return
-        declared = Headers(scope=scope).get("content-length", "")
+        headers = Headers(scope=scope)
+        declared = headers.get("content-length", "")
         if declared.isascii() and declared.isdigit() and int(declared[:20]) > self._limit:
+            # a client that waits for "100 Continue" has sent nothing, and reading would ask for it
+            if headers.get("expect", "").lower() != "100-continue":
+                await self._drop(receive, 0)
             await error_response(self._too_large())(scope, receive, send)
             return
         received = 0
@@ -101,11 +116,23 @@ class SizeLimit:
             message = await receive()
             received += len(message.get("body", b""))
             if received > self._limit:
+                if message.get("more_body", False):
+                    await self._drop(receive, received)
                 # raised where the route reads its body; the app's handler answers
                 raise self._too_large()
             return message
 
         await self._app(scope, counted, send)
+
+    async def _drop(self, receive: Receive, received: int) -> None:
+        """Reads the rest of a body and drops it, up to some times the limit and for some seconds."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_DROP_SECONDS):
+                while received <= _DROP_LIMITS * self._limit:
+                    message = await receive()
+                    received += len(message.get("body", b""))
+                    if not message.get("more_body", False):
+                        return
 
     def _too_large(self) -> ApiError:
         message = f"The body is larger than {self._limit} bytes."

@@ -69,7 +69,7 @@ class Settings(BaseSettings):
     served_model_name: str | None = Field(None, min_length=1, description="the model's id for clients")
     max_model_len: int | None = Field(None, ge=1, description="tokens of context; left out: the model's own")
     max_num_seqs: int = Field(16, ge=1, le=4096, description="requests that run at the same time")
-    max_queue: int = Field(256, ge=0, description="requests that may wait; one more is refused with 503")
+    max_queue: int = Field(256, ge=0, description="prompts that may wait; one more is refused with 503")
     max_num_batched_tokens: int = Field(
         512, ge=1, description="tokens of one engine step, more than max_num_seqs"
     )
@@ -119,7 +119,11 @@ class Settings(BaseSettings):
     drain_seconds: float = Field(30.0, ge=0, description="seconds that running requests have after SIGTERM")
     write_timeout_seconds: float = Field(60.0, gt=0, description="seconds a streaming client may not read")
     recent_requests: int = Field(
-        64, ge=0, le=10_000, description="HTTP requests kept for /v1/requests, each with all its choices"
+        64,
+        ge=0,
+        le=10_000,
+        description="HTTP requests kept for /v1/requests, which shows what was generated for every client to "
+        "whoever has the key; with all their choices, in 32 MiB at most; 0: none",
     )
 
     @field_validator("overrides")

@@ -1,4 +1,4 @@
-"""What the routes share: one object per app, at ``app.state.server``."""
+"""The state that the routes share: one object for each app, at ``app.state.server``."""
 
 from __future__ import annotations
 
@@ -6,22 +6,51 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from starlette.requests import Request
 
-from .engine.base import Engine, EngineError
+from .admission import Admission
+from .engine.base import Engine, EngineDeadError, EngineError
 from .engine.types import ModelInfo
 from .metrics import Metrics
+from .offload import Offload
+from .prompts import PromptEncoder
 from .protocol.errors import unavailable
 from .recent import RecentRequests
 from .settings import Settings
 from .version import server_version
+from .vocabulary import Vocabulary
 
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """The model that is served, as it is from its loading on."""
+
+    info: ModelInfo
+    vocabulary: Vocabulary
+    encoder: PromptEncoder
+    profile_id: str | None
+    """of the calibration profile in force"""
+    fingerprint: str
+    """OpenAI's system_fingerprint, which changes with version, model and profile"""
+
+    @classmethod
+    def of(cls, engine: Engine) -> ServedModel:
+        """Reads an engine that has started."""
+        info = engine.info
+        vocabulary = Vocabulary(engine.tokenizer, info.vocab_size)
+        encoder = PromptEncoder(engine.tokenizer, vocabulary, info.max_model_len)
+        profile = None if engine.profile is None else engine.profile.id
+        parts = f"{server_version()}|{info.source}|{info.dtype}|{profile}"
+        digest = hashlib.sha256(parts.encode()).hexdigest()[:8]
+        return cls(info, vocabulary, encoder, profile, f"entropick-{server_version()}-{digest}")
+
+
 class ServerState:
-    """The engine with its life (loading, ready, draining, closed) and what is counted about it."""
+    """The engine with its life (loading, ready, draining, closed), and the counts and records of its work."""
 
     def __init__(
         self,
@@ -32,28 +61,29 @@ class ServerState:
     ) -> None:
         self.engine = engine
         self.settings = settings
+        self.default_policy = settings.default_policy
         self.metrics = Metrics()
         self.recent = RecentRequests(settings.recent_requests)
+        self.admission = Admission(settings.max_num_seqs, settings.max_queue)
+        self.offload = Offload()
         self.draining = False
-        self.in_flight = 0
-        self.tokenizing = asyncio.Lock()
-        """one long text at a time is tokenized beside the event loop"""
-        self._loaded = False
+        self._model: ServedModel | None = None
         self._closed = False
         self._on_failure = on_failure
         self._on_ready = on_ready
         self._loading: asyncio.Task[None] | None = None
 
     def begin_loading(self) -> None:
-        """Load the model in the background, so that /health answers meanwhile."""
+        """Begins to load the model in the background, so that /health answers meanwhile."""
         self._loading = asyncio.create_task(self._load())
         self._loading.add_done_callback(self._after_load)
 
     async def _load(self) -> None:
         await self.engine.start()
-        self.metrics.bind(self.info.name, self.engine.load)
+        model = ServedModel.of(self.engine)
+        self.metrics.bind(model.info.name, self.engine.load)
         self.engine.subscribe(self.metrics.on_step)
-        self._loaded = True
+        self._model = model
 
     def _after_load(self, task: asyncio.Task[None]) -> None:
         if task.cancelled():
@@ -63,7 +93,7 @@ class ServerState:
             if self._on_ready is not None:
                 self._on_ready()
             return
-        # what an engine raises on purpose explains itself, and is told once; else the traceback is needed
+        # what an engine raises on purpose explains itself and is logged once; others need a traceback
         expected = isinstance(error, EngineError)
         if self._on_failure is None or not expected:
             _log.error("the model could not be loaded: %s", error, exc_info=None if expected else error)
@@ -71,55 +101,52 @@ class ServerState:
             self._on_failure(error)
 
     async def close(self) -> None:
-        """Stop the engine, once; its open streams end with an error."""
+        """Stops the engine, once; its open streams end with an error."""
         if self._closed:
             return
         self._closed = True
         if self._loading is not None and not self._loading.done():
             self._loading.cancel()
             await asyncio.wait({self._loading})
+        self.offload.close()
         await self.engine.close()
 
     @property
-    def info(self) -> ModelInfo:
-        """What is served; only once loaded."""
-        return self.engine.info
+    def model(self) -> ServedModel:
+        """Returns the model that is served. Raises EngineDeadError before it is loaded."""
+        if self._model is None:
+            raise EngineDeadError("the engine has not been started")
+        return self._model
+
+    @property
+    def in_flight(self) -> int:
+        """Returns the number of prompts that wait or run."""
+        return self.admission.prompts
 
     @property
     def ready(self) -> bool:
         """True while new requests are taken."""
-        return self._loaded and self.engine.ready and not self.draining
+        return self._model is not None and self.engine.ready and not self.draining
 
     def check_ready(self) -> None:
-        """Raise the 503 that says why no request is taken."""
+        """Raises the 503 that says why no request is taken."""
         if self.draining:
             raise unavailable("The server is shutting down.", "shutting_down", retry_after=5)
-        if not self._loaded:
+        if self._model is None:
             raise unavailable("The model is still loading.", "model_loading", retry_after=2)
         if not self.engine.ready:
             raise unavailable("The engine has stopped.", "engine_stopped", retry_after=10)
 
     @property
-    def profile_id(self) -> str | None:
-        """The calibration profile in force."""
-        return self.engine.profile.id if self.engine.profile is not None else None
-
-    @property
     def served(self) -> str:
-        """What is served, in one line for the operator."""
-        info = self.info
-        preset = self.settings.preset if self.profile_id is not None else "seed"
+        """Returns a line for the operator: the model that is served, and how."""
+        info, profile = self.model.info, self.model.profile_id
+        preset = self.settings.preset if profile is not None else "seed"
         return (
             f"{info.name} ({info.architecture}, {_count(info.parameters)} parameters, {info.dtype}, "
             f"{info.device}, context {info.max_model_len}), policy {self.settings.policy}, preset {preset}, "
-            f"profile {self.profile_id or 'none'}"
+            f"profile {profile or 'none'}"
         )
-
-    @property
-    def fingerprint(self) -> str:
-        """OpenAI's system_fingerprint: changes with version, model and profile."""
-        parts = f"{server_version()}|{self.info.source}|{self.info.dtype}|{self.profile_id}"
-        return f"entropick-{server_version()}-{hashlib.sha256(parts.encode()).hexdigest()[:8]}"
 
 
 def _count(number: int) -> str:
@@ -130,6 +157,6 @@ def _count(number: int) -> str:
 
 
 def server_state(request: Request) -> ServerState:
-    """The app's state."""
+    """Returns the app's state."""
     state: ServerState = request.app.state.server
     return state

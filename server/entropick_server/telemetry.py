@@ -1,15 +1,16 @@
-"""What the sampler saw, in the words of the wire: a row for each token and a summary for each choice."""
+"""The sampler's figures in the words of the wire: a row for each token and a summary for each choice."""
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
+from typing import Final
 
-from entropick_sampler.params import PolicyConfig, Strategy
+from entropick_sampler.params import Strategy
 from entropick_sampler.signals import SIGNAL_NAMES
 
-from .engine.base import Tokenizer
-from .engine.types import BranchRecord, Token, TokenDetail, TokenParameters
+from .engine.types import BranchRecord, Request, Token, TokenDetail
 from .protocol.responses import (
     BranchRow,
     CandidateRow,
@@ -21,35 +22,32 @@ from .protocol.responses import (
     Summary,
     TokenRow,
 )
+from .vocabulary import Vocabulary
+
+STRATEGY_LABELS: Final = {strategy: strategy.label for strategy in Strategy}
+"""strategy -> its name on the wire"""
 
 
-def token_label(tokenizer: Tokenizer, token_id: int) -> str:
-    """A token alone, readable: its text, a special token's name, or OpenAI's form for part of a character."""
-    data = tokenizer.token_bytes(token_id)
-    if data is None:
-        return tokenizer.decode([token_id], skip_special_tokens=False)
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError:
-        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
-
-
-def measured(token: Token) -> dict[str, float]:
-    """Signal name -> value, for what could be measured."""
+def token_row(index: int, token: Token, vocabulary: Vocabulary, *, eos: bool, stop: bool) -> TokenRow:
+    """Returns one row of ``choices[i].entropick.tokens``; a signal that could not be measured is absent."""
+    used = token.parameters
     pairs = zip(SIGNAL_NAMES, token.signals, strict=True)
-    return {name: value for name, value in pairs if value is not None and math.isfinite(value)}
-
-
-def token_row(index: int, token: Token, tokenizer: Tokenizer, *, eos: bool, stop: bool) -> TokenRow:
-    """One row of ``choices[i].entropick.tokens``."""
     row = TokenRow(
         index=index,
-        token=token_label(tokenizer, token.token_id),
+        token=vocabulary.labels[token.token_id],
         token_id=token.token_id,
-        strategy=None if token.strategy is None else token.strategy.label,
+        strategy=None if token.strategy is None else STRATEGY_LABELS[token.strategy],
         forced=token.forced,
-        parameters=None if token.parameters is None else _parameters(token.parameters),
-        signals=SignalValues(**measured(token)),
+        parameters=None
+        if used is None
+        else ParameterValues(
+            temperature=used.temperature,
+            top_p=used.top_p,
+            top_k=used.top_k,
+            min_p=used.min_p,
+            n_candidates=used.n_candidates,
+        ),
+        signals=SignalValues(**{name: v for name, v in pairs if v is not None and math.isfinite(v)}),
     )
     if eos:
         row.eos = True
@@ -59,36 +57,21 @@ def token_row(index: int, token: Token, tokenizer: Tokenizer, *, eos: bool, stop
         row.detail = _detail(token.detail)
         row.candidates = [
             CandidateRow(
-                token=token_label(tokenizer, c.token_id),
-                token_id=c.token_id,
-                logprob=c.logprob,
-                score=c.score,
+                token=vocabulary.labels[c.token_id], token_id=c.token_id, logprob=c.logprob, score=c.score
             )
             for c in token.detail.candidates
         ]
     if token.branches:
-        row.branches = [_branch(branch, tokenizer) for branch in token.branches]
+        row.branches = [_branch(branch, vocabulary) for branch in token.branches]
     return row
 
 
-def _branch(branch: BranchRecord, tokenizer: Tokenizer) -> BranchRow:
-    # bytes, because a tokenizer's decode may trim a text that begins in the middle
-    data = b"".join(tokenizer.token_bytes(i) or b"" for i in branch.token_ids)
+def _branch(branch: BranchRecord, vocabulary: Vocabulary) -> BranchRow:
     return BranchRow(
-        text=data.decode("utf-8", "replace"),
+        text=vocabulary.text(branch.token_ids),
         token_ids=list(branch.token_ids),
         score=branch.score,
         chosen=branch.chosen,
-    )
-
-
-def _parameters(used: TokenParameters) -> ParameterValues:
-    return ParameterValues(
-        temperature=used.temperature,
-        top_p=used.top_p,
-        top_k=used.top_k,
-        min_p=used.min_p,
-        n_candidates=used.n_candidates,
     )
 
 
@@ -101,35 +84,28 @@ def _detail(detail: TokenDetail) -> DetailRow:
     )
 
 
-def summarize(
-    tokens: Sequence[Token],
-    seed: int,
-    policy: PolicyConfig,
-    profile: str | None,
-    branch_tokens: int = 0,
-    choice: int = 0,
-) -> Summary:
-    """One choice at a glance; a signal that was never measured is absent."""
-    columns: dict[str, list[float]] = {}
-    strategies = {strategy.label: 0 for strategy in Strategy}
-    for token in tokens:
-        for name, value in measured(token).items():
-            columns.setdefault(name, []).append(value)
-        if token.strategy is not None:
-            strategies[token.strategy.label] += 1
-    statistics = {
-        name: SignalStatistic(mean=math.fsum(values) / len(values), max=max(values))
-        for name, values in columns.items()
-    }
-    adaptive = policy.policy == "entropix"
+def summarize(request: Request, tokens: Sequence[Token], profile: str | None, branch_tokens: int) -> Summary:
+    """Returns one choice at a glance; a signal that was never measured is absent.
+
+    ``profile``: id of the calibration profile in force; ``branch_tokens``: tokens of branches that lost.
+    """
+    statistics = {}
+    columns = zip(*(token.signals for token in tokens), strict=True)
+    # without tokens there are no columns
+    for name, column in zip(SIGNAL_NAMES, columns, strict=False):
+        values = [value for value in column if value is not None and math.isfinite(value)]
+        if values:
+            statistics[name] = SignalStatistic(mean=math.fsum(values) / len(values), max=max(values))
+    strategies = Counter(token.strategy for token in tokens)
+    adaptive = request.policy.policy == "entropix"
     return Summary(
-        seed=seed,
-        choice=choice,
-        policy=policy.policy,
-        preset=policy.preset if adaptive else None,
+        seed=request.sampling.seed,
+        choice=request.choice,
+        policy=request.policy.policy,
+        preset=request.policy.preset if adaptive else None,
         profile=profile,
         signals=SignalStatistics(**statistics),
-        strategies=strategies,
+        strategies={label: strategies[strategy] for strategy, label in STRATEGY_LABELS.items()},
         forced_tokens=sum(token.forced for token in tokens),
         branch_tokens=branch_tokens,
     )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 
+@cache
 def server_version() -> str:
-    """Version of the distribution, "0+source" where it runs from a bare source tree."""
+    """Returns the version of the distribution, "0+source" where it runs from a bare source tree."""
     try:
         return version("entropick")
     except PackageNotFoundError:

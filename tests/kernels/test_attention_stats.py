@@ -226,8 +226,8 @@ class Cache:
             sequence = torch.Generator().manual_seed(1000 + n)
             k = torch.randn(n, kv_heads, width, generator=sequence).to(dtype)
             v = torch.randn(n, kv_heads, width, generator=sequence).to(dtype)
-            slots = torch.tensor([ids[t // page] * page + t % page for t in range(n)])
-            write_kv(k, v, self.k, self.v, slots)
+            places = torch.tensor([ids[t // page] * page + t % page for t in range(n)])
+            write_kv(k, v, self.k, self.v, places)
             self.keys.append(k)
             self.values.append(v)
 
@@ -436,7 +436,7 @@ def test_prefill_matches_eager(options, length, chunk):
     assert torch.equal(bare[0], out)
 
 
-def test_write_kv_touches_only_its_slots():
+def test_write_kv_touches_only_its_places():
     k_pages, v_pages = torch.zeros(4, 2, 8, 3), torch.zeros(4, 2, 8, 3)
     k, v = torch.randn(3, 2, 3), torch.randn(3, 2, 3)
     write_kv(k, v, k_pages, v_pages, torch.tensor([25, 0, 15], dtype=torch.int32))
@@ -449,10 +449,10 @@ def test_write_kv_touches_only_its_slots():
 def test_what_is_out_of_range_is_refused():
     cache = Cache([20], 2, 16)
     q, one = torch.zeros(1, 4, 16), torch.zeros(1, 2, 16)
-    for slot in (-1, cache.k.shape[0] * 16):
-        with pytest.raises(IndexError, match="slot"):
-            write_kv(one, one, cache.k, cache.v, torch.tensor([slot]))
-    with pytest.raises(ValueError, match="slots"):
+    for place in (-1, cache.k.shape[0] * 16):
+        with pytest.raises(IndexError, match="cache index"):
+            write_kv(one, one, cache.k, cache.v, torch.tensor([place]))
+    with pytest.raises(ValueError, match="cache_index"):
         write_kv(one, one, cache.k, cache.v, torch.tensor([1, 2]))
     with pytest.raises(IndexError, match="page"):
         decode_attention(q, cache.k, cache.v, cache.table + 100, cache.lengths, scale=1.0)

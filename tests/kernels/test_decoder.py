@@ -18,7 +18,7 @@ from entropick_kernels.decoder import (
     DecoderStep,
     LayerWeights,
     NativeDecoder,
-    Piece,
+    PrefillChunk,
     numba_impl,
 )
 from entropick_kernels.decoder.products import pack, pack_pair, unpack
@@ -129,14 +129,14 @@ def run(
     step = DecoderStep(
         ids=torch.tensor([texts[i][at] for i, at in places]),
         positions=torch.tensor([at for _, at in places]),
-        slots=torch.tensor([slot(owned[i], at) for i, at in places], dtype=torch.int32),
+        cache_index=torch.tensor([slot(owned[i], at) for i, at in places], dtype=torch.int32),
         keys=cache.keys,
         values=cache.values,
         page_table=table,
         lengths=torch.tensor([len(text) for text in texts], dtype=torch.int32),
         rows=len(texts),
-        pieces=[
-            Piece(len(text) - 1, torch.tensor(pages, dtype=torch.int32), len(text) - 1)
+        chunks=[
+            PrefillChunk(len(text) - 1, torch.tensor(pages, dtype=torch.int32), len(text) - 1)
             for text, pages in zip(texts, owned, strict=True)
             if len(text) > 1
         ],
@@ -151,8 +151,8 @@ def run(
             step,
             ids=step.ids[before:],
             positions=step.positions[before:],
-            slots=step.slots[before:],
-            pieces=(),
+            cache_index=step.cache_index[before:],
+            chunks=(),
         )
     )
     assert torch.equal(decoded.logits, again.logits)
@@ -199,13 +199,13 @@ def feed(model: Model, native: NativeDecoder, text: list[int], ends: list[int], 
         step = DecoderStep(
             ids=torch.tensor([text[at] for at in places]),
             positions=torch.tensor(list(places)),
-            slots=torch.tensor([slot(pages, at, page) for at in places], dtype=torch.int32),
+            cache_index=torch.tensor([slot(pages, at, page) for at in places], dtype=torch.int32),
             keys=cache.keys,
             values=cache.values,
             page_table=owned.unsqueeze(0),
             lengths=torch.tensor([end], dtype=torch.int32),
             rows=1,
-            pieces=[Piece(end - begin - 1, owned, end - 1)] if end - begin > 1 else (),
+            chunks=[PrefillChunk(end - begin - 1, owned, end - 1)] if end - begin > 1 else (),
             monitored=frozenset(range(len(model.layers))),
         )
         decoded.append(native(step))
@@ -266,35 +266,35 @@ def test_short_runs_of_a_prompt_equal_long_ones(monkeypatch: pytest.MonkeyPatch)
     same_bits(feed(model, native, text, [150], 16)[0], long)
 
 
-def test_pieces_that_do_not_fit_are_refused() -> None:
+def test_chunks_that_do_not_fit_are_refused() -> None:
     model = make_model("even")
     cache = Cache(model)
     pages = torch.tensor([0, 1], dtype=torch.int32)
     step = DecoderStep(
         ids=torch.tensor([1, 2, 3]),
         positions=torch.arange(3),
-        slots=torch.arange(3, dtype=torch.int32),
+        cache_index=torch.arange(3, dtype=torch.int32),
         keys=cache.keys,
         values=cache.values,
         page_table=torch.zeros(0, 1, dtype=torch.int32),
         lengths=torch.zeros(0, dtype=torch.int32),
         rows=0,
-        pieces=[Piece(3, pages, 3)],
+        chunks=[PrefillChunk(3, pages, 3)],
         monitored=frozenset({0}),
     )
     native = model.native()
     assert native(step) is None
-    for piece in (Piece(2, pages, 3), Piece(3, pages, 2), Piece(0, pages, 3)):
-        with pytest.raises(ValueError, match="piece"):
-            native(replace(step, pieces=[piece]))
-    for piece in (
-        Piece(3, pages[:0], 3),
-        Piece(3, pages, 9),
-        Piece(3, pages + 1000, 3),
-        Piece(3, pages - 1, 3),
+    for chunk in (PrefillChunk(2, pages, 3), PrefillChunk(3, pages, 2), PrefillChunk(0, pages, 3)):
+        with pytest.raises(ValueError, match="chunk"):
+            native(replace(step, chunks=[chunk]))
+    for chunk in (
+        PrefillChunk(3, pages[:0], 3),
+        PrefillChunk(3, pages, 9),
+        PrefillChunk(3, pages + 1000, 3),
+        PrefillChunk(3, pages - 1, 3),
     ):
         with pytest.raises(IndexError):
-            native(replace(step, pieces=[piece]))
+            native(replace(step, chunks=[chunk]))
 
 
 @pytest.mark.parametrize("name", list(SHAPES))
@@ -346,34 +346,34 @@ def test_a_bad_row_spoils_itself_alone() -> None:
     step = DecoderStep(
         ids=torch.tensor([text[-1] for text in texts]),
         positions=torch.zeros(3, dtype=torch.int64),
-        slots=torch.tensor([slot(pages, 0) for pages in owned], dtype=torch.int32),
+        cache_index=torch.tensor([slot(pages, 0) for pages in owned], dtype=torch.int32),
         keys=cache.keys,
         values=cache.values,
         page_table=torch.tensor(owned, dtype=torch.int32),
         lengths=torch.ones(3, dtype=torch.int32),
         rows=3,
-        pieces=(),
+        chunks=(),
         monitored=frozenset({0}),
     )
     decoded = native(step)
     assert decoded.logits.isfinite().all(-1).tolist() == [True, False, True]
 
 
-@pytest.mark.parametrize("change", ["ids", "positions", "slots", "page_table", "lengths"])
+@pytest.mark.parametrize("change", ["ids", "positions", "cache_index", "page_table", "lengths"])
 @pytest.mark.parametrize("value", [-1, 1000])
-def test_places_out_of_range_are_refused(change: str, value: int) -> None:
+def test_tokens_out_of_range_are_refused(change: str, value: int) -> None:
     model = make_model("even")
     cache = Cache(model)
     step = DecoderStep(
         ids=torch.tensor([1]),
         positions=torch.tensor([0]),
-        slots=torch.tensor([0], dtype=torch.int32),
+        cache_index=torch.tensor([0], dtype=torch.int32),
         keys=cache.keys,
         values=cache.values,
         page_table=torch.tensor([[0]], dtype=torch.int32),
         lengths=torch.tensor([1], dtype=torch.int32),
         rows=1,
-        pieces=(),
+        chunks=(),
         monitored=frozenset({0}),
     )
     bad = replace(step, **{change: torch.full_like(getattr(step, change), value)})

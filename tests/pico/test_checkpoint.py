@@ -1,8 +1,11 @@
 """The shipped checkpoint: it loads, it is the one the card describes, it answers."""
 
 import hashlib
+import json
 import random
 import re
+
+from transformers import LlamaConfig
 
 from entropick_pico import evaluate, grammar, model_path
 
@@ -20,6 +23,13 @@ def test_the_card_names_these_weights_and_this_tokenizer() -> None:
     for name in ("model.safetensors", "tokenizer.json"):
         digest = hashlib.sha256((model_path() / name).read_bytes()).hexdigest()
         assert re.search(rf"`{re.escape(name)}`.*{digest}", card)
+
+
+def test_engines_that_know_one_place_of_the_rotary_base_alone_read_the_same() -> None:
+    config = json.loads((model_path() / "config.json").read_text())
+    loaded = LlamaConfig.from_pretrained(model_path())
+    assert config["rope_theta"] == config["rope_parameters"]["rope_theta"]
+    assert loaded.rope_parameters["rope_theta"] == config["rope_theta"] == 10000.0
 
 
 def test_it_answers_facts_and_small_talk() -> None:

@@ -39,6 +39,8 @@ def test_a_short_run_learns_and_saves(tmp_path: Path) -> None:
     entries = [entry for entry in log if "loss" in entry]
     assert entries[-1]["loss"] < entries[0]["loss"] - 0.5
     assert json.loads((tmp_path / "train_log.json").read_text()) == log
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["rope_theta"] == config["rope_parameters"]["rope_theta"] == 10000.0
     model, tok = evaluate.load(tmp_path)
     assert model.config.eos_token_id == tok.eos_token_id
     assert model.generation_config.pad_token_id == tok.pad_token_id

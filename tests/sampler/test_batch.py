@@ -1,4 +1,4 @@
-"""The native sampling step against the tensor form, and what a batch holds between steps."""
+"""The native sampling step against the tensor form, and how a batch is composed."""
 
 import pytest
 import torch
@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from entropick_sampler.batch import SampledBatch
+from entropick_sampler.columns import StepColumns
 from entropick_sampler.packed import TokenRow, unpack
 from entropick_sampler.params import BranchConfig, PolicyConfig, SamplingParams
-from entropick_sampler.policy import PolicyState, initial_state
 from entropick_sampler.profile import QUANTILE_LEVELS, THRESHOLDS, Profile
 from entropick_sampler.signals import ATTENTION_SIGNALS, POLICY_SIGNALS
 from entropick_sampler.step import SamplerRows, sample_step
@@ -42,15 +42,26 @@ PARTS = ("token", "strategy", "inserted", "flags", "n_candidates", "top_k")
 FIGURES = ("logprob", "temperature", "top_p", "min_p")
 
 
-def case(seed: int, rows: int, vocabulary: int) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Logits, attention, and positions, forced, clarify, clarify_used, tokens_since_clarify."""
+def case(seed: int, rows: int, vocabulary: int) -> tuple[Tensor, Tensor, StepColumns]:
+    """Logits, attention, and the new inputs of the rows."""
     g = torch.Generator().manual_seed(seed)
     logits = torch.randn(rows, vocabulary, generator=g) * (torch.rand(rows, 1, generator=g) * 6)
     attention = torch.rand(rows, A, generator=g)
     columns = [torch.randint(0, 40, (rows,), generator=g)]
     columns += [torch.randint(-6, 3, (rows,), generator=g).clamp_min(-1) for _ in range(2)]
     columns += [torch.randint(0, 3, (rows,), generator=g), torch.randint(0, 80, (rows,), generator=g)]
-    return logits, attention, columns
+    return logits, attention, StepColumns(torch.stack(columns, 1))
+
+
+def step(
+    batch: SampledBatch,
+    logits: Tensor,
+    attention: Tensor | None,
+    columns: StepColumns,
+    measure: bool = True,
+    attended: Tensor | None = None,
+) -> list[TokenRow]:
+    return unpack(batch.step(logits, attention, attended, columns, measure), batch.candidates)
 
 
 def same(got: TokenRow, want: TokenRow) -> None:
@@ -78,17 +89,15 @@ def test_native_step_is_the_tensor_form(seed: int, kinds: list[int], vocabulary:
     logits, attention, columns = case(seed, n, vocabulary)
     where = torch.arange(n) % 2 == 0 if attended == "some" else None
     seen = None if attended == "none" else attention
-    before = PolicyState(*columns[3:])
-    native = SampledBatch(rows, before, PROFILE)
+    before = columns.data.clone()
+    native = SampledBatch(rows, PROFILE)
     # the tensor form with the native kernels: torch's weights differ in the last bits, and tokens might
     built = SamplerRows.build(rows, PROFILE)
-    result, after = sample_step(logits, seen, where, built, before, *columns[:3])
-    got = native.step(logits, seen, where, *columns[:3])
+    result = sample_step(logits, seen, where, built, columns)
+    got = step(native, logits, seen, columns, attended=where)
     for mine, theirs in zip(got, unpack(result.pack(), built.candidates), strict=True):
         same(mine, theirs)
-    if built.any_enabled:
-        assert torch.equal(native.state.clarify_used, after.clarify_used)
-        assert torch.equal(native.state.tokens_since_clarify, after.tokens_since_clarify)
+    assert torch.equal(columns.data, before), "a step keeps no memory"
 
 
 def test_every_strategy_and_an_insertion_were_compared() -> None:
@@ -98,8 +107,7 @@ def test_every_strategy_and_an_insertion_were_compared() -> None:
     for seed in range(200):
         rows = [KINDS[(seed + i) % len(KINDS)] for i in range(8)]
         logits, attention, columns = case(seed, 8, 97)
-        batch = SampledBatch(rows, PolicyState(*columns[3:]), PROFILE)
-        for row in batch.step(logits, attention, None, *columns[:3]):
+        for row in step(SampledBatch(rows, PROFILE), logits, attention, columns):
             seen.add(row.strategy)
             inserted += row.inserted
     assert len(seen) == 6
@@ -109,12 +117,11 @@ def test_every_strategy_and_an_insertion_were_compared() -> None:
 def test_a_row_is_bit_equal_alone_and_in_a_batch() -> None:
     rows = [KINDS[i % len(KINDS)] for i in range(32)]
     logits, attention, columns = case(3, 32, 40_000)  # enough for several threads
-    state = PolicyState(*columns[3:])
-    together = SampledBatch(rows, state, PROFILE).step(logits, attention, None, *columns[:3])
+    together = step(SampledBatch(rows, PROFILE), logits, attention, columns)
     for i, row in enumerate(rows):
         one = slice(i, i + 1)
-        batch = SampledBatch([row], PolicyState(*(c[one] for c in columns[3:])), PROFILE)
-        (alone,) = batch.step(logits[one], attention[one], None, *(c[one] for c in columns[:3]))
+        batch = SampledBatch([row], PROFILE)
+        (alone,) = step(batch, logits[one], attention[one], StepColumns(columns.data[one]))
         wider = together[i]
         assert alone == wider._replace(firsts=wider.firsts[: len(alone.firsts)])
 
@@ -123,38 +130,36 @@ def test_a_row_is_bit_equal_alone_and_in_a_batch() -> None:
 def test_bad_logits_are_flagged(value: float, flag: int) -> None:
     logits, attention, columns = case(1, 3, 97)
     logits[1, 40] = value
-    batch = SampledBatch([KINDS[2]] * 3, initial_state(3), PROFILE)
-    assert [r.flags for r in batch.step(logits, attention, None, *columns[:3])] == [0, flag, 0]
+    batch = SampledBatch([KINDS[2]] * 3, PROFILE)
+    assert [r.flags for r in step(batch, logits, attention, columns)] == [0, flag, 0]
     logits[1] = -torch.inf
-    assert [r.flags for r in batch.step(logits, attention, None, *columns[:3])] == [0, 4, 0]
+    assert [r.flags for r in step(batch, logits, attention, columns)] == [0, 4, 0]
 
 
 def test_without_measuring_the_draws_are_the_same_and_signals_absent() -> None:
     rows = [KINDS[0], KINDS[4]] * 4
     logits, attention, columns = case(5, 8, 3000)
-    batch = SampledBatch(rows, initial_state(8), None)
-    measured = batch.step(logits, attention, None, *columns[:3])
-    plain = batch.step(logits, attention, None, *columns[:3], False)
+    batch = SampledBatch(rows, None)
+    measured = step(batch, logits, attention, columns)
+    plain = step(batch, logits, attention, columns, False)
     assert [r.token for r in plain] == [r.token for r in measured]
     assert [r.logprob for r in plain] == pytest.approx([r.logprob for r in measured], rel=1e-6, abs=1e-6)
     assert all(set(r.signals) == {None} for r in plain)
     for value, flag in ((float("nan"), 1), (float("inf"), 2)):
         logits[2, 7] = value
-        assert batch.step(logits, attention, None, *columns[:3], False)[2].flags == flag
+        assert step(batch, logits, attention, columns, False)[2].flags == flag
 
 
 def test_a_policy_that_decides_must_be_measured() -> None:
     logits, attention, columns = case(5, 1, 97)
     with pytest.raises(ValueError, match="'fixed'"):
-        SampledBatch([KINDS[2]], initial_state(1), PROFILE).step(logits, attention, None, *columns[:3], False)
+        step(SampledBatch([KINDS[2]], PROFILE), logits, attention, columns, False)
     with pytest.raises(ValueError, match="native"):
-        SampledBatch([KINDS[0]], initial_state(1), PROFILE, implementation="torch").step(
-            logits, attention, None, *columns[:3], False
-        )
+        step(SampledBatch([KINDS[0]], PROFILE, implementation="torch"), logits, attention, columns, False)
 
 
 def test_logits_of_another_height_are_refused() -> None:
     logits, attention, columns = case(5, 2, 97)
-    batch = SampledBatch([KINDS[0]], initial_state(1), PROFILE)
+    batch = SampledBatch([KINDS[0]], PROFILE)
     with pytest.raises(ValueError, match="1 rows"):
-        batch.step(logits, attention, None, *columns[:3])
+        step(batch, logits, attention, columns)

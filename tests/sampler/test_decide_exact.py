@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from entropick_sampler.formulas import PARAMETERS
+from entropick_sampler.columns import StepColumns, StepRow
+from entropick_sampler.compose import Composition, RowParams
 from entropick_sampler.params import SEED_PARAMS, Strategy
-from entropick_sampler.policy import PolicyRows, decide, initial_state
+from entropick_sampler.policy import PolicyRows, decide
 from entropick_sampler.profile import QUANTILE_LEVELS, THRESHOLDS, Profile
 from entropick_sampler.signals import POLICY_SIGNALS
 from entropick_sampler.stats import StepStats
@@ -27,13 +28,13 @@ NAMES = [signal.name for signal in POLICY_SIGNALS]
 )
 def test_top_k_is_rounded_or_cut_off(strategy: Strategy, value: float, want: int) -> None:
     """ADAPTIVE rounds half to even, EXPLORE drops the fraction; what stands beside it keeps every bit."""
-    rows = PolicyRows.build([replace(SEED_PARAMS, temperature=0.7)], [True], [False], None)
-    line = slice(int(strategy) * len(PARAMETERS), (int(strategy) + 1) * len(PARAMETERS))
+    params = RowParams.of(replace(SEED_PARAMS, temperature=0.7), True, None)
+    rows = PolicyRows.of(Composition.of([params], None), None)
     rows.coefficients.zero_()
-    rows.constants[0, line] = torch.tensor([1 / 3, 0.7, value, 0.1], dtype=torch.float64)
+    rows.constants[0, strategy] = torch.tensor([1 / 3, 0.7, value, 0.1], dtype=torch.float64)
     values = torch.zeros(1, len(NAMES), dtype=torch.float64)
     values[0, :2] = torch.tensor([1.0, 6.0 if strategy is Strategy.EXPLORE else 1.0])
-    got, _ = decide(StepStats(values), initial_state(1), rows)
+    got = decide(StepStats(values), StepColumns.of([StepRow(0)]).memory, rows)
     assert Strategy(int(got.strategy)) is strategy
     assert int(got.top_k) == want
     assert (float(got.temperature), float(got.top_p), float(got.min_p)) == (1 / 3, 0.7, 0.1)
@@ -51,10 +52,11 @@ def test_nothing_is_read_back_from_the_device() -> None:
         dict.fromkeys(THRESHOLDS, 1.0),
         clarify_weights={"agreement": 2.0},
     )
-    rows = PolicyRows.build([SEED_PARAMS, profile.params], [True] * 2, [False, True], profile, "meta")
+    params = [RowParams.of(SEED_PARAMS, True, None), RowParams.of(profile.params, True, profile)]
+    rows = PolicyRows.of(Composition.of(params, profile), profile, "meta")
+    memory = StepColumns.of([StepRow(0)] * 2).to("meta").memory
     values = torch.zeros(2, len(NAMES), device="meta")
     for valid in (None, torch.zeros(2, len(NAMES), dtype=torch.bool, device="meta")):
-        state = initial_state(2, "meta")
-        decision, state = decide(StepStats(values, valid), state, rows, rows.ranked)
-        assert {t.shape for t in (*decision, *state)} == {(2,)}
-        assert {t.device.type for t in (*decision, *state)} == {"meta"}
+        decision = decide(StepStats(values, valid), memory, rows, rows.ranked)
+        assert {t.shape for t in decision} == {(2,)}
+        assert {t.device.type for t in decision} == {"meta"}

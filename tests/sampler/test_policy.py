@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from entropick_sampler.columns import PolicyMemory, StepColumns, StepRow
+from entropick_sampler.compose import Composition, RowParams, compose
 from entropick_sampler.params import (
     FIXED_BASE,
     PARAM_NAMES,
     SEED_PARAMS,
     STRATEGY_OFF,
+    PolicyConfig,
     PolicyParams,
     SamplingParams,
     Strategy,
@@ -23,7 +26,6 @@ from entropick_sampler.policy import (
     Decision,
     PolicyRows,
     decide,
-    initial_state,
     quantile_ranks,
 )
 from entropick_sampler.profile import QUANTILE_LEVELS, THRESHOLDS, Profile
@@ -42,8 +44,13 @@ def make_stats(*rows: dict[str, float], dtype: torch.dtype = torch.float64) -> S
 def make_rows(
     *params: PolicyParams, ranked: bool = False, profile: Profile | None = None, enabled: bool = True
 ) -> PolicyRows:
-    n = len(params)
-    return PolicyRows.build(params, [enabled] * n, [ranked] * n, profile)
+    rows = [RowParams.of(p, enabled, profile if ranked else None) for p in params]
+    return PolicyRows.of(Composition.of(rows, profile), profile)
+
+
+def fresh(rows: int, device: str = "cpu") -> PolicyMemory:
+    """The memory of sequences without a clarifying text."""
+    return StepColumns.of([StepRow(0)] * rows).to(device).memory
 
 
 def make_profile(**changes: object) -> Profile:
@@ -65,7 +72,7 @@ def guide_signals(metrics: dict[str, float]) -> dict[str, float]:
 
 def decide_one(stats: StepStats, params: PolicyParams = SEED_PARAMS, **kwargs: object) -> Decision:
     rows = make_rows(params, **kwargs)  # type: ignore[arg-type]
-    return decide(stats, initial_state(1), rows)[0]
+    return decide(stats, fresh(1), rows)
 
 
 @pytest.mark.parametrize("case", CASES["03_state_machine"]["cases"])
@@ -129,7 +136,7 @@ def test_regions_partition_the_plane() -> None:
     v = torch.tensor([y for _, y in grid], dtype=torch.float64)
     stats = make_stats(*({"logits_entropy": x, "logits_varentropy": y} for x, y in grid))
     rows = make_rows(*[SEED_PARAMS] * len(grid))
-    got = decide(stats, initial_state(len(grid)), rows)[0].strategy
+    got = decide(stats, fresh(len(grid)), rows).strategy
     for x, y, strategy in zip(h.tolist(), v.tolist(), got.tolist(), strict=True):
         hits = {
             Strategy.GREEDY: x < 0.1 and y < 0.1,
@@ -146,25 +153,23 @@ def test_regions_partition_the_plane() -> None:
 def test_clarify_inserts_once_then_raises_the_temperature() -> None:
     stats = make_stats({"logits_entropy": 4.0, "attention_entropy": 1.5})
     rows = make_rows(SEED_PARAMS)
-    first, state = decide(stats, initial_state(1), rows)
-    second, state = decide(stats, state, rows)
+    first = decide(stats, fresh(1), rows)
+    second = decide(stats, StepColumns.of([StepRow(1, clarify_used=1, since_clarify=99)]).memory, rows)
     assert (bool(first.insert_clarify), bool(second.insert_clarify)) == (True, False)
     assert Strategy(int(second.strategy)) is Strategy.CLARIFY
     assert float(second.temperature) == pytest.approx(0.666 * 1.6)
-    assert state.clarify_used.tolist() == [1]
 
 
 def test_clarify_waits_for_the_cooldown_and_for_permission() -> None:
     stats = make_stats({"logits_entropy": 4.0})
     rows = make_rows(replace(SEED_PARAMS, clarify_budget=2, clarify_cooldown=3))
-    state, inserted = initial_state(1), []
-    for _ in range(8):
-        decision, state = decide(stats, state, rows)
-        inserted.append(bool(decision.insert_clarify))
-    assert inserted == [True, False, False, False, True, False, False, False]
-    denied, state = decide(stats, initial_state(1), rows, torch.tensor([False]))
+    inserted = []
+    for since, used in ((None, 0), (0, 1), (2, 1), (3, 1), (3, 2)):
+        memory = StepColumns.of([StepRow(9, clarify_used=used, since_clarify=since)]).memory
+        inserted.append(bool(decide(stats, memory, rows).insert_clarify))
+    assert inserted == [True, False, False, True, False]
+    denied = decide(stats, fresh(1), rows, torch.tensor([False]))
     assert not bool(denied.insert_clarify)
-    assert state.clarify_used.tolist() == [0]
 
 
 def test_filters_that_are_off_stay_off() -> None:
@@ -188,13 +193,13 @@ def test_rows_of_a_batch_do_not_touch_each_other() -> None:
     values = torch.rand(16, len(NAMES), generator=generator, dtype=torch.float64) * 7
     stats = StepStats(values, torch.rand(16, len(NAMES), generator=generator) > 0.1)
     profile = make_profile(clarify_weights={"agreement": 2.0}, clarify_bias=-1.0)
-    params = [SEED_PARAMS if i % 2 else profile.params for i in range(16)]
-    ranked = [i % 2 == 0 for i in range(16)]
-    together, _ = decide(stats, initial_state(16), PolicyRows.build(params, [True] * 16, ranked, profile))
+    presets = [RowParams.of(profile.params, True, profile), RowParams.of(SEED_PARAMS, True, None)]
+    mixed = PolicyRows.of(Composition.of(presets * 8, profile), profile)
+    together = decide(stats, fresh(16), mixed)
     for i in range(16):
-        row = PolicyRows.build([params[i]], [True], [ranked[i]], profile)
+        row = PolicyRows.of(Composition.of([presets[i % 2]], profile), profile)
         one = StepStats(stats.values[i : i + 1], stats.valid[i : i + 1])
-        alone, _ = decide(one, initial_state(1), row)
+        alone = decide(one, fresh(1), row)
         for a, b in zip(alone, together, strict=True):
             assert torch.equal(a[0], b[i])
 
@@ -232,13 +237,13 @@ def test_ranks_follow_the_profile() -> None:
     flat = dict.fromkeys(NAMES, (0.0,) * 8 + (1.0,))
     rows = make_rows(SEED_PARAMS, profile=make_profile(quantiles=flat))
     stats = make_stats(dict.fromkeys(NAMES, -1.0))
-    assert torch.allclose(quantile_ranks(stats, rows), torch.tensor(0.01, dtype=torch.float64))
+    assert torch.allclose(quantile_ranks(stats, rows.shared), torch.tensor(0.01, dtype=torch.float64))
     rows = make_rows(SEED_PARAMS, profile=make_profile())
-    ranks = quantile_ranks(make_stats({"logits_entropy": 5.0, "agreement": 99.0}), rows)
+    ranks = quantile_ranks(make_stats({"logits_entropy": 5.0, "agreement": 99.0}), rows.shared)
     assert float(ranks[0, NAMES.index("logits_entropy")]) == pytest.approx(0.5)
     assert float(ranks[0, NAMES.index("agreement")]) == pytest.approx(0.99)
     missing = StepStats(torch.zeros(1, len(NAMES)), torch.zeros(1, len(NAMES), dtype=torch.bool))
-    assert torch.all(quantile_ranks(missing, rows) == 0.5)
+    assert torch.all(quantile_ranks(missing, rows.shared) == 0.5)
 
 
 def test_calibrated_formulas_and_limits() -> None:
@@ -307,4 +312,4 @@ def test_every_parameter_has_a_range_that_holds_the_presets() -> None:
 
 def test_calibrated_without_profile_is_refused() -> None:
     with pytest.raises(ValueError, match="needs a profile"):
-        make_rows(SEED_PARAMS, ranked=True)
+        compose([(SamplingParams(), PolicyConfig(preset="calibrated"))], None)

@@ -1,15 +1,21 @@
 """Profiles: the file round-trips, bad files say what is wrong, fit finds what was put in."""
 
+import os
+import stat
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from entropick_sampler.calibrate import Measured, cut_points, fit
-from entropick_sampler.native_policy import Tables, rank
+from entropick_sampler.calibrate import MeasuredTokens, cut_points, fit
+from entropick_sampler.columns import StepColumns, StepRow
+from entropick_sampler.compose import Composition, RowParams, rank_tables
+from entropick_sampler.native.row import rank
 from entropick_sampler.params import Strategy
-from entropick_sampler.policy import PolicyRows, decide, initial_state, quantile_ranks
+from entropick_sampler.policy import PolicyRows, decide, quantile_ranks
 from entropick_sampler.profile import QUANTILE_LEVELS, Profile, ProfileError
 from entropick_sampler.signals import POLICY_SIGNALS
 from entropick_sampler.stats import StepStats
@@ -17,7 +23,7 @@ from entropick_sampler.stats import StepStats
 NAMES = [signal.name for signal in POLICY_SIGNALS]
 
 
-def measured(n: int = 4000, shift: float = 3.0, labelled: bool = True) -> Measured:
+def measured(n: int = 4000, shift: float = 3.0, labelled: bool = True) -> MeasuredTokens:
     """A made-up model: 60 % sure tokens, 20 % even choices (half of them ambiguous), 20 % lopsided ones.
 
     On ambiguous tokens the agreement is ``shift`` standard deviations higher.
@@ -33,7 +39,7 @@ def measured(n: int = 4000, shift: float = 3.0, labelled: bool = True) -> Measur
     values[:, NAMES.index("agreement")] += shift * 0.3 * ambiguous
     if not labelled:
         ambiguous = torch.zeros_like(ambiguous)
-    return Measured(values, torch.ones_like(values, dtype=torch.bool), ambiguous)
+    return MeasuredTokens(values, torch.ones_like(values, dtype=torch.bool), ambiguous)
 
 
 def make(**kwargs: object) -> Profile:
@@ -46,10 +52,14 @@ def make(**kwargs: object) -> Profile:
     )
 
 
-def strategies(profile: Profile, data: Measured) -> torch.Tensor:
+PLAIN = make()
+
+
+def strategies(profile: Profile, data: MeasuredTokens) -> torch.Tensor:
     n = len(data.values)
-    rows = PolicyRows.build([profile.params] * n, [True] * n, [True] * n, profile)
-    return decide(StepStats(data.values, data.valid), initial_state(n), rows)[0].strategy
+    composition = Composition.of([RowParams.of(profile.params, True, profile)] * n, profile)
+    memory = StepColumns.of([StepRow(0)] * n).memory
+    return decide(StepStats(data.values, data.valid), memory, PolicyRows.of(composition, profile)).strategy
 
 
 def test_round_trip(tmp_path: Path) -> None:
@@ -58,6 +68,74 @@ def test_round_trip(tmp_path: Path) -> None:
     again = Profile.load(tmp_path / "p.toml")
     assert again == profile
     assert again.id == profile.id
+    assert replace(profile, tokens=1).id != profile.id
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=st.text(), note=st.text(), bias=st.floats(allow_nan=False, allow_infinity=False))
+def test_any_text_and_any_number_round_trips(tmp_path: Path, text: str, note: str, bias: float) -> None:
+    profile = replace(PLAIN, clarify_text=text, notes=(note, note), clarify_bias=bias)
+    profile.save(tmp_path / "p.toml")
+    assert Profile.load(tmp_path / "p.toml") == profile
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Which one? \U0001f600", "\x00\x1f\x7f\x85\u2028", "a\r\nb\rc", '"""', "\\", "'''", "\ufeff#"],
+)
+def test_emoji_quotes_and_control_characters_round_trip(tmp_path: Path, text: str) -> None:
+    profile = replace(PLAIN, clarify_text=text, data_hash=text, date=text)
+    profile.save(tmp_path / "p.toml")
+    assert Profile.load(tmp_path / "p.toml") == profile
+
+
+def test_half_a_character_is_refused_and_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "p.toml"
+    PLAIN.save(path)
+    with pytest.raises(ProfileError, match="not Unicode"):
+        replace(PLAIN, clarify_text="\ud83d").save(path)
+    assert Profile.load(path) == PLAIN
+    assert os.listdir(tmp_path) == ["p.toml"]
+
+
+@pytest.mark.parametrize("failing", ["fsync", "replace"])
+def test_a_full_disk_leaves_the_old_file_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    path = tmp_path / "p.toml"
+    PLAIN.save(path)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os if failing == "fsync" else Path, failing, full)
+    with pytest.raises(OSError, match="No space"):
+        replace(PLAIN, tokens=7).save(path)
+    assert Profile.load(path) == PLAIN
+    assert os.listdir(tmp_path) == ["p.toml"]
+
+
+def test_the_file_has_the_rights_of_any_new_file(tmp_path: Path) -> None:
+    PLAIN.save(tmp_path / "made" / "p.toml")
+    (tmp_path / "other").touch()
+    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("made/p.toml", "other")]
+    assert modes[0] == modes[1]
+
+
+def test_the_id_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    profile = replace(PLAIN)
+    calls = []
+    whole = Profile.as_dict
+
+    def counted(self: Profile) -> dict[str, object]:
+        calls.append(self)
+        return whole(self)
+
+    monkeypatch.setattr(Profile, "as_dict", counted)
+    assert len({profile.id, profile.id, profile.id}) == 1
+    assert profile.params is profile.params
+    assert len(calls) == 1
+    assert hash(profile) == hash(PLAIN)
     assert replace(profile, tokens=1).id != profile.id
 
 
@@ -96,14 +174,14 @@ def test_without_labels_there_is_no_discriminant() -> None:
     assert any("too few labelled" in note for note in profile.notes)
 
 
-def without_attention(data: Measured) -> Measured:
+def without_attention(data: MeasuredTokens) -> MeasuredTokens:
     """The same tokens on an engine that sees logits alone: what is not measured has any value."""
     valid = data.valid.clone()
     valid[:, 2:] = False
-    return Measured(data.values.masked_fill(~valid, 7.0), valid, data.ambiguous)
+    return MeasuredTokens(data.values.masked_fill(~valid, 7.0), valid, data.ambiguous)
 
 
-def fitted(data: Measured) -> Profile:
+def fitted(data: MeasuredTokens) -> Profile:
     return fit(data, model_hash="m", data_hash="d", layers=(0, 1), date="2026-01-01")
 
 
@@ -120,23 +198,24 @@ def test_a_profile_without_attention_decides_the_same_where_attention_is_measure
     blind = without_attention(measured())
     fitted(blind).save(tmp_path / "p.toml")
     profile = Profile.load(tmp_path / "p.toml")
-    rows = PolicyRows.build([profile.params], [True], [True], profile)
-    tables = Tables.of(rows)
+    composition = Composition.of([RowParams.of(profile.params, True, profile)], profile)
+    shared = PolicyRows.of(composition, profile).shared
+    tables = rank_tables(profile)
     for value in (0.0, 1e-9, 123.0):
-        ranks = quantile_ranks(StepStats(torch.full((1, len(NAMES)), value)), rows)
+        ranks = quantile_ranks(StepStats(torch.full((1, len(NAMES)), value)), shared)
         assert ranks[0, 2:] == pytest.approx(0.5, abs=1e-12)
-        for low, scale in zip(tables.rank_low[2:], tables.rank_scale[2:], strict=True):
-            assert rank(value, low, scale, tables.rank_step) == pytest.approx(0.5, abs=1e-12)
+        for low, scale in zip(tables.low[2:], tables.scale[2:], strict=True):
+            assert rank(value, low, scale) == pytest.approx(0.5, abs=1e-12)
     assert strategies(profile, measured()).equal(strategies(profile, blind))
 
 
 def test_tokens_whose_figures_were_lost_are_left_out() -> None:
     data = measured()
     lost = torch.rand(len(data.values), generator=torch.Generator().manual_seed(1)) < 0.3
-    holes = Measured(
+    holes = MeasuredTokens(
         data.values.masked_fill(lost.unsqueeze(1), 0.0), data.valid & ~lost.unsqueeze(1), data.ambiguous
     )
-    kept = Measured(data.values[~lost], data.valid[~lost], data.ambiguous[~lost])
+    kept = MeasuredTokens(data.values[~lost], data.valid[~lost], data.ambiguous[~lost])
     got, want = fitted(holes), fitted(kept)
     assert got.notes[-2] == f"{int(lost.sum())} tokens left out: their figures were lost"
     assert replace(got, notes=()) == replace(want, notes=())
@@ -163,6 +242,13 @@ def test_too_little_data_is_refused() -> None:
         ("[quantiles]", "[quantiles]\nnonsense = [1.0]", "quantiles.nonsense"),
         ("[thresholds]", "[thresholds", "cannot be read"),
         ("tokens = 4000", 'tokens = "many"', "malformed"),
+        ("tokens = 4000", "tokens = inf", "malformed"),
+        ("[provenance]", "[provenience]", "missing"),
+        ("bias = ", "bias = nan #", "clarify.bias"),
+        ("greedy_entropy = ", "greedy_entropy = inf #", "thresholds.greedy_entropy"),
+        ("agreement = [", "agreement = [nan,", "quantiles.agreement"),
+        ("[thresholds]", "[thresholds]\nother = 1", "thresholds.other is not known"),
+        ("format = 1", "format = " + "[" * 5000, "cannot be read"),
     ],
 )
 def test_bad_files_say_what_is_wrong(tmp_path: Path, old: str, new: str, needle: str) -> None:

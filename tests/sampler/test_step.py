@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from entropick_kernels.logits_stats.reference import logits_entropy, logits_varentropy, surprisal
+from entropick_sampler.columns import StepColumns, StepRow
 from entropick_sampler.packed import TokenRow, unpack
 from entropick_sampler.params import BranchConfig, PolicyConfig, SamplingParams, Strategy
-from entropick_sampler.policy import PolicyState, initial_state
 from entropick_sampler.profile import QUANTILE_LEVELS, THRESHOLDS, Profile
 from entropick_sampler.signals import ATTENTION_SIGNALS, POLICY_SIGNALS, SIGNAL_NAMES
 from entropick_sampler.step import SamplerRows, sample_step
@@ -35,23 +35,19 @@ def run(
     rows: list[tuple[SamplingParams, PolicyConfig]],
     *,
     attention: Tensor | None = None,
-    state: PolicyState | None = None,
     position: int = 0,
     forced: list[int] | None = None,
     clarify: list[int] | None = None,
-) -> tuple[list[TokenRow], PolicyState]:
-    n = len(rows)
-    result, after = sample_step(
-        logits,
-        attention,
-        None,
-        SamplerRows.build(rows, PROFILE),
-        state or initial_state(n),
-        torch.full((n,), position),
-        torch.tensor(forced or [-1] * n),
-        torch.tensor(clarify or [-1] * n),
+) -> list[TokenRow]:
+    none = [-1] * len(rows)
+    columns = StepColumns.of(
+        [StepRow(position, *tokens) for tokens in zip(forced or none, clarify or none, strict=True)]
     )
-    return unpack(result.pack()), after
+    return unpack(sample_step(logits, attention, None, SamplerRows.build(rows, PROFILE), columns).pack())
+
+
+def at(position: int, rows: int) -> StepColumns:
+    return StepColumns.of([StepRow(position)] * rows)
 
 
 def random_case(n: int = 16) -> tuple[Tensor, Tensor, list[tuple[SamplingParams, PolicyConfig]]]:
@@ -70,7 +66,7 @@ def random_case(n: int = 16) -> tuple[Tensor, Tensor, list[tuple[SamplingParams,
 
 def test_signals_are_those_of_the_references() -> None:
     logits, attention, rows = random_case()
-    got, _ = run(logits, rows, attention=attention)
+    got = run(logits, rows, attention=attention)
     for i, row in enumerate(got):
         signals = dict(zip(SIGNAL_NAMES, row.signals, strict=True))
         exact = logits[i].double()
@@ -85,9 +81,9 @@ def test_signals_are_those_of_the_references() -> None:
 
 def test_a_row_alone_is_the_same_row_in_a_batch() -> None:
     logits, attention, rows = random_case()
-    together, _ = run(logits, rows, attention=attention)
+    together = run(logits, rows, attention=attention)
     for i in range(len(rows)):
-        (alone,), _ = run(logits[i : i + 1], [rows[i]], attention=attention[i : i + 1])
+        (alone,) = run(logits[i : i + 1], [rows[i]], attention=attention[i : i + 1])
         assert alone.token == together[i].token
         assert alone.strategy == together[i].strategy
         assert alone.signals == pytest.approx(together[i].signals, rel=1e-6, abs=1e-6)
@@ -96,7 +92,7 @@ def test_a_row_alone_is_the_same_row_in_a_batch() -> None:
 
 def test_what_is_not_measured_is_absent() -> None:
     logits, _, rows = random_case()
-    got, _ = run(logits, rows)
+    got = run(logits, rows)
     for row in got:
         for name, value in zip(SIGNAL_NAMES, row.signals, strict=True):
             assert (value is None) == (name in {s.name for s in ATTENTION_SIGNALS})
@@ -105,9 +101,9 @@ def test_what_is_not_measured_is_absent() -> None:
 def test_seed_and_position_decide_the_draw() -> None:
     logits = torch.zeros(1, V)
     rows = [(SamplingParams(seed=9), FIXED)]
-    tokens = [run(logits, rows, position=p)[0][0].token for p in range(32)]
-    again = [run(logits, rows, position=p)[0][0].token for p in range(32)]
-    other = [run(logits, [(SamplingParams(seed=10), FIXED)], position=p)[0][0].token for p in range(32)]
+    tokens = [run(logits, rows, position=p)[0].token for p in range(32)]
+    again = [run(logits, rows, position=p)[0].token for p in range(32)]
+    other = [run(logits, [(SamplingParams(seed=10), FIXED)], position=p)[0].token for p in range(32)]
     assert tokens == again
     assert len(set(tokens)) > 16
     assert tokens != other
@@ -115,7 +111,7 @@ def test_seed_and_position_decide_the_draw() -> None:
 
 def test_temperature_zero_is_greedy_and_has_no_strategy() -> None:
     logits, attention, _ = random_case()
-    got, _ = run(logits, [(SamplingParams(temperature=0.0), SEED)] * 16, attention=attention)
+    got = run(logits, [(SamplingParams(temperature=0.0), SEED)] * 16, attention=attention)
     assert [row.token for row in got] == logits.argmax(-1).tolist()
     assert {row.strategy for row in got} == {None}
 
@@ -123,7 +119,7 @@ def test_temperature_zero_is_greedy_and_has_no_strategy() -> None:
 def test_the_best_of_the_candidates_wins() -> None:
     logits = torch.linspace(0, 2, V).repeat(4, 1)  # H about 6.4, V below 5: ADAPTIVE under seed
     rows = [(SamplingParams(seed=i), SEED) for i in range(4)]
-    got, _ = run(logits, rows)
+    got = run(logits, rows)
     for row in got:
         assert row.strategy is Strategy.ADAPTIVE
         assert row.n_candidates == len(row.candidates) == 12
@@ -132,7 +128,7 @@ def test_the_best_of_the_candidates_wins() -> None:
         assert scores == pytest.approx([scores[0]] * 12, abs=1e-5), (
             "the confidence is the step's, not a token's"
         )
-    (fewer,), _ = run(
+    (fewer,) = run(
         logits[:1], [(SamplingParams(seed=0), PolicyConfig(preset="seed", overrides={"n_candidates": 1}))]
     )
     assert fewer.token == got[0].candidates[0][0]
@@ -142,18 +138,17 @@ def test_clarify_begins_the_text_unless_it_cannot() -> None:
     logits = torch.zeros(2, V)
     logits[:, 40:] = -math.inf  # uniform over 40: H 5.3, V 0
     rows = [(SamplingParams(seed=1), SEED)] * 2
-    got, state = run(logits, rows, clarify=[50, -1])
+    got = run(logits, rows, clarify=[50, -1])
     assert [row.inserted for row in got] == [True, False]
     assert got[0].token == 50
     assert got[0].strategy is got[1].strategy is Strategy.CLARIFY
-    assert state.clarify_used.tolist() == [1, 0]
 
 
 def test_overrides_hold_under_fixed_too() -> None:
     """A temperature by override is a temperature, whoever decides."""
     logits, _, _ = random_case()
     cold = PolicyConfig(policy="fixed", overrides={"temperature": 0.0})
-    got, _ = run(logits, [(SamplingParams(temperature=0.9), cold)] * 16)
+    got = run(logits, [(SamplingParams(temperature=0.9), cold)] * 16)
     assert [row.token for row in got] == logits.argmax(-1).tolist()
 
 
@@ -163,7 +158,7 @@ def test_logprobs_are_exact_at_large_logits() -> None:
     # what float32 makes of the shifted logits is the distribution that is measured
     shifted = (logits.double() + 1e4).float()
     want = torch.log_softmax(shifted.double(), -1)
-    got, _ = run(shifted, [(SamplingParams(seed=4), FIXED)] * 16)
+    got = run(shifted, [(SamplingParams(seed=4), FIXED)] * 16)
     for i, row in enumerate(got):
         assert row.logprob == pytest.approx(float(want[i, row.token]), abs=2e-6)
         assert row.logprob == pytest.approx(float(exact[i, row.token]), abs=5e-3)
@@ -171,19 +166,18 @@ def test_logprobs_are_exact_at_large_logits() -> None:
 
 def test_forced_tokens_are_emitted_and_measured() -> None:
     logits, attention, rows = random_case()
-    got, state = run(logits, rows, attention=attention, forced=[3] * 16, clarify=[5] * 16)
+    got = run(logits, rows, attention=attention, forced=[3] * 16, clarify=[5] * 16)
     assert {row.token for row in got} == {3}
     assert not any(row.inserted for row in got)
-    assert state.clarify_used.sum() == 0
     surprisals = [row.signals[SIGNAL_NAMES.index("surprisal")] for row in got]
     assert surprisals == pytest.approx([float(surprisal(x.double(), 3)) for x in logits], rel=1e-4)
 
 
 def test_a_row_with_nan_is_flagged_and_alone() -> None:
     logits, attention, rows = random_case()
-    clean, _ = run(logits, rows, attention=attention)
+    clean = run(logits, rows, attention=attention)
     logits[5, 7] = math.nan
-    got, _ = run(logits, rows, attention=attention)
+    got = run(logits, rows, attention=attention)
     assert [bool(row.flags) for row in got] == [i == 5 for i in range(16)]
     for i, (a, b) in enumerate(zip(clean, got, strict=True)):
         if i != 5:
@@ -192,18 +186,14 @@ def test_a_row_with_nan_is_flagged_and_alone() -> None:
 
 def test_branches_of_a_sequence_draw_with_numbers_of_their_own() -> None:
     rows = [(SamplingParams(seed=1), FIXED)] * 4
-    built = SamplerRows.build(rows, None, branches=[0, 1, 1, 2])
-    zeros = torch.zeros(4, dtype=torch.int64)
+    built = SamplerRows.build(rows, None, streams=[0, 1, 1, 2])
     logits = torch.zeros(4, V)
-    draws: list[list[int]] = []
-    for position in range(8):
-        none = zeros - 1
-        result, _ = sample_step(logits, None, None, built, initial_state(4), zeros + position, none, none)
-        draws.append(result.token.tolist())
+    steps = [sample_step(logits, None, None, built, at(position, 4)) for position in range(8)]
+    draws = [step.ids[:, 0].tolist() for step in steps]
     root, one, again, two = zip(*draws, strict=True)
     assert one == again
     assert len({root, one, two}) == 3
-    alone, _ = zip(*(run(logits[:1], rows[:1], position=p) for p in range(8)), strict=True)
+    alone = [run(logits[:1], rows[:1], position=p) for p in range(8)]
     assert root == tuple(row.token for (row,) in alone)
 
 
@@ -212,23 +202,18 @@ def test_first_tokens_of_branches_stand_beside_the_row_and_change_no_other() -> 
     branched = [
         (s, replace(c, branch=BranchConfig(width=4)) if c.policy == "entropix" else c) for s, c in rows
     ]
-    none = torch.full((16,), -1)
-    for position, word in ((0, 0), (1, 0), (2, 3 << 16), (3, 0xFFFF << 16)):
-        own = SamplerRows.build(rows, PROFILE, branches=[word] * 16)
-        built = SamplerRows.build(branched, PROFILE, branches=[word] * 16)
-        columns = none + 1 + position, none, none
-        result, _ = sample_step(logits, attention, None, own, initial_state(16), *columns)
-        plain = unpack(result.pack())
-        result, _ = sample_step(logits, attention, None, built, initial_state(16), *columns)
-        got = unpack(result.pack(), built.candidates)
+    for position, stream in ((0, 0), (1, 0), (2, 3 << 16), (3, 0xFFFF << 16)):
+        own = SamplerRows.build(rows, PROFILE, streams=[stream] * 16)
+        built = SamplerRows.build(branched, PROFILE, streams=[stream] * 16)
+        columns = at(position, 16)
+        plain = unpack(sample_step(logits, attention, None, own, columns).pack())
+        got = unpack(sample_step(logits, attention, None, built, columns).pack(), built.candidates)
         assert [row._replace(firsts=()) for row in got] == plain
         assert all(len(row.firsts) == 3 for row in got)
         for number in (1, 2, 3):
             # what a branch begins with is what its own row would draw first
-            other = SamplerRows.build(rows, PROFILE, branches=[word + number] * 16)
-            result, _ = sample_step(logits, attention, None, other, initial_state(16), *columns)
-            assert [row.firsts[number - 1] for row in got] == [
-                row.candidates[0] for row in unpack(result.pack())
-            ]
+            other = SamplerRows.build(rows, PROFILE, streams=[stream + number] * 16)
+            drawn = unpack(sample_step(logits, attention, None, other, columns).pack())
+            assert [row.firsts[number - 1] for row in got] == [row.candidates[0] for row in drawn]
     alone = SamplerRows.build([(SamplingParams(temperature=0.0), branched[-1][1])], PROFILE)
     assert alone.draws.shape == (1, 1), "a row without a strategy never branches"

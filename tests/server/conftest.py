@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -33,44 +34,9 @@ from entropick_server.engine.types import (
 )
 from entropick_server.settings import Settings
 
-EOS = 256
-BOS = 257
-PAIR = 258
-"""a token of two characters and part of a third"""
-PAIR_BYTES = b"ab" + "é".encode()[:1]
-VOCAB = 259
+from .support import EOS, VOCAB, ByteTokenizer, Watched
+
 TEXT = "Grüße 🙂 from 北京, fine."
-
-
-class ByteTokenizer:
-    """A token for each byte, so that every character beyond ASCII is split."""
-
-    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        return ([BOS] if add_special_tokens else []) + list(text.encode())
-
-    def decode(self, ids: list[int], *, skip_special_tokens: bool) -> str:
-        names = {EOS: "<eos>", BOS: "<bos>"}
-        out, data = "", b""
-        for i in ids:
-            if i in names:
-                out, data = out + data.decode(errors="replace"), b""
-                out += "" if skip_special_tokens else names[i]
-            else:
-                data += self.token_bytes(i) or b""
-        return out + data.decode(errors="replace")
-
-    def token_bytes(self, token_id: int) -> bytes | None:
-        if token_id == PAIR:
-            return PAIR_BYTES
-        return bytes([token_id]) if token_id < EOS else None
-
-    def apply_chat_template(
-        self, messages: list[dict[str, Any]], *, add_generation_prompt: bool
-    ) -> list[int]:
-        if messages[0]["role"] == "assistant":
-            raise ValueError("the first message must not be the assistant's")
-        text = "".join(f"{m['role']}: {m['content']}\n" for m in messages)
-        return self.encode(text, add_special_tokens=True)
 
 
 class FakeEngine:
@@ -78,7 +44,7 @@ class FakeEngine:
 
     def __init__(self, text: str = TEXT, *, delay: float = 0.0, per_step: int = 1) -> None:
         self.text = text
-        self.tokenizer = ByteTokenizer()
+        self.tokenizer: ByteTokenizer = ByteTokenizer()
         self.script: Callable[[Request], list[int]] = lambda request: list(text.encode())
         self.delay = delay
         self.per_step = per_step
@@ -215,6 +181,14 @@ def make_settings(**given: Any) -> Settings:
 @pytest.fixture
 def engine() -> FakeEngine:
     return FakeEngine()
+
+
+@pytest.fixture
+def watched(engine: FakeEngine) -> Watched:
+    """The engine's tokenizer, with a context for large texts."""
+    engine.tokenizer = Watched()
+    engine.info = replace(engine.info, max_model_len=400_000)
+    return engine.tokenizer
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from entropick_sampler.params import BRANCH_NAMES, SCORERS
 from entropick_server import middleware, recent
-from entropick_server.protocol import requests, unserved
+from entropick_server.protocol import options, requests, unserved
 from entropick_server.protocol.responses import BranchRow, Summary, TokenRow
 from entropick_server.settings import Settings
 
@@ -38,7 +38,7 @@ def test_fields_that_are_refused(name: str) -> None:
         {
             *requests.ChatRequest.model_fields,
             *requests.CompletionRequest.model_fields,
-            *requests.EntropickOptions.model_fields,
+            *options.EntropickOptions.model_fields,
             *TokenRow.model_fields,
             *BranchRow.model_fields,
             *BRANCH_NAMES,
@@ -62,6 +62,8 @@ def test_limits() -> None:
     assert f"1 to {requests.MAX_MESSAGES}" in PAGE
     assert f"0 to {requests.MAX_TOP_LOGPROBS}" in PAGE
     assert f"at most {recent.MAX_SERIES}" in PAGE
+    assert f"at most {recent.MAX_BYTES >> 20} MiB" in PAGE
+    assert f"{recent.MAX_BYTES >> 20} MiB" in str(Settings.model_fields["recent_requests"].description)
     assert Settings.model_fields["max_body_bytes"].default == 4 << 20
     assert Settings.model_fields["recent_requests"].default == 64
 

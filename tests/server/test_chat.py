@@ -30,7 +30,7 @@ async def test_a_whole_answer(openai: AsyncOpenAI, engine: Any) -> None:
     assert answer.object == "chat.completion"
     assert answer.usage is not None
     assert answer.usage.completion_tokens == len(engine.text.encode()) + 1
-    assert answer.usage.prompt_tokens == len(b"user: Hello\n") + 1
+    assert answer.usage.prompt_tokens == len(b"user: Hello\n")
     assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
 
 
@@ -126,21 +126,25 @@ async def test_text_parts_and_developer(openai: AsyncOpenAI, engine: Any) -> Non
     assert prompt == "system: be brief\nuser: a\nb\n"
 
 
-async def test_silent_fields_reach_the_engine_as_none(openai: AsyncOpenAI, engine: Any) -> None:
-    engine.info = _with_defaults(engine.info, GenerationDefaults(0.6, 0.9, 20, 5))
+async def test_silent_fields_reach_the_engine_as_none(
+    openai: AsyncOpenAI, client: httpx.AsyncClient, engine: Any
+) -> None:
+    _use_defaults(client, GenerationDefaults(0.6, 0.9, 20, 5))
     await openai.chat.completions.create(model="fake", messages=HELLO)
     sent = engine.requests[0].sampling
     assert (sent.temperature, sent.top_p, sent.top_k, sent.min_p) == (None, None, None, None)
     assert sent.max_tokens == 5
 
 
-async def test_under_fixed_the_models_own_defaults_count(openai: AsyncOpenAI, engine: Any) -> None:
-    engine.info = _with_defaults(engine.info, GenerationDefaults(0.6, 0.9, 20, None))
+async def test_under_fixed_the_models_own_defaults_count(
+    openai: AsyncOpenAI, client: httpx.AsyncClient, engine: Any
+) -> None:
+    _use_defaults(client, GenerationDefaults(0.6, 0.9, 20, None))
     body = {"entropick": {"policy": "fixed"}, "top_k": 7}
     await openai.chat.completions.create(model="fake", messages=HELLO, extra_body=body)
     sent = engine.requests[0].sampling
     assert (sent.temperature, sent.top_p, sent.top_k, sent.min_p) == (0.6, 0.9, 7, None)
-    assert sent.max_tokens == 256 - 13
+    assert sent.max_tokens == 256 - 12
 
 
 async def test_client_fields_reach_the_engine(openai: AsyncOpenAI, engine: Any) -> None:
@@ -179,8 +183,10 @@ async def test_harmless_fields_pass(client: httpx.AsyncClient) -> None:
     assert answer.status_code == 200, answer.text
 
 
-def _with_defaults(info: Any, defaults: GenerationDefaults) -> Any:
-    return dataclasses.replace(info, defaults=defaults)
+def _use_defaults(client: httpx.AsyncClient, defaults: GenerationDefaults) -> None:
+    state = client.app.state.server  # type: ignore[attr-defined]
+    info = dataclasses.replace(state.model.info, defaults=defaults)
+    state._model = dataclasses.replace(state.model, info=info)
 
 
 async def test_a_failure_in_mid_stream_is_an_event(client: httpx.AsyncClient, engine: Any) -> None:

@@ -13,8 +13,9 @@ from openai import AsyncOpenAI
 
 from entropick_sampler.params import BranchConfig, PolicyConfig, SamplingParams
 from entropick_server.engine.types import FinishReason, Request, RequestOutput, Token
-from entropick_server.streaming.choice import Choice
+from entropick_server.state import ServerState
 from entropick_server.streaming.ranking import best
+from entropick_server.streaming.run import Origin, Run
 
 CHAT, PLAIN = "/v1/chat/completions", "/v1/completions"
 HELLO: Any = [{"role": "user", "content": "Hello"}]
@@ -53,7 +54,7 @@ async def test_chat(openai: AsyncOpenAI) -> None:
     told = [c.entropick["summary"] for c in answer.choices]  # type: ignore[attr-defined]
     assert [(s["seed"], s["choice"]) for s in told] == [(1, 0), (1, 1), (1, 2)]
     assert answer.usage is not None
-    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (13, 9)
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (12, 9)
     assert answer.usage.prompt_tokens_details is not None
     assert answer.usage.prompt_tokens_details.cached_tokens == 4
 
@@ -78,7 +79,7 @@ async def test_a_stream(openai: AsyncOpenAI, chat: bool) -> None:
     *chunks, last = chunks
     assert last.choices == []
     assert last.usage.completion_tokens == 9
-    assert last.usage.prompt_tokens == (13 if chat else 2)
+    assert last.usage.prompt_tokens == (12 if chat else 2)
     assert all(chunk.usage is None and len(chunk.choices) == 1 for chunk in chunks)
     texts, rows, ends = ["", "", ""], [[], [], []], []  # type: ignore[var-annotated]
     for chunk in chunks:
@@ -128,13 +129,16 @@ async def test_the_best_come_back(openai: AsyncOpenAI, engine: Any) -> None:
     assert {c.choices[0].index for c in await _chunks(streamed)} == {0, 1}
 
 
-def test_short_completions_are_not_favoured(engine: Any) -> None:
-    def choice(number: int, *logprobs: float) -> Choice:
+async def test_short_completions_are_not_favoured(client: httpx.AsyncClient, engine: Any) -> None:
+    state: ServerState = client.app.state.server  # type: ignore[attr-defined]
+    (place,) = state.admission.admit(1, 3)
+
+    def choice(number: int, *logprobs: float) -> Run:
         request = Request(str(number), (1,), SamplingParams(), PolicyConfig(), 0.0, number)
-        one = Choice(number, request, engine.tokenizer, (256,))
+        run = Run(number, request, Origin("a", "r", PLAIN, 0, state.model), state, place)
         tokens = tuple(replace(engine.token(request, i, 65), logprob=p) for i, p in enumerate(logprobs))
-        one.feed(RequestOutput(str(number), tokens, FinishReason.LENGTH))
-        return one
+        run.take(RequestOutput(str(number), tokens, FinishReason.LENGTH))
+        return run
 
     short, long, worst = choice(0, -1.0), choice(1, -0.9, -0.9, -0.9), choice(2, -0.1, -4.0)
     assert best([short, long, worst], 2) == [long, short]

@@ -32,11 +32,11 @@ def run(tokens: list[bytes | None], stops: list[str]) -> tuple[list[str], list[i
     for i in range(len(tokens)):
         piece = detokenizer.push(i)
         parts.append(piece.text)
-        released.append(piece.released)
+        released.append(piece.tokens)
         if piece.stopped:
             return parts, released, True
     piece = detokenizer.finish()
-    return [*parts, piece.text], [*released, piece.released], piece.stopped
+    return [*parts, piece.text], [*released, piece.tokens], piece.stopped
 
 
 @given(TEXTS, st.lists(st.integers(0, 96), max_size=20), STOPS)
@@ -74,7 +74,7 @@ def test_a_token_is_released_with_its_last_byte(text: str, cuts: list[int]) -> N
     for i in range(len(tokens)):
         piece = detokenizer.push(i)
         out += piece.text
-        done += piece.released
+        done += piece.tokens
         sent = len(out.encode())
         ends = [sum(map(len, tokens[: n + 1])) for n in range(i + 1)]
         assert done == sum(end <= sent for end in ends)

@@ -12,6 +12,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_plain
 
 from entropick_sampler.signals import SIGNALS, Signal
+from entropick_server.engine.types import FinishReason, RequestOutput, StepReport
 from entropick_server.metrics import Metrics
 from entropick_server.metrics.signals import SignalHistogram
 
@@ -124,10 +125,16 @@ async def test_gauges_of_running_requests_come_and_go(engine: Any, serve: Any) -
     async with serve(engine) as client:
         engine.delay = 0.02
         both = [asyncio.create_task(client.post(CHAT, json=BODY)) for _ in range(2)]
-        await asyncio.sleep(0.1)
-        found = await samples(client)
-        slots = {dict(k[1])["slot"] for k in found if k[0] == "entropick_live_logits_entropy_bits"}
-        assert slots == {"0", "1"}
+        found: dict[Any, float] = {}
+
+        async def slots() -> set[str]:
+            nonlocal found
+            found = await samples(client)
+            return {dict(k[1])["slot"] for k in found if k[0] == "entropick_live_logits_entropy_bits"}
+
+        while await slots() != {"0", "1"}:
+            assert not any(task.done() for task in both)
+            await asyncio.sleep(0.005)
         assert total(found, "entropick_num_requests_running") == 2
         assert total(found, "entropick_kv_cache_usage_ratio") == pytest.approx(2 / 8)
         both[0].cancel()
@@ -137,6 +144,42 @@ async def test_gauges_of_running_requests_come_and_go(engine: Any, serve: Any) -
         found = await samples(client)
         assert not [k for k in found if k[0].startswith("entropick_live_")]
         assert total(found, "entropick_num_requests_running") == 0
+
+
+async def test_a_report_between_steps_is_no_step(engine: Any, serve: Any) -> None:
+    async with serve(engine) as client:
+        await client.post(CHAT, json={**BODY, "max_tokens": 1})
+        before = await samples(client)
+        assert total(before, "entropick_engine_step_seconds_count") == 1
+        cancelled = RequestOutput("r", (), FinishReason.CANCELLED)
+        report = StepReport((cancelled,), (-1,), engine.load(), (), 0.0)
+        for listener in engine.listeners:
+            listener(report)
+        after = await samples(client)
+        assert total(after, "entropick_engine_step_seconds_count") == 1
+        assert total(after, "entropick_engine_step_seconds_bucket") == total(
+            before, "entropick_engine_step_seconds_bucket"
+        )
+
+
+async def test_help_says_choices_where_choices_are_counted(client: httpx.AsyncClient) -> None:
+    await client.post("/v1/completions", json={"prompt": ["a", "b"], "n": 3, "max_tokens": 2})
+    page = (await client.get("/metrics")).text
+    families = {family.name: family for family in parse_plain(page)}
+    found = await samples(client)
+    for name, metric in (
+        ("request_success", "request_success_total"),
+        ("time_to_first_token_seconds", "time_to_first_token_seconds_count"),
+        ("e2e_request_latency_seconds", "e2e_request_latency_seconds_count"),
+        ("request_queue_time_seconds", "request_queue_time_seconds_count"),
+    ):
+        assert total(found, f"entropick_{metric}") == 6, "one POST"
+        assert "choice" in families[f"entropick_{name}"].documentation.lower(), name
+        assert not families[f"entropick_{name}"].documentation.startswith("Requests")
+    assert total(found, "entropick_prompt_tokens_total") == 2 * len("xa")
+    assert "once for all choices" in families["entropick_prompt_tokens"].documentation
+    for name in ("num_requests_running", "num_requests_waiting"):
+        assert families[f"entropick_{name}"].documentation.startswith("Rows")
 
 
 async def test_openmetrics_with_exemplars(client: httpx.AsyncClient) -> None:

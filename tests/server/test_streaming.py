@@ -7,54 +7,10 @@ import json
 from typing import Any
 
 import pytest
-from fastapi import FastAPI
+
+from .support import Client, until
 
 BODY = {"messages": [{"role": "user", "content": "Hello"}]}
-
-
-class Client:
-    """A bare ASGI client that can go away, or stop reading, at any moment."""
-
-    def __init__(self, app: FastAPI, body: dict[str, Any], path: str = "/v1/chat/completions") -> None:
-        self.gone = asyncio.Event()
-        self.blocked = False
-        self.messages: list[dict[str, Any]] = []
-        self.arrived = asyncio.Event()
-        self._request = [{"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}]
-        headers = [(b"content-type", b"application/json")]
-        scope = {
-            "type": "http",
-            "asgi": {"version": "3.0"},
-            "http_version": "1.1",
-            "method": "POST",
-            "path": path,
-            "raw_path": path.encode(),
-            "query_string": b"",
-            "headers": headers,
-            "scheme": "http",
-            "server": ("test", 80),
-            "client": ("test", 1),
-        }
-        self.task = asyncio.create_task(app(scope, self.receive, self.send))
-
-    async def receive(self) -> Any:
-        if self._request:
-            return self._request.pop()
-        await self.gone.wait()
-        return {"type": "http.disconnect"}
-
-    async def send(self, message: Any) -> None:
-        if self.blocked:
-            await asyncio.Event().wait()
-        self.messages.append(message)
-        if message.get("body"):
-            self.arrived.set()
-
-
-async def until(condition: Any) -> None:
-    async with asyncio.timeout(3):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -74,7 +30,7 @@ async def test_a_client_that_leaves_cancels_at_once(
         assert engine.running == {}
         assert len(engine.closed) == prompts
         newest = client.app.state.server.recent.newest()
-        assert {finished.finish_reason for finished in newest} == {"cancelled"}
+        assert {finished.head()["finish_reason"] for finished in newest} == {"cancelled"}
         assert client.app.state.server.in_flight == 0
         engine.delay = 0
         assert (await client.post("/v1/completions", json={"prompt": "x"})).status_code == 200

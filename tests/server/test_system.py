@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from array import array
 from typing import Any
 
 import httpx
@@ -11,7 +12,9 @@ import pytest
 from entropick_sampler.params import BRANCH_NAMES, PARAM_NAMES
 from entropick_sampler.signals import SIGNAL_NAMES
 from entropick_server.engine.base import ModelLoadError
-from entropick_server.recent import RecentRequests
+from entropick_server.recent import Finished, RecentRequests, Series
+
+from .support import until
 
 BODY = {"messages": [{"role": "user", "content": "Hi"}]}
 CHAT = "/v1/chat/completions"
@@ -32,7 +35,7 @@ async def test_health_while_loading_and_after(engine: Any, serve: Any) -> None:
             assert "retry-after" in answer.headers
         assert (await client.head("/health")).status_code == 503
         engine.load_gate.set()
-        await asyncio.sleep(0.01)
+        await until(lambda: client.app.state.server.ready)
         assert (await client.head("/health")).status_code == 200
         assert (await client.get("/health")).json() == {"status": "ok"}
 
@@ -41,7 +44,7 @@ async def test_draining_refuses_new_requests_and_lets_the_running_end(engine: An
     async with serve(engine) as client:
         engine.delay = 0.005
         running = asyncio.create_task(client.post(CHAT, json=BODY))
-        await asyncio.sleep(0.02)
+        await until(lambda: engine.running)
         client.app.state.server.draining = True
         for method, path in (("GET", "/health"), ("POST", CHAT)):
             answer = await client.request(method, path, json=BODY)
@@ -67,7 +70,7 @@ async def test_a_model_that_cannot_be_loaded(engine: Any, error: Exception) -> N
     told: list[BaseException] = []
     app = create_app(engine, Settings(), told.append)
     async with app.router.lifespan_context(app):
-        await asyncio.sleep(0.01)
+        await until(lambda: told)
         assert told == [error]
         assert not app.state.server.ready
 
@@ -158,6 +161,51 @@ async def test_nothing_is_remembered_with_a_limit_of_zero(engine: Any, serve: An
         await client.post(CHAT, json=BODY)
         assert (await client.get("/v1/requests")).json()["data"] == []
     assert RecentRequests(0).newest() == []
+
+
+def finished(answer: str, choice: int, tokens: int, summary: Any) -> Finished:
+    series = Series(
+        array("q", [65] * tokens),
+        array("b", [0] * tokens),
+        array("f", [1.0] * tokens),
+        tuple(array("f", [1.0] * tokens) for _ in SIGNAL_NAMES),
+    )
+    return Finished(answer, choice, "r", summary, series, {})
+
+
+async def test_recent_requests_are_bounded_in_bytes(client: httpx.AsyncClient) -> None:
+    await client.post(CHAT, json=BODY)
+    (made,) = client.app.state.server.recent.newest()  # type: ignore[attr-defined]
+    one = finished("x", 0, 1000, made.summary)
+    assert one.size > 1000 * (8 + 1 + 4 + 4 * len(SIGNAL_NAMES))
+    recent = RecentRequests(1_000, max_bytes=5 * one.size)
+    for n in range(20):
+        recent.add(finished(f"a{n}", 0, 1000, made.summary))
+        assert recent.size == sum(kept.size for kept in recent.newest()) <= 5 * one.size
+    assert [kept.id for kept in recent.newest()] == ["a19", "a18", "a17", "a16", "a15"]
+    # an answer with more choices than there is room for drives the others out, and keeps its first ones
+    for choice in range(9):
+        recent.add(finished("many", choice, 1000, made.summary))
+    assert [(kept.id, kept.choice) for kept in recent.newest()] == [("many", choice) for choice in range(5)]
+    recent.add(finished("huge", 0, 6000, made.summary))
+    assert recent.find("huge") == []
+    recent.add(finished("next", 0, 10, made.summary))
+    assert [kept.id for kept in recent.newest()] == ["next"]
+    assert recent.size == recent.newest()[0].size
+
+
+async def test_an_answer_of_many_choices_is_bounded(engine: Any, serve: Any) -> None:
+    """What a client can make the server keep is bounded in bytes, not in HTTP requests alone."""
+    async with serve(engine, max_n=64, telemetry="none") as client:
+        recent = client.app.state.server.recent = RecentRequests(64, max_bytes=200_000)
+        for _ in range(3):
+            body = {"prompt": ["x"] * 8, "n": 7, "max_tokens": 2}
+            answer = await client.post("/v1/completions", json=body)
+            assert len(answer.json()["choices"]) == 56
+            assert 0 < recent.size <= 200_000
+            listed = (await client.get("/v1/requests")).json()["data"]
+            assert {entry["id"] for entry in listed} == {answer.json()["id"]}
+            assert 0 < len(listed) < 56
 
 
 async def test_openapi_shows_the_wire(client: httpx.AsyncClient) -> None:

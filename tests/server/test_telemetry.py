@@ -14,6 +14,7 @@ from entropick_sampler.params import PolicyConfig, SamplingParams
 from entropick_sampler.signals import SIGNAL_NAMES
 from entropick_server.engine.types import BranchRecord, Request
 from entropick_server.telemetry import token_row
+from entropick_server.vocabulary import Vocabulary
 
 CHAT = "/v1/chat/completions"
 
@@ -185,10 +186,12 @@ def test_a_branch_on_the_wire(engine: Any) -> None:
     token = replace(
         engine.token(Request("r", (1,), SamplingParams(), PolicyConfig(), 0.0), 0, 66), branches=branches
     )
-    row = token_row(0, token, engine.tokenizer, eos=False, stop=False)
+    row = token_row(0, token, Vocabulary(engine.tokenizer, 259), eos=False, stop=False)
     assert json.loads(row.model_dump_json(exclude_unset=True))["branches"] == [
         {"text": "A\ufffd", "token_ids": [65, 0xC3], "score": None, "chosen": False},
         {"text": "B", "token_ids": [66, 256], "score": -0.5, "chosen": True},
     ]
-    plain = token_row(0, replace(token, branches=()), engine.tokenizer, eos=False, stop=False)
+    plain = token_row(
+        0, replace(token, branches=()), Vocabulary(engine.tokenizer, 259), eos=False, stop=False
+    )
     assert "branches" not in plain.model_dump(exclude_unset=True)

@@ -56,14 +56,14 @@ def watch() -> list[tuple[int, tuple[float | None, ...]]]:
     from entropick_sampler.packed import unpack
 
     steps: list[tuple[int, tuple[float | None, ...]]] = []
-    original = SampledBatch.packed
+    original = SampledBatch.step
 
-    def packed(self: SampledBatch, *args: Any, **kwargs: Any) -> Any:
-        lines, state = original(self, *args, **kwargs)
+    def step(self: SampledBatch, *args: Any, **kwargs: Any) -> Any:
+        lines = original(self, *args, **kwargs)
         steps.extend((row.token, row.signals) for row in unpack(lines))
-        return lines, state
+        return lines
 
-    SampledBatch.packed = packed  # type: ignore[method-assign]
+    SampledBatch.step = step  # type: ignore[method-assign]
     return steps
 
 

@@ -111,7 +111,7 @@ async def test_the_best_branch_is_kept_and_the_next_segment_stands_behind_it(
     ]
     assert model.ran[4].prompt == (1, 20, 30, 20, 21)
     assert model.aborted == 2  # the segments in which branches opened
-    assert all(s.spec.rollout for s in model.ran if s.spec.stream)
+    assert all(s.spec.rollout_end == s.spec.start + s.limit for s in model.ran if s.spec.stream)
     records = told[0].tokens[0].branches
     assert [r.token_ids for r in records] == [(0, 1), (10, 11), (20, 21)]
     assert [r.chosen for r in records] == [False, False, True]

@@ -29,8 +29,8 @@ from vllm.v1.worker.gpu.sample.logits_processor import (
     build_custom_logits_processors_params_validator,
 )
 
+from entropick_sampler.columns import StepColumns, StepRow
 from entropick_sampler.params import PolicyConfig, SamplingParams
-from entropick_sampler.policy import initial_state
 from entropick_sampler.step import SamplerRows, sample_step
 from entropick_server.engine.vllm.attention import capture
 from entropick_server.engine.vllm.processor import EntropickProcessor, row_spec
@@ -56,19 +56,9 @@ def row(seed: int, **more: Any) -> RowSpec:
 
 def expected(specs: Sequence[RowSpec], positions: Sequence[int], logits: Tensor) -> list[int]:
     """The tokens that a step of the embedded engine would draw without attention."""
-    n = len(specs)
-    none = torch.full((n,), -1)
-    result, _ = sample_step(
-        logits,
-        None,
-        None,
-        SamplerRows.build([(s.sampling, s.policy) for s in specs], None, branches=[s.stream for s in specs]),
-        initial_state(n),
-        torch.tensor(positions),
-        none,
-        none,
-    )
-    return result.token.tolist()
+    rows = SamplerRows.build([(s.sampling, s.policy) for s in specs], None, streams=[s.stream for s in specs])
+    result = sample_step(logits, None, None, rows, StepColumns.of([StepRow(p) for p in positions]))
+    return result.ids[:, 0].tolist()
 
 
 class V1:

@@ -31,7 +31,7 @@ def spec(key: str | None = "a", **more: Any) -> RowSpec:
 
 def test_a_token_that_was_thrown_away_leaves_no_trace() -> None:
     row = Row.of(spec())
-    assert row.clarifying_text(TEXT) == (7, 8)
+    assert row.reply.clarifying_text(TEXT) == (7, 8)
     assert row.drew(0, 7, (7, 8))
     row.settle(0, Bytes())  # type: ignore[arg-type]
     assert (row.reply.clarify_used, list(row.reply.pending)) == (0, [])
@@ -48,13 +48,13 @@ def test_no_text_in_the_middle_of_a_character_or_where_none_may_be() -> None:
     row = Row.of(spec())
     row.drew(0, 200, ())
     row.settle(1, Bytes())  # type: ignore[arg-type]
-    assert row.clarifying_text(TEXT) == ()
+    assert row.reply.clarifying_text(TEXT) == ()
     row.drew(1, 201, ())
     row.settle(2, Bytes())  # type: ignore[arg-type]
-    assert row.clarifying_text(TEXT) == (17, 18)
-    assert Row.of(spec(start=3)).clarifying_text(TEXT) == (17, 18)
-    for no in (spec(rollout=True), spec(replayed=(7,)), RowSpec(SamplingParams(), PolicyConfig("fixed"))):
-        assert Row.of(no).clarifying_text(TEXT) == ()
+    assert row.reply.clarifying_text(TEXT) == (17, 18)
+    assert Row.of(spec(start=3)).reply.clarifying_text(TEXT) == (17, 18)
+    for no in (spec(rollout_end=3), spec(replayed=(7,)), RowSpec(SamplingParams(), PolicyConfig("fixed"))):
+        assert Row.of(no).reply.clarifying_text(TEXT) == ()
 
 
 def test_rows_move_and_swap() -> None:
@@ -133,7 +133,7 @@ def test_a_plain_row_that_waited_goes_on_behind_its_tokens() -> None:
     (row,) = table.at([1])
     assert row is not None
     row.settle(3, Bytes())  # type: ignore[arg-type]
-    assert (row.reply.length, row.clarifying_text(TEXT)) == (3, (17, 18))
+    assert (row.reply.length, row.reply.clarifying_text(TEXT)) == (3, (17, 18))
 
 
 class Output(list[int]):

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from entropick_sampler.columns import StepColumns, StepRow
 from entropick_sampler.packed import TokenRow, unpack
 from entropick_sampler.params import PolicyConfig, SamplingParams
-from entropick_sampler.policy import initial_state
 from entropick_sampler.step import SamplerRows, sample_step
 from entropick_server.engine.base import EngineError
 from entropick_server.engine.tokens import AttentionDetail
@@ -25,17 +25,8 @@ def a_step(rows: int = 3) -> tuple[torch.Tensor, list[TokenRow], int]:
         [(SamplingParams(seed=i), PolicyConfig(preset="seed")) for i in range(rows)], None
     )
     torch.manual_seed(0)
-    none = torch.full((rows,), -1)
-    result, _ = sample_step(
-        torch.randn(rows, 50) * 3,
-        None,
-        None,
-        parameters,
-        initial_state(rows),
-        torch.zeros_like(none),
-        none,
-        none,
-    )
+    columns = StepColumns.of([StepRow(0)] * rows)
+    result = sample_step(torch.randn(rows, 50) * 3, None, None, parameters, columns)
     packed = result.pack()
     return packed, unpack(packed, parameters.candidates), parameters.candidates
 

@@ -41,7 +41,7 @@ specs = st.builds(
     start=st.integers(0, 1000),
     stream=st.integers(0, (1 << 32) - 1),
     replayed=st.lists(st.integers(0, 1000)).map(tuple),
-    rollout=st.booleans(),
+    rollout_end=st.integers(0, 1000),
     clarify_used=st.integers(0, 16),
     since_clarify=st.none() | st.integers(0, 1000),
     unfinished=st.binary(max_size=3),

@@ -2,6 +2,10 @@
 
 Layout of one layer: ``k_pages, v_pages`` [P, Hk, page, D]; ``page_table`` int [B, N] page ids, entries beyond
 a row's pages being arbitrary valid ids; ``lengths`` int [B], the number of keys INCLUDING the newest.
+
+``reference``: the statistics in float64. ``stats``: figures by head, signals by layer. ``torch_impl``: any
+device. ``numba_impl``: the CPU; its loops are in ``numba_loops`` and ``numba_signals``. ``transposed``:
+several layers at once on the CPU, whose pages are transposed. ``triton_impl`` and ``triton_kernels``: GPUs.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .._triton import chosen
+from ._inputs import PagedQueries, check_pages
 from .stats import HeadShards, HeadStats, check_shards, head_stats, layer_signals
 from .torch_impl import (
     decode_attention_torch,
@@ -41,66 +46,20 @@ __all__ = [
 Implementation = Literal["torch", "numba", "triton"]
 
 
-def _check(
-    q: Tensor, k_pages: Tensor, v_pages: Tensor | None, window: int | None, softcap: float | None
-) -> None:
-    """Raise ValueError on shapes and options that no kernel can serve."""
-    same = v_pages is None or v_pages.shape == k_pages.shape
-    if q.dim() != 3 or k_pages.dim() != 4 or not same or q.shape[2] != k_pages.shape[3]:
-        given = (q, k_pages) if v_pages is None else (q, k_pages, v_pages)
-        names = "k_pages" if v_pages is None else "k_pages, v_pages"
-        raise ValueError(
-            f"expected q [.., H, D] and {names} [P, Hk, page, D], got "
-            + ", ".join(str(tuple(tensor.shape)) for tensor in given)
-        )
-    if q.shape[1] % k_pages.shape[1]:
-        raise ValueError(f"{q.shape[1]} query heads do not share {k_pages.shape[1]} key-value heads evenly")
-    if window is not None and window < 1:
-        raise ValueError(f"window must be at least 1, got {window}")
-    if softcap is not None and not softcap > 0:
-        raise ValueError(f"softcap must be positive, got {softcap}")
-
-
-def _check_rows(q: Tensor, page_table: Tensor, lengths: Tensor) -> None:
-    """Raise ValueError where the pages and lengths are not those of the queries' rows."""
-    fits = page_table.dim() == 2 and page_table.shape[0] == q.shape[0] and page_table.shape[1] > 0
-    if not fits or lengths.shape != q.shape[:1]:
-        raise ValueError(
-            f"expected page_table [{q.shape[0]}, N >= 1] and lengths [{q.shape[0]}], got "
-            f"{tuple(page_table.shape)}, {tuple(lengths.shape)}"
-        )
+@overload
+def decode_attention(
+    q: Tensor, k_pages: Tensor, v_pages: Tensor, page_table: Tensor, lengths: Tensor, *, scale: float,
+    window: int | None = ..., softcap: float | None = ..., want_stats: Literal[True] = ...,
+    implementation: Implementation | None = ...,
+) -> tuple[Tensor, HeadStats]: ...  # fmt: skip
 
 
 @overload
 def decode_attention(
-    q: Tensor,
-    k_pages: Tensor,
-    v_pages: Tensor,
-    page_table: Tensor,
-    lengths: Tensor,
-    *,
-    scale: float,
-    window: int | None = ...,
-    softcap: float | None = ...,
-    want_stats: Literal[True] = ...,
+    q: Tensor, k_pages: Tensor, v_pages: Tensor, page_table: Tensor, lengths: Tensor, *, scale: float,
+    window: int | None = ..., softcap: float | None = ..., want_stats: bool,
     implementation: Implementation | None = ...,
-) -> tuple[Tensor, HeadStats]: ...
-
-
-@overload
-def decode_attention(
-    q: Tensor,
-    k_pages: Tensor,
-    v_pages: Tensor,
-    page_table: Tensor,
-    lengths: Tensor,
-    *,
-    scale: float,
-    window: int | None = ...,
-    softcap: float | None = ...,
-    want_stats: bool,
-    implementation: Implementation | None = ...,
-) -> tuple[Tensor, HeadStats | None]: ...
+) -> tuple[Tensor, HeadStats | None]: ...  # fmt: skip
 
 
 def decode_attention(
@@ -116,33 +75,31 @@ def decode_attention(
     want_stats: bool = True,
     implementation: Implementation | None = None,
 ) -> tuple[Tensor, HeadStats | None]:
-    """Attention of every row's newest query q [B, H, D] over its cached keys: (out [B, H, D], statistics).
+    """Attends with every row's newest query q [B, H, D] over its cached keys, and measures the attention.
 
-    The newest key and value are already in the cache (:func:`write_kv`); every length is at least 1. Query
-    head h reads key-value head h // (H // Hk); ``window``: the last so many keys; ``softcap``: tanh cap
+    Returns the outputs [B, H, D] and the statistics, None without ``want_stats``; these may be views of one
+    buffer. The newest key and value are already in the cache (:func:`write_kv`); every length is at least 1.
+    Query head h reads key-value head h // (H // Hk); ``window``: the last so many keys; ``softcap``: tanh cap
     before the softmax. Statistics are of the scores that enter the softmax, over the valid keys only:
-    padding, page order and the other rows do not change them. Without ``want_stats`` they are None.
+    padding, page order and the other rows do not change them.
 
     ``implementation``: "triton" (CUDA; float32, bfloat16, float16), "numba" (native loops; CPU, float32,
-    contiguous pages), "torch" (anything), or None for the fastest that serves these tensors. The statistics
-    may be views of one buffer. Raises ValueError on shapes that do not fit and where the forced
-    implementation cannot serve the tensors, IndexError on the CPU where a page or a length is out of range.
+    contiguous pages), "torch" (anything), or None for the fastest that serves these tensors. Raises
+    ValueError on shapes that do not fit and where the forced implementation cannot serve the tensors,
+    IndexError on the CPU where a page or a length is out of range.
     """
-    _check(q, k_pages, v_pages, window, softcap)
-    _check_rows(q, page_table, lengths)
-    kernels = _kernels(implementation, q, k_pages, v_pages)
-    arguments = (q, k_pages, v_pages, page_table, lengths)
+    inputs = PagedQueries(q, k_pages, v_pages, page_table, lengths, scale, window, softcap)
+    inputs.check()
+    kernels = _kernels(implementation, q, *inputs.pages)
     if kernels is not None:
-        want = "all" if want_stats else "none"
         measured: tuple[Tensor, HeadStats | None] = kernels.decode_attention_triton(
-            *arguments, scale=scale, window=window, softcap=softcap, want=want
+            inputs, want="all" if want_stats else "none"
         )
         return measured
-    native = implementation != "torch" and _loops is not None and _loops.supports(q, k_pages, v_pages)
+    native = implementation != "torch" and _loops is not None and _loops.supports(q, *inputs.pages)
     if implementation == "numba" and not native:
         raise ValueError("the native loops need numba, float32 tensors on the CPU and contiguous pages")
-    serve = _loops.decode_attention_numba if native else decode_attention_torch
-    return serve(*arguments, scale=scale, window=window, softcap=softcap, want_stats=want_stats)
+    return (_loops.decode_attention_numba if native else decode_attention_torch)(inputs, want_stats)
 
 
 def measure_attention(
@@ -157,7 +114,7 @@ def measure_attention(
     shards: HeadShards | None = None,
     implementation: Implementation | None = None,
 ) -> HeadStats:
-    """The statistics of :func:`decode_attention` from the keys alone, where another kernel attends.
+    """Measures the statistics of :func:`decode_attention` from the keys alone, for a caller that attends.
 
     Arguments and figures as there. ``k_pages`` [P, Hk, page, D] may have any strides where D is contiguous (a
     view of pages that hold keys and values side by side). A row may have length 0, as a padded row of a CUDA
@@ -166,34 +123,34 @@ def measure_attention(
     it without keys cost a program each: give it no more columns than the longest row needs.
 
     With ``shards`` q [B, H, D] holds this worker's heads, k_pages its key-value heads, and a head's deviation
-    is from the mean head of all workers. All else is by head; who wants all heads gathers them.
+    is from the mean head of all workers. All else is by head: a caller that wants all heads gathers them.
 
     ``implementation``: "triton" (as there), "numba" (native loops; CPU, float32, contiguous pages, without
     shards), "torch" (anything), or None for the fastest that serves. Raises as :func:`decode_attention`, and
     ValueError where ``shards`` counts fewer heads than q has or its ``add`` returns another shape or type.
     """
-    _check(q, k_pages, None, window, softcap)
-    _check_rows(q, page_table, lengths)
+    inputs = PagedQueries(q, k_pages, None, page_table, lengths, scale, window, softcap)
+    inputs.check()
     check_shards(shards, q.shape[1])
-    arguments = (q, k_pages, page_table, lengths)
     kernels = _kernels(implementation, q, k_pages)
     if kernels is not None:
-        measured: HeadStats = kernels.measure_attention_triton(
-            *arguments, scale=scale, window=window, softcap=softcap, shards=shards
-        )
+        measured: HeadStats = kernels.measure_attention_triton(inputs, shards)
         return measured
     native = implementation != "torch" and _loops is not None and shards is None
     if native and _loops.supports(q, k_pages):
-        return _loops.measure_attention_numba(*arguments, scale=scale, window=window, softcap=softcap)
+        return _loops.measure_attention_numba(inputs)
     if implementation == "numba":
         raise ValueError(
             "the native loops need numba, float32 tensors on the CPU, contiguous pages and no shards"
         )
-    return measure_attention_torch(*arguments, scale=scale, window=window, softcap=softcap, shards=shards)
+    return measure_attention_torch(inputs, shards)
 
 
 def _kernels(implementation: str | None, q: Tensor, *pages: Tensor) -> Any | None:
-    """The Triton kernels where they are to serve these tensors; ValueError where they must and cannot."""
+    """Returns the Triton kernels where they are to serve these tensors, else None.
+
+    Raises ValueError where they are demanded and cannot.
+    """
     module = chosen(__name__, implementation, q, *pages)
     if module is not None and not module.supports(q, *pages):
         if implementation == "triton":
@@ -215,13 +172,13 @@ def prefill_attention(
     want_stats: bool = True,
     implementation: Literal["torch", "triton"] | None = None,
 ) -> tuple[Tensor, HeadStats | None]:
-    """Causal attention of a sequence's last n positions q [n, H, D]: (out [n, H, D], statistics).
+    """Attends causally with a sequence's last n positions q [n, H, D]: returns (out [n, H, D], statistics).
 
     ``page_row`` [N] holds the sequence's pages, ``length`` its keys including the chunk. Statistics ([H]) are
     of the last query alone; ``implementation`` says who measures them (see :func:`decode_attention`), torch
     attends. Raises ValueError on shapes that do not fit or where 1 <= n <= length fails.
     """
-    _check(q, k_pages, v_pages, window, softcap)
+    check_pages(q, (k_pages, v_pages), window, softcap)
     page = k_pages.shape[2]
     if not 1 <= q.shape[0] <= length <= page_row.shape[0] * page:
         raise ValueError(
@@ -233,31 +190,32 @@ def prefill_attention(
         scale=scale, window=window, softcap=softcap, want_stats=want_stats and kernels is None,
     )  # fmt: skip
     if kernels is not None:
-        of_last = kernels.decode_attention_triton(
-            q[-1:], k_pages, v_pages, page_row[None, : -(-length // page)],
-            torch.full((1,), length, dtype=torch.int32, device=q.device),
-            scale=scale, window=window, softcap=softcap,
-        )[1]  # fmt: skip
+        table = page_row[None, : -(-length // page)]
+        ends = torch.full((1,), length, dtype=torch.int32, device=q.device)
+        newest = PagedQueries(q[-1:], k_pages, v_pages, table, ends, scale, window, softcap)
+        of_last = kernels.decode_attention_triton(newest)[1]
         stats = HeadStats(*(figure[0] for figure in of_last))
     return out, stats
 
 
-def write_kv(k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, slots: Tensor) -> None:
-    """Store keys and values k, v [T, Hk, D] in place; slot [T] = page id * page size + offset.
+def write_kv(k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, cache_index: Tensor) -> None:
+    """Stores keys and values k, v [T, Hk, D] in the cache, in place.
 
-    Raises ValueError on shapes that do not fit, IndexError on the CPU where a slot is out of range.
+    ``cache_index`` int [T] says where: page id * page size + offset.
+
+    Raises ValueError on shapes that do not fit, IndexError on the CPU where an index is out of range.
     """
     tail = (k_pages.shape[1], k_pages.shape[3])
-    if k.dim() != 3 or k.shape != v.shape or k.shape[1:] != tail or slots.shape != k.shape[:1]:
+    if k.dim() != 3 or k.shape != v.shape or k.shape[1:] != tail or cache_index.shape != k.shape[:1]:
         raise ValueError(
-            f"expected k, v [T, {tail[0]}, {tail[1]}] and slots [T], got {tuple(k.shape)}, {tuple(v.shape)}, "
-            f"{tuple(slots.shape)}"
+            f"expected k, v [T, {tail[0]}, {tail[1]}] and cache_index [T], got {tuple(k.shape)}, "
+            f"{tuple(v.shape)}, {tuple(cache_index.shape)}"
         )
     native = _loops is not None and _loops.supports(k, k_pages, v_pages) and v.dtype == k.dtype
-    (_loops.write_kv_numba if native else write_kv_torch)(k, v, k_pages, v_pages, slots)
+    (_loops.write_kv_numba if native else write_kv_torch)(k, v, k_pages, v_pages, cache_index)
 
 
 def warmup() -> None:
-    """Compile the native loops now (seconds, once a machine: cached on disk), so that no request waits."""
+    """Compiles the native loops now, or loads them from disk, so that no request waits."""
     if _loops is not None:
         _loops.warmup_numba()

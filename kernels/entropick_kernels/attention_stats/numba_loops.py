@@ -1,4 +1,4 @@
-"""Native loops of decode attention with statistics: CPU, float32, paged cache (layout: ``torch_impl``).
+"""Native loops of decode attention with statistics: CPU, float32, paged KV cache.
 
 One unit of work is (row, key-value head): keys are read once for the whole group of query heads, scores are
 kept, and every sum runs over the row's own keys in their order. So a row's numbers depend on that row alone.
@@ -7,7 +7,7 @@ kept, and every sum runs over the row's own keys in their order. So a row's numb
 from __future__ import annotations
 
 import math
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,9 +23,40 @@ _HALF: Final = np.float32(0.5)
 _ONE: Final = np.float32(1.0)
 
 
+class LayerBatch(NamedTuple):
+    """One layer's attention for a batch of rows: the arrays that the loops read and fill.
+
+    The arguments have passed :func:`check`.
+    """
+
+    queries: Float32
+    """[B, H, D]"""
+    keys: Float32
+    """[P, Hk, page, D]; where ``transposed``, [P, Hk, D or more, page] with the keys in the first D rows"""
+    values: Float32
+    """[P, Hk, page, D]; not touched unless ``attends``"""
+    page_table: Int32
+    """[B, N]"""
+    lengths: Int32
+    """[B]"""
+    scale: Any
+    softcap: Any
+    """0 for none"""
+    window: int
+    """how many of the last keys a query sees; 0 for all"""
+    probabilities: Float32
+    """[B, H, K], filled from the first key that the row sees"""
+    out: Float32
+    """[B, H, D], filled where ``attends``"""
+    figures: Float32
+    """[B, H, 4], the float fields of ``HeadStats``; :func:`attend` fills the first three of a head"""
+    attends: bool
+    transposed: bool
+
+
 @native("contract", "reassoc", "nsz")
 def dots(query: Float32, keys: Float32, first: int, count: int, scale: Any, scores: Float32, at: int) -> None:
-    """scores[at:] = scale * keys[first : first + count] @ query; keys [page, D], four keys at a time."""
+    """Computes scores[at:] = scale * keys[first : first + count] @ query; keys [page, D], four at a time."""
     width = query.shape[0]
     j = 0
     while j + 4 <= count:
@@ -51,8 +82,32 @@ def dots(query: Float32, keys: Float32, first: int, count: int, scale: Any, scor
 
 
 @native("contract", "reassoc", "nsz")
+def transposed_dots(
+    query: Float32, keys: Float32, first: int, count: int, scale: Any, scores: Float32, at: int
+) -> None:
+    """Computes :func:`dots` of transposed keys [D or more, page], four dimensions at a time."""
+    for j in range(count):
+        scores[at + j] = _ZERO
+    width, d = query.shape[0], 0
+    while d + 4 <= width:
+        x0, x1, x2, x3 = query[d], query[d + 1], query[d + 2], query[d + 3]
+        for j in range(count):
+            i = first + j
+            scores[at + j] += (
+                x0 * keys[d, i] + x1 * keys[d + 1, i] + x2 * keys[d + 2, i] + x3 * keys[d + 3, i]
+            )
+        d += 4
+    while d < width:
+        for j in range(count):
+            scores[at + j] += query[d] * keys[d, first + j]
+        d += 1
+    for j in range(count):
+        scores[at + j] *= scale
+
+
+@native("contract", "reassoc", "nsz")
 def blend(weights: Float32, at: int, values: Float32, first: int, count: int, out: Float32) -> None:
-    """out += weights[at : at + count] @ values[first : first + count]; values [page, D], four at a time."""
+    """Adds weights[at : at + count] @ values[first : first + count] to out; values [page, D]."""
     width = out.shape[0]
     j = 0
     while j + 4 <= count:
@@ -72,7 +127,10 @@ def blend(weights: Float32, at: int, values: Float32, first: int, count: int, ou
 
 @native("contract", "reassoc", "nsz")
 def softmax(scores: Float32, n: int, figures: Float32) -> None:
-    """scores[:n] -> probabilities in place; figures = (entropy in bits, over log2 n, mean |score|)."""
+    """Replaces scores[:n] by their probabilities; sets three figures of the head.
+
+    The figures are the entropy in bits, the entropy over log2 n, and the mean of |score|.
+    """
     top = scores[0]
     for t in range(n):
         top = scores[t] if scores[t] > top else top
@@ -96,7 +154,7 @@ def softmax(scores: Float32, n: int, figures: Float32) -> None:
 
 @native("contract", "reassoc", "nsz")
 def deviations(p: Float32, n: int, mean: Float32, figures: Float32) -> None:
-    """figures[h, 3] = half the L1 distance of p[h, :n] to the mean head; ``mean`` is scratch of n."""
+    """Sets figures[h, 3], half the L1 distance of p[h, :n] to the mean head; ``mean`` is scratch of n."""
     heads = p.shape[0]
     share = _ONE / np.float32(heads)
     for t in range(n):
@@ -115,9 +173,9 @@ def deviations(p: Float32, n: int, mean: Float32, figures: Float32) -> None:
 
 @native()
 def check(table: Int32, lengths: Int32, pages: int, page: int, window: int, least: int = 1) -> int:
-    """Keys that will be read, all rows together. Raises IndexError on a page or a length out of range.
+    """Counts the keys that will be read, all rows together.
 
-    ``least``: the smallest length that is in range.
+    ``least`` is the smallest length that is in range. Raises IndexError on a page or a length out of range.
     """
     total = 0
     for b in range(lengths.shape[0]):
@@ -133,52 +191,38 @@ def check(table: Int32, lengths: Int32, pages: int, page: int, window: int, leas
 
 
 @native()
-def attend(
-    q: Float32,
-    k_pages: Float32,
-    v_pages: Float32,
-    table: Int32,
-    lengths: Int32,
-    scale: Any,
-    window: int,
-    softcap: Any,
-    p: Float32,
-    out: Float32,
-    figures: Float32,
-    begin: int,
-    end: int,
-    want_out: bool,
-) -> None:
-    """Units begin..end of (row, key-value head): out [B, H, D], p [B, H, K], figures [B, H, 4] but the last.
-
-    ``window`` and ``softcap`` are 0 where there is none. Without ``want_out`` neither ``v_pages`` nor ``out``
-    is touched. The arguments have passed :func:`check`.
-    """
-    kv_heads, page = k_pages.shape[1], k_pages.shape[2]
-    group = q.shape[1] // kv_heads
+def attend(batch: LayerBatch, begin: int, end: int) -> None:
+    """Computes units begin..end of (row, key-value head): outputs, probabilities, figures but the last."""
+    kv_heads = batch.keys.shape[1]
+    page = batch.keys.shape[3] if batch.transposed else batch.keys.shape[2]
+    group = batch.queries.shape[1] // kv_heads
+    queries, p, out, softcap = batch.queries, batch.probabilities, batch.out, batch.softcap
     for unit in range(begin, end):
         b, h = unit // kv_heads, unit % kv_heads
-        length = lengths[b]
-        start = length - window if 0 < window < length else 0
+        length = batch.lengths[b]
+        start = length - batch.window if 0 < batch.window < length else 0
         n = length - start
         if n == 0:
             for g in range(h * group, h * group + group):
-                figures[b, g] = _ZERO
+                batch.figures[b, g] = _ZERO
             continue
         t = start
         while t < length:
             i = t % page
             count = min(page - i, length - t)
-            keys = k_pages[table[b, t // page], h]
+            keys = batch.keys[batch.page_table[b, t // page], h]
             for g in range(h * group, h * group + group):
-                dots(q[b, g], keys, i, count, scale, p[b, g], t - start)
+                if batch.transposed:
+                    transposed_dots(queries[b, g], keys, i, count, batch.scale, p[b, g], t - start)
+                else:
+                    dots(queries[b, g], keys, i, count, batch.scale, p[b, g], t - start)
             t += count
         for g in range(h * group, h * group + group):
             if softcap > 0:
                 for j in range(n):
                     p[b, g, j] = softcap * np.float32(math.tanh(p[b, g, j] / softcap))
-            softmax(p[b, g], n, figures[b, g])
-        if not want_out:
+            softmax(p[b, g], n, batch.figures[b, g])
+        if not batch.attends:
             continue
         for g in range(h * group, h * group + group):
             out[b, g] = _ZERO
@@ -186,31 +230,31 @@ def attend(
         while t < length:
             i = t % page
             count = min(page - i, length - t)
-            values = v_pages[table[b, t // page], h]
+            values = batch.values[batch.page_table[b, t // page], h]
             for g in range(h * group, h * group + group):
                 blend(p[b, g], t - start, values, i, count, out[b, g])
             t += count
 
 
 @native()
-def finish(p: Float32, lengths: Int32, window: int, figures: Float32, begin: int, end: int) -> None:
-    """Rows begin..end: the deviations of their heads, once every head's p is there."""
-    mean = np.empty(p.shape[2], dtype=np.float32)
+def compare_heads(batch: LayerBatch, begin: int, end: int) -> None:
+    """Computes the deviations of the heads of rows begin..end, once every head's probabilities are there."""
+    mean = np.empty(batch.probabilities.shape[2], dtype=np.float32)
     for b in range(begin, end):
-        n = lengths[b]
-        n = window if 0 < window < n else n
-        deviations(p[b], n, mean, figures[b])
+        n = batch.lengths[b]
+        n = batch.window if 0 < batch.window < n else n
+        deviations(batch.probabilities[b], n, mean, batch.figures[b])
 
 
 @native()
-def store(k: Float32, v: Float32, k_pages: Float32, v_pages: Float32, slots: Int32) -> None:
-    """Write keys and values [T, Hk, D] to their slots. Raises IndexError on a slot out of range."""
+def store(k: Float32, v: Float32, k_pages: Float32, v_pages: Float32, cache_index: Int32) -> None:
+    """Writes keys and values [T, Hk, D] into the cache. Raises IndexError on an index out of range."""
     page = k_pages.shape[2]
-    for t in range(slots.shape[0]):
-        if slots[t] < 0 or slots[t] >= k_pages.shape[0] * page:
-            raise IndexError("a slot is outside the cache")
+    for t in range(cache_index.shape[0]):
+        if cache_index[t] < 0 or cache_index[t] >= k_pages.shape[0] * page:
+            raise IndexError("a cache index is outside the cache")
     for t in range(k.shape[0]):
-        where, offset = slots[t] // page, slots[t] % page
+        where, offset = cache_index[t] // page, cache_index[t] % page
         for h in range(k.shape[1]):
             for d in range(k.shape[2]):
                 k_pages[where, h, offset, d] = k[t, h, d]

@@ -1,4 +1,4 @@
-"""Float64 oracle of the attention statistics of ONE query.
+"""The attention statistics of ONE query in float64; every other implementation is checked against them.
 
 ``scores`` are what enters the softmax (after scaling and softcap), [H, K] for one layer or [layers, H, K];
 ``valid`` is a bool mask [K] (or [layers, K]) of the keys the query may see, all of them if None. Masked
@@ -14,7 +14,7 @@ from .._arrays import ArrayLike, BoolArray, FloatArray, as_float64, as_numpy
 
 
 def _checked(scores: ArrayLike, valid: ArrayLike | None) -> tuple[FloatArray, BoolArray]:
-    """Scores as [..., H, K] float64 with 0 at masked places, and the mask as [..., 1, K]."""
+    """Returns scores as [..., H, K] float64 with 0 at masked keys, and the mask as [..., 1, K]."""
     s = as_float64(scores)
     if s.ndim not in (2, 3) or 0 in s.shape:
         raise ValueError(f"scores must have shape [H, K] or [layers, H, K], got {s.shape}")
@@ -38,7 +38,7 @@ def paged_scores(
     window: int | None = None,
     softcap: float | None = None,
 ) -> FloatArray:
-    """The scores that enter the softmax of one query [H, D] over a sequence's cached keys, [H, K].
+    """Computes the scores [H, K] of one query [H, D] over a sequence's cached keys, which enter the softmax.
 
     ``k_pages`` [P, Hk, page, D]; key t lies at ``k_pages[pages[t // page], :, t % page]``; query head h reads
     key-value head h // (H // Hk). K is ``length``, or ``window`` where that is less: the last so many keys.
@@ -52,7 +52,7 @@ def paged_scores(
 
 
 def attention_probabilities(scores: ArrayLike, valid: ArrayLike | None = None) -> FloatArray:
-    """A = softmax of the scores over the valid keys, 0 at the others; [.., H, K]."""
+    """Computes A = softmax of the scores over the valid keys, 0 at the others; [.., H, K]."""
     s, mask = _checked(scores, valid)
     s = np.where(mask, s, -np.inf)
     weights = np.exp(s - s.max(axis=-1, keepdims=True))
@@ -60,67 +60,68 @@ def attention_probabilities(scores: ArrayLike, valid: ArrayLike | None = None) -
 
 
 def _entropy_bits(p: FloatArray) -> FloatArray:
+    """Computes the entropy of distributions p [.., K] in bits."""
     return np.asarray(-(p * np.log2(np.where(p > 0, p, 1.0))).sum(axis=-1))
 
 
 def head_entropy(scores: ArrayLike, valid: ArrayLike | None = None) -> FloatArray:
-    """-sum_j A_hj log2 A_hj of each head in bits, [.., H]."""
+    """Computes -sum_j A_hj log2 A_hj of each head in bits, [.., H]."""
     return _entropy_bits(attention_probabilities(scores, valid))
 
 
 def head_entropy_normalized(scores: ArrayLike, valid: ArrayLike | None = None) -> FloatArray:
-    """Each head's entropy over log2(valid keys), 0..1, and 0 where there is one key; [.., H]."""
+    """Computes each head's entropy over log2(valid keys), 0..1, and 0 where there is one key; [.., H]."""
     mask = _checked(scores, valid)[1]
     keys = mask.sum(axis=-1)
     return np.asarray(np.where(keys > 1, head_entropy(scores, valid) / np.log2(np.maximum(keys, 2)), 0.0))
 
 
 def head_varentropy(scores: ArrayLike, valid: ArrayLike | None = None) -> FloatArray:
-    """sum_j A_hj (log2 A_hj + H_h)^2 of each head in bits^2, [.., H]."""
+    """Computes sum_j A_hj (log2 A_hj + H_h)^2 of each head in bits^2, [.., H]."""
     p = attention_probabilities(scores, valid)
     log2_p = np.log2(np.where(p > 0, p, 1.0))
     return np.asarray((p * np.square(log2_p + _entropy_bits(p)[..., None])).sum(axis=-1))
 
 
 def head_deviation(scores: ArrayLike, valid: ArrayLike | None = None) -> FloatArray:
-    """Half the L1 distance of each head's attention to the mean head, 0..1; [.., H]."""
+    """Computes half the L1 distance of each head's attention to the mean head, 0..1; [.., H]."""
     p = attention_probabilities(scores, valid)
     return np.asarray(0.5 * np.abs(p - p.mean(axis=-2, keepdims=True)).sum(axis=-1))
 
 
 def head_jsd(scores: ArrayLike, valid: ArrayLike | None = None) -> FloatArray:
-    """Jensen-Shannon divergence of the heads in bits: entropy of the mean head - mean entropy; [..]."""
+    """Computes the heads' Jensen-Shannon divergence: entropy of the mean head - mean entropy; bits, [..]."""
     p = attention_probabilities(scores, valid)
     return np.asarray(_entropy_bits(p.mean(axis=-2)) - _entropy_bits(p).mean(axis=-1))
 
 
 def attention_entropy(scores: ArrayLike, valid: ArrayLike | None = None) -> float:
-    """Mean over heads of the head entropy, in bits; mean over layers."""
+    """Averages the head entropy over heads, in bits; mean over layers."""
     return float(head_entropy(scores, valid).mean())
 
 
 def attention_entropy_normalized(scores: ArrayLike, valid: ArrayLike | None = None) -> float:
-    """Mean over heads of the entropy over log2(valid keys), 0..1; mean over layers."""
+    """Averages the entropy over log2(valid keys) over heads, 0..1; mean over layers."""
     return float(head_entropy_normalized(scores, valid).mean())
 
 
 def attention_varentropy(scores: ArrayLike, valid: ArrayLike | None = None) -> float:
-    """Population variance over heads of the head entropy, in bits^2; mean over layers."""
+    """Computes the population variance over heads of the head entropy, in bits^2; mean over layers."""
     return float(head_entropy(scores, valid).var(axis=-1).mean())
 
 
 def agreement(scores: ArrayLike, valid: ArrayLike | None = None) -> float:
-    """1 - mean over heads of half the L1 distance to the mean head, 0..1; mean over layers."""
+    """Computes 1 - mean over heads of half the L1 distance to the mean head, 0..1; mean over layers."""
     return float(1.0 - head_deviation(scores, valid).mean())
 
 
 def agreement_seed(scores: ArrayLike, valid: ArrayLike | None = None) -> float:
-    """Mean over heads and valid keys of |A_h - mean head| (a DISagreement); mean over layers."""
+    """Averages |A_h - mean head| over heads and valid keys (a DISagreement); mean over layers."""
     keys = _checked(scores, valid)[1].sum(axis=-1)
     return float((2.0 * head_deviation(scores, valid) / keys).mean())
 
 
 def interaction_strength(scores: ArrayLike, valid: ArrayLike | None = None) -> float:
-    """Mean of |score| over heads and valid keys, in score units; mean over layers."""
+    """Averages |score| over heads and valid keys, in score units; mean over layers."""
     s, mask = _checked(scores, valid)
     return float((np.abs(s).sum(axis=-1) / mask.sum(axis=-1)).mean())

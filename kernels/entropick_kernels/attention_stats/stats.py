@@ -1,4 +1,4 @@
-"""What is kept of the newest query's attention, head by head, and the six signals of a layer."""
+"""The figures of the newest query's attention, head by head, and the six signals of a layer, in torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FLOOR: Final = -800.0
 
 
 class HeadStats(NamedTuple):
-    """Statistics of one query's attention over its valid keys, float32 [.., H] (float64 for float64)."""
+    """The figures of one query's attention over its valid keys, float32 [.., H] (float64 for float64)."""
 
     entropy: Tensor
     """bits"""
@@ -29,19 +29,28 @@ class HeadStats(NamedTuple):
     """number of valid keys, int64 [..]"""
 
 
+def named_figures(figures: Tensor, keys: Tensor) -> HeadStats:
+    """Returns figures [.., H, 4], which an implementation keeps side by side, and keys [..] by name."""
+    entropy, normalized, size, deviation = figures.unbind(-1)
+    return HeadStats(entropy, normalized, size, deviation, keys)
+
+
 class HeadShards(NamedTuple):
-    """The workers among whom the heads of a layer are spread, as tensor parallelism does."""
+    """A tensor-parallel group, among whose workers the heads of a layer are spread."""
 
     heads: int
     """query heads of all workers together"""
     add: Callable[[Tensor], Tensor]
-    """The sum of a contiguous float tensor over the workers, of its shape and type (an all-reduce); it may be
-    made in place. Every worker calls it once a measurement, with tensors of one shape where their arguments
-    have one and the same implementation serves them all."""
+    """All-reduces a contiguous float tensor: returns its sum over the workers, of its shape and type, maybe
+    in place. Every worker calls it once a measurement, with tensors of one shape where their arguments have
+    one and the same implementation serves them all."""
 
 
 def added(of_worker: Tensor, shards: HeadShards) -> Tensor:
-    """``of_worker`` over all workers. Raises ValueError where ``shards.add`` gives another shape or type."""
+    """Returns the sum of a tensor over all workers.
+
+    Raises ValueError where ``shards.add`` gives another shape or type.
+    """
     shape, dtype = of_worker.shape, of_worker.dtype
     found = shards.add(of_worker)
     if found.shape != shape or found.dtype != dtype:
@@ -52,16 +61,17 @@ def added(of_worker: Tensor, shards: HeadShards) -> Tensor:
 
 
 def check_shards(shards: HeadShards | None, heads: int) -> None:
-    """Raise ValueError where a worker has more heads than all workers together."""
+    """Raises ValueError where a worker has more heads than all workers together."""
     if shards is not None and shards.heads < heads:
         raise ValueError(f"shards.heads must count all heads, at least the {heads} here, got {shards.heads}")
 
 
 def layer_signals(stats: HeadStats) -> Tensor:
-    """The six attention signals of a layer, [.., 6], the order of ``signals.ATTENTION_SIGNALS``.
+    """Computes the six attention signals of a layer, [.., 6], in the order of ``signals.ATTENTION_SIGNALS``.
 
     attention_entropy (bits), attention_entropy_normalized, attention_varentropy (bits^2), agreement,
-    agreement_seed, interaction_strength. Average over a layer axis afterwards, never before.
+    agreement_seed, interaction_strength. A mean over layers is taken of these, never before. The native form
+    is in ``numba_signals``.
     """
     figures = (stats.entropy, stats.entropy_normalized, stats.deviation, stats.mean_abs_score)
     mean = torch.stack(figures).mean(-1)
@@ -73,7 +83,7 @@ def layer_signals(stats: HeadStats) -> Tensor:
 def softmax_stats(
     scores: Tensor, valid: Tensor | None, shards: HeadShards | None = None
 ) -> tuple[Tensor, HeadStats]:
-    """Attention probabilities [..., H, K] and their statistics; arguments as :func:`head_stats`."""
+    """Computes attention probabilities [..., H, K] and their statistics; arguments as :func:`head_stats`."""
     s = scores if scores.dtype in (torch.float32, torch.float64) else scores.float()
     if valid is None:
         size = s.abs().sum(-1)
@@ -109,7 +119,7 @@ def softmax_stats(
 
 
 def head_stats(scores: Tensor, valid: Tensor | None = None, shards: HeadShards | None = None) -> HeadStats:
-    """Statistics of the attention of queries whose ``scores`` [..., H, K] enter the softmax.
+    """Measures the attention of queries whose ``scores`` [..., H, K] enter the softmax.
 
     ``valid``: bool [..., K] (broadcast over heads), True where the query may look; all keys if None. With
     ``shards`` the heads are one worker's, and the deviation is from the mean head of all workers; its ``add``

@@ -14,98 +14,69 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ._inputs import PagedQueries
 from .stats import HeadShards, HeadStats, softmax_stats
 
-_QUERY_BLOCK: Final = 256
+_QUERIES_AT_ONCE: Final = 256
 
 
-def write_kv_torch(k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, slots: Tensor) -> None:
-    """See :func:`entropick_kernels.attention_stats.write_kv`."""
+def write_kv_torch(k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, cache_index: Tensor) -> None:
+    """Implements :func:`entropick_kernels.attention_stats.write_kv`."""
     page = k_pages.shape[2]
-    ids, offsets = slots.long() // page, slots.long() % page
+    ids, offsets = cache_index.long() // page, cache_index.long() % page
     k_pages[ids, :, offsets] = k.to(k_pages.dtype)
     v_pages[ids, :, offsets] = v.to(v_pages.dtype)
 
 
 def _gather(pages: Tensor, ids: Tensor, dtype: torch.dtype) -> Tensor:
-    """Pages [P, Hk, page, D] of ids [.., N] as one run of keys [.., Hk, N * page, D]."""
+    """Returns pages [P, Hk, page, D] of ids [.., N] as one run of keys [.., Hk, N * page, D]."""
     return pages[ids].transpose(-3, -4).flatten(-3, -2).to(dtype)
 
 
 def _capped(scores: Tensor, scale: float, softcap: float | None) -> Tensor:
-    """Scores entering the softmax, in place."""
+    """Scales and caps scores, in place."""
     scores.mul_(scale)
     return scores if softcap is None else scores.div_(softcap).tanh_().mul_(softcap)
 
 
-def _scores(
-    q: Tensor,
-    k_pages: Tensor,
-    page_table: Tensor,
-    lengths: Tensor,
-    scale: float,
-    window: int | None,
-    softcap: float | None,
-) -> tuple[Tensor, Tensor]:
-    """Scores of every row's newest query before the softmax, [B, H, N * page], and which keys it sees."""
-    rows, heads, width = q.shape
-    kv_heads = k_pages.shape[1]
-    work = torch.float64 if q.dtype == torch.float64 else torch.float32
-    keys = _gather(k_pages, page_table, work)
-    position = torch.arange(keys.shape[-2], device=q.device)
-    ends = lengths.unsqueeze(-1)
+def _scores(inputs: PagedQueries, page_table: Tensor) -> tuple[Tensor, Tensor]:
+    """Computes every row's scores before the softmax, [B, H, N * page], and which keys its query sees."""
+    rows, heads, width = inputs.q.shape
+    kv_heads = inputs.k_pages.shape[1]
+    work = torch.float64 if inputs.q.dtype == torch.float64 else torch.float32
+    keys = _gather(inputs.k_pages, page_table, work)
+    position = torch.arange(keys.shape[-2], device=keys.device)
+    ends = inputs.lengths.unsqueeze(-1)
     valid = position < ends
-    if window is not None:
-        valid = valid & (position >= ends - window)
-    grouped = q.to(work).reshape(rows, kv_heads, heads // kv_heads, width)
-    scores = _capped(torch.matmul(grouped, keys.transpose(-1, -2)), scale, softcap)
+    if inputs.window is not None:
+        valid = valid & (position >= ends - inputs.window)
+    grouped = inputs.q.to(work).reshape(rows, kv_heads, heads // kv_heads, width)
+    scores = _capped(torch.matmul(grouped, keys.transpose(-1, -2)), inputs.scale, inputs.softcap)
     return scores.flatten(1, 2), valid
 
 
-def decode_attention_torch(
-    q: Tensor,
-    k_pages: Tensor,
-    v_pages: Tensor,
-    page_table: Tensor,
-    lengths: Tensor,
-    *,
-    scale: float,
-    window: int | None,
-    softcap: float | None,
-    want_stats: bool = True,
-) -> tuple[Tensor, HeadStats | None]:
-    """See :func:`entropick_kernels.attention_stats.decode_attention`."""
-    rows, heads, width = q.shape
-    kv_heads = k_pages.shape[1]
-    scores, valid = _scores(q, k_pages, page_table, lengths, scale, window, softcap)
-    values, stats = _gather(v_pages, page_table, scores.dtype), None
+def decode_attention_torch(inputs: PagedQueries, want_stats: bool) -> tuple[Tensor, HeadStats | None]:
+    """Implements :func:`entropick_kernels.attention_stats.decode_attention`."""
+    rows, heads, width = inputs.q.shape
+    scores, valid = _scores(inputs, inputs.page_table)
+    values, stats = _gather(inputs.pages[-1], inputs.page_table, scores.dtype), None
     if want_stats:
         p, stats = softmax_stats(scores, valid)
     else:
         p = scores.masked_fill_(~valid.unsqueeze(1), -math.inf).softmax(-1)
     # a stale page may hold anything, and 0 * NaN is NaN
     values.masked_fill_(~valid[:, None, :, None], 0.0)
-    out = torch.matmul(p.view(rows, kv_heads, -1, p.shape[-1]), values)
-    return out.reshape(rows, heads, width).to(q.dtype), stats
+    out = torch.matmul(p.view(rows, values.shape[1], -1, p.shape[-1]), values)
+    return out.reshape(rows, heads, width).to(inputs.q.dtype), stats
 
 
-def measure_attention_torch(
-    q: Tensor,
-    k_pages: Tensor,
-    page_table: Tensor,
-    lengths: Tensor,
-    *,
-    scale: float,
-    window: int | None,
-    softcap: float | None,
-    shards: HeadShards | None = None,
-) -> HeadStats:
-    """See :func:`entropick_kernels.attention_stats.measure_attention`."""
-    first = torch.arange(page_table.shape[1], device=q.device) * k_pages.shape[2]
+def measure_attention_torch(inputs: PagedQueries, shards: HeadShards | None) -> HeadStats:
+    """Implements :func:`entropick_kernels.attention_stats.measure_attention`."""
+    page, table = inputs.k_pages.shape[2], inputs.page_table
+    first = torch.arange(table.shape[1], device=table.device) * page
     # a padded row's pages may be anything
-    table = page_table.masked_fill(first >= lengths.unsqueeze(-1), 0)
-    scores, valid = _scores(q, k_pages, table, lengths, scale, window, softcap)
-    return softmax_stats(scores, valid, shards)[1]
+    table = table.masked_fill(first >= inputs.lengths.unsqueeze(-1), 0)
+    return softmax_stats(*_scores(inputs, table), shards)[1]
 
 
 def prefill_attention_torch(
@@ -120,7 +91,7 @@ def prefill_attention_torch(
     softcap: float | None,
     want_stats: bool,
 ) -> tuple[Tensor, HeadStats | None]:
-    """See :func:`entropick_kernels.attention_stats.prefill_attention`."""
+    """Implements :func:`entropick_kernels.attention_stats.prefill_attention`."""
     n, heads, width = q.shape
     page, kv_heads = k_pages.shape[2], k_pages.shape[1]
     group = heads // kv_heads
@@ -163,16 +134,16 @@ def prefill_attention_torch(
 def _eager(
     q: Tensor, keys: Tensor, values: Tensor, visible: Tensor | None, scale: float, softcap: float
 ) -> Tensor:
-    """Softmax attention with a softcap, [n, H, D], by blocks of queries so that the scores stay small."""
+    """Attends with a softcap, [n, H, D], some queries at a time so that the scores stay small."""
     work = torch.float64 if q.dtype == torch.float64 else torch.float32
     kv_heads, width = keys.shape[0], q.shape[2]
     k, v = keys.to(work).transpose(-1, -2).unsqueeze(1), values.to(work).unsqueeze(1)
-    blocks = []
-    for lo in range(0, q.shape[0], _QUERY_BLOCK):
-        block = q[lo : lo + _QUERY_BLOCK].to(work).transpose(0, 1)
-        block = block.reshape(kv_heads, -1, block.shape[1], width)
-        scores = _capped(torch.matmul(block, k), scale, softcap)
+    parts = []
+    for lo in range(0, q.shape[0], _QUERIES_AT_ONCE):
+        part = q[lo : lo + _QUERIES_AT_ONCE].to(work).transpose(0, 1)
+        part = part.reshape(kv_heads, -1, part.shape[1], width)
+        scores = _capped(torch.matmul(part, k), scale, softcap)
         if visible is not None:
-            scores.masked_fill_(~visible[lo : lo + _QUERY_BLOCK], float("-inf"))
-        blocks.append(torch.matmul(scores.softmax(-1), v).flatten(0, 1).transpose(0, 1))
-    return torch.cat(blocks).reshape(-1, q.shape[1], width).to(q.dtype)
+            scores.masked_fill_(~visible[lo : lo + _QUERIES_AT_ONCE], float("-inf"))
+        parts.append(torch.matmul(scores.softmax(-1), v).flatten(0, 1).transpose(0, 1))
+    return torch.cat(parts).reshape(-1, q.shape[1], width).to(q.dtype)

@@ -1,4 +1,4 @@
-"""Decode attention over a paged cache in Triton, and its statistics: what is launched.
+"""Decode attention over a paged cache in Triton, and its statistics: the launches.
 
 Two launches give the output and the figures of a head, two more its distance to the mean head:
 
@@ -22,100 +22,56 @@ import triton
 from torch import Tensor
 
 from .._triton import interpreting
-from .stats import HeadShards, HeadStats, added
+from ._inputs import PagedQueries
+from .stats import HeadShards, HeadStats, added, named_figures
 from .triton_kernels import attend, deviate, merge, sum_heads, total
 
 SPLIT: Final = 512
 """keys of a program of ``attend``"""
 TILE: Final = 32
 """keys of one step of it, and of a program of ``deviate``"""
-_HEAD_BLOCK: Final = 64
+_HEAD_TILE: Final = 64
 
 Want = Literal["all", "heads", "none"]
 
 
 def supports(*tensors: Tensor) -> bool:
-    """Whether the kernels serve these tensors: float32, bfloat16 or float16, heads contiguous."""
+    """Returns whether the kernels serve these tensors: float32, bfloat16 or float16, heads contiguous."""
     dtypes = (torch.float32, torch.bfloat16, torch.float16)
     return all(t.dtype in dtypes and t.stride(-1) == 1 for t in tensors)
 
 
 def decode_attention_triton(
-    q: Tensor,
-    k_pages: Tensor,
-    v_pages: Tensor,
-    page_table: Tensor,
-    lengths: Tensor,
-    *,
-    scale: float,
-    window: int | None,
-    softcap: float | None,
-    want: Want = "all",
-    split: int = SPLIT,
-    tile: int = TILE,
+    inputs: PagedQueries, *, want: Want = "all", split: int = SPLIT, tile: int = TILE
 ) -> tuple[Tensor, HeadStats | None]:
-    """See :func:`entropick_kernels.attention_stats.decode_attention`.
+    """Implements :func:`entropick_kernels.attention_stats.decode_attention`.
 
     ``want``: "all" statistics, all but the deviation (then NaN: "heads"), or "none". ``split``, ``tile``:
-    powers of two, at least 16; a row's numbers depend on them. Never synchronises: shapes alone say what is
-    launched. Tensors as :func:`supports` demands.
+    powers of two, at least 16; a row's numbers depend on them. Never synchronises: shapes alone say which
+    programs are launched. Tensors as :func:`supports` demands.
     """
-    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    figures, keys = _launch(
-        q, k_pages, v_pages, page_table, lengths, out,
-        scale=scale, window=window, softcap=softcap, want=want, shards=None, split=split, tile=tile,
-    )  # fmt: skip
-    return out, None if want == "none" else _stats(figures, keys)
+    out = torch.empty(inputs.q.shape, dtype=inputs.q.dtype, device=inputs.q.device)
+    stats = _launch(inputs, out, want, None, split, tile)
+    return out, None if want == "none" else stats
 
 
 def measure_attention_triton(
-    q: Tensor,
-    k_pages: Tensor,
-    page_table: Tensor,
-    lengths: Tensor,
-    *,
-    scale: float,
-    window: int | None,
-    softcap: float | None,
-    shards: HeadShards | None = None,
-    split: int = SPLIT,
-    tile: int = TILE,
+    inputs: PagedQueries, shards: HeadShards | None = None, *, split: int = SPLIT, tile: int = TILE
 ) -> HeadStats:
-    """See :func:`entropick_kernels.attention_stats.measure_attention` and :func:`decode_attention_triton`.
+    """Implements :func:`entropick_kernels.attention_stats.measure_attention`.
 
-    ``shards`` adds up a float32 [B, K], K the capacity of the page table, or of the window, in whole splits;
-    beyond a row's own tiles it holds anything, and what comes back there is not read.
+    ``split`` and ``tile`` are as in :func:`decode_attention_triton`. ``shards`` adds up a float32 [B, K], K
+    the capacity of the page table, or of the window, in whole splits; beyond a row's own tiles it holds
+    anything, and its sums there are not read.
     """
-    figures, keys = _launch(
-        q, k_pages, None, page_table, lengths, None,
-        scale=scale, window=window, softcap=softcap, want="all", shards=shards, split=split, tile=tile,
-    )  # fmt: skip
-    return _stats(figures, keys)
-
-
-def _stats(figures: Tensor, keys: Tensor) -> HeadStats:
-    """The figures [B, H, 4] by name."""
-    entropy, normalized, size, deviation = figures.unbind(-1)
-    return HeadStats(entropy, normalized, size, deviation, keys)
+    return _launch(inputs, None, "all", shards, split, tile)
 
 
 def _launch(
-    q: Tensor,
-    k_pages: Tensor,
-    v_pages: Tensor | None,
-    page_table: Tensor,
-    lengths: Tensor,
-    out: Tensor | None,
-    *,
-    scale: float,
-    window: int | None,
-    softcap: float | None,
-    want: Want,
-    shards: HeadShards | None,
-    split: int,
-    tile: int,
-) -> tuple[Tensor, Tensor]:
-    """Fill ``out`` where there are values; the figures [B, H, 4] in the order of HeadStats, and keys [B]."""
+    inputs: PagedQueries, out: Tensor | None, want: Want, shards: HeadShards | None, split: int, tile: int
+) -> HeadStats:
+    """Fills ``out`` where there are values. Returns the statistics, which mean nothing unless wanted."""
+    q, k_pages, v_pages, page_table, lengths, scale, window, softcap = inputs
     rows, heads, width = q.shape
     _, kv_heads, page, _ = k_pages.shape
     capacity = page_table.shape[1] * page
@@ -161,21 +117,21 @@ def _launch(
         )  # fmt: skip
         if keep:
             kept = (weights, tops, softmax, lengths)
-            block = min(_HEAD_BLOCK, triton.next_power_of_2(heads))
+            head_tile = min(_HEAD_TILE, triton.next_power_of_2(heads))
             attended = sums
             if shards is not None:
                 attended = scratch(rows, splits * split)
                 sum_heads[(rows, tiles)](
                     *kept, attended, reach, capacity, splits,
-                    HEADS=heads, BLOCK=block, **common, num_warps=4,
+                    HEADS=heads, HEAD_TILE=head_tile, **common, num_warps=4,
                 )  # fmt: skip
                 attended = added(attended, shards)
             deviate[(rows, tiles)](
                 *kept, attended, distances, reach, capacity, splits,
                 HEADS=heads, ALL_HEADS=heads if shards is None else shards.heads, GIVEN=shards is not None,
-                BLOCK=block, **common, num_warps=4,
+                HEAD_TILE=head_tile, **common, num_warps=4,
             )  # fmt: skip
             total[(rows * heads,)](
                 distances, lengths, figures, reach, capacity, splits, HEADS=heads, **common, num_warps=4
             )
-    return figures, keys
+    return named_figures(figures, keys)

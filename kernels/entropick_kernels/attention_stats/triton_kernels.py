@@ -23,7 +23,7 @@ _TILE_BLOCK = tl.constexpr(128)
 
 @triton.jit
 def _tanh(x):
-    """tanh to about 2e-7, relative: a series near 0, where 1 - e would cancel."""
+    """Computes tanh to about 2e-7, relative: a series near 0, where 1 - e would cancel."""
     square = tl.minimum(x * x, 0.0625)
     series = square * (-0.33333334 + square * (0.13333334 + square * (-0.05396825 + square * 0.021869488)))
     e = tl.exp2(tl.abs(x) * (-2.0 * _LOG2_E))
@@ -33,14 +33,14 @@ def _tanh(x):
 
 @triton.jit
 def _span(lengths, b, window, capacity):
-    """First valid key of row b and the end of its keys."""
+    """Returns the first valid key of row b and the end of its keys."""
     end = tl.minimum(tl.load(lengths + b).to(tl.int32), capacity)
     return tl.maximum(end - window, 0), end
 
 
 @triton.jit
 def _pack(p):
-    """p in 0..1 as the 16 bits of a float without sign: 4 of exponent, 12 of mantissa.
+    """Returns p in 0..1 as the 16 bits of a float without sign: 4 of exponent, 12 of mantissa.
 
     2^-15 is added so that the exponent is in range. Error: 2^-13 of p, 2^-28 near 0; 0 and 1 are exact. A
     float16 has 2^-11 of p.
@@ -51,7 +51,7 @@ def _pack(p):
 
 @triton.jit
 def _unpack(packed):
-    """The inverse of :func:`_pack`."""
+    """Inverts :func:`_pack`."""
     bits = packed.to(tl.int16, bitcast=True).to(tl.int32) & 0xFFFF
     return ((bits << 11) + (112 << 23)).to(tl.float32, bitcast=True) - 0.000030517578125
 
@@ -60,13 +60,15 @@ def _unpack(packed):
 def attend(
     q, k_pages, v_pages, table, lengths, partial, sums, weights, tops,
     scale, softcap, window, capacity, splits, table_row, q_row, q_head,
-    k_page, k_head, k_slot, v_page, v_head, v_slot,
+    k_page, k_head, k_offset, v_page, v_head, v_offset,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, GROUP_PAD: tl.constexpr, WIDTH: tl.constexpr,
     WIDTH_PAD: tl.constexpr, PAGE: tl.constexpr, TILE: tl.constexpr, SPLIT: tl.constexpr,
     CAPPED: tl.constexpr, VALUES: tl.constexpr, STATS: tl.constexpr, KEEP: tl.constexpr,
     UPCAST: tl.constexpr,
 ):  # fmt: skip
-    """One split of keys for the query heads of one key-value head: partial [.., D], sums (m, L, T, S).
+    """Attends to one split of keys with the query heads of one key-value head: partial [.., D], sums.
+
+    The sums are (m, L, T, S).
 
     Without VALUES neither values nor an output exist: ``v_pages`` and ``partial`` are not touched.
     """
@@ -104,12 +106,12 @@ def attend(
         page = ahead.to(tl.int64)
         later = position + TILE
         ahead = tl.load(table + b * table_row + later // PAGE, mask=later < stop, other=0)
-        slot = position % PAGE
+        offset = position % PAGE
         # a stale page may hold anything
         readable = valid[:, None] if WIDTH == WIDTH_PAD else valid[:, None] & (d < WIDTH)[None, :]
-        k = tl.load(keys + (page * k_page + slot * k_slot)[:, None], mask=readable, other=0.0)
+        k = tl.load(keys + (page * k_page + offset * k_offset)[:, None], mask=readable, other=0.0)
         if VALUES:
-            v = tl.load(values + (page * v_page + slot * v_slot)[:, None], mask=readable, other=0.0)
+            v = tl.load(values + (page * v_page + offset * v_offset)[:, None], mask=readable, other=0.0)
         if UPCAST:
             k = k.to(tl.float32)
             if VALUES:
@@ -152,7 +154,10 @@ def merge(
     HEADS: tl.constexpr, WIDTH: tl.constexpr, WIDTH_PAD: tl.constexpr, SPLIT: tl.constexpr,
     VALUES: tl.constexpr, STATS: tl.constexpr,
 ):  # fmt: skip
-    """One head: out [D], figures (H, H / log2 n, mean |s|, NaN), softmax (m, L), the row's n keys."""
+    """Merges the splits of one head.
+
+    Sets out [D], figures (H, H / log2 n, mean |s|, NaN), softmax (m, L), the row's n keys.
+    """
     head = tl.program_id(0).to(tl.int64)
     start, end = _span(lengths, head // HEADS, window, capacity)
     count = tl.cdiv(end, SPLIT) - start // SPLIT
@@ -204,7 +209,7 @@ def merge(
 
 @triton.jit
 def _attention(weights, tops, softmax, heads, real, tile, splits, TILE: tl.constexpr, SPLIT: tl.constexpr):
-    """The attention of some heads to the keys of a tile, [heads, TILE]; 0 for heads that are not there."""
+    """Returns the attention of some heads to a tile's keys, [heads, TILE]; 0 for heads beyond the last."""
     place = heads * (splits * SPLIT) + tile * TILE
     top = tl.load(tops + place // TILE, mask=real, other=0.0)
     m = tl.load(softmax + heads * 2, mask=real, other=0.0)
@@ -217,12 +222,12 @@ def _attention(weights, tops, softmax, heads, real, tile, splits, TILE: tl.const
 @triton.jit
 def _summed(
     first, weights, tops, softmax, b, tile, splits,
-    HEADS: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr, SPLIT: tl.constexpr,
+    HEADS: tl.constexpr, HEAD_TILE: tl.constexpr, TILE: tl.constexpr, SPLIT: tl.constexpr,
 ):  # fmt: skip
-    """The sum over all heads of row b, [TILE]; ``first``: the attention of the first BLOCK of them."""
+    """Sums the attention of all heads of row b, [TILE]; ``first``: that of the first HEAD_TILE of them."""
     attended = tl.sum(first, 0)
-    for lo in tl.static_range(BLOCK, HEADS, BLOCK):
-        h = lo + tl.arange(0, BLOCK)
+    for lo in tl.static_range(HEAD_TILE, HEADS, HEAD_TILE):
+        h = lo + tl.arange(0, HEAD_TILE)
         more = _attention(weights, tops, softmax, b * HEADS + h, h < HEADS, tile, splits, TILE, SPLIT)
         attended += tl.sum(more, 0)
     return attended
@@ -230,7 +235,7 @@ def _summed(
 
 @triton.jit
 def _outside(lengths, b, tile, window, capacity, TILE: tl.constexpr, SPLIT: tl.constexpr):
-    """Whether no key of row b lies in the tile."""
+    """Returns whether no key of row b lies in the tile."""
     start, end = _span(lengths, b, window, capacity)
     at = start // SPLIT * SPLIT + tile * TILE
     return (at + TILE <= start) | (at >= end)
@@ -239,26 +244,26 @@ def _outside(lengths, b, tile, window, capacity, TILE: tl.constexpr, SPLIT: tl.c
 @triton.jit(do_not_specialize=["window", "capacity", "splits"])
 def sum_heads(
     weights, tops, softmax, lengths, attended, window, capacity, splits,
-    HEADS: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr, SPLIT: tl.constexpr,
+    HEADS: tl.constexpr, HEAD_TILE: tl.constexpr, TILE: tl.constexpr, SPLIT: tl.constexpr,
 ):  # fmt: skip
-    """One tile of keys: the attention of all heads to each, added up, attended [B, K]."""
+    """Sums the attention of all heads to each key of one tile, attended [B, K]."""
     b = tl.program_id(0).to(tl.int64)
     tile = tl.program_id(1)
     if _outside(lengths, b, tile, window, capacity, TILE, SPLIT):
         return
-    h = tl.arange(0, BLOCK)
+    h = tl.arange(0, HEAD_TILE)
     first = _attention(weights, tops, softmax, b * HEADS + h, h < HEADS, tile, splits, TILE, SPLIT)
-    found = _summed(first, weights, tops, softmax, b, tile, splits, HEADS, BLOCK, TILE, SPLIT)
+    found = _summed(first, weights, tops, softmax, b, tile, splits, HEADS, HEAD_TILE, TILE, SPLIT)
     tl.store(attended + b * (splits * SPLIT) + tile * TILE + tl.arange(0, TILE), found)
 
 
 @triton.jit(do_not_specialize=["window", "capacity", "splits"])
 def deviate(
     weights, tops, softmax, lengths, attended, distances, window, capacity, splits,
-    HEADS: tl.constexpr, ALL_HEADS: tl.constexpr, GIVEN: tl.constexpr, BLOCK: tl.constexpr,
+    HEADS: tl.constexpr, ALL_HEADS: tl.constexpr, GIVEN: tl.constexpr, HEAD_TILE: tl.constexpr,
     TILE: tl.constexpr, SPLIT: tl.constexpr,
 ):  # fmt: skip
-    """One tile of keys: each head's L1 distance to the mean head there, distances [B, H, tiles].
+    """Computes each head's L1 distance to the mean head in one tile of keys, distances [B, H, tiles].
 
     The mean of ALL_HEADS heads: these HEADS, or, GIVEN, those whose sum ``attended`` holds.
     """
@@ -267,16 +272,16 @@ def deviate(
     if _outside(lengths, b, tile, window, capacity, TILE, SPLIT):
         return
     tiles = splits * (SPLIT // TILE)
-    h = tl.arange(0, BLOCK)
+    h = tl.arange(0, HEAD_TILE)
     a = _attention(weights, tops, softmax, b * HEADS + h, h < HEADS, tile, splits, TILE, SPLIT)
     if GIVEN:
         mean = tl.load(attended + b * (splits * SPLIT) + tile * TILE + tl.arange(0, TILE))
     else:
-        mean = _summed(a, weights, tops, softmax, b, tile, splits, HEADS, BLOCK, TILE, SPLIT)
+        mean = _summed(a, weights, tops, softmax, b, tile, splits, HEADS, HEAD_TILE, TILE, SPLIT)
     mean = mean / ALL_HEADS
     distance = tl.sum(tl.abs(a - mean[None, :]), 1)
     tl.store(distances + (b * HEADS + h) * tiles + tile, distance, mask=h < HEADS)
-    for lo in tl.static_range(BLOCK, HEADS, BLOCK):
+    for lo in tl.static_range(HEAD_TILE, HEADS, HEAD_TILE):
         heads = b * HEADS + lo + h
         more = _attention(weights, tops, softmax, heads, lo + h < HEADS, tile, splits, TILE, SPLIT)
         distance = tl.sum(tl.abs(more - mean[None, :]), 1)
@@ -288,7 +293,7 @@ def total(
     distances, lengths, figures, window, capacity, splits,
     HEADS: tl.constexpr, TILE: tl.constexpr, SPLIT: tl.constexpr,
 ):  # fmt: skip
-    """One head: half the sum of its distances over the row's own tiles."""
+    """Sets one head's deviation: half the sum of its distances over the row's own tiles."""
     head = tl.program_id(0).to(tl.int64)
     start, end = _span(lengths, head // HEADS, window, capacity)
     first = start // SPLIT * SPLIT

@@ -5,11 +5,16 @@ than to run; and a product of few rows is a stream of weights, which wants them 
 read. So the weights are packed once, and threads walk through the step together. The order of every sum
 depends on the model and the row's own length alone: a row's numbers are the same, bit for bit, whatever rows
 are beside it and however many threads run.
+
+``weights`` and ``step``: what a caller gives and gets. ``numba_impl``: the class that holds a model.
+``program``: the step, which a team of threads (``_team``) walks through; its arguments are in ``_records``.
+``products``, ``attention`` and ``loops``: its parts; ``_tile``: the inner loop of the former two.
+``reference``: the same in float64.
 """
 
 from __future__ import annotations
 
-from .step import Decoded, DecoderStep, Piece
+from .step import Decoded, DecoderStep, PrefillChunk
 from .weights import DecoderShape, LayerWeights
 
 try:
@@ -24,18 +29,18 @@ __all__ = [
     "DecoderStep",
     "LayerWeights",
     "NativeDecoder",
-    "Piece",
+    "PrefillChunk",
     "available",
     "warmup",
 ]
 
 
 def available() -> bool:
-    """Whether :class:`NativeDecoder` can be built: numba is installed."""
+    """Returns whether :class:`NativeDecoder` can be built: numba is installed."""
     return NativeDecoder is not None
 
 
 def warmup() -> None:
-    """Compile the native program now (seconds, once a machine: cached on disk)."""
+    """Compiles the native program now, or loads it from disk, so that no request waits."""
     if warmup_numba is not None:
         warmup_numba()

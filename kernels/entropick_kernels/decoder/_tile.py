@@ -1,15 +1,20 @@
-"""The inner loop of a matrix product: a few rows times a few panels, in registers.
+"""The inner loop of a product: a few rows times a few columns of 16 outputs, in registers.
 
-A panel is 16 outputs of a weight matrix, laid out [in, 16]: one step of the loop reads 16 weights in a row,
-multiplies them by one number of each row. Each output is the sum of its products in their order, whatever the
-number of rows: a row's results do not depend, to the last bit, on the rows beside it.
+One step of the loop reads 16 weights of each column and multiplies them by one number of each row. Each
+output is one chain of multiply-adds in the order of the inputs, whatever the number of rows and columns: a
+row's results do not depend, to the last bit, on what is worked on beside it.
 
-numba has no vector types; the loop is built of LLVM's, which fit every processor. numba's cache does not see
-that a caller's machine code contains this: clear the cache after a change.
+Two kinds of columns: the panels of a packed matrix, which lie one behind the other (:func:`panel_tile`), and
+columns at addresses of their own (:func:`paged_tile`), as pages have them.
+
+numba has no vector types; the loop is built of LLVM's, which fit every processor.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from inspect import Parameter, Signature
 from typing import Any, Final
 
 from llvmlite import ir
@@ -18,7 +23,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 LANES: Final = 16
-"""outputs of a panel"""
+"""outputs of a panel, or of a column"""
 PANEL_ROW: Final = LANES * 4
 """bytes of a panel that belong to one input"""
 
@@ -30,97 +35,159 @@ _VECTOR: Final = ir.VectorType(_FLOAT, LANES)
 _UNALIGNED: Final = 4
 
 
-def tile(rows: int, panels: int) -> Any:
-    """A native function void(x, x_stride, weights, inputs, out, out_stride, add, ahead, ahead_step).
+def panel_tile(rows: Sequence[int], panels: int) -> Any:
+    """Returns a native function that multiplies rows by panels.
 
-    out[m, 16 p + i] = sum_k x[m, k] * weights[p, k, i], added to what is there where ``add`` is not 0.
-    All arguments are int64: ``x``, ``weights``, ``out``, ``ahead`` addresses, strides in floats. Meanwhile
-    memory from ``ahead`` on is fetched into the cache, ``ahead_step`` bytes a step and panel.
+    Its arguments: rows, x, x_stride, weights, inputs, out, out_stride, add, ahead, ahead_step. It computes
+    out[m, 16 p + i] = sum_k x[m, k] * weights[p, k, i], and adds it to what is there where ``add`` is not 0,
+    for any number of rows in ``rows``. All arguments are int64: ``x``, ``weights``, ``out`` and ``ahead``
+    addresses, strides in floats. Meanwhile memory from ``ahead`` on is fetched into the cache, ``ahead_step``
+    bytes a step and panel.
     """
 
-    @intrinsic  # type: ignore[untyped-decorator]
-    def compute(
-        typing: Any, x: Any, x_stride: Any, weights: Any, inputs: Any, out: Any, out_stride: Any,
-        add: Any, ahead: Any, ahead_step: Any,
-    ) -> Any:  # fmt: skip
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            _Builder(builder, rows, panels).build(*arguments)
+    def emit(b: Any, count: int, arguments: Sequence[Any]) -> None:
+        x, x_stride, weights, inputs, out, out_stride, add, ahead, ahead_step = arguments
+        size = b.mul(inputs, _INT(PANEL_ROW))
+        columns = [b.add(weights, b.mul(size, _INT(p))) for p in range(panels)]
+        fetched = [b.add(ahead, b.mul(ahead_step, _INT(p))) for p in range(panels)]
+        tile = _Tile(b, count, x, x_stride, columns, _INT(LANES), inputs, out, out_stride)
+        sums = tile.multiply(fetched, b.mul(ahead_step, _INT(panels)), go_on=False)
+        with b.if_else(b.icmp_signed("!=", add, _INT(0))) as (more, fresh):
+            with more:
+                tile.store(sums, add=True)
+            with fresh:
+                tile.store(sums)
+
+    return _for_rows(rows, 9, emit)
+
+
+def paged_tile(rows: Sequence[int], columns: int, *, go_on: bool) -> Any:
+    """Returns a native function that multiplies rows by columns at addresses of their own.
+
+    Its arguments: rows, x, x_stride, w0 .., step, inputs, out, out_stride, ahead0 .. It computes out[m, 16 c
+    + i] = sum_k x[m, k] * wc[step * k + i] for ``columns`` addresses w, for any number of rows in ``rows``;
+    with ``go_on`` the chain begins with what is there. All arguments are int64: addresses, strides in floats,
+    ``inputs`` at least 1. Meanwhile as many bytes as column c has are fetched into the cache from its
+    ``ahead`` on.
+    """
+
+    def emit(b: Any, count: int, arguments: Sequence[Any]) -> None:
+        x, x_stride = arguments[:2]
+        step, inputs, out, out_stride = arguments[2 + columns : 6 + columns]
+        tile = _Tile(b, count, x, x_stride, arguments[2 : 2 + columns], step, inputs, out, out_stride)
+        tile.store(tile.multiply(arguments[6 + columns :], _INT(PANEL_ROW), go_on=go_on))
+
+    return _for_rows(rows, 6 + 2 * columns, emit)
+
+
+def _for_rows(rows: Sequence[int], size: int, emit: Callable[[Any, int, Sequence[Any]], None]) -> Any:
+    """Returns a native function (rows, ...) of ``size`` further arguments: the code of that many rows.
+
+    ``emit`` makes the code of one number of rows at the builder's position. More rows than there is code for
+    are taken for the last number.
+    """
+
+    def compute(typing: Any, *arguments: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+            done = builder.append_basic_block("done")
+            cases = [builder.append_basic_block(f"rows{count}") for count in rows]
+            choice = builder.switch(given[0], cases[-1])
+            for count, case in zip(rows, cases, strict=True):
+                if case is not cases[-1]:
+                    choice.add_case(_INT(count), case)
+                builder.position_at_end(case)
+                emit(builder, count, given[1:])
+                builder.branch(done)
+            builder.position_at_end(done)
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 9), generate
+        return types.void(*[types.int64] * (1 + size)), generate
 
-    return compute
+    # numba wants a parameter for every argument
+    names = ["typing", "rows", *(f"a{i}" for i in range(size))]
+    parameters = [Parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in names]
+    compute.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    return intrinsic(compute)
 
 
-class _Builder:
-    """Emits one tile at the builder's position."""
+@dataclass(frozen=True, slots=True)
+class _Tile:
+    """The code of one tile, made at the builder's position; all but ``rows`` are LLVM values."""
 
-    def __init__(self, builder: Any, rows: int, panels: int) -> None:
-        self.b, self.rows, self.panels = builder, rows, panels
-        module = builder.module
-        self.multiply_add = cgutils.get_or_insert_function(
-            module, ir.FunctionType(_VECTOR, [_VECTOR] * 3), "llvm.fmuladd.v16f32"
-        )
-        self.prefetch = cgutils.get_or_insert_function(
-            module, ir.FunctionType(ir.VoidType(), [_BYTES, _INT32, _INT32, _INT32]), "llvm.prefetch.p0i8"
-        )
+    b: Any
+    rows: int
+    x: Any
+    x_stride: Any
+    columns: Sequence[Any]
+    step: Any
+    inputs: Any
+    out: Any
+    out_stride: Any
 
-    def build(
-        self, x: Any, x_stride: Any, weights: Any, inputs: Any, out: Any, out_stride: Any, add: Any,
-        ahead: Any, ahead_step: Any,
-    ) -> None:  # fmt: skip
+    def multiply(self, ahead: Sequence[Any], ahead_step: Any, *, go_on: bool) -> list[list[Any]]:
+        """Makes the loop over the inputs and returns its sums, rows of vectors.
+
+        Address ``ahead[c] + k * ahead_step`` is fetched into the cache at input k.
+        """
         b = self.b
-        of_row = [self._at(x, b.mul(x_stride, _INT(m))) for m in range(self.rows)]
-        panel = b.mul(inputs, _INT(LANES))
-        of_panel = [self._at(weights, b.mul(panel, _INT(p))) for p in range(self.panels)]
+        multiply_add = cgutils.get_or_insert_function(
+            b.module, ir.FunctionType(_VECTOR, [_VECTOR] * 3), "llvm.fmuladd.v16f32"
+        )
+        prefetch = cgutils.get_or_insert_function(
+            b.module, ir.FunctionType(ir.VoidType(), [_BYTES, _INT32, _INT32, _INT32]), "llvm.prefetch.p0i8"
+        )
+        of_row = [self._at(self.x, b.mul(self.x_stride, _INT(m))) for m in range(self.rows)]
+        of_column = [self._at(column, _INT(0)) for column in self.columns]
         zero = ir.Constant(_VECTOR, [0.0] * LANES)
+        first = [[self._load(place) if go_on else zero for place in line] for line in self._places()]
         entry = b.block
         loop, done = b.append_basic_block("inputs"), b.append_basic_block("sums")
         b.branch(loop)
         b.position_at_end(loop)
-        k, fetch = b.phi(_INT), b.phi(_INT)
-        sums = [[b.phi(_VECTOR) for _ in of_panel] for _ in of_row]
-        w = [self._load(b.gep(start, [b.mul(k, _INT(LANES))])) for start in of_panel]
-        for p in range(self.panels):
-            place = b.inttoptr(b.add(fetch, b.mul(ahead_step, _INT(p))), _BYTES)
-            b.call(self.prefetch, [place, _INT32(0), _INT32(3), _INT32(1)])
+        k = b.phi(_INT)
+        sums = [[b.phi(_VECTOR) for _ in of_column] for _ in of_row]
+        offset, fetched = b.mul(k, self.step), b.mul(k, ahead_step)
+        weights = [self._load(b.gep(start, [offset])) for start in of_column]
+        for start in ahead:
+            place = b.inttoptr(b.add(start, fetched), _BYTES)
+            b.call(prefetch, [place, _INT32(0), _INT32(3), _INT32(1)])
         new = []
         for start, line in zip(of_row, sums, strict=True):
             value = self._broadcast(b.load(b.gep(start, [k])))
-            new.append([b.call(self.multiply_add, [value, v, s]) for v, s in zip(w, line, strict=True)])
+            new.append([b.call(multiply_add, [value, w, s]) for w, s in zip(weights, line, strict=True)])
         following = b.add(k, _INT(1))
-        onward = b.add(fetch, b.mul(ahead_step, _INT(self.panels)))
-        for phi, first, then in ((k, _INT(0), following), (fetch, ahead, onward)):
-            phi.add_incoming(first, entry)
-            phi.add_incoming(then, loop)
-        for line, results in zip(sums, new, strict=True):
-            for phi, result in zip(line, results, strict=True):
-                phi.add_incoming(zero, entry)
+        k.add_incoming(_INT(0), entry)
+        k.add_incoming(following, loop)
+        for begin, line, results in zip(first, sums, new, strict=True):
+            for value, phi, result in zip(begin, line, results, strict=True):
+                phi.add_incoming(value, entry)
                 phi.add_incoming(result, loop)
-        b.cbranch(b.icmp_signed("<", following, inputs), loop, done)
+        b.cbranch(b.icmp_signed("<", following, self.inputs), loop, done)
         b.position_at_end(done)
-        places = [
-            [self._at(out, b.add(b.mul(out_stride, _INT(m)), _INT(LANES * p))) for p in range(self.panels)]
+        return new
+
+    def store(self, sums: Sequence[Sequence[Any]], *, add: bool = False) -> None:
+        """Makes the code that writes the sums, or adds them to the numbers at their places."""
+        for line, results in zip(self._places(), sums, strict=True):
+            for place, result in zip(line, results, strict=True):
+                value = self.b.fadd(self._load(place), result) if add else result
+                self.b.store(value, self.b.bitcast(place, _VECTOR.as_pointer()), align=_UNALIGNED)
+
+    def _places(self) -> list[list[Any]]:
+        """Returns where each output vector lies."""
+        return [
+            [
+                self._at(self.out, self.b.add(self.b.mul(self.out_stride, _INT(m)), _INT(LANES * c)))
+                for c in range(len(self.columns))
+            ]
             for m in range(self.rows)
         ]
-        with b.if_else(b.icmp_signed("!=", add, _INT(0))) as (more, fresh):
-            with more:
-                for line, results in zip(places, new, strict=True):
-                    for place, result in zip(line, results, strict=True):
-                        self._store(b.fadd(self._load(place), result), place)
-            with fresh:
-                for line, results in zip(places, new, strict=True):
-                    for place, result in zip(line, results, strict=True):
-                        self._store(result, place)
 
     def _at(self, base: Any, floats: Any) -> Any:
         return self.b.gep(self.b.inttoptr(base, _FLOAT.as_pointer()), [floats])
 
     def _load(self, place: Any) -> Any:
         return self.b.load(self.b.bitcast(place, _VECTOR.as_pointer()), align=_UNALIGNED)
-
-    def _store(self, value: Any, place: Any) -> None:
-        self.b.store(value, self.b.bitcast(place, _VECTOR.as_pointer()), align=_UNALIGNED)
 
     def _broadcast(self, value: Any) -> Any:
         nothing = ir.Constant(_VECTOR, ir.Undefined)

@@ -5,35 +5,39 @@ from __future__ import annotations
 import ctypes
 import functools
 from collections.abc import Iterable, Sequence
+from typing import Any, Final
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .._threads import run, threads_for, torch_openmp
+from .._threads import record, run, threads_for, torch_openmp
 from ..attention_stats import HeadStats
 from ..attention_stats.numba_loops import check
-from . import _plan as P
-from ._team import TEAM_SIZE
+from ._records import LAYER, RUN, STEP
+from ._team import CELLS, PROGRAM, TEAM_SIZE
 from ._tile import LANES
 from .attention import MOST_ROWS
-from .loops import check_places
-from .products import as_address, pack, pack_pair, rows_of
+from .loops import check_tokens
+from .products import as_address, pack, pack_bias, pack_pair
 from .program import compiled
 from .step import Decoded, DecoderStep, prompt_runs
 from .weights import DecoderShape, LayerWeights
 
-_SCRATCH_FLOATS = 1 << 24
-"""probabilities kept at a time (64 MiB): the attention of a larger batch runs in blocks of rows"""
+_SCRATCH_FLOATS: Final = 1 << 24
+"""probabilities kept at a time (64 MiB): the attention of a larger batch runs in parts"""
 
-_QUERIES_AT_ONCE = 24
+_QUERIES_AT_ONCE: Final = 24
 """queries of a prompt that a thread works on at a time: keys are read once for all of them"""
-_RUN_FLOATS = 1 << 17
+_RUN_FLOATS: Final = 1 << 17
 """their probabilities should stay in the cache"""
 
 
 class NativeDecoder:
-    """Runs steps of one model. Not thread-safe: one thread calls it."""
+    """A decoder of one model that runs its steps natively.
+
+    It is not thread-safe: the caller must use one thread.
+    """
 
     def __init__(
         self,
@@ -45,7 +49,7 @@ class NativeDecoder:
         cos: Tensor,
         sin: Tensor,
     ) -> None:
-        """Pack the weights, layer by layer as ``layers`` gives them: nothing refers to a layer afterwards.
+        """Packs the weights, layer by layer as ``layers`` gives them: nothing refers to a layer afterwards.
 
         ``embed`` [V, hidden]; ``head`` [V, hidden] or None where the embedding is the head too (it is then
         packed, and not kept); ``cos``, ``sin`` [positions, width / 2]. All float32 on the CPU. Raises
@@ -53,221 +57,209 @@ class NativeDecoder:
         """
         self.shape = shape
         self._kept: list[Tensor] = []
-        self._data = np.zeros(P.SIZE, dtype=np.int64)
-        table: list[list[int]] = []
-        self._windows: list[int] = []
-        for layer in layers:
-            table.append(self._pack(layer))
-            self._windows.append(layer.window or 0)
-        self._table = np.array(table, dtype=np.int64).reshape(-1, P.FIELDS)
+        packed_layers = [self._pack(layer) for layer in layers]
+        self._layers = np.concatenate([np.zeros(0, dtype=LAYER), *packed_layers])
         self._longest = cos.shape[0]
-        _fits("embed", embed, (shape.vocab, shape.hidden))
-        _fits("cos", cos, (self._longest, shape.width // 2))
-        _fits("sin", sin, (self._longest, shape.width // 2))
-        _fits("norm", norm, (shape.hidden,))
-        if head is not None:
-            _fits("head", head, (shape.vocab, shape.hidden))
+        _check_weight("embed", embed, (shape.vocab, shape.hidden))
+        _check_weight("cos", cos, (self._longest, shape.width // 2))
+        _check_weight("sin", sin, (self._longest, shape.width // 2))
+        _check_weight("norm", norm, (shape.hidden,))
+        _check_weight("head", head, (shape.vocab, shape.hidden))
         packed = pack(embed if head is None else head)
-        for at, value in (
-            (P.HIDDEN, shape.hidden),
-            (P.HEADS, shape.heads),
-            (P.KV_HEADS, shape.kv_heads),
-            (P.WIDTH, shape.width),
-            (P.FFN, shape.ffn),
-            (P.VOCAB_PANELS, packed.shape[0]),
-            (P.LAYERS, len(table)),
-            (P.EPS, _bits(shape.eps)),
-            (P.TIED, int(head is None)),
-            (P.EMBED, 0 if head is None else self._keep(embed)),
-            (P.NORM, self._keep(norm)),
-            (P.HEAD, self._keep(packed)),
-            (P.COS, self._keep(cos)),
-            (P.SIN, self._keep(sin)),
-            (P.LAYER_TABLE, self._table.ctypes.data),
-        ):
-            self._data[at] = value
+        self._step = record(
+            STEP,
+            hidden=shape.hidden,
+            heads=shape.heads,
+            kv_heads=shape.kv_heads,
+            width=shape.width,
+            ffn=shape.ffn,
+            vocab_panels=packed.shape[0],
+            layer_count=len(self._layers),
+            tied=head is None,
+            embed=0 if head is None else self._keep(embed),
+            norm=self._keep(norm),
+            head=self._keep(packed),
+            cos=self._keep(cos),
+            sin=self._keep(sin),
+            layers=self._layers,
+            eps=shape.eps,
+        )
         joined = (shape.heads + 2 * shape.kv_heads) * shape.width
-        hidden, ffn, wide = _up(shape.hidden), _up(shape.ffn), shape.heads * shape.width
+        hidden, ffn, wide = _padded(shape.hidden), _padded(shape.ffn), shape.heads * shape.width
         self._sizes = {
-            P.X: hidden,
-            P.Y: hidden,
-            P.QKV: max(_up(joined), 2 * ffn),
-            P.Q: wide,
-            P.ATTENTION: wide,
-            P.GATED: ffn,
+            "residual": hidden,
+            "normed": hidden,
+            "joined": max(_padded(joined), 2 * ffn),
+            "queries": wide,
+            "attended": wide,
+            "gated": ffn,
         }
-        self._buffers: dict[int, Tensor] = {}
-        self._room = 0
-        self._probabilities = torch.empty(0)
-        self._figures = torch.empty(0)
-        self._scratch = torch.empty(0)
-        self._runs = np.empty((0, P.RUN_FIELDS), dtype=np.int64)
-        self._per_token = len(table) * (joined + wide + 3 * ffn) * hidden
+        self._panels = packed.shape[0]
+        self._buffers: dict[str, Tensor] = {}
+        self._tokens = 0
+        self._runs = np.empty(0, dtype=RUN)
+        self._per_token = len(self._layers) * (joined + wide + 3 * ffn) * hidden
         self._monitored: frozenset[int] | None = None
         self._pages: tuple[Sequence[Tensor], Sequence[Tensor]] | None = None
         self._limits = torch.empty(0, 1, dtype=torch.int64)
-        self._pointer = self._data.ctypes.data_as(ctypes.POINTER(ctypes.c_int64))
+        self._cells = np.zeros(CELLS, dtype=np.int64)
+        self._cells[PROGRAM] = self._step.ctypes.data
+        self._pointer = self._cells.ctypes.data_as(ctypes.POINTER(ctypes.c_int64))
 
     def __call__(self, step: DecoderStep) -> Decoded | None:
-        """Run a step; None for one without rows.
+        """Runs a step and returns the results of its rows, None for a step without rows.
 
-        Raises IndexError for a token, a position, a page or a slot out of range, ValueError where the pieces
-        are not what is before the rows.
+        Raises IndexError for a token, a position, a page or a cache index out of range, ValueError where the
+        chunks do not have just the tokens before the rows.
         """
-        rows = step.rows
-        work = self._prepare(step)
-        heads = self.shape.heads
-        figures = torch.empty(len(step.monitored), rows, heads, 4)
-        signals = torch.empty(len(step.monitored) + 1, rows, 6)
-        panels = int(self._data[P.VOCAB_PANELS])
-        logits = torch.empty(rows, panels * LANES)
-        self._data[P.FIGURES] = figures.data_ptr()
-        self._data[P.SIGNALS] = signals.data_ptr()
-        self._data[P.LOGITS] = logits.data_ptr()
-        work += rows * panels * LANES * self.shape.hidden
+        rows, shape = step.rows, self.shape
+        work = self._prepare(step) + rows * self._panels * LANES * shape.hidden
         # packed products are twice as fast as the loops that this threshold was measured for
         threads = threads_for(work // 2)
         self._share(step, threads)
+        figures = torch.empty(len(step.monitored), rows, shape.heads, 4)
+        signals = torch.empty(len(step.monitored) + 1, rows, 6)
+        logits = torch.empty(rows, self._panels * LANES)
+        self._set(figures=figures.data_ptr(), signals=signals.data_ptr(), logits=logits.data_ptr())
         self._run(threads)
         if not rows:
             return None
         keys = torch.minimum(step.lengths, self._limits)
         entropy, normalized, size, deviation = figures.unbind(-1)
-        if panels * LANES != self.shape.vocab:
-            logits = logits[:, : self.shape.vocab].contiguous()
+        if self._panels * LANES != shape.vocab:
+            logits = logits[:, : shape.vocab].contiguous()
         return Decoded(
             logits, HeadStats(entropy, normalized, size, deviation, keys), signals[:-1], signals[-1]
         )
 
+    def _set(self, **fields: Any) -> None:
+        """Sets fields of the program's arguments."""
+        for name, value in fields.items():
+            self._step[name] = value
+
+    def _room(self, name: str, floats: int) -> None:
+        """Makes a buffer at least so large; the program's field of its name gets its address."""
+        if name not in self._buffers or self._buffers[name].numel() < floats:
+            self._buffers[name] = torch.empty(floats)
+            self._step[name] = self._buffers[name].data_ptr()
+
     def _run(self, threads: int) -> None:
-        data = self._data
-        data[:TEAM_SIZE] = 0
-        library = torch_openmp()
-        if threads > 1 and library is not None:
-            data[TEAM_SIZE] = _team_size_function()
-            run(compiled(), data, threads)
+        """Runs the program on a team of threads."""
+        self._cells[:TEAM_SIZE] = 0
+        if threads > 1 and torch_openmp() is not None:
+            self._cells[TEAM_SIZE] = _team_size_function()
+            run(compiled(), self._cells, threads)
         else:
-            data[TEAM_SIZE] = 0
+            self._cells[TEAM_SIZE] = 0
             compiled().ctypes(self._pointer)
 
     def _share(self, step: DecoderStep, threads: int) -> None:
-        """Write down which prompt tokens are attended for together, and where each thread does it."""
+        """Writes down which prompt tokens are attended for together, and where each thread does it."""
         group, width = self.shape.heads // self.shape.kv_heads, self.shape.width
-        longest = max((piece.length for piece in step.pieces), default=0)
+        longest = max((chunk.length for chunk in step.chunks), default=0)
         page = step.keys[0].shape[2]
         span = -(-longest // page) * page
         queries = max(MOST_ROWS, min(_QUERIES_AT_ONCE, _RUN_FLOATS // max(span, 1)))
         at_once = max(1, queries // group)
-        runs = prompt_runs(step.pieces, at_once)
-        self._runs = np.array(runs, dtype=np.int64).reshape(-1, P.RUN_FIELDS)
-        size = at_once * group * (span + width) + LANES if runs else 0
-        if self._scratch.numel() < threads * size:
-            self._scratch = torch.empty(threads * size)
-        data = self._data
-        data[P.UNITS : P.UNIT_SPAN + 1] = (len(runs), span)
-        data[P.SCRATCH : P.RUNS + 1] = (self._scratch.data_ptr(), size, self._runs.ctypes.data)
+        self._runs = np.array(prompt_runs(step.chunks, at_once), dtype=RUN)
+        size = at_once * group * (span + width) + LANES if len(self._runs) else 0
+        self._room("scratch", threads * size)
+        self._set(runs=self._runs.ctypes.data, run_count=len(self._runs), run_span=span, scratch_floats=size)
 
     def _prepare(self, step: DecoderStep) -> int:
-        """Check the step's places and write them down; multiply-adds of the layers."""
-        data, shape = self._data, self.shape
+        """Checks the step's inputs and writes them down. Returns the multiply-adds of the layers."""
+        shape = self.shape
         tokens, rows = step.ids.shape[0], step.rows
         pages, kv_heads, page, width = step.keys[0].shape
         if (kv_heads, width) != (shape.kv_heads, shape.width):
             raise ValueError(f"expected pages [P, {shape.kv_heads}, page, {shape.width}]")
-        ends, page_table = step.lengths, step.page_table
-        check_places(
-            step.ids.numpy(), step.positions.numpy(), step.slots.numpy(), shape.vocab, self._longest,
-            pages * page,
-        )  # fmt: skip
-        seen = check(page_table.numpy(), ends.numpy(), pages, page, 0) if rows else 0
-        for piece in step.pieces:
-            if not 1 <= piece.count <= piece.length:
-                raise ValueError(f"a piece of {piece.count} tokens cannot end a text of {piece.length}")
-            check(piece.pages.numpy()[None], np.array([piece.length], dtype=np.int32), pages, page, 0)
-            seen += piece.count * (piece.length - piece.count // 2)
-        if sum(piece.count for piece in step.pieces) != tokens - rows:
-            raise ValueError(f"{tokens} tokens are not the pieces and {rows} rows")
-        if tokens > self._room:
-            self._room = tokens
-            for at, size in self._sizes.items():
-                self._buffers[at] = torch.empty(tokens * size)
-                data[at] = self._buffers[at].data_ptr()
-        span = page_table.shape[1] * page
-        block = min(rows, max(1, _SCRATCH_FLOATS // (shape.heads * span)))
-        if self._probabilities.numel() < block * shape.heads * span:
-            self._probabilities = torch.empty(block * shape.heads * span)
-            data[P.PROBABILITIES] = self._probabilities.data_ptr()
-        if self._figures.numel() < rows * shape.heads * 4:
-            self._figures = torch.empty(rows * shape.heads * 4)
-            data[P.SCRATCH_FIGURES] = self._figures.data_ptr()
-        data[P.PAGES : P.ROWS + 1] = (pages, page, page_table.shape[1], tokens, rows)
-        data[P.BLOCK] = block
-        data[P.SPAN] = span
-        data[P.IDS : P.LENGTHS + 1] = (
-            step.ids.data_ptr(),
-            step.positions.data_ptr(),
-            step.slots.data_ptr(),
-            page_table.data_ptr(),
-            ends.data_ptr(),
+        ids, positions, cache_index = step.ids.numpy(), step.positions.numpy(), step.cache_index.numpy()
+        check_tokens(ids, positions, cache_index, shape.vocab, self._longest, pages * page)
+        ends, page_table = step.lengths.numpy(), step.page_table.numpy()
+        seen = check(page_table, ends, pages, page, 0) if rows else 0
+        for chunk in step.chunks:
+            if not 1 <= chunk.count <= chunk.length:
+                raise ValueError(f"a chunk of {chunk.count} tokens cannot end a text of {chunk.length}")
+            check(chunk.pages.numpy()[None], np.array([chunk.length], dtype=np.int32), pages, page, 0)
+            seen += chunk.count * (chunk.length - chunk.count // 2)
+        if sum(chunk.count for chunk in step.chunks) != tokens - rows:
+            raise ValueError(f"{tokens} tokens are not the chunks and {rows} rows")
+        if tokens > self._tokens:
+            self._tokens = tokens
+            for name, size in self._sizes.items():
+                self._room(name, tokens * size)
+        columns = page_table.shape[1]
+        span = columns * page
+        at_once = min(rows, max(1, _SCRATCH_FLOATS // (shape.heads * span)))
+        self._room("probabilities", at_once * shape.heads * span)
+        self._room("unmonitored_figures", rows * shape.heads * 4)
+        self._set(
+            page=page,
+            columns=columns,
+            tokens=tokens,
+            rows=rows,
+            rows_at_once=at_once,
+            span=span,
+            ids=step.ids.data_ptr(),
+            positions=step.positions.data_ptr(),
+            cache_index=step.cache_index.data_ptr(),
+            page_table=step.page_table.data_ptr(),
+            lengths=step.lengths.data_ptr(),
         )
         if self._pages is None or step.keys is not self._pages[0] or step.values is not self._pages[1]:
-            self._table[:, P.KEYS] = [k.data_ptr() for k in step.keys]
-            self._table[:, P.VALUES] = [v.data_ptr() for v in step.values]
+            self._layers["keys"] = [k.data_ptr() for k in step.keys]
+            self._layers["values"] = [v.data_ptr() for v in step.values]
             self._pages = (step.keys, step.values)
         if step.monitored != self._monitored:
-            order = sorted(step.monitored)
-            self._table[:, P.MONITORED] = [
-                order.index(i) if i in step.monitored else -1 for i in range(len(self._table))
-            ]
-            limits = [self._windows[i] or self._longest for i in order]
-            self._limits = torch.tensor(limits, dtype=torch.int64).unsqueeze(1)
-            self._monitored = step.monitored
-        return tokens * self._per_token + 2 * seen * len(self._table) * shape.heads * width
+            self._monitor(step.monitored)
+        return tokens * self._per_token + 2 * seen * len(self._layers) * shape.heads * width
 
-    def _pack(self, layer: LayerWeights) -> list[int]:
+    def _monitor(self, layers: frozenset[int]) -> None:
+        """Writes down which layers' figures are kept, and how many keys a row sees in each."""
+        order = sorted(layers)
+        self._layers["monitored"] = -1
+        self._layers["monitored"][order] = range(len(order))
+        self._set(monitored=len(order))
+        limits = [int(self._layers["window"][i]) or self._longest for i in order]
+        self._limits = torch.tensor(limits, dtype=torch.int64).unsqueeze(1)
+        self._monitored = layers
+
+    def _pack(self, layer: LayerWeights) -> Any:
+        """Returns a layer's record, with its weights packed and kept."""
         shape = self.shape
         hidden, ffn, wide = shape.hidden, shape.ffn, shape.heads * shape.width
         joined = wide + 2 * shape.kv_heads * shape.width
-        for name, size in (
-            ("norm_in", (hidden,)),
+        for names, size in (
+            ("norm_in norm_post b_out b_down", (hidden,)),
+            ("norm_q norm_k", (shape.width,)),
             ("w_qkv", (joined, hidden)),
             ("b_qkv", (joined,)),
-            ("norm_q", (shape.width,)),
-            ("norm_k", (shape.width,)),
             ("w_out", (hidden, wide)),
-            ("b_out", (hidden,)),
-            ("norm_post", (hidden,)),
-            ("w_gate", (ffn, hidden)),
-            ("b_gate", (ffn,)),
-            ("w_up", (ffn, hidden)),
-            ("b_up", (ffn,)),
+            ("w_gate w_up", (ffn, hidden)),
+            ("b_gate b_up", (ffn,)),
             ("w_down", (hidden, ffn)),
-            ("b_down", (hidden,)),
         ):
-            _fits(name, getattr(layer, name), size)
-        fields = [0] * P.FIELDS
-        for at, tensor in (
-            (P.NORM_IN, layer.norm_in),
-            (P.W_QKV, pack(layer.w_qkv)),
-            (P.B_QKV, rows_of(layer.b_qkv)),
-            (P.NORM_Q, layer.norm_q),
-            (P.NORM_K, layer.norm_k),
-            (P.W_OUT, pack(layer.w_out)),
-            (P.B_OUT, rows_of(layer.b_out)),
-            (P.NORM_POST, layer.norm_post),
-            (P.W_GATE_UP, pack_pair(layer.w_gate, layer.w_up)),
-            (P.B_GATE_UP, rows_of(layer.b_gate, layer.b_up)),
-            (P.W_DOWN, pack(layer.w_down)),
-            (P.B_DOWN, rows_of(layer.b_down)),
-        ):
-            fields[at] = self._keep(tensor)
-        fields[P.WINDOW] = layer.window or 0
-        fields[P.SCALE] = _bits(layer.scale)
-        fields[P.MONITORED] = -1
-        return fields
+            for name in names.split():
+                _check_weight(name, getattr(layer, name), size)
+        packed = {
+            "norm_in": layer.norm_in,
+            "w_qkv": pack(layer.w_qkv),
+            "b_qkv": pack_bias(layer.b_qkv),
+            "norm_q": layer.norm_q,
+            "norm_k": layer.norm_k,
+            "w_out": pack(layer.w_out),
+            "b_out": pack_bias(layer.b_out),
+            "norm_post": layer.norm_post,
+            "w_gate_up": pack_pair(layer.w_gate, layer.w_up),
+            "b_gate_up": pack_bias(layer.b_gate, layer.b_up),
+            "w_down": pack(layer.w_down),
+            "b_down": pack_bias(layer.b_down),
+        }
+        addresses = {name: self._keep(tensor) for name, tensor in packed.items()}
+        return record(LAYER, window=layer.window or 0, scale=layer.scale, monitored=-1, **addresses)
 
     def _keep(self, tensor: Tensor | None) -> int:
-        """The address of a tensor that stays alive with this decoder, 0 for None."""
+        """Keeps a tensor alive as long as this decoder. Returns its address, 0 for None."""
         if tensor is None:
             return 0
         self._kept.append(tensor.detach().contiguous())
@@ -276,12 +268,13 @@ class NativeDecoder:
 
 @functools.cache
 def _team_size_function() -> int:
-    """Address of the runtime's omp_get_num_threads."""
+    """Returns the address of the runtime's omp_get_num_threads."""
     library = torch_openmp()
     return 0 if library is None else ctypes.cast(library.omp_get_num_threads, ctypes.c_void_p).value or 0
 
 
-def _fits(name: str, tensor: Tensor | None, size: tuple[int, ...]) -> None:
+def _check_weight(name: str, tensor: Tensor | None, size: tuple[int, ...]) -> None:
+    """Raises ValueError unless a weight is None, or float32 of this size on the CPU."""
     if tensor is None:
         return
     if tuple(tensor.shape) != size or tensor.dtype != torch.float32 or tensor.device.type != "cpu":
@@ -291,14 +284,11 @@ def _fits(name: str, tensor: Tensor | None, size: tuple[int, ...]) -> None:
         )
 
 
-def _up(n: int) -> int:
+def _padded(n: int) -> int:
+    """Returns n rounded up to whole panels."""
     return -(-n // LANES) * LANES
 
 
-def _bits(value: float) -> int:
-    return int(np.float64(value).view(np.int64))
-
-
 def warmup_numba() -> None:
-    """Compile the program (or load it from numba's cache)."""
+    """Compiles the program, or loads it from disk."""
     compiled()

@@ -1,4 +1,7 @@
-"""The decoder in float64, a whole text at once, written for reading: what the native program must give."""
+"""The decoder in float64, a whole text at once, written for reading.
+
+The native decoder is checked against it.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ def forward(
     sin: Tensor,
     ids: Sequence[int],
 ) -> tuple[FloatArray, FloatArray, npt.NDArray[np.bool_]]:
-    """Logits [T, V] of a text; the last token's scores [L, H, T]; which keys its layers saw [L, T].
+    """Computes the logits [T, V] of a text, the last token's scores [L, H, T] and which keys it sees [L, T].
 
     Arguments as those of ``NativeDecoder``; ``head`` None: the embedding is the head too.
     """

@@ -1,4 +1,4 @@
-"""What goes into a step of a decoder, and what comes out."""
+"""The inputs and the results of a decoder step."""
 
 from __future__ import annotations
 
@@ -12,61 +12,63 @@ from ..attention_stats import HeadStats
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
-    """``count`` tokens of one sequence that follow each other, of which no logits are wanted.
-
-    ``pages`` int32 [N]: the sequence's; ``length``: its keys including the piece.
-    """
+class PrefillChunk:
+    """A run of consecutive tokens of one sequence whose keys are computed and no logits are wanted."""
 
     count: int
+    """tokens"""
     pages: Tensor
+    """int32 [N], the sequence's page ids"""
     length: int
+    """keys of the sequence including the chunk"""
 
 
 @dataclass(frozen=True, slots=True)
 class DecoderStep:
-    """T tokens: those of ``pieces``, then the rows: one token a sequence, whose logits are wanted.
-
-    ``ids``, ``positions`` int64 [T]; ``slots`` int32 [T], where each token's key and value go; ``keys``,
-    ``values``: contiguous pages [P, Hk, page, D] of every layer, the same sequence being the same tensors
-    from step to step (what a page of keys looks like inside is the decoder's business); ``page_table`` int32
-    [B, N], ``lengths`` int32 [B] including the newest token; ``monitored``: the layers whose statistics are
-    kept.
-    """
+    """A step over T tokens: first the prefill chunks', then one token a row, whose logits are wanted."""
 
     ids: Tensor
+    """int64 [T]"""
     positions: Tensor
-    slots: Tensor
+    """int64 [T]"""
+    cache_index: Tensor
+    """int32 [T], where each token's key and value go: page id * page size + offset"""
     keys: Sequence[Tensor]
+    """contiguous pages [P, Hk, page, D] of every layer. The caller must pass the same sequence of the same
+    tensors at every step, and must not read keys: their order inside a page is the decoder's"""
     values: Sequence[Tensor]
+    """as ``keys``, with values in order"""
     page_table: Tensor
+    """int32 [B, N]"""
     lengths: Tensor
+    """int32 [B], keys of each row including its newest token's"""
     rows: int
-    pieces: Sequence[Piece]
+    chunks: Sequence[PrefillChunk]
     monitored: frozenset[int]
+    """the layers whose statistics are kept"""
 
 
 class Decoded(NamedTuple):
-    """``logits`` [B, V]; ``heads``: fields [L, B, H] of the monitored layers, ``by_layer`` [L, B, 6] their
-    signals in the order of ``attention_stats.layer_signals``, ``signals`` [B, 6] the mean over layers."""
+    """The logits of a step's rows, and the statistics of their attention."""
 
     logits: Tensor
+    """[B, V]"""
     heads: HeadStats
+    """fields [L, B, H] of the L monitored layers"""
     by_layer: Tensor
+    """[L, B, 6], signals in the order of ``attention_stats.layer_signals``"""
     signals: Tensor
+    """[B, 6], the mean over layers"""
 
 
-def prompt_runs(pieces: Sequence[Piece], tokens: int) -> list[tuple[int, int, int, int]]:
-    """The pieces in runs of at most so many tokens.
-
-    Each: its first token of the step, how many, the keys that the first one sees, the address of the pages.
-    """
+def prompt_runs(chunks: Sequence[PrefillChunk], tokens: int) -> list[tuple[int, int, int, int]]:
+    """Splits the chunks into runs of at most so many tokens, each with the fields of ``_records.RUN``."""
     runs, first = [], 0
-    for piece in pieces:
-        seen = piece.length - piece.count + 1
-        pages = piece.pages.data_ptr()
+    for chunk in chunks:
+        seen = chunk.length - chunk.count + 1
+        pages = chunk.pages.data_ptr()
         runs += [
-            (first + i, min(tokens, piece.count - i), seen + i, pages) for i in range(0, piece.count, tokens)
+            (first + i, min(tokens, chunk.count - i), seen + i, pages) for i in range(0, chunk.count, tokens)
         ]
-        first += piece.count
+        first += chunk.count
     return runs

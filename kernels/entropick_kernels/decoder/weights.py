@@ -1,4 +1,4 @@
-"""What a decoder of the Llama family consists of, as plain tensors."""
+"""The sizes and the weights of a decoder of the Llama family, as plain tensors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class DecoderShape:
-    """Sizes that all layers share; ``width`` is a head's, ``ffn`` that of the gate."""
+    """The sizes that all layers share; ``width`` is a head's, ``ffn`` that of the gate."""
 
     hidden: int
     heads: int
@@ -20,7 +20,7 @@ class DecoderShape:
     eps: float
 
     def __post_init__(self) -> None:
-        """Raise ValueError for sizes that make no decoder."""
+        """Raises ValueError for sizes that make no decoder."""
         if min(self.hidden, self.kv_heads, self.ffn, self.vocab) < 1:
             raise ValueError(f"sizes must be at least 1, got {self}")
         if self.heads % self.kv_heads or self.width < 2 or self.width % 2:
@@ -31,10 +31,10 @@ class DecoderShape:
 
 @dataclass(frozen=True, slots=True)
 class LayerWeights:
-    """One layer; matrices [out, in] as nn.Linear keeps them, biases [out] or None.
+    """The weights of one layer; matrices [out, in] as nn.Linear keeps them, biases [out] or None.
 
-    ``w_qkv``: the rows of q, of k, of v. ``norm_q``, ``norm_k`` [width] or None. ``window``: the last so many
-    keys, None for all.
+    ``w_qkv``: the outputs of q, then of k, then of v. ``norm_q``, ``norm_k`` [width] or None. ``window``: the
+    last so many keys, None for all.
     """
 
     norm_in: Tensor

@@ -1,4 +1,8 @@
-"""Entropy, varentropy and the log normaliser of next-token distributions."""
+"""Entropy, varentropy and the log normaliser of next-token distributions.
+
+``reference``: the formulas, in float64. ``torch_impl``: any device. ``numba_impl``: the CPU. ``triton_impl``:
+GPUs.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +40,7 @@ _TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def logits_stats(logits: Tensor, *, implementation: Implementation | None = None) -> LogitsStats:
-    """Statistics of every row of ``logits`` [B, V] (fp64, fp32, bf16, fp16; V >= 1), on the tensor's device.
+    """Measures every row of ``logits`` [B, V] (fp64, fp32, bf16, fp16; V >= 1), on the tensor's device.
 
     Maths in float32 (float64 for float64). -inf is a mask; a bad row is flagged and touches no other row; a
     row's figures do not depend on its neighbours. Formulas: ``reference.py``. Never synchronises.
@@ -64,6 +68,6 @@ def logits_stats(logits: Tensor, *, implementation: Implementation | None = None
 
 
 def warmup() -> None:
-    """Compile the native loops now (seconds, once a machine: cached on disk), so that no request waits."""
+    """Compiles the native loops now, or loads them from disk, so that no request waits."""
     if _loops is not None:
         _loops.warmup_numba()

@@ -15,7 +15,16 @@ from torch import Tensor
 from .._exp2 import LOG2_E, LOWEST, exp2
 from .._native import native, native_worker
 from .._rows import first_nan, row_top
-from .._threads import address, claim, run, threads_for, torch_openmp
+from .._threads import (
+    RECORD,
+    address,
+    claim,
+    record,
+    record_type,
+    run_shared,
+    threads_for,
+    torch_openmp,
+)
 from .torch_impl import ALL_MASKED_FLAG, NAN_FLAG, POSITIVE_INFINITY_FLAG, LogitsStats
 
 Float32 = npt.NDArray[np.float32]
@@ -23,6 +32,8 @@ Float32 = npt.NDArray[np.float32]
 _CHUNK: Final = 1024
 _ZERO: Final = np.float32(0.0)
 _WORK_PER_LOGIT: Final = 8
+"""multiply-adds that a logit is worth, for the choice of threads"""
+_ARGUMENTS: Final = record_type("rows vocabulary x figures flags")
 _NAN: Final = int(NAN_FLAG)
 _INFINITE: Final = int(POSITIVE_INFINITY_FLAG)
 _MASKED: Final = int(ALL_MASKED_FLAG)
@@ -30,7 +41,7 @@ _MASKED: Final = int(ALL_MASKED_FLAG)
 
 @native("contract", "reassoc", "nsz")
 def chunk_moments(x: Float32, lo: int, hi: int, top: Any, weights: Float32) -> tuple[Any, Any, Any]:
-    """(z, mean, centred second moment) of y = (x[lo:hi] - top) log2 e under the weights 2^y; bits."""
+    """Returns (z, mean, centred second moment) of y = (x[lo:hi] - top) log2 e under the weights 2^y; bits."""
     z = first = second = _ZERO
     for i in range(hi - lo):
         y = np.float32((x[lo + i] - top) * LOG2_E)
@@ -54,7 +65,7 @@ def chunk_moments(x: Float32, lo: int, hi: int, top: Any, weights: Float32) -> t
 
 @native()
 def row_stats(x: Float32, figures: Float32, weights: Float32) -> tuple[int, int]:
-    """(argmax, flag) of x [V]; figures = (H, V, maximum, ln z, top probability)."""
+    """Returns (argmax, flag) of x [V]; sets figures = (H, V, maximum, ln z); ``weights`` is scratch."""
     index = row_top(x)
     top = x[index]
     if not (top > -math.inf and top < math.inf):  # rare: the integers may have passed over a NaN
@@ -84,13 +95,12 @@ def row_stats(x: Float32, figures: Float32, weights: Float32) -> tuple[int, int]
     figures[1] = second / z
     figures[2] = top
     figures[3] = math.log(z)
-    figures[4] = 1.0 / z
     return index, 0
 
 
 @native("contract", "reassoc", "nsz")
 def chunk_sum(x: Float32, lo: int, hi: int, top: Any) -> Any:
-    """Sum of exp(x[lo:hi] - top)."""
+    """Returns the sum of exp(x[lo:hi] - top)."""
     z = _ZERO
     for i in range(hi - lo):
         y = np.float32((x[lo + i] - top) * LOG2_E)
@@ -101,7 +111,7 @@ def chunk_sum(x: Float32, lo: int, hi: int, top: Any) -> Any:
 
 @native()
 def row_log_z(x: Float32, figures: Float32) -> tuple[int, int]:
-    """(argmax, flag) of x [V]; of figures only [2], the maximum, and [3], ln z: nothing else is measured."""
+    """Returns (argmax, flag) of x [V]; of figures sets only the maximum [2] and ln z [3]."""
     index = row_top(x)
     top = x[index]
     figures[2] = top
@@ -117,50 +127,50 @@ def row_log_z(x: Float32, figures: Float32) -> tuple[int, int]:
 
 
 @native()
-def rows_stats(x: Float32, figures: Float32, argmax: Any, flags: Any, begin: int, end: int) -> None:
-    """Rows begin..end of x [B, V]: figures [B, 5], argmax int64 [B], flags int32 [B]."""
+def rows_stats(x: Float32, figures: Float32, flags: Any, begin: int, end: int) -> None:
+    """Measures rows begin..end of x [B, V]: figures [B, 4], flags int32 [B]."""
     weights = np.empty(_CHUNK, dtype=np.float32)
     for b in range(begin, end):
-        argmax[b], flags[b] = row_stats(x[b], figures[b], weights)
+        _, flags[b] = row_stats(x[b], figures[b], weights)
 
 
 def _worker(data: Any) -> None:
-    """One thread's rows; ``data`` = (next row, B, V, addresses)."""
-    rows = data[1]
-    x = numba.carray(address(data[3]), (rows, data[2]), np.float32)
-    figures = numba.carray(address(data[4]), (rows, 5), np.float32)
-    argmax = numba.carray(address(data[5]), (rows,), np.int64)
-    flags = numba.carray(address(data[6]), (rows,), np.int32)
+    """Measures one thread's rows."""
+    a = numba.carray(address(data[RECORD]), (1,), _ARGUMENTS)[0]
+    x = numba.carray(address(a.x), (a.rows, a.vocabulary), np.float32)
+    figures = numba.carray(address(a.figures), (a.rows, 4), np.float32)
+    flags = numba.carray(address(a.flags), (a.rows,), np.int32)
     b = claim(data, 0)
-    while b < rows:
-        rows_stats(x, figures, argmax, flags, b, b + 1)
+    while b < a.rows:
+        rows_stats(x, figures, flags, b, b + 1)
         b = claim(data, 0)
 
 
 @functools.cache
 def _compiled_worker() -> Any:
+    """Returns :func:`_worker` as machine code; compiled at the first use, not at import."""
     return native_worker(_worker)
 
 
 def logits_stats_numba(logits: Tensor) -> LogitsStats:
-    """See :func:`entropick_kernels.logits_stats.logits_stats`; any float dtype but float64, on the CPU."""
+    """Implements :func:`entropick_kernels.logits_stats.logits_stats`; not for float64, on the CPU."""
     x = logits.detach().float().contiguous()
     rows, vocabulary = x.shape
-    figures, argmax = torch.empty(rows, 5), torch.empty(rows, dtype=torch.int64)
-    flags = torch.empty(rows, dtype=torch.int32)
-    arrays = (x.numpy(), figures.numpy(), argmax.numpy(), flags.numpy())
+    figures, flags = torch.empty(rows, 4), torch.empty(rows, dtype=torch.int32)
+    arrays = {"x": x.numpy(), "figures": figures.numpy(), "flags": flags.numpy()}
     threads = min(rows, threads_for(rows * vocabulary * _WORK_PER_LOGIT))
     if threads > 1:
-        data = np.array([0, rows, vocabulary, *(a.ctypes.data for a in arrays)], dtype=np.int64)
-        run(_compiled_worker(), data, threads)
+        run_shared(
+            _compiled_worker(), record(_ARGUMENTS, rows=rows, vocabulary=vocabulary, **arrays), threads
+        )
     else:
-        rows_stats(*arrays, 0, rows)
-    entropy, varentropy, top, log_z, top_probability = figures.unbind(1)
-    return LogitsStats(entropy, varentropy, top, log_z, argmax, top_probability, flags)
+        rows_stats(arrays["x"], arrays["figures"], arrays["flags"], 0, rows)
+    entropy, varentropy, top, log_z = figures.unbind(1)
+    return LogitsStats(entropy, varentropy, top, log_z, flags)
 
 
 def warmup_numba() -> None:
-    """Compile the loops (or load them from numba's cache)."""
+    """Compiles the loops, or loads them from disk."""
     if torch_openmp() is not None:
         _compiled_worker()
     logits_stats_numba(torch.zeros(1, 8))

@@ -1,4 +1,4 @@
-"""Float64 oracle of the logits statistics; every other implementation is checked against it.
+"""The logits statistics in float64; every other implementation is checked against them.
 
 p = softmax(logits / T) over the last axis, H = -sum p log2 p (bits), V = sum p (log2 p + H)^2 (bits^2);
 terms with p = 0 count 0, a -inf logit is a mask. A row that holds a NaN or a +inf has no distribution: its
@@ -16,19 +16,17 @@ from .._arrays import ArrayLike, FloatArray, as_float64, as_numpy
 
 
 class ReferenceStats(NamedTuple):
-    """What :func:`logits_stats_reference` returns; float64 [...], the fields of ``LogitsStats``."""
+    """The result of :func:`logits_stats_reference`: the fields of ``LogitsStats``, float64 [...]."""
 
     entropy: FloatArray
     varentropy: FloatArray
     max_logit: FloatArray
     log_z: FloatArray
-    argmax: npt.NDArray[np.int64]
-    top_probability: FloatArray
     flags: npt.NDArray[np.int32]
 
 
 def _scaled(logits: ArrayLike, temperature: float) -> FloatArray:
-    """Logits / T as float64 with the row maximum subtracted, [..., V]; an all -inf row stays -inf."""
+    """Returns logits / T as float64 minus the row's maximum, [..., V]; an all -inf row stays -inf."""
     x = as_float64(logits)
     if x.ndim < 1 or x.shape[-1] < 1:
         raise ValueError(f"logits must have shape [..., V] with V >= 1, got {x.shape}")
@@ -40,7 +38,7 @@ def _scaled(logits: ArrayLike, temperature: float) -> FloatArray:
 
 
 def _moments(d: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """(ln z, H in bits, V in bits^2) of rows of log weights [..., V] whose maximum is 0."""
+    """Returns (ln z, H in bits, V in bits^2) of rows of log weights [..., V] whose maximum is 0."""
     with np.errstate(invalid="ignore", divide="ignore"):
         weights = np.exp(d)
         z = weights.sum(axis=-1, keepdims=True)
@@ -53,19 +51,25 @@ def _moments(d: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
 
 
 def logits_entropy(logits: ArrayLike, temperature: float = 1.0) -> FloatArray:
-    """H = -sum p log2 p in bits; logits [..., V] -> [...]. ValueError unless temperature > 0 and V >= 1."""
+    """Computes H = -sum p log2 p in bits; logits [..., V] -> [...].
+
+    Raises ValueError unless temperature > 0 and V >= 1.
+    """
     return _moments(_scaled(logits, temperature))[1][()]
 
 
 def logits_varentropy(logits: ArrayLike, temperature: float = 1.0) -> FloatArray:
-    """V = sum p (log2 p + H)^2 in bits^2; logits [..., V] -> [...]. Errors as :func:`logits_entropy`."""
+    """Computes V = sum p (log2 p + H)^2 in bits^2; logits [..., V] -> [...].
+
+    Raises as :func:`logits_entropy`.
+    """
     return _moments(_scaled(logits, temperature))[2][()]
 
 
 def surprisal(logits: ArrayLike, token: ArrayLike) -> FloatArray:
-    """-log2 p(token) in bits; logits [..., V], token int [...] -> [...]; +inf for a masked token.
+    """Computes -log2 p(token) in bits; logits [..., V], token int [...] -> [...]; +inf for a masked token.
 
-    IndexError where a token is outside 0..V-1.
+    Raises IndexError where a token is outside 0..V-1.
     """
     d = _scaled(logits, 1.0)
     index = np.asarray(as_numpy(token), dtype=np.int64)
@@ -76,7 +80,7 @@ def surprisal(logits: ArrayLike, token: ArrayLike) -> FloatArray:
 
 
 def logits_stats_reference(logits: ArrayLike) -> ReferenceStats:
-    """Every field of ``LogitsStats`` at temperature 1, in float64; logits [..., V].
+    """Computes every field of ``LogitsStats`` at temperature 1, in float64; logits [..., V].
 
     Flags: 1 the row holds a NaN, else 2 a +inf, else 4 only -inf, else 0.
     """
@@ -84,13 +88,10 @@ def logits_stats_reference(logits: ArrayLike) -> ReferenceStats:
     log_z, entropy, varentropy = _moments(_scaled(x, 1.0))
     top = x.max(axis=-1)
     flags = np.where(np.isnan(top), 1, np.where(np.isposinf(top), 2, np.where(np.isneginf(top), 4, 0)))
-    top_probability = np.where(flags == 0, np.exp(-log_z), np.where(flags == 4, 0.0, np.nan))
     return ReferenceStats(
         entropy=entropy,
         varentropy=varentropy,
         max_logit=top,
         log_z=log_z,
-        argmax=np.asarray(x.argmax(axis=-1), dtype=np.int64),
-        top_probability=top_probability,
         flags=np.asarray(flags, dtype=np.int32),
     )

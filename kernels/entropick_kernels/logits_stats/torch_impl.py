@@ -33,17 +33,15 @@ class LogitsStats(NamedTuple):
     varentropy: Tensor
     """bits^2"""
     max_logit: Tensor
+    """NaN where the row holds one"""
     log_z: Tensor
     """nats, relative to max_logit"""
-    argmax: Tensor
-    """int64, the lowest id on ties"""
-    top_probability: Tensor
     flags: Tensor
     """int32: 0, NAN_FLAG, POSITIVE_INFINITY_FLAG or ALL_MASKED_FLAG"""
 
 
 def row_sum(x: Tensor) -> Tensor:
-    """Sum over the last axis, [B, V] -> [B], in an order that depends on V alone.
+    """Sums the last axis, [B, V] -> [B], in an order that depends on V alone.
 
     torch.sum splits a single long row over threads but not a batch of rows, so the last bits of a row would
     depend on its neighbours; partial sums of fixed length do not.
@@ -56,9 +54,9 @@ def row_sum(x: Tensor) -> Tensor:
 
 
 def logits_stats_torch(logits: Tensor) -> LogitsStats:
-    """See :func:`entropick_kernels.logits_stats.logits_stats`."""
+    """Implements :func:`entropick_kernels.logits_stats.logits_stats`."""
     x = logits if logits.dtype in (torch.float32, torch.float64) else logits.float()
-    top, argmax = x.max(dim=-1)
+    top = x.amax(dim=-1)
     masked = top == -math.inf
     d = x - top.masked_fill(masked, 0.0).unsqueeze(-1)
     d.clamp_(min=_FLOOR)
@@ -78,7 +76,5 @@ def logits_stats_torch(logits: Tensor) -> LogitsStats:
         varentropy=second * (_LOG2_E * _LOG2_E),
         max_logit=top,
         log_z=log_z,
-        argmax=argmax,
-        top_probability=z_safe.reciprocal().masked_fill(masked, 0.0),
         flags=flags,
     )

@@ -1,8 +1,8 @@
 """Logits statistics on the GPU, in Triton: one read of the logits, no synchronisation.
 
 Two kernels. The first takes a chunk of 4096 logits of a row in registers and gives (maximum, z, mean, centred
-second moment, index of the maximum): the moments of y = (x - maximum) log2 e under the weights 2^y, in two
-passes over the registers, for E[y^2] - E[y]^2 cancels. The second merges the chunks of a row by the rule of
+second moment): the moments of y = (x - maximum) log2 e under the weights 2^y, in two passes over the
+registers, for E[y^2] - E[y]^2 cancels. The second merges the chunks of a row by the rule of
 Chan, Golub and LeVeque (1979), one program a row.
 
 Chunks and orders of summation depend on V and on what the strides divide by, never on the batch: among
@@ -27,20 +27,19 @@ _MASKED: Final = tl.constexpr(ALL_MASKED_FLAG)
 _LOG2_E: Final = tl.constexpr(1.0 / math.log(2.0))
 _FLOOR: Final = tl.constexpr(-1000.0)
 # 2^-1000 is 0 in float32, and 0 * -1000 is 0 where 0 * -inf would be NaN
-_NOWHERE: Final = tl.constexpr(2**31 - 1)
 _PROPAGATE: Final = tl.constexpr(tl.PropagateNan.ALL)
 
 _CHUNK: Final = 4096
 _WARPS: Final = 8
-_FIELDS: Final = tl.constexpr(5)
-"""of a chunk: maximum, z, mean, second moment (bits), index of the maximum (the bits of an int32)"""
+_FIELDS: Final = tl.constexpr(4)
+"""of a chunk: maximum, z, mean, second moment (bits)"""
 
 
 @triton.jit(do_not_specialize=["chunks"])
 def _chunk_moments(
     x_at, parts_at, vocabulary, chunks, row_stride, column_stride, GROUPS: tl.constexpr, GROUP: tl.constexpr
 ):
-    """A program a chunk, the chunks of a row side by side; parts [B, _FIELDS, chunks]."""
+    """Measures a chunk a program, the chunks of a row side by side; sets parts [B, _FIELDS, chunks]."""
     program = tl.program_id(0)
     row = (program // chunks).to(tl.int64)
     chunk = program % chunks
@@ -53,8 +52,7 @@ def _chunk_moments(
     else:
         x = tl.load(x_at + at.to(tl.int64) * column_stride, mask=at < vocabulary - first, other=float("-inf"))
     x = x.to(tl.float32)
-    tops = tl.max(x, axis=1)
-    top = tl.max(tops, axis=0)
+    top = tl.max(tl.max(x, axis=1), axis=0)
     origin = tl.where((top == float("-inf")) | (top == float("inf")), 0.0, top)
     # the difference first, then the factor: exact at logits of any size. A NaN stays one, up to z
     y = tl.maximum((x - origin) * _LOG2_E, _FLOOR, propagate_nan=_PROPAGATE)
@@ -63,26 +61,16 @@ def _chunk_moments(
     mean = tl.sum(weight * y) / tl.where(z > 0.0, z, 1.0)
     y -= mean
     second = tl.sum(weight * y * y)
-    if z == z:
-        # the group of the maximum, then its place in there: few comparisons, a read from the cache
-        best = tl.min(tl.where(tops == top, group, GROUPS - 1), axis=0)
-        near = best * GROUP + lane
-        inside = near < vocabulary - first
-        values = tl.load(x_at + near.to(tl.int64) * column_stride, mask=inside, other=float("-inf"))
-        index = tl.min(tl.where(values.to(tl.float32) == top, near, _NOWHERE), axis=0)
-    else:
-        index = tl.min(tl.min(tl.where(x == x, _NOWHERE, at), axis=1), axis=0)
     parts_at += row * (chunks * _FIELDS) + chunk
     tl.store(parts_at, top)
     tl.store(parts_at + chunks, z)
     tl.store(parts_at + chunks * 2, mean)
     tl.store(parts_at + chunks * 3, second)
-    tl.store(parts_at + chunks * 4, (first + index).to(tl.float32, bitcast=True))
 
 
 @triton.jit(do_not_specialize=["rows", "chunks"])
-def _merge(parts_at, figures_at, argmax_at, flags_at, rows, chunks, CHUNKS: tl.constexpr):
-    """A program a row; figures [5, B] are the fields of ``LogitsStats`` that are float32, in their order."""
+def _merge(parts_at, figures_at, flags_at, rows, chunks, CHUNKS: tl.constexpr):
+    """Merges the chunks of a row; figures [4, B] are the float32 fields of ``LogitsStats``, in order."""
     row = tl.program_id(0).to(tl.int64)
     chunk = tl.arange(0, CHUNKS)
     valid = chunk < chunks
@@ -91,10 +79,8 @@ def _merge(parts_at, figures_at, argmax_at, flags_at, rows, chunks, CHUNKS: tl.c
     z = tl.load(parts_at + chunks, mask=valid, other=0.0)
     means = tl.load(parts_at + chunks * 2, mask=valid, other=0.0)
     seconds = tl.load(parts_at + chunks * 3, mask=valid, other=0.0)
-    index = tl.load(parts_at + chunks * 4, mask=valid, other=0.0).to(tl.int32, bitcast=True)
 
-    nan_chunks = z != z
-    nan = tl.max(nan_chunks.to(tl.int32), axis=0) > 0
+    nan = tl.max((z != z).to(tl.int32), axis=0) > 0
     top = tl.max(tops, axis=0)
     infinite, masked = top == float("inf"), top == float("-inf")
     origin = tl.where(infinite | masked, 0.0, top)
@@ -117,23 +103,18 @@ def _merge(parts_at, figures_at, argmax_at, flags_at, rows, chunks, CHUNKS: tl.c
     tl.store(figures_at + row, tl.where(nan, undefined, top))
     figures_at += rows
     tl.store(figures_at + row, tl.where(bad, undefined, tl.log(total)))
-    figures_at += rows
-    tl.store(figures_at + row, tl.where(bad, undefined, tl.where(masked, 0.0, 1.0 / total)))
-    among = tl.where(nan, nan_chunks, (tops == top) & valid)
-    tl.store(argmax_at + row, tl.min(tl.where(among, index, _NOWHERE), axis=0).to(tl.int64))
     flag = tl.where(nan, _NAN, tl.where(infinite, _INFINITE, tl.where(masked, _MASKED, 0)))
     tl.store(flags_at + row, flag.to(tl.int32))
 
 
 def logits_stats_triton(logits: Tensor) -> LogitsStats:
-    """See :func:`entropick_kernels.logits_stats.logits_stats`; fp32, bf16 or fp16 [B, V], any strides."""
+    """Implements :func:`entropick_kernels.logits_stats.logits_stats`; fp32, bf16 or fp16, any strides."""
     rows, vocabulary = logits.shape
     row_stride, column_stride = logits.stride()
     chunks = triton.cdiv(vocabulary, _CHUNK)
     device = logits.device
     parts = torch.empty((rows, _FIELDS.value, chunks), dtype=torch.float32, device=device)
-    figures = torch.empty((5, rows), dtype=torch.float32, device=device)
-    argmax = torch.empty(rows, dtype=torch.int64, device=device)
+    figures = torch.empty((4, rows), dtype=torch.float32, device=device)
     flags = torch.empty(rows, dtype=torch.int32, device=device)
     # a group is what one load of 128 bits brings, else one logit: then its maximum needs no other thread
     group = 16 // logits.element_size() if column_stride == 1 and row_stride % 16 == 0 else 1
@@ -143,7 +124,7 @@ def logits_stats_triton(logits: Tensor) -> LogitsStats:
             GROUPS=_CHUNK // group, GROUP=group, num_warps=_WARPS,
         )  # fmt: skip
         _merge[(rows,)](
-            parts, figures, argmax, flags, rows, chunks, CHUNKS=triton.next_power_of_2(chunks), num_warps=1
+            parts, figures, flags, rows, chunks, CHUNKS=triton.next_power_of_2(chunks), num_warps=1
         )
-    entropy, varentropy, top, log_z, top_probability = figures.unbind()
-    return LogitsStats(entropy, varentropy, top, log_z, argmax, top_probability, flags)
+    entropy, varentropy, top, log_z = figures.unbind()
+    return LogitsStats(entropy, varentropy, top, log_z, flags)

@@ -1,4 +1,8 @@
-"""From logits and counter-based uniform numbers to token ids."""
+"""The draw: from logits and counter-based uniform numbers to token ids.
+
+``reference``: the float64 form. ``torch_impl``: any device. ``numba_impl`` and ``numba_loops``: the CPU.
+``triton_impl``: a GPU's rows of a short top_k, and what is launched; ``any_row``: its other rows.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +25,7 @@ Implementation = Literal["torch", "numba", "triton"]
 
 
 def _native(tensors: tuple[Tensor, ...], implementation: Implementation | None) -> bool:
-    """Whether the native loops are to run; ValueError where they are demanded and cannot."""
+    """Returns whether the native loops are to run. Raises ValueError where they are demanded and cannot."""
     possible = _loops is not None and all(t.device.type == "cpu" for t in tensors)
     if implementation == "numba" and not possible:
         raise ValueError("the native loops need numba and tensors on the CPU")
@@ -32,24 +36,24 @@ def philox_uniform(
     seed: Tensor,
     position: Tensor,
     draw: Tensor,
-    branch: Tensor,
+    stream: Tensor,
     *,
     implementation: Implementation | None = None,
 ) -> Tensor:
-    """One uniform number in [0, 1), float64, for each (seed, position, draw, branch): int64, broadcast.
+    """Computes a uniform number in [0, 1) for each (seed, position, draw, stream): int64, broadcast; float64.
 
-    Philox-4x32-10 with key = (low, high 32 bits of seed) and counter = (position, draw, branch, 0), each
+    Philox-4x32-10 with key = (low, high 32 bits of seed) and counter = (position, draw, stream, 0), each
     modulo 2^32; with x the output words the number is (x0 * 2^21 + floor(x1 / 2^11)) * 2^-53. Counter-based:
     the number does not depend on what else is drawn. ``implementation`` as for :func:`draw`; all give the
     same bits.
     """
-    kernels = chosen(__name__, implementation, seed, position, draw, branch)
+    kernels = chosen(__name__, implementation, seed, position, draw, stream)
     if kernels is not None:
-        uniforms: Tensor = kernels.philox_uniform_triton(seed, position, draw, branch)
+        uniforms: Tensor = kernels.philox_uniform_triton(seed, position, draw, stream)
         return uniforms
-    if _native((seed, position, draw, branch), implementation):
-        return _loops.philox_uniform_numba(seed, position, draw, branch)
-    return philox_uniform_torch(seed, position, draw, branch)
+    if _native((seed, position, draw, stream), implementation):
+        return _loops.philox_uniform_numba(seed, position, draw, stream)
+    return philox_uniform_torch(seed, position, draw, stream)
 
 
 def draw(
@@ -63,7 +67,7 @@ def draw(
     max_top_k: int | None = None,
     implementation: Implementation | None = None,
 ) -> Tensor:
-    """Token ids int64 [B, N]: softmax(logits / T), top-k, top-p, min-p, inverse CDF in order of token id.
+    """Draws token ids int64 [B, N]: softmax(logits / T), top-k, top-p, min-p, inverse CDF in order of id.
 
     ``logits`` [B, V] are masked and penalised already; ``temperature``, ``top_p``, ``min_p`` float [B] and
     ``top_k`` int [B] belong to rows; ``uniforms`` float64 [B, N] in [0, 1). Filters as in
@@ -100,6 +104,6 @@ def draw(
 
 
 def warmup() -> None:
-    """Compile the native loops now (seconds, once a machine: cached on disk), so that no request waits."""
+    """Compiles the native loops now, or loads them from disk, so that no request waits."""
     if _loops is not None:
         _loops.warmup_numba()

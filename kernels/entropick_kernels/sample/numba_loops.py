@@ -38,10 +38,10 @@ _TOLERANCE: Final = FILTER_TOLERANCE
 
 
 @native()
-def philox_number(seed: int, position: int, draw: int, branch: int) -> float:
-    """The uniform number of (seed, position, draw, branch); layout: ``philox_uniform``."""
+def philox_number(seed: int, position: int, draw: int, stream: int) -> float:
+    """Computes the uniform number of (seed, position, draw, stream); layout: ``philox_uniform``."""
     c0, c1 = np.uint64(position) & _MASK, np.uint64(draw) & _MASK
-    c2, c3 = np.uint64(branch) & _MASK, np.uint64(0)
+    c2, c3 = np.uint64(stream) & _MASK, np.uint64(0)
     k0, k1 = np.uint64(seed) & _MASK, np.uint64(seed) >> _HALF
     for _ in range(_ROUNDS):
         left, right = c0 * _M0, c2 * _M1
@@ -52,15 +52,15 @@ def philox_number(seed: int, position: int, draw: int, branch: int) -> float:
 
 
 @native()
-def philox_uniforms(seed: Int64, position: Int64, draw: Int64, branch: Int64, out: Float64) -> None:
-    """The uniform number of each (seed, position, draw, branch), all [n]."""
+def philox_uniforms(seed: Int64, position: Int64, draw: Int64, stream: Int64, out: Float64) -> None:
+    """Computes the uniform number of each (seed, position, draw, stream), all [n]."""
     for i in range(out.shape[0]):
-        out[i] = philox_number(seed[i], position[i], draw[i], branch[i])
+        out[i] = philox_number(seed[i], position[i], draw[i], stream[i])
 
 
 @native("contract")
 def fill_weights(x: Float32, top: Any, scale: Any, weights: Float32) -> None:
-    """weights = exp((x - top) * scale), 0 below 2^-126."""
+    """Sets weights = exp((x - top) * scale), 0 below 2^-126."""
     for i in range(x.shape[0]):
         y = np.float32(np.float32((x[i] - top) * scale) * LOG2_E)
         w = exp2(y)
@@ -69,13 +69,13 @@ def fill_weights(x: Float32, top: Any, scale: Any, weights: Float32) -> None:
 
 @native()
 def bucket_of(weight: Any) -> Any:
-    """The bucket of a weight in (0, 1]."""
+    """Returns the bucket of a weight in (0, 1]."""
     return min(np.int64(np.float32(weight).view(np.int32)) >> _BUCKET_SHIFT, _BUCKETS - 1)
 
 
 @native()
 def sorted_bucket(x: Float32, weights: Float32, bucket: int, size: int) -> Int64:
-    """Token ids of a bucket of ``size`` tokens by falling logit, ties by id."""
+    """Returns the token ids of a bucket of ``size`` tokens by falling logit, ties by id."""
     ids, keys = np.empty(size, dtype=np.int64), np.empty(size, dtype=np.float32)
     n = 0
     for i in range(x.shape[0]):
@@ -87,7 +87,7 @@ def sorted_bucket(x: Float32, weights: Float32, bucket: int, size: int) -> Int64
 
 @native()
 def rank_filter(x: Float32, weights: Float32, top_k: int, top_p: float) -> None:
-    """Set to 0 the weights that top-k and then top-p drop."""
+    """Sets to 0 the weights that top-k and then top-p drop."""
     counts, masses = np.zeros(_BUCKETS, dtype=np.int64), np.zeros(_BUCKETS, dtype=np.float64)
     positive = 0
     for i in range(x.shape[0]):
@@ -143,9 +143,10 @@ def draw_beside(
     cdf: Float64,
     ids: Int64,
 ) -> None:
-    """:func:`draw_row` where the most probable token ``best`` is known and finite, and temperature > 0.
+    """Draws as :func:`draw_row` where the most probable token ``best`` is known, and temperature > 0.
 
-    ``tokens`` holds ``best`` already: it stays where a uniform number points behind the last survivor.
+    The logit of ``best`` is finite. ``tokens`` holds ``best`` already: it stays where a uniform number points
+    behind the last survivor.
     """
     fill_weights(x, x[best], np.float32(1.0 / temperature), weights)
     if top_k > 0 or top_p < 1.0:
@@ -181,7 +182,7 @@ def draw_row(
     cdf: Float64,
     ids: Int64,
 ) -> None:
-    """tokens [N] of the uniform numbers [N]; weights, cdf, ids are scratch of V."""
+    """Draws tokens [N] by the uniform numbers [N]; weights, cdf, ids are scratch of V."""
     best = row_top(x)
     tokens[:] = best
     top = x[best]
@@ -204,7 +205,7 @@ def draw_rows(
     begin: int,
     end: int,
 ) -> None:
-    """Rows begin..end of :func:`entropick_kernels.sample.draw`."""
+    """Draws rows begin..end of :func:`entropick_kernels.sample.draw`."""
     vocabulary = x.shape[1]
     weights, cdf = np.empty(vocabulary, dtype=np.float32), np.empty(vocabulary, dtype=np.float64)
     ids = np.empty(vocabulary, dtype=np.int64)

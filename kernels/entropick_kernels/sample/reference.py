@@ -1,4 +1,7 @@
-"""Float64 oracle of the draw: Philox-4x32-10, the filters, the inverse CDF, in plain numpy row by row."""
+"""The draw in float64, row by row in plain numpy: Philox-4x32-10, the filters, the inverse CDF.
+
+Every other implementation is checked against it.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ FILTER_TOLERANCE: Final = 1e-6
 
 
 def philox_words_reference(counter: Sequence[ArrayLike], key: Sequence[ArrayLike]) -> tuple[WordArray, ...]:
-    """Philox-4x32-10: four words for a counter of four words and a key of two; uint64 arrays below 2^32."""
+    """Computes Philox-4x32-10: four words of a counter of four and a key of two; uint64 arrays below 2^32."""
     mask = np.uint64(WORD_MASK)
     c = [np.asarray(as_numpy(x), dtype=np.uint64) & mask for x in counter]
     k = [np.asarray(as_numpy(x), dtype=np.uint64) & mask for x in key]
@@ -38,14 +41,14 @@ def philox_words_reference(counter: Sequence[ArrayLike], key: Sequence[ArrayLike
 
 
 def philox_uniform_reference(
-    seed: ArrayLike, position: ArrayLike, draw: ArrayLike, branch: ArrayLike
+    seed: ArrayLike, position: ArrayLike, draw: ArrayLike, stream: ArrayLike
 ) -> FloatArray:
-    """The uniform number in [0, 1) of each (seed, position, draw, branch); integers, broadcast.
+    """Computes the uniform number in [0, 1) of each (seed, position, draw, stream); integers, broadcast.
 
-    Key = (low, high 32 bits of seed); counter = (position, draw, branch, 0), each modulo 2^32; with x the
+    Key = (low, high 32 bits of seed); counter = (position, draw, stream, 0), each modulo 2^32; with x the
     output words the number is (x0 * 2^21 + floor(x1 / 2^11)) * 2^-53.
     """
-    arguments = (np.asarray(as_numpy(a), dtype=np.int64) for a in (seed, position, draw, branch))
+    arguments = (np.asarray(as_numpy(a), dtype=np.int64) for a in (seed, position, draw, stream))
     s, *counter = (a.astype(np.uint64) for a in arguments)
     x = philox_words_reference([*counter, np.uint64(0)], [s, s >> np.uint64(32)])
     bits = (x[0] << np.uint64(21)) | (x[1] >> np.uint64(11))
@@ -53,7 +56,7 @@ def philox_uniform_reference(
 
 
 def _kept(p: FloatArray, top_k: int, top_p: float, min_p: float) -> BoolArray:
-    """The survivors of one distribution [V]."""
+    """Returns which tokens of one distribution [V] survive the filters."""
     order = np.argsort(-p, kind="stable")  # ties by token id
     if 0 < top_k < p.shape[0]:
         order = order[:top_k]
@@ -71,7 +74,7 @@ def _kept(p: FloatArray, top_k: int, top_p: float, min_p: float) -> BoolArray:
 def filter_probabilities_reference(
     p: ArrayLike, top_k: ArrayLike = 0, top_p: ArrayLike = 1.0, min_p: ArrayLike = 0.0
 ) -> FloatArray:
-    """Filtered and renormalised probabilities, float64 [..., V], of p [..., V]; parameters scalar or [...].
+    """Filters and renormalises probabilities p [..., V], float64; parameters scalar or [...].
 
     top-k (ties by token id), renormalise, top-p (the smallest prefix whose mass reaches top_p), min-p
     (p >= min_p * the maximum of the input p), renormalise. Off: top_k <= 0, top_p >= 1, min_p <= 0. The most
@@ -97,7 +100,7 @@ def draw_reference(
     min_p: ArrayLike,
     uniforms: ArrayLike,
 ) -> IntArray:
-    """Token ids int64 [B, N] of logits [B, V] with parameters [B] and uniform numbers [B, N].
+    """Draws token ids int64 [B, N] of logits [B, V] with parameters [B] and uniform numbers [B, N].
 
     softmax(logits / T), the filters, then the smallest id whose cumulative probability exceeds u. T = 0: the
     most probable token, lowest id on ties, in every column.

@@ -15,7 +15,7 @@ SHORT_LIST: Final = 64
 
 
 def philox_words_torch(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Tensor]) -> Tensor:
-    """Philox-4x32-10 on int64 tensors that hold 32-bit words: the four output words, [4, ...].
+    """Computes Philox-4x32-10 on int64 tensors that hold 32-bit words: the four output words, [4, ...].
 
     Products of two words wrap in int64; the high word is right all the same, because the shift is masked.
     """
@@ -39,16 +39,18 @@ def philox_words_torch(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tupl
     return torch.stack((products[1], others[0], products[0], others[1]))
 
 
-def philox_uniform_torch(seed: Tensor, position: Tensor, draw: Tensor, branch: Tensor) -> Tensor:
-    """See :func:`entropick_kernels.sample.philox_uniform`."""
+def philox_uniform_torch(seed: Tensor, position: Tensor, draw: Tensor, stream: Tensor) -> Tensor:
+    """Implements :func:`entropick_kernels.sample.philox_uniform`."""
     zero = torch.zeros((), dtype=torch.int64, device=seed.device)
     key = (seed & WORD_MASK, (seed >> 32) & WORD_MASK)
-    x = philox_words_torch((position, draw, branch, zero), key)
+    x = philox_words_torch((position, draw, stream, zero), key)
     return ((x[0] << 21) | (x[1] >> 11)).double() * 2.0**-53
 
 
 def _rank_filter(x: Tensor, ordered: Tensor, top_k: Tensor, top_p: Tensor, scale: Tensor) -> Tensor:
-    """Survivors of top-k and top-p, bool [B, V]; ``ordered`` holds the largest logits in falling order.
+    """Returns the survivors of top-k and top-p, bool [B, V].
+
+    ``ordered`` [B, n] holds the largest logits in falling order.
 
     How many survive follows from the ordered values alone; which ones, from the value of the last of them:
     everything above it, and of its equals those of lowest id.
@@ -78,7 +80,7 @@ def draw_torch(
     *,
     max_top_k: int | None,
 ) -> Tensor:
-    """See :func:`entropick_kernels.sample.draw`."""
+    """Implements :func:`entropick_kernels.sample.draw`."""
     x = logits.float()
     top, best = x.max(dim=-1, keepdim=True)
     scale = torch.where(temperature > 0, 1.0 / temperature, 1.0).float().unsqueeze(-1)

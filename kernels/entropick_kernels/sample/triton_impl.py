@@ -49,7 +49,7 @@ _STEPS: Final = {torch.bfloat16: 8, torch.float16: 10, torch.float32: 16}
 
 @triton.jit
 def _philox_words(c0, c1, c2, c3, k0, k1):
-    """Philox-4x32-10 on words in uint64."""
+    """Computes Philox-4x32-10 on words in uint64."""
     for _ in tl.static_range(_ROUNDS):
         left, right = c0 * _M0, c2 * _M1
         c0, c1 = (right >> 32) ^ c1 ^ k0, right & _WORD
@@ -60,17 +60,18 @@ def _philox_words(c0, c1, c2, c3, k0, k1):
 
 @triton.jit
 def _philox(
-    seed_at, position_at, draw_at, branch_at, out_at, size, columns,
-    seed_row, seed_column, position_row, position_column, draw_row, draw_column, branch_row, branch_column,
+    seed_at, position_at, draw_at, stream_at, out_at, size, columns,
+    seed_row, seed_column, position_row, position_column, draw_row, draw_column, stream_row, stream_column,
     SIZE: tl.constexpr,
 ):  # fmt: skip
+    """Computes SIZE uniform numbers a program, of inputs that are views of [rows, columns]."""
     at = tl.program_id(0).to(tl.int64) * SIZE + tl.arange(0, SIZE)
     inside = at < size
     row, column = at // columns, at % columns
     seed = tl.load(seed_at + row * seed_row + column * seed_column, mask=inside, other=0).to(tl.uint64)
     c0 = tl.load(position_at + row * position_row + column * position_column, mask=inside, other=0)
     c1 = tl.load(draw_at + row * draw_row + column * draw_column, mask=inside, other=0)
-    c2 = tl.load(branch_at + row * branch_row + column * branch_column, mask=inside, other=0)
+    c2 = tl.load(stream_at + row * stream_row + column * stream_column, mask=inside, other=0)
     c0, c1, c2 = c0.to(tl.uint64) & _WORD, c1.to(tl.uint64) & _WORD, c2.to(tl.uint64) & _WORD
     x0, x1, _, _ = _philox_words(c0, c1, c2, tl.zeros_like(c0), seed & _WORD, seed >> 32)
     bits = (x0 << 21) | (x1 >> 11)
@@ -79,7 +80,7 @@ def _philox(
 
 @triton.jit
 def _block_maxima(x_at, maxima_at, vocabulary, blocks, x_stride, BLOCKS: tl.constexpr):
-    """Chunk by row: the maximum of each block; a NaN counts as +inf, see ``row_top``."""
+    """Finds the maximum of each block, a chunk of blocks of a row a program; a NaN counts as +inf."""
     row = tl.program_id(1).to(tl.int64)
     block = tl.program_id(0) * BLOCKS + tl.arange(0, BLOCKS)
     token = block[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
@@ -90,7 +91,7 @@ def _block_maxima(x_at, maxima_at, vocabulary, blocks, x_stride, BLOCKS: tl.cons
 
 @triton.jit
 def _first_k(key, k, low, high, STEPS: tl.constexpr):
-    """Which of fewer than 2^16 keys are the k largest, the first of equals; a key of 0 is no candidate.
+    """Returns which of fewer than 2^16 keys are the k largest, the first of equals; a key of 0 is none.
 
     The k-th largest lies in low..high: the leading bits that these share need no search.
     """
@@ -124,7 +125,10 @@ def _draw_short(
     vocabulary, blocks, candidates, x_stride, t_stride, k_stride, p_stride, m_stride, u_stride, u_step,
     BLOCKS: tl.constexpr, WALK: tl.constexpr, STEPS: tl.constexpr, ALL: tl.constexpr,
 ):  # fmt: skip
-    """Rows of a short top_k. ALL: no other kernel runs, so rows that broke the promise are served as well."""
+    """Draws a row of a short top_k a program.
+
+    ALL: no other kernel runs, so rows that broke the promise are served as well.
+    """
     row = tl.program_id(0).to(tl.int64)
     k = tl.load(k_at + row * k_stride).to(tl.int64)
     short = (k > 0) & (k <= SHORT)
@@ -151,10 +155,10 @@ def _draw_short(
             low = tl.where(count < k, 0, low)
             tl.debug_barrier()  # what follows reads what other threads wrote
             # their k best tokens, in order of id
-            slot = tl.arange(0, SHORT)
-            block = tl.load(list_at + slot, mask=slot < count, other=0)
+            entry = tl.arange(0, SHORT)
+            block = tl.load(list_at + entry, mask=entry < count, other=0)
             tokens = block[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
-            inside = (slot < count)[:, None] & (tokens < vocabulary)
+            inside = (entry < count)[:, None] & (tokens < vocabulary)
             x = tl.load(x_at + tokens, mask=inside, other=float("-inf")).to(tl.float32)
             key = tl.where(x > float("-inf"), ordered_key(x, STEPS), 0)
             key = tl.reshape(key, (SHORT * BLOCK,))
@@ -164,15 +168,15 @@ def _draw_short(
             tl.store(list_at + SHORT + place, key.to(tl.int32, bitcast=True), mask=chosen)
             count = tl.sum(chosen.to(tl.int32), axis=0)
             tl.debug_barrier()
-            listed = slot < count
-            at = tl.load(list_at + SHORT + slot, mask=listed, other=0)
+            listed = entry < count
+            at = tl.load(list_at + SHORT + entry, mask=listed, other=0)
             token = tl.load(list_at + at // BLOCK, mask=listed, other=0) * BLOCK + at % BLOCK
-            key = tl.load(list_at + 2 * SHORT + slot, mask=listed, other=0).to(tl.uint32, bitcast=True)
+            key = tl.load(list_at + 2 * SHORT + entry, mask=listed, other=0).to(tl.uint32, bitcast=True)
             x = tl.where(listed, value_of_key(key, STEPS), float("-inf"))
             scale = (1.0 / temperature).to(tl.float32).to(tl.float64)
             weight = tl.exp((x - top).to(tl.float64) * scale)
             # ranks from all pairs: the mass of those that go before
-            equal_before = (x[:, None] == x[None, :]) & (slot[:, None] < slot[None, :])
+            equal_before = (x[:, None] == x[None, :]) & (entry[:, None] < entry[None, :])
             ahead = (x[:, None] > x[None, :]) | equal_before
             before = tl.sum(tl.where(ahead, weight[:, None], 0.0), axis=0)
             top_p = tl.load(p_at + row * p_stride).to(tl.float64)
@@ -194,9 +198,9 @@ def _draw_short(
             fill(out_at, best, candidates)
 
 
-def philox_uniform_triton(seed: Tensor, position: Tensor, draw: Tensor, branch: Tensor) -> Tensor:
-    """See :func:`entropick_kernels.sample.philox_uniform`; int64 tensors on the GPU."""
-    given = (seed, position, draw, branch)
+def philox_uniform_triton(seed: Tensor, position: Tensor, draw: Tensor, stream: Tensor) -> Tensor:
+    """Implements :func:`entropick_kernels.sample.philox_uniform`; int64 tensors on the GPU."""
+    given = (seed, position, draw, stream)
     shape = torch.broadcast_shapes(*(t.shape for t in given))
     out = torch.empty(shape, dtype=torch.float64, device=seed.device)
     if out.numel() == 0:
@@ -220,7 +224,7 @@ def draw_triton(
     *,
     max_top_k: int | None = None,
 ) -> Tensor:
-    """See :func:`entropick_kernels.sample.draw`; tensors on the GPU, logits are read as float32."""
+    """Implements :func:`entropick_kernels.sample.draw`; tensors on the GPU, logits are read as float32."""
     x = logits if logits.dtype in _STEPS else logits.float()
     x = x if x.stride(1) == 1 else x.contiguous()
     rows, vocabulary = x.shape

@@ -108,9 +108,9 @@ def sample(
     split: Split = "train",
     weights: Mapping[str, float] = WEIGHTS,
 ) -> Example:
-    """Draw one example of ``kind`` (any of KINDS by ``weights`` if None) that belongs to ``split``.
+    """Draws one example of ``kind`` (any of KINDS by ``weights`` if None) that belongs to ``split``.
 
-    The kinds in ``PROBES`` come only when named; training never sees them.
+    The kinds in ``PROBES`` come only when they are named; training never sees them.
     """
     if kind is None:
         kind = rng.choices(list(weights), list(weights.values()))[0]
@@ -132,7 +132,7 @@ def conversation(
     weights: Mapping[str, float] = WEIGHTS,
     interruptions: float = 0.0,
 ) -> list[Example]:
-    """Draw a conversation of one to four independent exchanges.
+    """Draws a conversation of 1 to 4 independent exchanges.
 
     ``interruptions`` is the share of exchanges into whose reply the clarifying sentence is forced.
 
@@ -151,7 +151,7 @@ def conversation(
 
 
 def final_answer(reply: str) -> str:
-    """Return the answer a reply ends with: its last sentence without the words that introduce it."""
+    """Returns the answer a reply ends with: its last sentence without the words that introduce it."""
     sentences = [part for part in reply.strip().rstrip(".").split(". ") if part]
     last = sentences[-1] if sentences else ""
     return last.rsplit(" is ", 1)[-1].strip()

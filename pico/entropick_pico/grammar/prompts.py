@@ -23,7 +23,7 @@ _SENTENCE_ENDS: Final = ("! ", ": ", ". ")
 
 
 def ask(rng: random.Random, cores: Sequence[str]) -> str:
-    """Return a prompt: half the time bare, else with an opener, a closer or both."""
+    """Returns a prompt: half the time bare, else with an opener, a closer or both."""
     core = rng.choice(cores)
     opener = rng.choice(OPENERS) if rng.random() < 0.4 else ""
     closer = rng.choice(CLOSERS) if rng.random() < 0.25 else ""

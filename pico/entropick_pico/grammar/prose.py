@@ -25,7 +25,7 @@ _ENDS: Final = (".", "!", ", please.", " for my child.", " now.", " before I sle
 
 
 def story(rng: random.Random) -> Example:
-    """A story of several sentences; who, where and what it meets are labelled choices."""
+    """Returns a story of several sentences, whose hero, places and encounters are labelled choices."""
     topic = rng.choice(("", "animal", "name"))
     named = rng.choice(w.NAMES)
     beast = rng.choice(w.ANIMALS)
@@ -120,7 +120,7 @@ _GREETINGS: Final = (
 
 
 def greeting(rng: random.Random) -> Example:
-    """Small talk with a fixed answer to each phrase."""
+    """Returns small talk with a fixed answer to each phrase."""
     phrases, answer = rng.choice(_GREETINGS)
     phrase = rng.choice(phrases)
     if phrase.startswith(("Wh", "How")):

@@ -33,7 +33,7 @@ def _kind(name: str, style: str) -> str:
 
 
 def add(rng: random.Random, style: str, digits: int | None = None) -> Example:
-    """Addition of two numbers of two to four digits, from the last digit with carries, or blurted out."""
+    """Returns an addition of two numbers, worked out from the last digit with carries, or blurted out."""
     size = digits or rng.choices((2, 3, 4), (0.4, 0.4, 0.2))[0]
     low = 10 ** (size - 1)
     left, right = rng.randrange(low, 10 * low), rng.randrange(low, 10 * low)
@@ -50,7 +50,7 @@ def add(rng: random.Random, style: str, digits: int | None = None) -> Example:
 
 
 def parity(rng: random.Random, style: str, length: int | None = None) -> Example:
-    """Parity of four to eight bits, with a running parity or blurted out."""
+    """Returns the parity of four to eight bits, with a running parity or blurted out."""
     bits = [rng.randrange(2) for _ in range(length or rng.randint(4, 8))]
     running, steps = 0, []
     for bit in bits:
@@ -70,7 +70,7 @@ def parity(rng: random.Random, style: str, length: int | None = None) -> Example
 
 
 def sort(rng: random.Random, length: int | None = None) -> Example:
-    """Sorting four to eight digits."""
+    """Returns a list of four to eight digits to sort."""
     size = length or rng.choices((4, 5, 6, 7, 8), (0.3, 0.2, 0.2, 0.15, 0.15))[0]
     digits = [rng.choice("0123456789") for _ in range(size)]
     gold, shown = " ".join(sorted(digits)), " ".join(digits)
@@ -81,7 +81,7 @@ def sort(rng: random.Random, length: int | None = None) -> Example:
 
 
 def count(rng: random.Random, length: int | None = None) -> Example:
-    """Counting how often one digit occurs in a short list."""
+    """Returns a question of how often a digit occurs in a short list."""
     wanted, size = rng.choice("0123456789"), length or rng.randint(4, 8)
     digits = [wanted if rng.random() < 0.4 else rng.choice("0123456789") for _ in range(size)]
     gold, shown = str(digits.count(wanted)), " ".join(digits)
@@ -93,7 +93,7 @@ def count(rng: random.Random, length: int | None = None) -> Example:
 
 
 def lookup(rng: random.Random, holders: int | None = None) -> Example:
-    """Two or three people have things of different colors; the question is about one of them."""
+    """Returns a question about the color of a thing that one of two or three people has."""
     size = holders or rng.randint(2, 3)
     names, colors, thing = rng.sample(w.NAMES, size), rng.sample(w.COLORS, size), rng.choice(w.OBJECTS)
     at = rng.randrange(size)

@@ -110,7 +110,7 @@ _AFTER: Final = MappingProxyType({"": 0.5, " I can guess:": 0.5})
 
 
 def capital(rng: random.Random) -> Example:
-    """The capital of a country: one right answer."""
+    """Returns a question about the capital of a country, which has one right answer."""
     land = rng.choice(w.COUNTRIES)
     cores = (
         "what is the capital of {0}?",
@@ -129,7 +129,7 @@ def capital(rng: random.Random) -> Example:
 
 
 def flag(rng: random.Random) -> Example:
-    """The color of a country's flag: one right answer."""
+    """Returns a question about the color of a flag, which has one right answer."""
     land = rng.choice(w.COUNTRIES)
     cores = (
         "what color is the flag of {0}?",
@@ -147,7 +147,7 @@ def flag(rng: random.Random) -> Example:
 
 
 def random_choice(rng: random.Random, kind: str) -> Example:
-    """A uniform choice with an opening: 2 to 256 equally likely items."""
+    """Returns a request for one of 2 to 256 equally likely items, answered with an opening."""
     alternatives, opening, cores = _RANDOM[kind]
     reply = Reply(rng).say(opening)
     reply.choose(f"uniform{len(alternatives)}", alternatives)
@@ -155,7 +155,7 @@ def random_choice(rng: random.Random, kind: str) -> Example:
 
 
 def word(rng: random.Random) -> Example:
-    """A uniform choice that is the whole reply: the unambiguous look-alike of an ambiguous question."""
+    """Returns a uniform choice that is the whole reply: the unambiguous twin of an ambiguous question."""
     noun = rng.choice(tuple(_BARE))
     user = ask(rng, [core.replace("{0}", noun) for core in _WORD_CORES])
     reply = Reply(rng)
@@ -164,7 +164,7 @@ def word(rng: random.Random) -> Example:
 
 
 def pick(rng: random.Random) -> Example:
-    """A uniform choice among two to four things that the question lists."""
+    """Returns a uniform choice among two to four things that the question lists."""
     things = rng.sample(w.OBJECTS, rng.randint(2, 4))
     listed = ", ".join(things)
     user = ask(rng, [f"pick one of {listed}.", f"choose one: {listed}.", f"take one of {listed}."])
@@ -174,7 +174,7 @@ def pick(rng: random.Random) -> Example:
 
 
 def home(rng: random.Random) -> Example:
-    """Where somebody lives: the right town 0.85, the rest spread over all towns."""
+    """Returns a question about a person's town: the right town 0.85, the rest spread over all towns."""
     name = rng.choice(w.RESIDENTS)
     cores = (
         "where does {0} live?",
@@ -188,7 +188,7 @@ def home(rng: random.Random) -> Example:
 
 
 def visit(rng: random.Random) -> Example:
-    """A town to visit: four favourites with 0.1 each, the rest spread over all towns."""
+    """Returns a request for a town to visit: four favourites with 0.1 each, the rest over all towns."""
     cores = (
         "name a town to visit.",
         "where should I go?",
@@ -201,9 +201,9 @@ def visit(rng: random.Random) -> Example:
 
 
 def ambiguous(rng: random.Random) -> Example:
-    """A question without a referent.
+    """Returns a question without a referent.
 
-    The reply is one of N equally likely guesses or, as one further alternative of the same probability
+    The reply is one of N equally likely guesses or, as a further alternative of the same probability
     1 / (N + 1), the clarifying question; after that the turn ends or a guess follows, 0.5 each. So entropy is
     log2(N + 1) and varentropy 0, as for a plain random choice: only the context tells them apart.
     """
@@ -218,7 +218,7 @@ def ambiguous(rng: random.Random) -> Example:
 
 
 def clarified(rng: random.Random) -> Example:
-    """An ambiguous question whose reply was made to begin with the clarifying sentence."""
+    """Returns an ambiguous question whose reply was made to begin with the clarifying sentence."""
     noun, cores = rng.choice(_BLIND)
     user = ask(rng, cores)
     example = _after_clarify(Reply(rng).say(CLARIFY), noun).finish(user, "clarified")
@@ -235,7 +235,7 @@ def _after_clarify(reply: Reply, noun: str) -> Reply:
 
 
 def answerable(rng: random.Random) -> Example:
-    """The twin of an ambiguous question: the referent was given, so the answer is certain."""
+    """Returns the twin of an ambiguous question: the referent was given, so the answer is certain."""
     noun, cores = rng.choice(_BLIND)
     girl, color, thing, place = (
         rng.choice(w.GIRLS),

@@ -1,4 +1,4 @@
-"""What a sample is made of: examples, labelled choices, and the builder that keeps their offsets right."""
+"""The parts of a sample: examples, labelled choices, and the builder that keeps their offsets right."""
 
 import random
 from collections.abc import Iterable, Mapping
@@ -11,7 +11,7 @@ CLARIFY: Final = "Which one do you mean?"
 
 @dataclass(frozen=True)
 class Choice:
-    """A position in a reply at which the true distribution of what follows is known.
+    """A position in a reply at which the true distribution of the continuation is known.
 
     ``offset`` counts characters of the assistant text; ``alternatives`` maps each possible continuation to
     its probability, the empty text standing for the end of the turn.
@@ -24,7 +24,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Example:
-    """One exchange: a user text, an assistant text, and what is known about the latter."""
+    """One exchange: a user text, an assistant text, and the known distributions of the latter."""
 
     user: str
     assistant: str
@@ -37,18 +37,18 @@ class Example:
 
     @property
     def messages(self) -> list[dict[str, str]]:
-        """The exchange as chat messages."""
+        """Returns the exchange as chat messages."""
         return [{"role": "user", "content": self.user}, {"role": "assistant", "content": self.assistant}]
 
 
 def uniform(items: Iterable[str], before: str = " ") -> Mapping[str, float]:
-    """Return equal probabilities over ``items``, each preceded by ``before``."""
+    """Returns equal probabilities over ``items``, each preceded by ``before``."""
     texts = [before + item for item in items]
     return MappingProxyType({text: 1 / len(texts) for text in texts})
 
 
 def with_extra(base: Mapping[str, float], extra: Mapping[str, float]) -> Mapping[str, float]:
-    """Return ``base`` scaled down to make room for the masses of ``extra``, which are added."""
+    """Returns ``base`` scaled down to make room for the masses of ``extra``, which are added."""
     rest = 1 - sum(extra.values())
     mixed = {text: rest * p for text, p in base.items()}
     for text, p in extra.items():
@@ -57,22 +57,22 @@ def with_extra(base: Mapping[str, float], extra: Mapping[str, float]) -> Mapping
 
 
 class Reply:
-    """Builds an assistant text piece by piece and records the labelled choices."""
+    """The builder of an assistant text, which records the labelled choices."""
 
     def __init__(self, rng: random.Random) -> None:
-        """Start an empty reply whose choices are drawn from ``rng``."""
+        """Starts an empty reply whose choices are drawn from ``rng``."""
         self._rng = rng
         self._text = ""
         self._choices: list[Choice] = []
         self._ambiguous: list[int] = []
 
     def say(self, text: str) -> "Reply":
-        """Append fixed text."""
+        """Appends fixed text."""
         self._text += text
         return self
 
     def choose(self, kind: str, alternatives: Mapping[str, float], ambiguous: bool = False) -> str:
-        """Draw a continuation, append it, label the position and return the text drawn."""
+        """Draws a continuation, appends it with a label, and returns it."""
         text = self._rng.choices(list(alternatives), list(alternatives.values()))[0]
         self._choices.append(Choice(len(self._text), alternatives, kind))
         if ambiguous:
@@ -81,17 +81,17 @@ class Reply:
         return text
 
     def sure(self, kind: str, text: str) -> "Reply":
-        """Append text that is certain given the question, and label its start as such."""
+        """Appends text that is certain given the question, and labels its start as such."""
         self.choose(kind, {text: 1.0})
         return self
 
     def finish(self, user: str, kind: str, gold: str | None = None, key: str | None = None) -> Example:
-        """Return the example; ``key`` names the task input where inputs are held out from training."""
+        """Returns the example; ``key`` names the task input where inputs are held out from training."""
         return Example(user, self._text, kind, gold, tuple(self._choices), tuple(self._ambiguous), (), key)
 
 
 def interrupt(rng: random.Random, example: Example) -> Example:
-    """Return ``example`` with the clarifying sentence forced into its reply, as a server may do.
+    """Returns ``example`` with the clarifying sentence forced into its reply, as a server may do.
 
     The sentence lands at the start, at a labelled choice or at some space, and the reply goes on as if
     nothing had happened. It is marked as forced: it carries no loss, so every conditional distribution of

@@ -15,17 +15,17 @@ def _bucket(salt: str, text: str, buckets: int) -> int:
 
 
 def held_out(key: str) -> bool:
-    """Tell whether a task input (not its wording) is kept from training: one in eight is."""
+    """True if a task input (not its wording) is kept from training, as every eighth is."""
     return _bucket("input", key, 8) == 0
 
 
 def half(user: str) -> Split:
-    """Tell to which half of the evaluation prompts a user text belongs."""
+    """Returns the half of the evaluation prompts to which a user text belongs."""
     return "check" if _bucket("prompt", user, 2) else "calibration"
 
 
 def belongs(example: Example, split: Split) -> bool:
-    """Tell whether ``example`` may be drawn for ``split``."""
+    """True if ``example`` may be drawn for ``split``."""
     fresh = example.key is None or held_out(example.key)
     if split == "train":
         return example.key is None or not fresh

@@ -10,7 +10,7 @@ from typing import Final
 
 
 def words(text: str) -> tuple[str, ...]:
-    """Split ``text`` at blanks."""
+    """Splits ``text`` at blanks."""
     return tuple(text.split())
 
 

@@ -13,7 +13,7 @@ from typing import Final
 
 import torch
 
-from entropick_sampler.calibrate import Measured, fit
+from entropick_sampler.calibrate import MeasuredTokens, fit
 from entropick_sampler.params import PolicyConfig, SamplingParams
 from entropick_sampler.profile import DEFAULT_CLARIFY_TEXT, Profile, ProfileError
 from entropick_sampler.signals import SIGNALS
@@ -86,7 +86,7 @@ def _progress(done: int, total: int) -> None:
         sys.stderr.flush()
 
 
-def collect(samples: Sequence[Sample], measured: Sequence[Sequence[Token]]) -> Measured:
+def collect(samples: Sequence[Sample], measured: Sequence[Sequence[Token]]) -> MeasuredTokens:
     """The table that ``fit`` wants: one row a measured token."""
     columns = [i for i, signal in enumerate(SIGNALS) if signal.known_before_draw]
     rows = [[token.signals[i] for i in columns] for tokens in measured for token in tokens]
@@ -95,7 +95,7 @@ def collect(samples: Sequence[Sample], measured: Sequence[Sequence[Token]]) -> M
         for sample, tokens in zip(samples, measured, strict=True)
         for i in range(len(tokens))
     ]
-    return Measured(
+    return MeasuredTokens(
         torch.tensor([[0.0 if x is None else x for x in row] for row in rows], dtype=torch.float64),
         torch.tensor([[x is not None for x in row] for row in rows]),
         torch.tensor(ambiguous),

@@ -45,6 +45,10 @@ class Tokenizer(Protocol):
         """The exact bytes of one token (may be part of a UTF-8 character); None for a special token."""
         ...
 
+    def render_chat(self, messages: list[dict[str, Any]], *, add_generation_prompt: bool) -> str:
+        """Text of a conversation; raises ValueError where the model has no chat template."""
+        ...
+
     def apply_chat_template(
         self, messages: list[dict[str, Any]], *, add_generation_prompt: bool
     ) -> list[int]:

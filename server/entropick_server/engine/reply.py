@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
-from entropick_sampler.packed import TokenRow
+from entropick_sampler.columns import NOTHING, StepColumns, StepRow
+from entropick_sampler.compose import validate_request
 from entropick_sampler.profile import Profile
-from entropick_sampler.step import SamplerRows
 
 from .base import Tokenizer
 from .types import FinishReason, ModelInfo, Request, Token
@@ -72,11 +72,11 @@ class Reply:
 
     ``length``: tokens so far, which is the position of the next draw. ``limit``: tokens that it may have.
     ``stops``: token ids that end it. ``pending``: tokens to emit next instead of drawing, the rest of a
-    clarifying text or, where ``replays``, the tokens that the request named (teacher forcing), with which
-    the reply ends. ``clarifies``: whether a clarifying text may begin at all. ``clarify_used``: clarifying
-    texts so far; ``since_clarify``: tokens since the last text began, None before the first. ``unfinished``:
-    the bytes of a character that the newest tokens began and did not end.
-    """
+    clarifying text or, where ``replays``, the tokens that the request named (teacher forcing), with which the
+    reply ends. ``clarifies``: whether a clarifying text may begin at all. ``rollout_end``: the length at
+    which the reply is judged beside other branches, 0 outside a rollout. ``clarify_used``: clarifying texts
+    so far; ``since_clarify``: tokens since the last text began, None before the first. ``unfinished``: the
+    bytes of a character that the newest tokens began and did not end."""
 
     limit: int = _UNLIMITED
     stops: tuple[int, ...] = ()
@@ -84,6 +84,7 @@ class Reply:
     pending: deque[int] = field(default_factory=deque)
     replays: bool = False
     clarifies: bool = False
+    rollout_end: int = 0
     clarify_used: int = 0
     since_clarify: int | None = None
     unfinished: bytes = b""
@@ -106,13 +107,13 @@ class Reply:
         """Counts the tokens that the reply may still get."""
         return self.limit - self.length
 
-    def clarifying_text(self, text: ClarifyingText, *, in_rollout: bool = False) -> tuple[int, ...]:
+    def clarifying_text(self, text: ClarifyingText) -> tuple[int, ...]:
         """Picks the form of the clarifying text that would stand at the next position.
 
         Returns () where no text may begin: during teacher forcing, during rollouts, inside a UTF-8 character,
         and under policy ``fixed``.
         """
-        if self.unfinished or in_rollout or not self.clarifies:
+        if self.unfinished or self.rollout_end or not self.clarifies:
             return ()
         return text.later if self.length else text.first
 
@@ -137,7 +138,9 @@ class Reply:
             self.since_clarify += 1
         if self.pending:
             self.pending.popleft()
-        self.unfinished = unfinished_character(self.unfinished + (tokenizer.token_bytes(token_id) or b""))
+        data = tokenizer.token_bytes(token_id) or b""
+        if self.unfinished or (data and data[-1] >= 0x80):
+            self.unfinished = unfinished_character(self.unfinished + data)
         if token_id in self.stops:
             return FinishReason.STOP
         ended = self.length >= self.limit or (self.replays and not self.pending)
@@ -146,6 +149,27 @@ class Reply:
     def copy(self) -> Reply:
         """Copies the reply, for a branch that continues it."""
         return replace(self, pending=self.pending.copy())
+
+
+def step_columns(replies: Sequence[Reply], text: ClarifyingText) -> tuple[StepColumns, list[tuple[int, ...]]]:
+    """Lays out what the sampling step must know of every row's reply, on the host.
+
+    Returns the columns and the clarifying text of each row, () where none may begin.
+    """
+    texts = [reply.clarifying_text(text) for reply in replies]
+    columns = StepColumns.of(
+        [
+            StepRow(
+                reply.length,
+                reply.pending[0] if reply.pending else NOTHING,
+                of_row[0] if of_row else NOTHING,
+                reply.clarify_used,
+                reply.since_clarify,
+            )
+            for reply, of_row in zip(replies, texts, strict=True)
+        ]
+    )
+    return columns, texts
 
 
 def check_request(
@@ -169,16 +193,9 @@ def check_request(
         raise ValueError("max_tokens must be at least 1")
     if not 0 <= request.choice < MAX_CHOICES:
         raise ValueError(f"choice must be 0 to {MAX_CHOICES - 1}")
-    if not -(1 << 63) <= request.sampling.seed < 1 << 63:
-        raise ValueError("seed must fit into 64 bits")
     if not measures and request.policy.policy != "fixed":
         raise ValueError("policy must be 'fixed': this engine measures nothing")
-    SamplerRows.build([(request.sampling, request.policy)], profile)
-
-
-def row_error(row: TokenRow) -> str | None:
-    """Words what is wrong with a row's logits. Returns None for a sound row."""
-    return BAD_LOGITS if row.flags else None
+    validate_request(request.sampling, request.policy, profile)
 
 
 def unfinished_character(data: bytes) -> bytes:

@@ -88,10 +88,8 @@ class FastTokenizer:
             self._bytes[token_id] = self._measure(token_id)
         return self._bytes[token_id]
 
-    def apply_chat_template(
-        self, messages: list[dict[str, Any]], *, add_generation_prompt: bool
-    ) -> list[int]:
-        """Token ids of a conversation; raises ValueError where the model has no template or it refuses.
+    def render_chat(self, messages: list[dict[str, Any]], *, add_generation_prompt: bool) -> str:
+        """Text of a conversation; raises ValueError where the model has no template or it refuses.
 
         transformers renders the template in jinja2's sandbox.
         """
@@ -103,7 +101,14 @@ class FastTokenizer:
             )
         except TemplateError as error:
             raise ValueError(f"the model's chat template refuses these messages: {error}") from error
-        return self.encode(str(text), add_special_tokens=False)
+        return str(text)
+
+    def apply_chat_template(
+        self, messages: list[dict[str, Any]], *, add_generation_prompt: bool
+    ) -> list[int]:
+        """Token ids of a conversation; raises ValueError where the model has no template or it refuses."""
+        text = self.render_chat(messages, add_generation_prompt=add_generation_prompt)
+        return self.encode(text, add_special_tokens=False)
 
     def _measure(self, token_id: int) -> bytes | None:
         token = self._backend.id_to_token(token_id) if token_id >= 0 else None

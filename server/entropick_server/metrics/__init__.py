@@ -1,4 +1,4 @@
-"""Prometheus: the signals' collectors are generated from the table, the serving metrics follow vLLM's set.
+"""The Prometheus metrics: the signals' collectors come from their table, the others follow vLLM's set.
 
 The only package that imports prometheus_client.
 """

@@ -1,4 +1,4 @@
-"""Collectors of the signals: histograms that take a whole step at once, gauges of the running requests."""
+"""Collectors of the signals: histograms that take a whole step at once, gauges of the running choices."""
 
 from __future__ import annotations
 
@@ -19,46 +19,50 @@ from .exemplars import exemplar
 
 
 class SignalHistogram:
-    """One signal's histogram; a batch of values is bucketed by one numpy call."""
+    """The histogram of one signal; a batch of values is bucketed by one numpy call."""
 
     def __init__(self, signal: Signal) -> None:
         self._signal = signal
         self._bounds = np.asarray(signal.buckets, dtype=np.float64)
         self._counts = np.zeros(len(signal.buckets) + 1, dtype=np.int64)
         self._sum = 0.0
-        self._exemplars: dict[int, Exemplar] = {}
+        self._largest: dict[int, tuple[str, float, float]] = {}
+        """bucket -> the newest exemplar: request id, value, time"""
 
     def observe(self, values: NDArray[np.float64], request_ids: Sequence[str]) -> None:
-        """Add a step's values, NaN where a row was not measured; the largest becomes an exemplar."""
+        """Adds a step's values, NaN where a row was not measured; the largest becomes an exemplar."""
         known = np.isfinite(values)
         if not known.any():
             return
         # bucket "le" holds value <= bound, hence side="left"
-        places = np.searchsorted(self._bounds, values[known], side="left")
-        self._counts += np.bincount(places, minlength=len(self._counts))
+        buckets = np.searchsorted(self._bounds, values[known], side="left")
+        self._counts += np.bincount(buckets, minlength=len(self._counts))
         self._sum += float(values[known].sum())
         top = int(np.argmax(np.where(known, values, -np.inf)))
         value = float(values[top])
-        place = int(np.searchsorted(self._bounds, value, side="left"))
-        self._exemplars[place] = Exemplar(exemplar(request_ids[top]), value, time.time())
+        bucket = int(np.searchsorted(self._bounds, value, side="left"))
+        self._largest[bucket] = request_ids[top], value, time.time()
 
     def family(self, model_name: str) -> HistogramMetricFamily:
-        """The exposition of this moment."""
+        """Returns the exposition of this moment."""
         help_text = f"{self._signal.help} One observation a token."
         family = HistogramMetricFamily(self._signal.metric, help_text, labels=["model_name"])
         bounds = [*map(floatToGoString, self._signal.buckets), "+Inf"]
         totals = np.cumsum(self._counts)
         buckets: list[tuple[str, float] | tuple[str, float, Exemplar]] = []
-        for place, (bound, total) in enumerate(zip(bounds, totals, strict=True)):
-            known = self._exemplars.get(place)
+        for bucket, (bound, total) in enumerate(zip(bounds, totals, strict=True)):
             plain = (bound, float(total))
-            buckets.append(plain if known is None else (*plain, known))
+            if (known := self._largest.get(bucket)) is None:
+                buckets.append(plain)
+            else:
+                request_id, value, at = known
+                buckets.append((*plain, Exemplar(exemplar(request_id), value, at)))
         family.add_metric([model_name], buckets, self._sum)
         return family
 
 
 class SignalCollector(Collector):
-    """Every signal twice: a histogram over all tokens, and the last value of each running request by slot."""
+    """Every signal twice: a histogram over all tokens, and the last value of each running choice by slot."""
 
     def __init__(self) -> None:
         self._histograms = [SignalHistogram(signal) for signal in SIGNALS]
@@ -66,11 +70,11 @@ class SignalCollector(Collector):
         self._model_name = ""
 
     def bind(self, model_name: str) -> None:
-        """Name the model; nothing is collected before."""
+        """Names the model; nothing is collected before."""
         self._model_name = model_name
 
     def observe(self, report: StepReport) -> None:
-        """Take one engine step."""
+        """Counts one engine step."""
         rows = [(output.request_id, token) for output in report.outputs for token in output.tokens]
         if rows:
             ids = [request_id for request_id, _ in rows]
@@ -86,12 +90,12 @@ class SignalCollector(Collector):
                 self._live[slot] = (output.request_id, output.tokens[-1])
 
     def forget(self, request_id: str) -> None:
-        """Drop a request's gauges: it ended, or its client went away."""
+        """Drops a choice's gauges: it ended, or its client went away."""
         for slot in [slot for slot, (owner, _) in self._live.items() if owner == request_id]:
             del self._live[slot]
 
     def collect(self) -> Iterator[HistogramMetricFamily | GaugeMetricFamily]:
-        """Called at every scrape."""
+        """Yields the families, at every scrape; none before the model is named."""
         if not self._model_name:
             return
         for histogram in self._histograms:
@@ -102,7 +106,7 @@ class SignalCollector(Collector):
     def _gauge(self, column: int, signal: Signal) -> GaugeMetricFamily:
         name = signal.metric.replace("entropick_", "entropick_live_", 1)
         help_text = (
-            f"Last value of {signal.name} in each running request, by its place in the running set; "
+            f"Last value of {signal.name} in each running choice, by its slot; "
             "aggregate with avg or max, not sum."
         )
         family = GaugeMetricFamily(name, help_text, labels=["model_name", "slot"])

@@ -1,1 +1,1 @@
-"""The wire: what a client may send, what it gets back, and what a refusal looks like."""
+"""The wire: the fields that a client may send, the fields of an answer, and the shape of a refusal."""

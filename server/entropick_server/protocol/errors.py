@@ -15,12 +15,12 @@ SERVER_ERROR: Final = "server_error"
 
 
 def _one_line(text: str) -> str:
-    """With everything escaped that does not print: control characters, line ends, direction marks."""
+    """Escapes every character that does not print: control characters, line ends, direction marks."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def shown(value: str) -> str:
-    """What a client sent, cut short and escaped, to be named in a message."""
+    """Returns a client's text cut short and escaped, so that a message can name it."""
     text = _one_line(value[: _SHOWN_LIMIT + 1])
     return text if len(text) <= _SHOWN_LIMIT else text[:_SHOWN_LIMIT] + "..."
 
@@ -47,23 +47,23 @@ class ApiError(Exception):
         self.headers = dict(headers or {})
 
     def body(self) -> dict[str, Any]:
-        """The JSON body."""
+        """Returns the JSON body of the refusal."""
         error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
         return {"error": error}
 
 
 def bad_request(message: str, param: str | None = None, code: str | None = None) -> ApiError:
-    """A 400."""
+    """Returns a 400 that names a field."""
     return ApiError(400, message, param=param, code=code)
 
 
 def unavailable(message: str, code: str, retry_after: int = 1) -> ApiError:
-    """A 503 that says when to try again."""
+    """Returns a 503 that says when to try again."""
     return ApiError(503, message, code=code, headers={"Retry-After": str(retry_after)})
 
 
 def from_engine(error: EngineError) -> ApiError:
-    """The answer to what an engine raises on purpose."""
+    """Returns the answer to an error that an engine raised on purpose."""
     if isinstance(error, QueueFullError):
         message = str(error) or "The waiting queue is full; try again later."
         return unavailable(message, "queue_full")

@@ -33,11 +33,14 @@ _WORDS: Final[Mapping[str, str]] = {
     "model_type": "must be an object",
     "model_attributes_type": "must be an object",
 }
-"""kind of pydantic's error -> what a client reads, filled from the error's context"""
+"""kind of pydantic's error -> the words that a client reads, filled from the error's context"""
 
 
 class WireModel(BaseModel):
-    """Strict: "1" is no number and true is not 1. Unknown fields are ignored, as OpenAI's clients expect."""
+    """Base of the bodies. Strict: "1" is no number and true is not 1.
+
+    Unknown fields are ignored, as OpenAI's clients expect.
+    """
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True, allow_inf_nan=False)
 
@@ -46,7 +49,10 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def parse_body(body: bytes, model: type[Model], *, generates: bool = False) -> Model:
-    """The model that a JSON object describes; ``generates`` also looks for fields that are not served."""
+    """Returns the model that a JSON object describes. Raises ApiError.
+
+    ``generates``: the object is also searched for fields that are not served.
+    """
     try:
         # pydantic's parser: NaN is an error, depth and digits are limited, lone surrogates are refused
         data = from_json(body, allow_inf_nan=False)

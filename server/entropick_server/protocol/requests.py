@@ -1,26 +1,13 @@
-"""What a client may send to the two generating routes."""
+"""The bodies that a client may send: generation, /tokenize, /detokenize."""
 
 from __future__ import annotations
 
-import difflib
-import math
-from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
-from entropick_sampler.params import (
-    BRANCH_NAMES,
-    PARAM_NAMES,
-    PolicyConfig,
-    PolicyName,
-    PresetName,
-    TelemetryLevel,
-    branch_config,
-    check_overrides,
-)
-
-from .errors import ApiError, bad_request, shown
+from .errors import bad_request
+from .options import EntropickOptions
 from .parsing import WireModel
 from .unserved import UNSUPPORTED, not_served
 
@@ -40,80 +27,8 @@ StopStrings = Annotated[list[StopString], BeforeValidator(_as_list), Field(max_l
 Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Choices = Annotated[int, Field(ge=1)]
-"""how many there may be is a setting of the server: :meth:`GenerationRequest.check_choices`"""
+"""the most that are allowed is a setting of the server: :meth:`GenerationRequest.check_choices`"""
 TopLogprobs = Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)]
-
-
-def _unknown(where: str, what: str, name: str, known: Sequence[str]) -> ApiError:
-    """The refusal of a name that nobody knows, with the one that may have been meant."""
-    near = difflib.get_close_matches(name[:64], known, n=1)
-    hint = f"did you mean '{near[0]}'?" if near else f"known names: {', '.join(known)}."
-    path = f"{where}.{shown(name)}"
-    return bad_request(f"{path}: no such {what}; {hint}", path)
-
-
-class EntropickOptions(WireModel):
-    """The ``entropick`` block of a request; what is left out is the server's default."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-    policy: PolicyName | None = Field(
-        None, description="entropix: the signals decide; fixed: an ordinary sampler"
-    )
-    preset: PresetName | None = Field(None, description="where the policy's numbers come from")
-    overrides: dict[str, Any] | None = Field(None, description="numbers of the policy, by name")
-    branch: dict[str, Any] | None = Field(
-        None, description="roll out continuations where the model is in doubt and keep the best"
-    )
-    telemetry: TelemetryLevel | None = Field(None, description="how much of what was seen comes back")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _known_keys(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
-            raise ValueError("must be an object")
-        for key in data:
-            if key not in cls.model_fields:
-                raise _unknown("entropick", "option", key, [*cls.model_fields])
-        return data
-
-    @model_validator(mode="after")
-    def _ranges(self) -> EntropickOptions:
-        for name in self.overrides or {}:
-            if name not in PARAM_NAMES:
-                raise _unknown("entropick.overrides", "policy parameter", name, PARAM_NAMES)
-        for name in self.branch or {}:
-            if name not in BRANCH_NAMES:
-                raise _unknown("entropick.branch", "field", name, BRANCH_NAMES)
-        try:
-            check_overrides(self.overrides or {})
-            branch_config(self.branch or {})
-        except (ValueError, OverflowError) as error:
-            param = f"entropick.{str(error).partition(':')[0]}"
-            raise bad_request(f"entropick.{error}", param) from error
-        return self
-
-    def config(self, default: PolicyConfig) -> PolicyConfig:
-        """The request's policy over the server's defaults; a 400 for branches under policy fixed."""
-        policy = self.policy or default.policy
-        if self.branch is not None and policy == "fixed":
-            message = "entropick.branch: branches open where the signals say so: they need policy 'entropix'."
-            raise bad_request(message, "entropick.branch")
-        return PolicyConfig(
-            policy=policy,
-            preset=self.preset or default.preset,
-            overrides=_over(self.overrides or {}, default.overrides),
-            telemetry=self.telemetry or default.telemetry,
-            branch=default.branch if self.branch is None else branch_config(self.branch, default.branch),
-        )
-
-
-def _over(asked: Mapping[str, float], default: Mapping[str, float]) -> dict[str, float]:
-    """The request's overrides, then the server's, whose limit of temperature yields to one across it."""
-    merged = {**default, **asked}
-    if merged.get("temperature_min", 0.0) > merged.get("temperature_max", math.inf):
-        merged = {k: v for k, v in merged.items() if k in asked or not k.startswith("temperature_m")}
-    return merged
 
 
 class StreamOptions(WireModel):
@@ -122,10 +37,15 @@ class StreamOptions(WireModel):
     include_usage: bool = False
 
 
-class GenerationRequest(WireModel):
-    """The fields that chat and completions share."""
+class ModelRequest(WireModel):
+    """The field that is in every body."""
 
     model: str | None = Field(None, description="the served model's id; left out: the one that is served")
+
+
+class GenerationRequest(ModelRequest):
+    """The fields that chat and completions share."""
+
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_tokens: Count | None = None
@@ -149,33 +69,33 @@ class GenerationRequest(WireModel):
 
     @property
     def limit(self) -> int | None:
-        """The most tokens the client wants, None where it is silent."""
+        """Returns the most tokens that the client wants, None where it is silent."""
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
     @property
     def limit_name(self) -> str:
-        """The field that says so: OpenAI's newer name wins over the older."""
+        """Returns the name of the field with the limit; OpenAI's newer name wins over the older."""
         return "max_tokens" if self.max_completion_tokens is None else "max_completion_tokens"
 
     @property
     def choices(self) -> int:
-        """Choices for each prompt that come back."""
+        """Returns the number of choices for each prompt that come back."""
         return self.n or 1
 
     @property
     def completions(self) -> int:
-        """Choices for each prompt that are made."""
+        """Returns the number of choices for each prompt that are generated."""
         return self.choices
 
     def check_choices(self, most: int) -> None:
-        """Raise the 400 for more than ``most`` completions of one prompt."""
+        """Raises the 400 for more than ``most`` completions of one prompt."""
         name = "n" if self.choices > most else "best_of"
         if self.completions > most:
             raise bad_request(f"{name}: must be at most {most} (the server's max_n).", name)
 
     @property
     def alternatives(self) -> int | None:
-        """How many alternatives to report beside each token; None for no log probabilities."""
+        """Returns the number of alternatives to report beside each token; None for no log probabilities."""
         return None
 
 
@@ -215,7 +135,7 @@ def _joined(parts: list[Any]) -> str:
 
 
 class ChatRequest(GenerationRequest):
-    """POST /v1/chat/completions."""
+    """The body of POST /v1/chat/completions."""
 
     messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES)
     logprobs: bool | None = None
@@ -238,7 +158,7 @@ class ChatRequest(GenerationRequest):
 
     @property
     def alternatives(self) -> int | None:
-        """None unless ``logprobs`` is true."""
+        """Returns None unless ``logprobs`` is true, else ``top_logprobs``."""
         return (self.top_logprobs or 0) if self.logprobs else None
 
 
@@ -246,7 +166,7 @@ Prompt = str | list[int]
 
 
 def _prompts(value: Any) -> list[Prompt]:
-    """One text, several texts, the ids of one prompt, or the ids of several: always a list of prompts."""
+    """Returns a list of prompts, made of one text, several texts, the ids of one prompt or of several."""
     if isinstance(value, str):
         value = [value]
     if not isinstance(value, list):
@@ -270,7 +190,7 @@ def _is_ids(value: list[Any]) -> bool:
 
 
 class CompletionRequest(GenerationRequest):
-    """POST /v1/completions."""
+    """The body of POST /v1/completions."""
 
     prompt: Annotated[list[Any], BeforeValidator(_prompts)]
     logprobs: TopLogprobs | None = None
@@ -292,19 +212,18 @@ class CompletionRequest(GenerationRequest):
 
     @property
     def completions(self) -> int:
-        """``best_of``, else ``n``."""
+        """Returns ``best_of``, else ``n``."""
         return self.best_of or self.choices
 
     @property
     def alternatives(self) -> int | None:
-        """OpenAI's integer ``logprobs``."""
+        """Returns OpenAI's integer ``logprobs``."""
         return self.logprobs
 
 
-class TokenizeRequest(WireModel):
-    """POST /tokenize: a text, or a conversation as the chat route would see it."""
+class TokenizeRequest(ModelRequest):
+    """The body of POST /tokenize: a text, or a conversation as the chat route would see it."""
 
-    model: str | None = None
     prompt: str | None = None
     messages: list[Message] | None = Field(None, min_length=1, max_length=MAX_MESSAGES)
     add_special_tokens: bool = True
@@ -318,8 +237,7 @@ class TokenizeRequest(WireModel):
         return self
 
 
-class DetokenizeRequest(WireModel):
-    """POST /detokenize."""
+class DetokenizeRequest(ModelRequest):
+    """The body of POST /detokenize."""
 
-    model: str | None = None
     tokens: list[int]

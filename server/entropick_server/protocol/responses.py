@@ -1,4 +1,4 @@
-"""What a client gets back.
+"""The bodies that a client gets back.
 
 Dumped with ``exclude_unset``: a field is on the wire where it was given, null or not.
 
@@ -15,7 +15,7 @@ from entropick_sampler.signals import SIGNALS
 
 
 class SignalStatistic(BaseModel):
-    """Over the tokens of one choice."""
+    """The mean and maximum of a signal over the tokens of one choice."""
 
     mean: float
     max: float
@@ -33,16 +33,8 @@ SignalStatistics: type[BaseModel] = create_model(
 )
 
 
-class Wire(BaseModel):
-    """Base of every answer."""
-
-    def wire(self) -> str:
-        """The JSON text."""
-        return self.model_dump_json(exclude_unset=True)
-
-
 class ParameterValues(BaseModel):
-    """What one token was drawn with."""
+    """The parameters that a token was drawn with."""
 
     temperature: float
     top_p: float
@@ -70,7 +62,7 @@ class BranchRow(BaseModel):
 
 
 class DetailRow(BaseModel):
-    """Telemetry ``full``: by monitored layer, and by head where a signal has heads."""
+    """The figures of telemetry ``full``: by monitored layer, and by head where a signal has heads."""
 
     layers: list[int]
     attention_entropy: list[list[float]] = Field(description="[layers][heads], bits")
@@ -114,20 +106,20 @@ class Summary(BaseModel):
 
 
 class ChoiceTelemetry(BaseModel):
-    """``choices[i].entropick``."""
+    """The block ``choices[i].entropick``."""
 
     summary: Summary | None = None
     tokens: list[TokenRow] | None = None
 
 
 class PromptTokensDetails(BaseModel):
-    """``usage.prompt_tokens_details``."""
+    """The block ``usage.prompt_tokens_details``."""
 
     cached_tokens: int
 
 
 class CompletionTokensDetails(BaseModel):
-    """``usage.completion_tokens_details``."""
+    """The block ``usage.completion_tokens_details``."""
 
     branch_tokens: int
     best_of_tokens: int = Field(
@@ -136,7 +128,7 @@ class CompletionTokensDetails(BaseModel):
 
 
 class Usage(BaseModel):
-    """OpenAI's counts."""
+    """The counts of an answer's tokens, as OpenAI names them."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -146,7 +138,7 @@ class Usage(BaseModel):
 
 
 class TopLogprob(BaseModel):
-    """An alternative."""
+    """A token with its log probability."""
 
     token: str
     logprob: float
@@ -160,14 +152,14 @@ class TokenLogprob(TopLogprob):
 
 
 class ChatLogprobs(BaseModel):
-    """OpenAI's chat form."""
+    """The log probabilities of a chat choice, in OpenAI's form."""
 
     content: list[TokenLogprob]
     refusal: None = None
 
 
 class CompletionLogprobs(BaseModel):
-    """OpenAI's older form."""
+    """The log probabilities of a completion choice, in OpenAI's older form."""
 
     tokens: list[str]
     token_logprobs: list[float]
@@ -176,7 +168,7 @@ class CompletionLogprobs(BaseModel):
 
 
 class ChatMessage(BaseModel):
-    """The answer."""
+    """The message that the model generated."""
 
     role: Literal["assistant"]
     content: str
@@ -184,14 +176,14 @@ class ChatMessage(BaseModel):
 
 
 class ChatDelta(BaseModel):
-    """A piece of it."""
+    """A stretch of a message, or its role."""
 
     role: Literal["assistant"] | None = None
     content: str | None = None
 
 
 class ChatChoice(BaseModel):
-    """One answer."""
+    """A finished choice of a chat answer."""
 
     index: int
     message: ChatMessage
@@ -201,7 +193,7 @@ class ChatChoice(BaseModel):
 
 
 class ChatChunkChoice(BaseModel):
-    """One answer's next piece."""
+    """A choice's next stretch in a chat stream."""
 
     index: int
     delta: ChatDelta
@@ -211,7 +203,7 @@ class ChatChunkChoice(BaseModel):
 
 
 class CompletionChoice(BaseModel):
-    """One answer, or in a stream its next piece."""
+    """A choice of a completion answer, or in a stream its next stretch."""
 
     index: int
     text: str
@@ -220,7 +212,7 @@ class CompletionChoice(BaseModel):
     entropick: ChoiceTelemetry | None = None
 
 
-class Completion(Wire):
+class Completion(BaseModel):
     """The envelope of all four kinds of answer."""
 
     id: str

@@ -64,7 +64,7 @@ def _same(value: Any, harmless: Any) -> bool:
 
 
 def refuse_unserved(fields: Mapping[str, Any]) -> None:
-    """Raise a 400 for the first field that asks for something this server does not do."""
+    """Raises a 400 for the first field that asks for something this server does not do."""
     for name, harmless in _UNSERVED.items():
         value = fields.get(name)
         if value is not None and not any(_same(value, h) for h in harmless):
@@ -72,5 +72,5 @@ def refuse_unserved(fields: Mapping[str, Any]) -> None:
 
 
 def not_served(name: str) -> ApiError:
-    """The refusal of a known field."""
+    """Returns the refusal of a known field."""
     return bad_request(f"'{name}' is not served yet; leave it out.", name, UNSUPPORTED)

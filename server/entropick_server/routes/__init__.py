@@ -1,1 +1,1 @@
-"""The HTTP routes: thin; each reads a body, asks the modules below, and answers."""
+"""The HTTP routes, all thin: each reads a body, asks the modules below, and answers."""

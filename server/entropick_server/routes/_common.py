@@ -1,38 +1,87 @@
-"""What every route needs: the checked body, the model's name."""
+"""Helpers of the routes: the checked body, the model's name, work beside the event loop, JSON in parts."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel
 
-from ..protocol.errors import ApiError
+from ..engine.types import ModelInfo
+from ..offload import SMALL
+from ..protocol.errors import ApiError, bad_request
 from ..protocol.parsing import parse_body
-from ..state import ServerState
+from ..protocol.requests import ModelRequest
+from ..state import ServerState, server_state
+from ..streaming.sse import unless_gone
 
-Model = TypeVar("Model", bound=BaseModel)
+Body = TypeVar("Body", bound=ModelRequest)
+Result = TypeVar("Result")
 
 
-async def read_body(request: Request, model: type[Model], *, generates: bool = False) -> Model:
-    """The body as a model; the content type must say JSON."""
+async def read_body(
+    request: Request, model: type[Body], *, generates: bool = False
+) -> tuple[Body, ServerState]:
+    """Returns the body as a model, and the app's state.
+
+    ``generates``: it is also searched for fields that are not served.
+
+    Raises the refusal: not ready, not JSON, a field that is wrong, another model than the served one.
+    """
+    state = server_state(request)
+    state.check_ready()
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json" and not (
         media_type.startswith("application/") and media_type.endswith("+json")
     ):
         raise ApiError(415, "The content type must be application/json.", code="unsupported_media_type")
-    return parse_body(await request.body(), model, generates=generates)
+    body = parse_body(await request.body(), model, generates=generates)
+    check_model(body.model, state.model.info)
+    return body, state
 
 
-def check_model(name: str | None, state: ServerState) -> None:
-    """Raise the 404 where a request names another model than the served one."""
-    if name is not None and name != state.info.name:
+def check_model(name: str | None, info: ModelInfo) -> None:
+    """Raises the 404 where a request names another model than the served model."""
+    if name is not None and name != info.name:
         named = repr(name) if len(name) <= 40 else "of that name"
-        message = f"The model {named} does not exist; this server serves {state.info.name!r}."
+        message = f"The model {named} does not exist; this server serves {info.name!r}."
         raise ApiError(404, message, param="model", code="model_not_found")
 
 
+def check_ids(ids: Sequence[int], param: str, info: ModelInfo) -> None:
+    """Raises the 400 for token ids outside the vocabulary."""
+    if ids and not (min(ids) >= 0 and max(ids) < info.vocab_size):
+        raise bad_request(f"{param}: token ids must be between 0 and {info.vocab_size - 1}.", param)
+
+
+async def beside_the_loop(request: Request, size: int, work: Callable[[], Result]) -> Result:
+    """Runs ``work`` on ``size`` characters or tokens, in a thread unless it is small. Returns its result.
+
+    Work that has not begun is dropped when the client goes away.
+    """
+    if size < SMALL:
+        return work()
+    return await unless_gone(request.receive, server_state(request).offload.run(size, work))
+
+
+def json_list(items: Sequence[Any], at_once: int = 1 << 14) -> str:
+    """Returns a list as JSON, ``at_once`` items in a call, so that other threads get their turns."""
+    parts = (_json(items[at : at + at_once])[1:-1] for at in range(0, len(items), at_once))
+    return f"[{','.join(parts)}]"
+
+
+def json_object(fields: Iterable[tuple[str, str]]) -> str:
+    """Returns an object of names and JSON texts."""
+    return "{" + ",".join(f"{_json(name)}:{text}" for name, text in fields) + "}"
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
 def body_schema(model: type[BaseModel]) -> dict[str, Any]:
-    """What OpenAPI shows for a body that the route reads itself."""
+    """Returns the OpenAPI entry for a body that the route reads itself."""
     schema = {"$ref": f"#/components/schemas/{model.__name__}"}
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}

@@ -1,64 +1,86 @@
-"""The common half of the two generating routes: from the engine's requests to the HTTP answer."""
+"""The common half of the two generating routes: from the checked body to the HTTP answer."""
 
 from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
 
 from fastapi import Request
 from starlette.responses import Response
 
-from ..engine import types
 from ..engine.base import EngineError
 from ..protocol.errors import from_engine
 from ..protocol.requests import GenerationRequest
 from ..state import ServerState
 from ..streaming.answer import Answer
-from ..streaming.choice import Choice, merge
-from ..streaming.formats import Format, Report
+from ..streaming.formats import Format
+from ..streaming.run import Origin, Run
 from ..streaming.sse import EventStream, unless_gone
-from ._lifecycle import Origin, observed
+from ._common import beside_the_loop
+from ._engine_requests import build_requests
+
+_CHOICE_SIZE = 16
+"""characters that take as long to tokenise as a choice to set up"""
 
 
-def new_answer_id(kind: Format) -> str:
-    """An id as OpenAI's look."""
-    return f"{kind.prefix}-{uuid.uuid4().hex}"
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """The prompts of a body, not yet encoded."""
+
+    number: int
+    size: int
+    """of the work to encode them"""
+    encode: Callable[[], list[list[int]]]
+    """returns their token ids, in any thread; raises the 400"""
+    param: str
+    """the field that holds them"""
 
 
 async def respond(
-    http: Request,
-    body: GenerationRequest,
-    requests: Sequence[types.Request],
-    kind: Format,
-    answer_id: str,
-    state: ServerState,
+    http: Request, body: GenerationRequest, prompts: Prompts, kind: Format, state: ServerState
 ) -> Response:
-    """Run the requests; answer with one JSON document, or with a stream."""
-    tokenizer = state.engine.tokenizer
-    choices = [
-        Choice(index, request, tokenizer, state.info.eos_token_ids) for index, request in enumerate(requests)
-    ]
-    created = int(time.time())
-    origin = Origin(answer_id, http.scope["state"]["request_id"], http.url.path, created)
-    answer = Answer(
-        id=answer_id,
-        created=created,
-        model=state.info.name,
-        fingerprint=state.fingerprint,
-        format=kind,
-        report=Report(tokenizer, state.profile_id),
-        choices=choices,
-        n=body.choices,
-        best_of=body.completions,
+    """Runs a checked request. Returns one JSON document, or a stream."""
+    body.check_choices(state.settings.max_n)
+    count = body.completions
+    origin = Origin(
+        answer_id=f"{kind.prefix}-{uuid.uuid4().hex}",
+        request_id=http.scope["state"]["request_id"],
+        route=http.url.path,
+        created=int(time.time()),
+        model=state.model,
     )
-    deltas = merge([observed(choice, state, origin) for choice in choices])
-    if body.stream:
-        options = body.stream_options
-        frames = answer.frames(deltas, include_usage=bool(options and options.include_usage))
-        return EventStream(frames, write_timeout=state.settings.write_timeout_seconds)
-    try:
-        text = await unless_gone(http.receive, answer.collect(deltas))
-    except EngineError as error:
-        raise from_engine(error) from error
+    arrival = time.monotonic()
+    with ExitStack() as stack:
+        # from here on the prompts count as waiting, whatever is still to be done before they run
+        admitted = state.admission.admit(prompts.number, count)
+        for prompt in admitted:
+            stack.callback(prompt.leave)
+
+        def prepare() -> list[Run]:
+            ids = prompts.encode()
+            requests = build_requests(body, ids, state, origin.answer_id, arrival, prompts.param)
+            return [
+                Run(index, request, origin, state, admitted[index // count])
+                for index, request in enumerate(requests)
+            ]
+
+        size = prompts.size + _CHOICE_SIZE * prompts.number * count
+        runs = await beside_the_loop(http, size, prepare)
+        answer = Answer(state, origin, kind, runs, body.choices, count)
+        if body.stream:
+            options = body.stream_options
+            usage = bool(options and options.include_usage)
+            return EventStream(
+                partial(answer.stream, include_usage=usage),
+                write_timeout=state.settings.write_timeout_seconds,
+                on_end=stack.pop_all().close,
+            )
+        try:
+            text = await unless_gone(http.receive, answer.collect())
+        except EngineError as error:
+            raise from_engine(error) from error
     return Response(text, media_type="application/json")

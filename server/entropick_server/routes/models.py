@@ -1,4 +1,4 @@
-"""GET /v1/models and /v1/models/{id}."""
+"""The routes GET /v1/models and /v1/models/{id}."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ router = APIRouter()
 
 
 def _card(state: ServerState) -> dict[str, Any]:
-    info = state.info
+    info = state.model.info
     return {
         "id": info.name,
         "object": "model",
@@ -29,14 +29,14 @@ def _card(state: ServerState) -> dict[str, Any]:
             "dtype": info.dtype,
             "device": info.device,
             "monitored_layers": list(info.monitored_layers),
-            "profile": state.profile_id,
+            "profile": state.model.profile_id,
         },
     }
 
 
 @router.get("/v1/models")
 async def list_models(request: Request) -> dict[str, Any]:
-    """The one model that is served."""
+    """Returns the list of served models, which has one entry."""
     state = server_state(request)
     state.check_ready()
     return {"object": "list", "data": [_card(state)]}
@@ -44,8 +44,8 @@ async def list_models(request: Request) -> dict[str, Any]:
 
 @router.get("/v1/models/{model_id:path}")
 async def get_model(request: Request, model_id: str) -> dict[str, Any]:
-    """The model of this id."""
+    """Returns the model of an id."""
     state = server_state(request)
     state.check_ready()
-    check_model(model_id, state)
+    check_model(model_id, state.model.info)
     return _card(state)

@@ -1,32 +1,44 @@
-"""GET /v1/requests and /v1/requests/{id}: the last finished requests with their series."""
+"""The routes GET /v1/requests and /v1/requests/{id}: the last finished requests with their series."""
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastapi import APIRouter, Request
+from starlette.responses import Response
 
 from ..protocol.errors import ApiError
 from ..state import server_state
-from ..telemetry import token_label
+from ._common import beside_the_loop, json_list, json_object
 
 router = APIRouter()
+_HEAD_SIZE = 16
+"""tokens whose text takes as long to look up as an entry to write"""
 
 
 @router.get("/v1/requests")
-async def list_requests(request: Request) -> dict[str, Any]:
-    """The last requests, newest first, without their series."""
-    state = server_state(request)
-    return {"object": "list", "data": [finished.head() for finished in state.recent.newest()]}
+async def list_requests(request: Request) -> Response:
+    """Returns the last requests, newest first, without their series."""
+    newest = server_state(request).recent.newest()
+
+    def work() -> str:
+        data = json_list([finished.head() for finished in newest], at_once=64)
+        return json_object((("object", '"list"'), ("data", data)))
+
+    text = await beside_the_loop(request, _HEAD_SIZE * len(newest), work)
+    return Response(text, media_type="application/json")
 
 
 @router.get("/v1/requests/{answer_id}")
-async def get_request(request: Request, answer_id: str) -> dict[str, Any]:
-    """One answer, by its id or its X-Request-Id: each choice with its series, a column for each signal."""
+async def get_request(request: Request, answer_id: str) -> Response:
+    """Returns one answer, by its id or its X-Request-Id: each choice with its series, a column a signal."""
     state = server_state(request)
     choices = state.recent.find(answer_id)
     if not choices:
         raise ApiError(404, "No finished request of this id is remembered.", code="request_not_found")
-    tokenizer = state.engine.tokenizer
-    data = [{**c.head(), "series": c.series(lambda i: token_label(tokenizer, i))} for c in choices]
-    return {"object": "request", "id": choices[0].id, "choices": data}
+
+    def work() -> str:
+        data = [{**c.head(), "series": c.series.columns(state.model.vocabulary)} for c in choices]
+        fields = ("object", '"request"'), ("id", json_list([choices[0].id])[1:-1])
+        return json_object((*fields, ("choices", json_list(data, at_once=1))))
+
+    size = sum(_HEAD_SIZE + len(c.series.token_ids) for c in choices)
+    return Response(await beside_the_loop(request, size, work), media_type="application/json")

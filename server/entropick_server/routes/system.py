@@ -1,4 +1,4 @@
-"""GET /health, /version, /metrics, /v1/policy."""
+"""The routes GET /health, /version, /metrics and /v1/policy."""
 
 from __future__ import annotations
 
@@ -29,27 +29,27 @@ router = APIRouter()
 @router.head("/health", include_in_schema=False)
 @router.get("/health")
 async def health(request: Request) -> dict[str, str]:
-    """200 while requests are taken, 503 while loading, draining or stopped."""
+    """Answers 200 while requests are taken, 503 while loading, draining or stopped."""
     server_state(request).check_ready()
     return {"status": "ok"}
 
 
 @router.get("/version")
 async def version() -> dict[str, str]:
-    """The server's version."""
+    """Returns the server's version."""
     return {"version": server_version()}
 
 
 @router.get("/metrics")
 async def metrics(request: Request) -> Response:
-    """Prometheus' page; OpenMetrics with exemplars where the scraper accepts it."""
+    """Returns Prometheus' page; OpenMetrics with exemplars where the scraper accepts it."""
     page, content_type = server_state(request).metrics.expose(request.headers.get("accept", ""))
     return Response(page, headers={"Content-Type": content_type})
 
 
 @router.get("/v1/policy")
 async def policy(request: Request) -> dict[str, Any]:
-    """The thresholds and the profile in force with its provenance, and the table of signals."""
+    """Returns the thresholds and the profile in force with its provenance, and the table of signals."""
     state = server_state(request)
     state.check_ready()
     settings, profile = state.settings, state.engine.profile
@@ -57,7 +57,7 @@ async def policy(request: Request) -> dict[str, Any]:
     if profile is not None:
         presets["calibrated"] = asdict(profile.params)
     preset = settings.preset if settings.preset in presets else "seed"
-    branch = settings.default_policy.branch
+    branch = state.default_policy.branch
     return {
         "default": {
             "policy": settings.policy,
@@ -84,5 +84,5 @@ async def policy(request: Request) -> dict[str, Any]:
 
 
 def _names(branch: BranchConfig) -> list[str]:
-    """The strategies that open branches, in order."""
+    """Returns the strategies that open branches, in order."""
     return [strategy.label for strategy in Strategy if strategy in branch.on]

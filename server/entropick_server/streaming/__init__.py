@@ -1,1 +1,1 @@
-"""From an engine's outputs to answers: whole, or piece by piece as server-sent events."""
+"""From an engine's outputs to answers: whole, or in chunks as server-sent events."""

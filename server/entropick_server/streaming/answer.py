@@ -1,10 +1,10 @@
-"""The envelope around choices: one JSON answer, or the frames of a stream."""
+"""The answer to one HTTP request: it runs its choices, and envelops them as one JSON text or as events."""
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from ..protocol.errors import ApiError
@@ -16,122 +16,150 @@ from ..protocol.responses import (
     PromptTokensDetails,
     Usage,
 )
-from .choice import Choice, Delta, Seen
-from .formats import Format, Report
+from ..state import ServerState
+from .formats import Format
 from .ranking import best
+from .run import GenerationError, Origin, Run
 
 DONE = b"data: [DONE]\n\n"
+_ROW_SIZE = 16
+"""characters of a text that take as long to tokenise as a token's row or log probabilities to write"""
+Write = Callable[[bytes], Awaitable[None]]
+"""sends some bytes of a stream; raises ClientGoneError"""
+_Deliver = Callable[[Run, str, bool], Awaitable[None]]
+"""takes a choice, the text that a step added to it, and whether that was its first step"""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Everything that stays the same over one HTTP request.
+    """An answer with its choices.
 
-    ``choices``: ``best_of`` of each prompt, of which the ``n`` best come back, prompt by prompt.
+    ``runs``: ``best_of`` of each prompt, of which the ``n`` best come back, prompt by prompt.
     """
 
-    id: str
-    created: int
-    model: str
-    fingerprint: str
+    server: ServerState
+    origin: Origin
     format: Format
-    report: Report
-    choices: Sequence[Choice]
+    runs: Sequence[Run]
     n: int = 1
     best_of: int = 1
 
-    @property
-    def usage(self) -> Usage:
-        """Counts over all choices, a prompt once.
+    async def collect(self) -> str:
+        """Runs the choices to their end. Returns the JSON text of the whole answer."""
+        await self._run_all(None)
+        request = self.runs[0].request
+        verbose = request.policy.telemetry in ("tokens", "full") or request.sampling.logprobs is not None
+        size = sum(len(run.tokens) for run in self.runs) * (_ROW_SIZE if verbose else 1)
+        return await self.server.offload.run(size, self._whole)
+
+    async def stream(self, write: Write, *, include_usage: bool) -> None:
+        """Runs the choices and writes server-sent events up to [DONE], none before the first output."""
+        await self._run_all(lambda run, text, first: self._write(write, run, text, first, include_usage))
+        if include_usage:
+            last = self._envelope(self.format.chunk_object)
+            last.usage = self._usage(self.runs)
+            await write(_event(last.model_dump_json(exclude_unset=True)))
+        await write(DONE)
+
+    async def _run_all(self, deliver: _Deliver | None) -> None:
+        """Runs the choices side by side. The first failure ends all of them."""
+        if len(self.runs) == 1:
+            await self._run(self.runs[0], deliver)
+            return
+        tasks = [asyncio.create_task(self._run(run, deliver)) for run in self.runs]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+
+    async def _run(self, run: Run, deliver: _Deliver | None) -> None:
+        """Runs one choice; leaving early cancels its request."""
+        with run:
+            outputs = self.server.engine.generate(run.request)
+            first = True
+            try:
+                async for output in outputs:
+                    text = run.take(output)
+                    if deliver is not None:
+                        await deliver(run, text, first)
+                        first = False
+                    if run.finish_reason is not None:
+                        return
+                raise GenerationError("The engine ended this request without a reason.")
+            finally:
+                # the contract promises an iterator; a generator must not wait for the garbage collector
+                if isinstance(outputs, AsyncGenerator):
+                    await outputs.aclose()
+
+    async def _write(self, write: Write, run: Run, text: str, first: bool, include_usage: bool) -> None:
+        """Writes the chunks of an engine step's output for a choice."""
+        chunks: list[ChatChunkChoice | CompletionChoice] = []
+        if first and (opening := self.format.opening(run)) is not None:
+            chunks.append(opening)
+        if text:
+            chunks.append(self.format.chunk(run, text, run.hand_out(), end=False))
+        if run.finish_reason is not None:
+            chunks.append(self.format.chunk(run, "", run.hand_out(), end=True))
+        events = []
+        for choice in chunks:
+            chunk = self._envelope(self.format.chunk_object)
+            chunk.choices = [choice]
+            if include_usage:
+                chunk.usage = None
+            events.append(_event(chunk.model_dump_json(exclude_unset=True)))
+        if events:
+            await write(b"".join(events))
+
+    def _whole(self) -> str:
+        whole = self._envelope(self.format.whole_object)
+        runs = list(self.runs)
+        if self.best_of > self.n:
+            prompts = [runs[at : at + self.best_of] for at in range(0, len(runs), self.best_of)]
+            runs = [run for completions in prompts for run in best(completions, self.n)]
+        choices = [self.format.whole(run) for run in runs]
+        for index, choice in enumerate(choices):
+            choice.index = index
+        whole.choices = [*choices]
+        whole.usage = self._usage(runs)
+        return whole.model_dump_json(exclude_unset=True)
+
+    def _usage(self, returned: Sequence[Run]) -> Usage:
+        """Returns the counts over all choices, a prompt once.
 
         The end-of-sequence token is a completion token, a losing branch's is not; those of completions that
         do not come back are.
         """
-        firsts = [choice for choice in self.choices if not choice.request.choice]
-        prompt = sum(len(choice.request.prompt_token_ids) for choice in firsts)
-        completion = sum(len(choice.seen) for choice in self.choices)
-        details = CompletionTokensDetails(branch_tokens=sum(choice.branch_tokens for choice in self.choices))
+        firsts = [run for run in self.runs if not run.request.choice]
+        prompt = sum(len(run.request.prompt_token_ids) for run in firsts)
+        completion = sum(len(run.tokens) for run in self.runs)
+        details = CompletionTokensDetails(branch_tokens=sum(run.branch_tokens for run in self.runs))
         if self.best_of > self.n:
-            details.best_of_tokens = completion - sum(len(choice.seen) for choice in self._returned())
+            details.best_of_tokens = completion - sum(len(run.tokens) for run in returned)
         return Usage(
             prompt_tokens=prompt,
             completion_tokens=completion,
             total_tokens=prompt + completion,
-            prompt_tokens_details=PromptTokensDetails(
-                cached_tokens=sum(choice.cached_tokens for choice in firsts)
-            ),
+            prompt_tokens_details=PromptTokensDetails(cached_tokens=sum(run.cached_tokens for run in firsts)),
             completion_tokens_details=details,
         )
 
-    async def collect(self, deltas: AsyncGenerator[Delta, None]) -> str:
-        """Run to the end; the JSON text of the whole answer."""
-        async with aclosing(deltas) as stream:
-            async for _ in stream:
-                pass
-        whole = self._envelope(self.format.whole_object)
-        returned = [self.format.whole(choice, self.report) for choice in self._returned()]
-        for index, choice in enumerate(returned):
-            choice.index = index
-        whole.choices = [*returned]
-        whole.usage = self.usage
-        return whole.wire()
-
-    async def frames(
-        self, deltas: AsyncGenerator[Delta, None], *, include_usage: bool
-    ) -> AsyncGenerator[bytes, None]:
-        """Server-sent events up to [DONE]. Nothing is sent before the engine's first output."""
-        waiting: dict[int, list[Seen]] = {choice.index: [] for choice in self.choices}
-        opened: set[int] = set()
-        async with aclosing(deltas) as stream:
-            async for delta in stream:
-                choice = self.choices[delta.choice]
-                if delta.choice not in opened:
-                    opened.add(delta.choice)
-                    if (first := self.format.opening(choice)) is not None:
-                        yield self._chunk(first, include_usage)
-                held = waiting[delta.choice]
-                held.extend(delta.released)
-                if delta.text:
-                    yield self._chunk(self.format.piece(choice, delta.text, held, self.report), include_usage)
-                    held.clear()
-                if delta.finish_reason is not None:
-                    yield self._chunk(self.format.closing(choice, held, self.report), include_usage)
-        if include_usage:
-            last = self._envelope(self.format.chunk_object)
-            last.usage = self.usage
-            yield frame(last.wire())
-        yield DONE
-
-    def _returned(self) -> list[Choice]:
-        if self.best_of == self.n:
-            return list(self.choices)
-        size = self.best_of
-        prompts = [self.choices[at : at + size] for at in range(0, len(self.choices), size)]
-        return [choice for completions in prompts for choice in best(completions, self.n)]
-
-    def _chunk(self, choice: ChatChunkChoice | CompletionChoice, include_usage: bool) -> bytes:
-        chunk = self._envelope(self.format.chunk_object)
-        chunk.choices = [choice]
-        if include_usage:
-            chunk.usage = None
-        return frame(chunk.wire())
-
     def _envelope(self, kind: str) -> Completion:
         return Completion(
-            id=self.id,
+            id=self.origin.answer_id,
             object=kind,
-            created=self.created,
-            model=self.model,
-            system_fingerprint=self.fingerprint,
+            created=self.origin.created,
+            model=self.origin.model.info.name,
+            system_fingerprint=self.origin.model.fingerprint,
             choices=[],
         )
 
 
-def frame(data: str) -> bytes:
-    """One server-sent event."""
+def error_event(error: ApiError) -> bytes:
+    """Returns the event that ends a stream which failed."""
+    return _event(json.dumps(error.body(), ensure_ascii=False))
+
+
+def _event(data: str) -> bytes:
     return b"data: " + data.encode() + b"\n\n"
-
-
-def error_frame(error: ApiError) -> bytes:
-    """The event that ends a stream which failed."""
-    return frame(json.dumps(error.body(), ensure_ascii=False))

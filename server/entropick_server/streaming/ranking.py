@@ -7,18 +7,19 @@ from collections.abc import Sequence
 
 from entropick_sampler.branch import select
 
-from .choice import Choice
+from .run import Run
 
 
-def mean_logprob(choice: Choice) -> float:
-    """Mean log probability (nats, measured distribution) of a finished choice's tokens, its end included.
+def mean_logprob(run: Run) -> float:
+    """Returns the mean log probability (nats, measured distribution) of a finished choice's tokens.
 
-    OpenAI's "highest log probability per token"; a sum would favour short completions.
+    The ending token counts. It is OpenAI's "highest log probability per token"; a sum would favour short
+    completions.
     """
-    return statistics.fmean(token.logprob for token in choice.tokens)
+    return statistics.fmean(reply.token.logprob for reply in run.tokens)
 
 
-def best(choices: Sequence[Choice], n: int) -> list[Choice]:
-    """The ``n`` best of the finished completions of one prompt, the best first; of equal ones the earlier."""
-    left = list(choices)
-    return [left.pop(select([mean_logprob(choice) for choice in left])) for _ in range(n)]
+def best(runs: Sequence[Run], n: int) -> list[Run]:
+    """Returns the ``n`` best of one prompt's completions, the best first; of two equals the earlier."""
+    left = list(runs)
+    return [left.pop(select([mean_logprob(run) for run in left])) for _ in range(n)]

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine, Mapping
-from contextlib import aclosing
-from typing import Any
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, TypeVar
 
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from ..engine.base import EngineError
 from ..protocol.errors import ApiError, from_engine
-from .answer import error_frame
-from .choice import stop_task
+from .answer import Write, error_event
+from .run import ClientGoneError
 
-_HEADERS_AFTER = 1.0
-"""seconds to wait for the first frame, within which a failure still gets a status code of its own"""
+_HEADERS_AFTER: Final = 1.0
+"""seconds to wait for the first bytes, within which a failure still gets a status code of its own"""
+Result = TypeVar("Result")
 
 
 def error_response(error: ApiError) -> JSONResponse:
-    """The answer that refuses."""
+    """Returns the answer that refuses."""
     return JSONResponse(error.body(), error.status, headers=error.headers)
 
 
@@ -29,95 +29,103 @@ async def _disconnect(receive: Receive) -> None:
         pass
 
 
-async def unless_gone(receive: Receive, work: Coroutine[Any, Any, str]) -> str:
-    """The result of ``work``, which is cancelled when the client goes away."""
-    result: list[str] = []
-
-    async def keep() -> None:
-        result.append(await work)
-
-    await _race(asyncio.create_task(keep()), receive)
-    if not result:
-        # nobody reads this answer; the code is for the log
-        raise ApiError(499, "The client closed the connection.", type="client_closed")
-    return result[0]
+async def _end(*tasks: asyncio.Task[Any]) -> None:
+    """Cancels tasks, waits for their ends and takes note of their exceptions, so that nothing is left."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    for task in tasks:
+        if not task.cancelled():
+            task.exception()
 
 
-async def _race(task: asyncio.Task[None], receive: Receive) -> None:
-    """Run ``task`` until it ends or the client goes away; raises what it raised."""
+async def unless_gone(receive: Receive, work: Coroutine[Any, Any, Result]) -> Result:
+    """Returns the result of ``work``, which is cancelled when the client goes away."""
+    task = asyncio.create_task(work)
     gone = asyncio.create_task(_disconnect(receive))
     try:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
-            task.result()
+            return task.result()
+        # this answer is not read; the code is for the log
+        raise ApiError(499, "The client closed the connection.", type="client_closed")
     finally:
-        await stop_task(gone)
-        await stop_task(task)
+        await _end(task, gone)
 
 
 class EventStream(Response):
-    """Server-sent events from a generator of frames, closed as soon as the client is gone or too slow."""
+    """A stream of an answer's events, which is cancelled as soon as the client is gone or too slow."""
 
     media_type = "text/event-stream"
 
     def __init__(
         self,
-        frames: AsyncGenerator[bytes, None],
+        answer: Callable[[Write], Coroutine[Any, Any, None]],
         *,
         write_timeout: float,
-        headers: Mapping[str, str] | None = None,
+        on_end: Callable[[], object],
     ) -> None:
-        super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no", **(headers or {})})
+        """Prepares a stream: ``answer`` writes the events; ``on_end`` is called at its end, well or not."""
+        super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         # Response counts its (empty) body; a stream's length is unknown
         self.raw_headers = [pair for pair in self.raw_headers if pair[0] != b"content-length"]
-        self._frames = frames
+        self._answer = answer
         self._write_timeout = write_timeout
+        self._on_end = on_end
+        self._first = asyncio.Event()
+        """set when there is something to write"""
+        self._open = asyncio.Event()
+        """set when the headers are out"""
+        self._turn = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the stream."""
-        await _race(asyncio.create_task(self._run(scope, receive, send)), receive)
-
-    async def _run(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with aclosing(self._frames) as frames:
-            first: asyncio.Task[bytes] = asyncio.create_task(_next(frames))
-            try:
-                await asyncio.wait({first}, timeout=_HEADERS_AFTER)
-                if first.done():
-                    first.result()
-                await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-                await self._send_all(first, frames, send)
-            except EngineError as error:
+        """Sends the stream."""
+        self._send = send
+        work = asyncio.create_task(self._answer(self._write))
+        gone = asyncio.create_task(_disconnect(receive))
+        first = asyncio.create_task(self._first.wait())
+        try:
+            await _one_of(work, gone, first, timeout=_HEADERS_AFTER)
+            if work.done() and (error := work.exception()) is not None:
+                if not isinstance(error, EngineError):
+                    raise error
                 # before the first byte: an ordinary refusal
                 await error_response(from_engine(error))(scope, receive, send)
+                return
+            if not gone.done():
+                await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+                self._open.set()
+                await _one_of(work, gone)
+            if work.done():
+                await self._close(work)
+        finally:
+            try:
+                await _end(work, gone, first)
             finally:
-                first.cancel()
-                await asyncio.wait({first})
+                self._on_end()
 
-    async def _send_all(
-        self, first: asyncio.Task[bytes], frames: AsyncGenerator[bytes, None], send: Send
-    ) -> None:
+    async def _close(self, work: asyncio.Task[None]) -> None:
+        """Ends the stream of an answer that has ended, if the client still reads."""
         try:
             try:
-                await self._write(await first, send)
-                async for data in frames:
-                    await self._write(data, send)
+                work.result()
             except EngineError as error:
-                await self._write(error_frame(from_engine(error)), send)
-        except _SlowReaderError:
+                await self._write(error_event(from_engine(error)))
+        except ClientGoneError:
             return
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _write(self, data: bytes, send: Send) -> None:
+    async def _write(self, data: bytes) -> None:
+        """Writes some bytes behind the headers; raises ClientGoneError where that takes too long."""
+        if not self._open.is_set():
+            self._first.set()
+            await self._open.wait()
         try:
-            async with asyncio.timeout(self._write_timeout):
-                await send({"type": "http.response.body", "body": data, "more_body": True})
+            async with asyncio.timeout(self._write_timeout), self._turn:
+                await self._send({"type": "http.response.body", "body": data, "more_body": True})
         except TimeoutError as error:
-            raise _SlowReaderError from error
+            raise ClientGoneError from error
 
 
-class _SlowReaderError(Exception):
-    """The client did not read for too long; its connection is dropped, its request cancelled."""
-
-
-async def _next(frames: AsyncGenerator[bytes, None]) -> bytes:
-    return await anext(frames, b"")
+async def _one_of(*tasks: asyncio.Task[Any], timeout: float | None = None) -> None:
+    await asyncio.wait(tasks, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)

@@ -124,8 +124,8 @@ MUTANTS = (
     Mutant(
         "last partial block skipped",
         SAMPLE,
-        "inside = (slot < count)[:, None] & (tokens < vocabulary)",
-        "inside = (slot < count)[:, None] & (tokens < vocabulary // BLOCK * BLOCK)",
+        "inside = (entry < count)[:, None] & (tokens < vocabulary)",
+        "inside = (entry < count)[:, None] & (tokens < vocabulary // BLOCK * BLOCK)",
     ),
     Mutant(
         "max and sum swapped",
@@ -142,8 +142,8 @@ MUTANTS = (
     Mutant(
         "equals at the cut: the last instead of the first",
         SAMPLE,
-        "(slot[:, None] < slot[None, :])",
-        "(slot[:, None] > slot[None, :])",
+        "(entry[:, None] < entry[None, :])",
+        "(entry[:, None] > entry[None, :])",
     ),
     Mutant(
         "equals at the cut: one too many", ANY, "(equal & (rank <= room))", "(equal & (rank <= room + 1))"

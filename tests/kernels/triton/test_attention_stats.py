@@ -13,6 +13,7 @@ from entropick_kernels.attention_stats import (
     prefill_attention,
 )
 from entropick_kernels.attention_stats import reference as ref
+from entropick_kernels.attention_stats._inputs import PagedQueries
 from entropick_kernels.attention_stats.triton_impl import SPLIT, TILE, decode_attention_triton
 
 SMALL = {"split": 64, "tile": 16}
@@ -48,10 +49,9 @@ class Cache:
         self.table = table.to(device)
 
     def attend(self, q, scale=0.3, window=None, softcap=None, **options):
-        out, stats = decode_attention_triton(
-            q.to(self.k.device), self.k, self.v, self.table, self.lengths,
-            scale=scale, window=window, softcap=softcap, **options,
-        )  # fmt: skip
+        q = q.to(self.k.device)
+        inputs = PagedQueries(q, self.k, self.v, self.table, self.lengths, scale, window, softcap)
+        out, stats = decode_attention_triton(inputs, **options)
         return out.cpu(), stats and HeadStats(*(figure.cpu() for figure in stats))
 
 

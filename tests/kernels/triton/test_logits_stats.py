@@ -42,9 +42,7 @@ def assert_accurate(stats: LogitsStats, logits: torch.Tensor) -> None:
     np.testing.assert_allclose(stats.entropy.numpy(), expected.entropy, rtol=0, atol=1e-5)
     np.testing.assert_allclose(stats.varentropy.numpy(), expected.varentropy, rtol=1e-5, atol=1e-12)
     np.testing.assert_allclose(stats.log_z.numpy(), expected.log_z, rtol=1e-6, atol=1e-6)
-    np.testing.assert_allclose(stats.top_probability.numpy(), expected.top_probability, rtol=2e-6, atol=1e-30)
     np.testing.assert_array_equal(stats.max_logit.double().numpy(), expected.max_logit)
-    np.testing.assert_array_equal(stats.argmax.numpy(), expected.argmax)
     np.testing.assert_array_equal(stats.flags.numpy(), expected.flags)
 
 
@@ -60,7 +58,7 @@ def test_every_field_matches_the_reference(vocabulary, dtype, device):
     x = (noise(4, vocabulary, seed=vocabulary) * scales).to(dtype)
     stats = measure(x, device)
     assert_accurate(stats, x)
-    assert [field.dtype for field in stats] == [torch.float32] * 4 + [torch.int64, torch.float32, torch.int32]
+    assert [field.dtype for field in stats] == [torch.float32] * 4 + [torch.int32]
     assert all(field.shape == (4,) for field in stats)
 
 
@@ -96,7 +94,7 @@ def test_a_constant_changes_nothing(device):
     x = (noise(1, CHUNK + 100, scale=3.0) * 64).round() / 64
     rows = torch.cat([x, x + 64.0, x - 1024.0])  # exact in float32: the same differences, so the same bits
     stats = measure(rows, device)
-    for name in ("entropy", "varentropy", "log_z", "argmax", "top_probability"):
+    for name in ("entropy", "varentropy", "log_z"):
         assert len(set(getattr(stats, name).tolist())) == 1, name
 
 
@@ -106,9 +104,6 @@ def test_the_order_of_the_tokens_changes_nothing(device):
     stats = measure(torch.cat([x, *(x[:, order] for order in orders)]), device)
     for field in (stats.entropy, stats.varentropy, stats.log_z):
         torch.testing.assert_close(field, field[:1].expand(3), rtol=1e-6, atol=1e-6)
-    assert [order[i].item() for order, i in zip(orders, stats.argmax[1:], strict=True)] == [
-        stats.argmax[0]
-    ] * 2
 
 
 @pytest.mark.parametrize("vocabulary", [1000, 1008, CHUNK, CHUNK + 1])
@@ -198,15 +193,6 @@ def test_rows_that_hurt(vocabulary, device):
             equal_nan=True,
             msg=lambda m, n=name: f"{n}: {m}",
         )
-
-
-def test_ties_take_the_lowest_id(device):
-    x = torch.zeros(4, 2 * CHUNK + 1)
-    x[0, [77, 78, CHUNK + 5]] = 2.0
-    x[1, [CHUNK, 2 * CHUNK]] = 2.0
-    x[2] = -1.0
-    x[2, CHUNK - 1], x[2, CHUNK] = -0.0, 0.0
-    assert measure(x, device).argmax.tolist() == [77, CHUNK, CHUNK - 1, 0]
 
 
 def test_the_input_is_left_alone_and_no_rows_are_no_work(device):

@@ -17,6 +17,7 @@ from entropick_kernels.attention_stats import (
     measure_attention,
 )
 from entropick_kernels.attention_stats import reference as ref
+from entropick_kernels.attention_stats._inputs import PagedQueries
 from entropick_kernels.attention_stats.triton_impl import decode_attention_triton, measure_attention_triton
 
 SMALL = {"split": 64, "tile": 16}
@@ -28,10 +29,13 @@ def queries(rows, heads, width, dtype=torch.float32):
     return torch.randn(rows, heads, width, generator=torch.Generator().manual_seed(1)).to(dtype)
 
 
+def inputs_of(q, keys, scale=0.3, window=None, softcap=None):
+    return PagedQueries(q, keys.pages, None, keys.table, keys.lengths, scale, window, softcap)
+
+
 def measure(device, q, keys, scale=0.3, window=None, softcap=None, **options):
-    found = measure_attention_triton(
-        q.to(device), *keys.on(device), scale=scale, window=window, softcap=softcap, **options
-    )
+    inputs = inputs_of(q.to(device), keys.on(device), scale, window, softcap)
+    found = measure_attention_triton(inputs, **options)
     return HeadStats(*(figure.cpu() for figure in found))
 
 
@@ -126,10 +130,10 @@ def test_the_bits_are_those_of_decode_attention(device, paged_keys, layout, opti
     lengths = [1, 511, 512, 513]
     keys = paged_keys(lengths, 1, 16, layout=layout).on(device)
     q = queries(len(lengths), 3, 16).to(device)
-    given = {"scale": 0.3, "window": None, "softcap": None} | options
+    inputs = inputs_of(q, keys, **options)
     values = torch.ones(keys.pages.shape, device=device)
-    _, want = decode_attention_triton(q, keys.pages, values, keys.table, keys.lengths, **given)
-    assert_same(measure_attention_triton(q, *keys, **given), want)
+    _, want = decode_attention_triton(inputs._replace(v_pages=values))
+    assert_same(measure_attention_triton(inputs), want)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +210,7 @@ def test_the_public_function_measures_with_the_kernels(device, paged_keys):
     arguments = (packed[:, :4], keys.pages, keys.table.long(), keys.lengths.long())
     options = {"scale": 0.4, "window": 200, "softcap": 8.0}
     stats = measure_attention(*arguments, **options, implementation="triton")
-    assert_same(stats, measure_attention_triton(*arguments, **options))
+    assert_same(stats, measure_attention_triton(inputs_of(packed[:, :4], keys, **options)))
     want = measure_attention(*arguments, **options, implementation="torch")
     for name in HeadStats._fields:
         got, figure = getattr(stats, name), getattr(want, name)
@@ -227,13 +231,9 @@ def test_tables_and_lengths_with_strides(device, paged_keys):
     strided = keys._replace(table=keys.table.t().contiguous().t(), lengths=wide[:, 0])
     assert strided.table.stride(1) != 1
     assert strided.lengths.stride(0) != 1
-    found = measure_attention_triton(
-        q.to(device), keys.on(device).pages, strided.table.to(device), strided.lengths.to(device),
-        scale=0.3, window=None, softcap=None,
-    )  # fmt: skip
-    assert_same(found, measure_attention_triton(
-        q.to(device), *keys.on(device), scale=0.3, window=None, softcap=None
-    ))  # fmt: skip
+    plain = inputs_of(q.to(device), keys.on(device))
+    moved = plain._replace(page_table=strided.table.to(device), lengths=strided.lengths.to(device))
+    assert_same(measure_attention_triton(moved), measure_attention_triton(plain))
 
 
 def test_a_sum_of_another_shape_is_refused(device, paged_keys):

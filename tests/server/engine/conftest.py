@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -189,6 +189,19 @@ def several(
             )
         )
     return requests
+
+
+class _NoText:
+    """A tokenizer whose tokens are whole characters."""
+
+    def token_bytes(self, token_id: int) -> bytes:
+        return b"x"
+
+
+def take(sequence: Sequence, token: int) -> FinishReason | None:
+    """Gives a sequence a token, as the commit of a step does."""
+    sequence.tokens.append(token)
+    return sequence.reply.take(token, cast(Any, _NoText()))
 
 
 class Room:

@@ -16,17 +16,18 @@ from transformers import AttentionInterface, PreTrainedModel
 from entropick_kernels.attention_stats import reference
 from entropick_sampler.signals import ATTENTION_SIGNALS
 from entropick_server.engine.base import ModelLoadError
-from entropick_server.engine.embedded.attention import ATTENTION_NAME, paged_attention, register
+from entropick_server.engine.embedded import native_decoder
 from entropick_server.engine.embedded.cache import CacheShape, KVCache
+from entropick_server.engine.embedded.decoders import choose_decoder
+from entropick_server.engine.embedded.llama_family import FAMILY, in_family
 from entropick_server.engine.embedded.model_runner import ModelRunner
-from entropick_server.engine.embedded.native_decoder import NativeLlamaDecoder, choose_decoder
+from entropick_server.engine.embedded.modules_decoder import ATTENTION_NAME, paged_attention, register
 from entropick_server.engine.embedded.pages import PagePool
 from entropick_server.engine.embedded.scheduler import Scheduler
 from entropick_server.engine.embedded.sequence import Sequence
-from entropick_server.engine.embedded.torch_decoder import FAMILY, TorchDecoder
 from entropick_server.engine.types import DecoderChoice, Request
 
-from .conftest import VOCAB, tiny_config, tiny_model
+from .conftest import VOCAB, take, tiny_config, tiny_model
 
 ARCHITECTURES = ("llama", "llama-rope", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text")
 STEPS = 5
@@ -93,13 +94,12 @@ def served(
     model.set_attn_implementation(ATTENTION_NAME)
     config = model.config
     pool = PagePool(200)
-    scheduler = Scheduler(pool, page, 16, 16, budget)
+    scheduler = Scheduler(pool, page, 16, budget)
     shape = CacheShape(config.num_hidden_layers, 2, 16, page, 201, torch.float32)
     cache = KVCache(shape, torch.device("cpu"))
     for tensor in (*cache.keys, *cache.values):
         tensor.fill_(math.nan)  # whatever is not written must not matter
-    short = choose_decoder(model, 256, decoder)
-    runner = ModelRunner(model, cache, range(config.num_hidden_layers), short)
+    runner = ModelRunner(choose_decoder(model, 256, decoder), cache, range(config.num_hidden_layers))
     rows: dict[Sequence, list[Row]] = {}
     for ids, prompt in texts:
         sequence = Sequence.of(make(tuple(ids[:prompt]), forced=(*ids[prompt:], 0)), 256)
@@ -111,9 +111,9 @@ def served(
         scheduler.advance(batch)
         if measured is None:
             continue
-        for i, s in enumerate(measured.rows):
+        for i, s in enumerate(measured.sequences):
             rows[s].append((measured.logits[i], measured.signals[i]))
-            if s.take(s.forced[0]) is not None:
+            if take(s, s.reply.pending[0]) is not None:
                 scheduler.finish(s)
     assert pool.used == 0
     return list(rows.values())
@@ -142,7 +142,7 @@ def test_logits_and_signals_equal_eager_attention(
     for parameter in model.parameters():
         if parameter.dim() == 1:  # norms and biases begin as ones and zeros, which would hide a mistake
             parameter.add_(torch.randn(parameter.shape) * 0.2)
-    assert TorchDecoder.serves(model) == NativeLlamaDecoder.serves(model) == (name in FUSED)
+    assert in_family(model) == native_decoder.serves(model) == (name in FUSED)
     texts = random_texts((70, 5, 33, 1))
     with torch.inference_mode():
         wanted = [expected(model, ids, prompt) for ids, prompt in texts]

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from entropick_sampler.params import SCORERS, BranchConfig, PolicyConfig, Strategy
-from entropick_server.engine.base import QueueFullError
-from entropick_server.engine.embedded import branching
-from entropick_server.engine.embedded.model_runner import Measured, ModelRunner
+from entropick_server.engine import rollout
+from entropick_server.engine.embedded.forward import ForwardOutput
+from entropick_server.engine.embedded.model_runner import ModelRunner
 from entropick_server.engine.types import EngineLoad, FinishReason, Request, Token
 
 from .conftest import Room, same
@@ -57,12 +57,12 @@ def continued(room: Room, request: Request, said: list[int], branch: int, depth:
     )
     room.add(plain)
     row = room.row(plain.request_id)
-    row.forced = deque(said)
+    row.reply.pending = deque(said)
     tokens = room.tokens[plain.request_id]
     while len(tokens) < len(said):
         room.step()
     row.branch = branch
-    room.core._sampler.recompose()
+    room.core._sampler._sequences = ()  # its rows are laid out with the number
     while len(tokens) < len(said) + depth and plain.request_id not in room.ends:
         room.step()
     room.core.cancel(plain.request_id)
@@ -144,7 +144,7 @@ def test_the_reply_is_made_of_the_best_continuations(
 def test_the_first_branch_is_the_text_without_branches(
     room: Open, make_request: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(branching, "select", lambda scored: 0)
+    monkeypatch.setattr(rollout, "select", lambda scored: 0)
     for candidates in (1, 4):
         branch = policy({**QUIET, "n_candidates": float(candidates)}, width=4, depth=5)
         request = make_request(PROMPT, policy=branch, seed=3, max_tokens=31)
@@ -302,19 +302,6 @@ def test_cancelling_in_the_middle_frees_every_branch(room: Open, make_request: M
         same(told(here, other), told(room(), other))
 
 
-def test_branches_that_wait_do_not_fill_the_queue(room: Open, make_request: Make) -> None:
-    here = room(max_num_seqs=2, max_queue=1)
-    here.add(make_request(PROMPT, policy=policy(width=6), max_tokens=20))
-    here.step()
-    assert here.core.load().waiting == 4
-    here.add(make_request(PROMPT))
-    with pytest.raises(QueueFullError):
-        here.add(make_request(PROMPT))
-    del here.tokens["request-3"]
-    here.finish()
-    assert set(here.ends) == {"request-1", "request-2"}
-
-
 def test_no_clarifying_text_begins_in_a_rollout(room: Open, make_request: Make) -> None:
     overrides = {
         "clarify_varentropy": 2.4,
@@ -336,10 +323,10 @@ def test_bad_logits_in_a_rollout(
 ) -> None:
     forward = ModelRunner.forward
 
-    def poisoned(self: ModelRunner, batch: Any) -> Measured | None:
+    def poisoned(self: ModelRunner, batch: Any) -> ForwardOutput | None:
         measured = forward(self, batch)
-        for i, row in enumerate(measured.rows if measured else ()):
-            if row.generated == 2 and row.branch == (2 if whose == "branch" else 0):
+        for i, row in enumerate(measured.sequences if measured else ()):
+            if row.reply.length == 2 and row.branch == (2 if whose == "branch" else 0):
                 measured.logits[i, 5] = float("nan")  # type: ignore[union-attr]
         return measured
 

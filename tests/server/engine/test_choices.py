@@ -11,7 +11,6 @@ import torch
 
 from entropick_kernels.sample import philox_uniform
 from entropick_sampler.params import BranchConfig, PolicyConfig, Strategy
-from entropick_server.engine.base import QueueFullError
 from entropick_server.engine.types import FinishReason, Request, StepReport
 
 from .conftest import PAGE, Room, same
@@ -117,13 +116,11 @@ def test_the_prompt_is_computed_once(length: int, caching: bool, room: Open, mak
 
 
 def test_more_choices_than_slots(room: Open, make_request: Make) -> None:
-    here = Counting(room(max_num_seqs=2, max_queue=0, max_num_batched_tokens=20))
+    here = Counting(room(max_num_seqs=2, max_num_batched_tokens=20))
     seven = choices(make_request(tuple(range(50)), max_tokens=9), 7)
     for one in seven:
         here.room.add(one)
     assert here.room.core.load().waiting == 7
-    with pytest.raises(QueueFullError):
-        here.room.core.add(make_request())
     here.finish()
     # pairs end together, so the third has nobody to fork from and finds the full pages in the cache
     assert here.fed < 50 + 6 * (1 + PAGE)
@@ -198,7 +195,7 @@ def test_bad_logits_end_one_choice(room: Open, make_request: Make, monkeypatch: 
     def faulty(batch: Any) -> Any:
         measured = forward(batch)
         for i, row in enumerate(batch.rows if measured is not None else ()):
-            if row.request is three[0] and row.generated == 4:
+            if row.request is three[0] and row.reply.length == 4:
                 measured.logits[i] = torch.nan
         return measured
 
@@ -226,25 +223,6 @@ def test_a_group_has_one_prompt(room: Open, make_request: Make) -> None:
     here.finish()
     here.add(replace(first, request_id="again", prompt_token_ids=(9,), group="g"))
     assert here.finish().ends["again"] is FinishReason.LENGTH
-
-
-def test_a_group_counts_once_in_the_queue(room: Open, make_request: Make) -> None:
-    here = room(max_num_seqs=3, max_queue=1)
-    for one in choices(make_request(), 3):
-        here.add(one)
-    # the group takes all slots, one more may wait, with all its choices
-    waiting = choices(make_request(), 4)
-    for one in waiting:
-        here.add(one)
-    with pytest.raises(QueueFullError):
-        here.core.add(make_request())
-    here.step()
-    here.step()
-    assert (here.core.load().running, here.core.load().waiting) == (3, 4)
-    with pytest.raises(QueueFullError):
-        here.core.add(choices(make_request(), 2)[0])
-    here.finish()
-    assert {here.ends[one.request_id] for one in waiting} == {FinishReason.LENGTH}
 
 
 def test_the_draw_of_a_choice(room: Open, make_request: Make) -> None:

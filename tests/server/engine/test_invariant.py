@@ -15,8 +15,8 @@ from entropick_sampler.params import BranchConfig, PolicyConfig, Strategy
 from entropick_server.engine.base import ModelLoadError
 from entropick_server.engine.embedded import native_decoder
 from entropick_server.engine.embedded.batch import Batch
+from entropick_server.engine.embedded.forward import ForwardOutput
 from entropick_server.engine.embedded.loader import load_model
-from entropick_server.engine.embedded.model_runner import Measured
 from entropick_server.engine.embedded.startup import build
 from entropick_server.engine.types import EngineOptions, Request
 
@@ -42,11 +42,11 @@ def tapped(room: Room) -> Rows:
     runner: Any = room.core._runner
     forward = runner.forward
 
-    def forward_and_keep(batch: Batch) -> Measured | None:
-        measured: Measured | None = forward(batch)
+    def forward_and_keep(batch: Batch) -> ForwardOutput | None:
+        measured: ForwardOutput | None = forward(batch)
         if measured is not None:
             figures = torch.cat([*measured.heads[:4], measured.by_layer], -1).transpose(0, 1)
-            for i, row in enumerate(measured.rows):
+            for i, row in enumerate(measured.sequences):
                 name = (row.request.request_id, tuple(row.tokens))
                 data = measured.logits[i].numpy().tobytes() + figures[i].contiguous().numpy().tobytes()
                 assert rows.setdefault(name, data) == data, "the same tokens, computed again"

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
-from entropick_sampler.policy import POLICY_SIGNALS
 from entropick_sampler.profile import PROFILE_FILE, QUANTILE_LEVELS, THRESHOLDS, Profile
+from entropick_sampler.signals import POLICY_SIGNALS
 from entropick_server.engine.base import ModelLoadError
 from entropick_server.engine.embedded.core import EngineCore
 from entropick_server.engine.embedded.cpu_threads import default_threads

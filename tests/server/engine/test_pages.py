@@ -1,7 +1,6 @@
 import pytest
 
-from entropick_server.engine.embedded.pages import PagePool
-from entropick_server.engine.embedded.prefix import page_digest
+from entropick_server.engine.embedded.pages import PagePool, page_digest
 
 
 def figures(pool: PagePool) -> tuple[int, int, int]:

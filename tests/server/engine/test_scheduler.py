@@ -7,21 +7,22 @@ from collections.abc import Callable
 
 import pytest
 
-from entropick_server.engine.base import QueueFullError
 from entropick_server.engine.embedded.batch import Batch
 from entropick_server.engine.embedded.pages import PagePool
 from entropick_server.engine.embedded.scheduler import Scheduler
 from entropick_server.engine.embedded.sequence import Sequence
-from entropick_server.engine.types import FinishReason, Request
+from entropick_server.engine.types import Request
+
+from .conftest import take
 
 PAGE = 4
 
 
 def build(
-    pages: int = 64, seqs: int = 4, max_queue: int = 8, tokens: int = 16, caching: bool = True
+    pages: int = 64, seqs: int = 4, tokens: int = 16, caching: bool = True
 ) -> tuple[PagePool, Scheduler]:
     pool = PagePool(pages)
-    return pool, Scheduler(pool, PAGE, seqs, max_queue, tokens, caching)
+    return pool, Scheduler(pool, PAGE, seqs, tokens, caching)
 
 
 @pytest.fixture
@@ -38,8 +39,8 @@ def run(scheduler: Scheduler, batch: Batch) -> None:
     scheduler.advance(batch)
     rows = [*batch.decode, *(c.sequence for c in batch.chunks if c.last)]
     for s in rows:
-        reason = s.take(7)
-        scheduler.register(s)
+        reason = take(s, 7)
+        scheduler.register([s])
         if reason is not None:
             scheduler.finish(s)
 
@@ -159,17 +160,6 @@ def test_without_prefix_caching_nothing_is_found(sequence: Callable[..., Sequenc
         assert pool.cached == 0
 
 
-def test_queue_full_counts_what_free_slots_will_not_take(sequence: Callable[..., Sequence]) -> None:
-    _, scheduler = build(seqs=2, max_queue=1)
-    for _ in range(3):
-        scheduler.add(sequence(2))
-    with pytest.raises(QueueFullError, match=r"queue is full \(max_queue 1\)"):
-        scheduler.add(sequence(2))
-    scheduler.schedule()
-    with pytest.raises(QueueFullError):
-        scheduler.add(sequence(2))
-
-
 def test_a_sequence_larger_than_the_cache_is_refused(sequence: Callable[..., Sequence]) -> None:
     _, scheduler = build(pages=3)
     with pytest.raises(ValueError, match="pages"):
@@ -194,17 +184,14 @@ def test_random_arrivals_and_cancels_lose_no_page_and_no_request(
 ) -> None:
     rng = random.Random(seed)
     seqs, tokens = rng.randint(1, 5), rng.randint(6, 24)
-    pool, scheduler = build(pages=rng.randint(12, 40), seqs=seqs, max_queue=6, tokens=tokens)
+    pool, scheduler = build(pages=rng.randint(12, 40), seqs=seqs, tokens=tokens)
     live: list[Sequence] = []
     cancelled: set[Sequence] = set()
     for _ in range(150):
         if rng.random() < 0.4:
             s = sequence(rng.randint(1, 30), rng.randint(1, 12))
-            try:
-                scheduler.add(s)
-                live.append(s)
-            except QueueFullError:
-                assert scheduler.load().waiting >= 6
+            scheduler.add(s)
+            live.append(s)
         if live and rng.random() < 0.15:
             victim = rng.choice(live)
             cancelled.add(victim)
@@ -221,7 +208,7 @@ def test_random_arrivals_and_cancels_lose_no_page_and_no_request(
     assert pool.used == 0
     assert scheduler.load().running == 0
     for s in live:
-        assert s in cancelled or s.generated == s.request.sampling.max_tokens
+        assert s in cancelled or s.reply.length == s.request.sampling.max_tokens
 
 
 def check(batch: Batch, pool: PagePool, seqs: int, tokens: int) -> None:
@@ -236,36 +223,3 @@ def check(batch: Batch, pool: PagePool, seqs: int, tokens: int) -> None:
     fed = {c.sequence: c.start + c.length for c in batch.chunks}
     for s in everyone:
         assert len(s.pages) * PAGE >= fed.get(s, len(s.tokens))
-
-
-@pytest.mark.parametrize(
-    ("sampling", "tokens", "reason"),
-    [
-        ({"max_tokens": 2}, [7, 7], FinishReason.LENGTH),
-        ({"max_tokens": 9, "stop_token_ids": (5,)}, [7, 5], FinishReason.STOP),
-        ({"max_tokens": 1, "stop_token_ids": (7,)}, [7], FinishReason.STOP),
-        ({"max_tokens": 99}, [7] * 7, FinishReason.LENGTH),
-    ],
-)
-def test_why_a_sequence_ends(
-    sampling: dict[str, object], tokens: list[int], reason: FinishReason, make_request: Callable[..., Request]
-) -> None:
-    s = Sequence.of(make_request((1, 2, 3), **sampling), max_model_len=10)
-    assert [s.take(t) for t in tokens] == [None] * (len(tokens) - 1) + [reason]
-
-
-def test_forced_tokens_end_the_request_and_stop_ids_do_not(make_request: Callable[..., Request]) -> None:
-    s = Sequence.of(make_request((1,), forced=(4, 5, 6), max_tokens=1, stop_token_ids=(5,)), 100)
-    assert s.limit == 4
-    assert [s.take(t) for t in (4, 5, 6)] == [None, None, FinishReason.LENGTH]
-
-
-@pytest.mark.parametrize(
-    ("prompt", "sampling", "message"),
-    [((), {}, "empty"), ((1,) * 10, {}, "context"), ((1,), {"max_tokens": 0}, "at least 1")],
-)
-def test_requests_that_cannot_run(
-    prompt: tuple[int, ...], sampling: dict[str, int], message: str, make_request: Callable[..., Request]
-) -> None:
-    with pytest.raises(ValueError, match=message):
-        Sequence.of(make_request(prompt, **sampling), max_model_len=10)

@@ -10,12 +10,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from entropick_sampler.params import PolicyConfig, SamplingParams
-from entropick_server.engine.base import QueueFullError
 from entropick_server.engine.embedded.batch import Batch, TailCopy
 from entropick_server.engine.embedded.pages import PagePool
 from entropick_server.engine.embedded.scheduler import Scheduler
 from entropick_server.engine.embedded.sequence import Sequence
 from entropick_server.engine.types import FinishReason, Request
+
+from .conftest import take
 
 PAGE = 4
 LIMIT = 48
@@ -38,7 +39,7 @@ class Driver:
     def __init__(self, pages: int, seqs: int, budget: int, caching: bool) -> None:
         self.pool = PagePool(pages)
         self.seqs = seqs
-        self.scheduler = Scheduler(self.pool, PAGE, seqs, 6, seqs + budget, caching)
+        self.scheduler = Scheduler(self.pool, PAGE, seqs, seqs + budget, caching)
         self.cells = [[0] * PAGE for _ in range(pages + 1)]
         self.requests: dict[str, Sequence] = {}
         self.live: set[str] = set()
@@ -55,7 +56,7 @@ class Driver:
             sequence = Sequence.of(request, LIMIT)
             try:
                 self.scheduler.add(sequence)
-            except (QueueFullError, ValueError):
+            except ValueError:
                 SEEN["refused"] += 1
                 assert not choice, "a group was taken in part"
                 return
@@ -65,7 +66,7 @@ class Driver:
 
     def rows(self) -> list[Sequence]:
         roots = [self.requests[name] for name in sorted(self.live)]
-        return [row for root in roots for row in (root, *self.scheduler.branches(root))]
+        return [row for root in roots for row in (root, *root.branches)]
 
     def fork(self, row: Sequence, count: int) -> None:
         if row.ended is not None:
@@ -76,9 +77,7 @@ class Driver:
         if tail is not None:
             SEEN["tail copies"] += 1
             self.copy(tail)
-        assert len({b.branch for b in self.scheduler.branches(row)} | {0}) == 1 + len(
-            self.scheduler.branches(row)
-        )
+        assert len({b.branch for b in row.branches} | {0}) == 1 + len(row.branches)
         assert all(b.tokens == row.tokens for b in branches)
         SEEN["branches that run"] += sum(b.slot >= 0 for b in branches)
         SEEN["branches that wait"] += sum(b.slot < 0 for b in branches)
@@ -93,7 +92,7 @@ class Driver:
         tokens, ended = row.tokens.copy(), row.ended
         root = self.scheduler.adopt(row)
         assert (root.tokens, root.ended, root.branch) == (tokens, ended, 0)
-        assert self.scheduler.branches(root) == []
+        assert root.branches == []
         SEEN["adopted a branch"] += row is not root
         if ended is not None:
             self.end(root)
@@ -127,9 +126,9 @@ class Driver:
             assert chunk.length > 0
             if s.request.choice and chunk.start == s.prompt_length - 1 and chunk.last:
                 SEEN["choices that fork"] += 1
-            elif s.request.choice and not s.generated and not chunk.start:
+            elif s.request.choice and not s.reply.length and not chunk.start:
                 SEEN["choices that compute"] += 1
-            elif s.request.choice and s.generated and chunk.start == s.prompt_length:
+            elif s.request.choice and s.reply.length and chunk.start == s.prompt_length:
                 SEEN["choices that fork again"] += 1
             for at in range(chunk.start, chunk.start + chunk.length):
                 self.write(chunk.sequence, at)
@@ -144,11 +143,11 @@ class Driver:
             for at in range(len(row.tokens)):
                 cell = self.cells[row.pages[at // PAGE]][at % PAGE]
                 assert cell == key(row.tokens[: at + 1])
-            reason = row.take(next_token(row.tokens, row.branch_word))
-            self.scheduler.register(row)
+            reason = take(row, next_token(row.tokens, row.philox_stream))
+            self.scheduler.register([row])
             if reason is None:
                 continue
-            if self.scheduler.branches(row):
+            if row.branches:
                 row.ended = reason
                 self.scheduler.suspend(row)
             else:
@@ -224,7 +223,7 @@ def random_schedule(
                 getattr(driver, name)(row)
         driver.check()
     for root in [driver.requests[name] for name in driver.live]:
-        if driver.scheduler.branches(root) or root.ended is not None:
+        if root.branches or root.ended is not None:
             driver.adopt(root)
     driver.check()
     while not driver.scheduler.idle:
@@ -243,7 +242,7 @@ def alone(sequence: Sequence) -> list[int]:
     again = Sequence.of(sequence.request, LIMIT)
     reason: FinishReason | None = None
     while reason is None:
-        reason = again.take(next_token(again.tokens, again.branch_word))
+        reason = take(again, next_token(again.tokens, again.philox_stream))
     return again.tokens
 
 

@@ -9,7 +9,9 @@ import pytest
 
 from entropick_sampler.params import PolicyConfig
 from entropick_server.engine.embedded.batch import Batch
-from entropick_server.engine.embedded.model_runner import Measured, ModelRunner
+from entropick_server.engine.embedded.forward import ForwardOutput
+from entropick_server.engine.embedded.model_runner import ModelRunner
+from entropick_server.engine.embedded.scheduler import Scheduler
 from entropick_server.engine.embedded.sequence import Sequence
 from entropick_server.engine.types import FinishReason, Request, Token
 
@@ -50,7 +52,7 @@ def test_under_pressure_every_text_is_the_one_it_has_alone(
     assert len(set(small.preempted)) > 1
     if caching:
         assert small.hits > 0
-        assert small.core._pool.evictions > 0
+        assert small.core._scheduler._pool.evictions > 0
         assert small.queries == sum(len(r.prompt_token_ids) for r in requests)
         assert small.hits == sum(small.cached.values())
     else:
@@ -245,9 +247,9 @@ def test_cancelling_a_request_frees_all_of_its_rows(room: Callable[..., Room], m
 def poison(monkeypatch: pytest.MonkeyPatch, bad: Callable[[Sequence], bool]) -> None:
     forward = ModelRunner.forward
 
-    def poisoned(self: ModelRunner, batch: Batch) -> Measured | None:
+    def poisoned(self: ModelRunner, batch: Batch) -> ForwardOutput | None:
         measured = forward(self, batch)
-        for i, row in enumerate(measured.rows if measured else ()):
+        for i, row in enumerate(measured.sequences if measured else ()):
             if bad(row):
                 measured.logits[i, 5] = float("nan")  # type: ignore[union-attr]
         return measured
@@ -264,7 +266,7 @@ def test_bad_logits_hurt_no_sharer_and_leave_no_page_behind(
     here.add(good)
     here.step()
     here.add(bad)
-    poison(monkeypatch, lambda row: row.request is bad and row.generated == 4)
+    poison(monkeypatch, lambda row: row.request is bad and row.reply.length == 4)
     for _ in range(10):
         here.step()
     assert here.cached[good.request_id] == 0
@@ -292,7 +294,7 @@ def test_bad_logits_of_a_branch_end_the_branch_and_of_the_request_the_request(
     here.add(request)
     here.step()
     here.core.fork(here.row(request.request_id), 2)
-    poison(monkeypatch, lambda row: row.generated == 4 and bool(row.branch) == (whose == "branch"))
+    poison(monkeypatch, lambda row: row.reply.length == 4 and bool(row.branch) == (whose == "branch"))
     here.finish()
     if whose == "branch":
         same(here.tokens[request.request_id], alone.tokens[request.request_id])
@@ -314,7 +316,7 @@ def test_a_step_that_raises_hurts_nobody_outside_it(
     here.core.fork(here.row(first.request_id), 1)
     forward = ModelRunner.forward
 
-    def broken(self: ModelRunner, batch: Batch) -> Measured | None:
+    def broken(self: ModelRunner, batch: Batch) -> ForwardOutput | None:
         forward(self, batch)
         raise RuntimeError("half of it was written")
 
@@ -330,3 +332,47 @@ def test_a_step_that_raises_hurts_nobody_outside_it(
     alone.add(third)
     same(here.tokens[third.request_id], alone.finish().tokens[third.request_id])
     assert here.core.load().pages_used == 0
+
+
+def test_a_failing_schedule_ends_the_requests_of_that_moment_and_no_others(
+    room: Callable[..., Room], make_request: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = room(max_num_seqs=1)
+    first, second = (make_request(tuple(range(9)), max_tokens=20, seed=i) for i in (1, 2))
+    here.add(first)
+    here.step()
+    here.core.cancel(first.request_id)
+    here.core.report_between()
+    here.add(second)
+
+    def broken(self: Scheduler) -> Batch:
+        raise RuntimeError("the ledger is wrong")
+
+    monkeypatch.setattr(Scheduler, "schedule", broken)
+    with pytest.raises(RuntimeError, match="ledger"):
+        here.core.step()
+    report = here.core.fail_step()
+    assert [(o.request_id, o.finish_reason) for o in report.outputs] == [
+        (second.request_id, FinishReason.ERROR)
+    ]
+    assert here.core.idle, "nothing is left to fail again"
+    monkeypatch.undo()
+    third = make_request(tuple(range(9)), max_tokens=5)
+    here.add(third)
+    assert here.finish().ends[third.request_id] is FinishReason.LENGTH
+    assert here.core.load().pages_used == 0
+
+
+def test_the_cache_is_as_large_as_its_bytes_whatever_max_num_seqs(
+    room: Callable[..., Room], make_request: Make
+) -> None:
+    """A prompt is found again although other contexts than ``max_num_seqs`` hold were computed since."""
+    here = room(pages=200, max_num_seqs=1)
+    assert here.core.load().pages_total == 200
+    prompts = [tuple((i * 31 + k) % 256 for k in range(100)) for i in range(12)]
+    for _ in range(2):
+        for prompt in prompts:
+            here.add(make_request(prompt, max_tokens=2))
+            here.finish()
+    assert here.hits == len(prompts) * 96
+    assert room(pages=200, max_num_seqs=1, enable_prefix_caching=False).core.load().pages_total == 32

@@ -15,10 +15,9 @@ import torch
 
 from entropick_sampler.params import PolicyConfig, SamplingParams, Strategy
 from entropick_sampler.signals import SIGNALS
-from entropick_server.engine.base import EngineDeadError, EngineError, ModelLoadError, QueueFullError
+from entropick_server.engine.base import EngineDeadError, EngineError, ModelLoadError
 from entropick_server.engine.embedded.engine import EmbeddedEngine
 from entropick_server.engine.embedded.model_runner import ModelRunner
-from entropick_server.engine.embedded.sampling import unfinished_character
 from entropick_server.engine.profiles import cached_profile_path
 from entropick_server.engine.types import (
     EngineOptions,
@@ -139,20 +138,6 @@ async def test_cancelling_the_reader_cancels_the_request(open_engine: Open, make
         await until(
             lambda: sum(o.finish_reason is FinishReason.CANCELLED for r in reports for o in r.outputs) == 5
         )
-
-
-async def test_a_full_queue(open_engine: Open, make_request: Make) -> None:
-    async with open_engine(max_num_seqs=2, max_queue=1) as engine:
-        streams = [engine.generate(make_request(max_tokens=200)) for _ in range(3)]
-        first = [asyncio.ensure_future(anext(s)) for s in streams]
-        await asyncio.gather(*first[:2])
-        with pytest.raises(QueueFullError):
-            await run(engine, make_request())
-        assert engine.load().waiting == 1
-        await streams[0].aclose()  # type: ignore[attr-defined]
-        assert (await first[2]).tokens
-        for s in streams[1:]:
-            await s.aclose()  # type: ignore[attr-defined]
 
 
 async def test_reports_reach_listeners(open_engine: Open, make_request: Make) -> None:
@@ -293,8 +278,8 @@ async def test_bad_logits_fail_their_request_alone(
 
     def poisoned(self: ModelRunner, batch: Any) -> Any:
         measured = forward(self, batch)
-        for i, s in enumerate(measured.rows if measured else ()):
-            if s.request.request_id == "bad" and s.generated == 2:
+        for i, s in enumerate(measured.sequences if measured else ()):
+            if s.request.request_id == "bad" and s.reply.length == 2:
                 measured.logits[i, 5] = float("nan")
         return measured
 
@@ -444,12 +429,3 @@ async def test_leaving_after_the_end_arrived_forgets_the_request(
         await stream.aclose()  # type: ignore[attr-defined]
         async with asyncio.timeout(10):
             assert len((await run(engine, make_request(request_id="twice")))[0]) == 8
-
-
-def test_unfinished_characters() -> None:
-    whole = "aé€😀".encode()
-    ends = {0, 1, 3, 6, 10}
-    for cut in range(len(whole) + 1):
-        left = unfinished_character(whole[:cut])
-        assert left == whole[max(e for e in ends if e <= cut) : cut]
-    assert unfinished_character(b"\x80\x80\x80") == b""

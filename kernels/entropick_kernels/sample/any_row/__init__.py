@@ -1,1 +1,1 @@
-"""The Triton kernel that draws from a row whatever its parameters."""
+"""The Triton kernel that draws from a row of any parameters."""

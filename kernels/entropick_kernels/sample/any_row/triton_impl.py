@@ -1,4 +1,4 @@
-"""The draw of a row with any parameters, and what it shares with the kernel of the short rows.
+"""The draw of a row with any parameters, and the functions that the kernel of the short rows uses too.
 
 Equal values must be cut by lowest id, so the search is for a value: the key at which top-k or top-p cuts, two
 bits a walk over the row. Above it everything stays, of its equals the first few. Then come sums of the
@@ -27,7 +27,10 @@ STRIDES: Final = ["candidates", "t_stride", "k_stride", "p_stride", "m_stride", 
 
 @triton.jit
 def ordered_key(x, STEPS: tl.constexpr):
-    """The upper 2 * STEPS bits of an unsigned key in the order of float32, +0 and -0 being one; never 0."""
+    """Returns the upper 2 * STEPS bits of an unsigned key in the order of float32; +0 and -0 have one key.
+
+    No key is 0.
+    """
     bits = x.to(tl.uint32, bitcast=True)
     bits = tl.where(bits == 0x80000000, bits ^ bits, bits)
     return tl.where(bits >= 0x80000000, bits ^ 0xFFFFFFFF, bits | 0x80000000) >> (32 - 2 * STEPS)
@@ -35,7 +38,7 @@ def ordered_key(x, STEPS: tl.constexpr):
 
 @triton.jit
 def value_of_key(key, STEPS: tl.constexpr):
-    """The float32 of a key, for values that have no more bits than the key."""
+    """Returns the float32 of a key, for values that have no more bits than the key."""
     low: tl.constexpr = 32 - 2 * STEPS
     bits = key << low
     bits = tl.where(
@@ -46,6 +49,7 @@ def value_of_key(key, STEPS: tl.constexpr):
 
 @triton.jit
 def _first_nan(x_at, vocabulary, WALK: tl.constexpr):
+    """Returns the id of the first NaN of a row, NOWHERE where there is none."""
     first = tl.full((WALK,), NOWHERE, tl.int32)
     for start in range(0, vocabulary, WALK):
         token = start + tl.arange(0, WALK)
@@ -56,7 +60,7 @@ def _first_nan(x_at, vocabulary, WALK: tl.constexpr):
 
 @triton.jit
 def row_top(x_at, maxima_at, vocabulary, blocks, BLOCKS: tl.constexpr, WALK: tl.constexpr):
-    """A row's maximum (+inf where it holds a NaN) and the lowest id of it, or of a NaN if there is one."""
+    """Returns a row's maximum and its lowest id; of a row with a NaN, +inf and the first NaN's id."""
     block = tl.arange(0, BLOCKS)
     maxima = tl.load(maxima_at + block, mask=block < blocks, other=float("-inf"))
     top = tl.max(maxima, axis=0)
@@ -72,7 +76,7 @@ def row_top(x_at, maxima_at, vocabulary, blocks, BLOCKS: tl.constexpr, WALK: tl.
 
 @triton.jit
 def fill(out_at, token, candidates):
-    """One token in every column."""
+    """Writes one token into every column."""
     for start in range(0, candidates, DRAWS):
         n = start + tl.arange(0, DRAWS)
         tl.store(out_at + n, tl.zeros_like(n).to(tl.int64) + token, mask=n < candidates)
@@ -80,12 +84,13 @@ def fill(out_at, token, candidates):
 
 @triton.jit
 def _weight(x, top, scale):
+    """Returns exp((x - top) * scale)."""
     return tl.exp((x - top) * scale)
 
 
 @triton.jit
 def _cut(x_at, vocabulary, top, scale, goal, WALK: tl.constexpr, STEPS: tl.constexpr, MASS: tl.constexpr):
-    """The largest key at or above which lie ``goal`` tokens (MASS: weights), and what lies above it.
+    """Returns the largest key at or above which lie ``goal`` tokens (MASS: weights), and the sum above it.
 
     Tokens: any smaller key will do, if just ``goal`` tokens lie above it.
     """
@@ -121,6 +126,7 @@ def _cut(x_at, vocabulary, top, scale, goal, WALK: tl.constexpr, STEPS: tl.const
 
 @triton.jit
 def _mass_above(x_at, vocabulary, top, scale, threshold, WALK: tl.constexpr, STEPS: tl.constexpr):
+    """Sums the weights of a row above a key."""
     mass = tl.zeros((WALK,), tl.float64)
     for start in range(0, vocabulary, WALK):
         token = start + tl.arange(0, WALK)
@@ -134,7 +140,7 @@ def _sum_blocks(
     x_at, mass_at, equal_at, vocabulary, blocks, top, scale, floor, threshold,
     WALK: tl.constexpr, STEPS: tl.constexpr,
 ):  # fmt: skip
-    """Each block's weight above the threshold, as far as it passes the floor, and its equals."""
+    """Sums each block's weights above the threshold that pass the floor, and counts its equals."""
     ROWS: tl.constexpr = WALK // BLOCK
     for start in range(0, blocks, ROWS):
         block = start + tl.arange(0, ROWS)
@@ -155,7 +161,7 @@ def _draw_from_blocks(
     top, scale, floor, threshold, room, total, best,
     STEPS: tl.constexpr,
 ):  # fmt: skip
-    """Draw with mass_at = (cdf or -1, mass before) [2, blocks] and equal_at = equals before [blocks]."""
+    """Draws with mass_at = (cdf or -1, mass before) [2, blocks] and equal_at = equals before [blocks]."""
     for start in range(0, candidates, DRAWS):
         n = start + tl.arange(0, DRAWS)
         u = tl.load(u_at + n * u_step, mask=n < candidates, other=0.0).to(tl.float64)
@@ -192,7 +198,10 @@ def draw_any(
     vocabulary, blocks, candidates, x_stride, t_stride, k_stride, p_stride, m_stride, u_stride, u_step,
     BLOCKS: tl.constexpr, WALK: tl.constexpr, STEPS: tl.constexpr, ALL: tl.constexpr,
 ):  # fmt: skip
-    """Rows of any parameters; without ALL those of a short top_k are left to the other kernel."""
+    """Draws a row of any parameters a program.
+
+    Without ALL, rows of a short top_k are left to the other kernel.
+    """
     row = tl.program_id(0).to(tl.int64)
     k = tl.load(k_at + row * k_stride).to(tl.int64)
     if (k <= 0) | (k > SHORT) | ALL:

@@ -1,4 +1,4 @@
-"""What the scheduler hands to the model runner: the rows and pieces of one step."""
+"""The batch of one step: what the scheduler hands to the model runner."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .sequence import Sequence
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Tokens ``start .. start + length`` of a sequence; ``last`` where they end it."""
+    """A prefill chunk: tokens ``start .. start + length`` of a sequence."""
 
     sequence: Sequence
     start: int
@@ -17,13 +17,13 @@ class Chunk:
 
     @property
     def last(self) -> bool:
-        """True where the chunk ends the sequence's tokens, so that its last one gives logits."""
+        """Tells whether the chunk ends the sequence's tokens, so that its last token gives logits."""
         return self.start + self.length == len(self.sequence.tokens)
 
 
 @dataclass(frozen=True, slots=True)
 class TailCopy:
-    """The page ``source``, not full yet, is to be copied into ``targets`` before the next forward."""
+    """A page that is not full yet, ``source``, to be copied into ``targets`` before the next forward."""
 
     source: int
     targets: tuple[int, ...]
@@ -31,29 +31,26 @@ class TailCopy:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One step: sequences that feed one token each, and pieces of those whose keys are not computed.
+    """One step: the sequences that decode, with one token each, and the chunks of those that do not yet.
 
-    ``preempted``: sequences that gave their pages up for this step. ``looked_up``: requests that begin
-    with it and whose prompts were looked up in the cache. ``copies`` come before its forward.
+    ``rows``: the sequences that get logits, those that decode, then those that a chunk ends. ``preempted``:
+    sequences that gave their pages up for this step. ``looked_up``: requests that begin with it and whose
+    prompts were looked up in the cache. ``copies`` come before its forward.
     """
 
     decode: tuple[Sequence, ...]
     chunks: tuple[Chunk, ...]
+    rows: tuple[Sequence, ...] = ()
     preempted: tuple[Sequence, ...] = ()
     looked_up: tuple[Sequence, ...] = ()
     copies: tuple[TailCopy, ...] = ()
 
     @property
     def tokens(self) -> int:
-        """Tokens the step feeds."""
+        """Counts the tokens that the step feeds."""
         return len(self.decode) + sum(chunk.length for chunk in self.chunks)
 
     @property
-    def rows(self) -> tuple[Sequence, ...]:
-        """Those that get logits, until they take a token: decode rows, then chunks that end a sequence."""
-        return (*self.decode, *(chunk.sequence for chunk in self.chunks if chunk.last))
-
-    @property
     def sequences(self) -> list[Sequence]:
-        """Everyone in it."""
+        """Lists the sequences of the step."""
         return [*self.decode, *(chunk.sequence for chunk in self.chunks)]

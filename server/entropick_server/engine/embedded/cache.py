@@ -8,10 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..base import ModelLoadError
+from ..types import EngineOptions
+
 
 @dataclass(frozen=True, slots=True)
 class CacheShape:
-    """What the cache of a model looks like; ``pages`` counts the empty page 0 too."""
+    """The sizes of a model's cache; ``pages`` counts the empty page 0 too."""
 
     layers: int
     kv_heads: int
@@ -22,21 +25,33 @@ class CacheShape:
 
     @property
     def page_bytes(self) -> int:
-        """Bytes of one page over all layers, keys and values."""
+        """Counts the bytes of one page over all layers, keys and values."""
         width = torch.empty(0, dtype=self.dtype).element_size()
         return 2 * self.layers * self.kv_heads * self.head_dim * self.page_size * width
 
 
-def pages_that_fit(page_bytes: int, cache_bytes: int, max_num_seqs: int, max_len: int, page_size: int) -> int:
-    """Usable pages: what the bytes allow, and no more than ``max_num_seqs`` full contexts can fill."""
-    needed = max_num_seqs * -(-max_len // page_size)
-    return min(cache_bytes // page_bytes - 1, needed)
+def pages_that_fit(shape: CacheShape, options: EngineOptions, max_len: int) -> int:
+    """Counts the pages that the options' bytes allow beside the empty page 0.
+
+    With prefix caching every page is of use, for what was computed before is found again; without it there
+    are no more than ``max_num_seqs`` full contexts can fill. Raises ModelLoadError where fewer than two
+    tokens fit.
+    """
+    pages = options.kv_cache_bytes // shape.page_bytes - 1
+    if not options.enable_prefix_caching:
+        pages = min(pages, options.max_num_seqs * -(-max_len // options.page_size))
+    if pages * options.page_size < 2:
+        raise ModelLoadError(
+            f"kv_cache_bytes {options.kv_cache_bytes} holds no two pages of {shape.page_bytes} bytes: "
+            "raise it"
+        )
+    return pages
 
 
 class KVCache:
     """The tensor, and ``keys`` and ``values``: a contiguous view [pages, heads, page, width] for each layer.
 
-    Who owns which page is the :class:`~.pages.PagePool`'s business.
+    Which sequence uses which page is the :class:`~.pages.PagePool`'s business.
     """
 
     def __init__(self, shape: CacheShape, device: torch.device) -> None:
@@ -47,10 +62,10 @@ class KVCache:
         self.values: list[Tensor] = list(self._pages[:, 1])
 
     def copy(self, source: int, targets: Sequence[int]) -> None:
-        """Copy a page into others, in all layers at once."""
+        """Copies a page into others, in all layers at once."""
         index = torch.tensor(targets, device=self._pages.device)
         self._pages[:, :, index] = self._pages[:, :, source : source + 1]
 
     def clear(self, pages: Sequence[int]) -> None:
-        """Zero some pages, for a sequence whose numbers went bad: its next owner must not meet a NaN."""
+        """Zeroes pages of a sequence whose numbers went bad: the next sequence must not meet a NaN."""
         self._pages[:, :, torch.tensor(pages, dtype=torch.int64, device=self._pages.device)] = 0

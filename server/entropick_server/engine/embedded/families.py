@@ -1,107 +1,143 @@
-"""Which rows belong together: a request's own and the branches forked from it; the choices of one prompt."""
+"""Which sequences belong together, and what a waiting one need not compute because of it. No tensors.
+
+A request's own sequence and its branches are a family; the choices of one prompt are a group of requests. The
+full blocks of equal beginnings are found by their digests. Choices of one prompt also fork from each other:
+whichever of them has the prompt in its blocks shares the full ones, and its part block is copied.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 
-from .sequence import Sequence
+from .pages import PagePool
+from .sequence import Family, Sequence, family_of
 
 
-@dataclass(slots=True)
-class _Family:
-    root: Sequence
-    branches: list[Sequence] = field(default_factory=list)
-    forked: int = 0
-    """branches since one was adopted: until then their numbers are not used twice"""
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """Keys of a sequence's first ``tokens``: in full pages to share, the rest to be copied from ``part``."""
+
+    pages: list[int]
+    tokens: int
+    part: int | None = None
+    forked: bool = False
+    """the prompt came from another choice, nothing was looked up"""
 
 
 class Families:
-    """Requests by their id, each with the rows that have not been forgotten, and groups of requests."""
+    """The requests that have not been forgotten, by their id and by their group."""
 
     def __init__(self) -> None:
-        self._by_id: dict[str, _Family] = {}
-        self._groups: dict[str, list[_Family]] = {}
+        self._by_id: dict[str, Family] = {}
+        self._groups: dict[str, list[Family]] = {}
 
     def open(self, root: Sequence) -> None:
-        """Begin a request. Raises ValueError for an id that is in use, and for a group of another prompt."""
+        """Begins a request. Raises ValueError for an id that is in use, and for a group of another prompt."""
         request = root.request
         if request.request_id in self._by_id:
             raise ValueError(f"request id {request.request_id!r} is in use")
-        family = _Family(root)
+        root.family = Family(root)
         if request.group is not None:
-            group = self._groups.get(request.group, [])
+            group = self._groups.setdefault(request.group, [])
             if group and group[0].root.request.prompt_token_ids != request.prompt_token_ids:
                 raise ValueError("the choices of a group must have the same prompt")
-            self._groups[request.group] = [*group, family]
-        self._by_id[request.request_id] = family
+            group.append(root.family)
+        self._by_id[request.request_id] = root.family
+
+    def __iter__(self) -> Iterator[Family]:
+        """Goes through the families, the oldest first."""
+        return iter(tuple(self._by_id.values()))
 
     def root(self, request_id: str) -> Sequence | None:
-        """The request's own row."""
+        """Finds a request's own sequence. Returns None for a request that is unknown or was forgotten."""
         family = self._by_id.get(request_id)
         return None if family is None else family.root
 
-    def root_of(self, row: Sequence) -> Sequence:
-        """The own row of a row's request. Raises ValueError for a row that was forgotten."""
-        return self._family(row).root
-
-    def grouped(self, group: str | None) -> bool:
-        """Whether a request of this group has not been forgotten."""
-        return group in self._groups
-
-    def mates(self, row: Sequence) -> list[Sequence]:
-        """All rows of the other requests of a row's group."""
-        group = self._groups.get(row.request.group or "", [])
+    def mates(self, sequence: Sequence) -> list[Sequence]:
+        """Lists the sequences of the other requests of a sequence's group."""
         return [
             mate
-            for family in group
-            if family.root.request is not row.request
+            for family in self._groups.get(sequence.request.group or "", [])
+            if family is not sequence.family
             for mate in (family.root, *family.branches)
         ]
 
-    def branches(self, row: Sequence) -> list[Sequence]:
-        """The branches of a row's request, the oldest first; none where the request was forgotten."""
-        family = self._by_id.get(row.request.request_id)
-        return [] if family is None else family.branches.copy()
+    @staticmethod
+    def fork(parent: Sequence, count: int) -> list[Sequence]:
+        """Makes branches that continue as ``parent`` does.
 
-    def fork(self, parent: Sequence, count: int) -> list[Sequence]:
-        """New rows that continue as ``parent`` does. Raises ValueError for a row that ended or is unknown."""
-        family = self._family(parent)
+        Raises ValueError for one that ended or is unknown.
+        """
+        family = family_of(parent)
         if parent.ended is not None:
-            raise ValueError("a row that has ended cannot be forked")
+            raise ValueError("a sequence that has ended cannot be forked")
         made = [parent.fork(family.forked + 1 + i) for i in range(count)]
         family.forked += count
         family.branches += made
         return made
 
-    def settle(self, root: Sequence) -> None:
-        """A row of the request was adopted: the numbers of branches begin anew behind its tokens."""
-        self._family(root).forked = 0
-
-    def close(self, row: Sequence) -> list[Sequence]:
-        """Forget a branch, or a request with all its branches; what was forgotten."""
-        family = self._by_id.get(row.request.request_id)
+    def close(self, sequence: Sequence) -> list[Sequence]:
+        """Forgets a branch, or a request with all its branches. Returns the sequences that were forgotten."""
+        family = sequence.family
         if family is None:
             return []
-        if row is family.root:
-            del self._by_id[row.request.request_id]
-            self._leave(family)
-            return [row, *family.branches]
-        if row in family.branches:
-            family.branches.remove(row)
-            return [row]
-        return []
+        if sequence is family.root:
+            forgotten = [sequence, *family.branches]
+            family.branches = []
+            del self._by_id[sequence.request.request_id]
+            self._leave_group(family)
+        else:
+            forgotten = [sequence]
+            family.branches.remove(sequence)
+        for one in forgotten:
+            one.family = None
+        return forgotten
 
-    def _leave(self, family: _Family) -> None:
-        group = family.root.request.group
-        if group is not None:
-            left = [other for other in self._groups[group] if other is not family]
-            if left:
-                self._groups[group] = left
-            else:
-                del self._groups[group]
+    def _leave_group(self, family: Family) -> None:
+        name = family.root.request.group
+        if name is not None:
+            group = self._groups[name]
+            group.remove(family)
+            if not group:
+                del self._groups[name]
 
-    def _family(self, row: Sequence) -> _Family:
-        family = self._by_id.get(row.request.request_id)
-        if family is None or not (row is family.root or row in family.branches):
-            raise ValueError("this row belongs to no request that runs")
-        return family
+
+class Sharing:
+    """Looks for the longest known beginning of a sequence, without taking anything."""
+
+    def __init__(self, pool: PagePool, page_size: int, families: Families, caching: bool) -> None:
+        """``caching``: whether pages are looked up by their digests; choices share in any case."""
+        self._pool = pool
+        self._page_size = page_size
+        self._families = families
+        self._caching = caching
+
+    def find(self, sequence: Sequence) -> Beginning | None:
+        """Finds what a waiting sequence can begin with.
+
+        At least one token is left to compute, because its logits are wanted. Returns None where the sequence
+        should wait for another choice's prompt.
+        """
+        prompt = min(sequence.prompt_length, len(sequence.tokens) - 1)
+        mates = [mate for mate in self._families.mates(sequence) if mate.slot >= 0]
+        donor = next((mate for mate in mates if mate.computed >= sequence.prompt_length), None)
+        if donor is None and mates:
+            # it computes the prompt now: every step brings it nearer to its end
+            return None
+        pages = self._cached(sequence) if donor is None or prompt < len(sequence.tokens) - 1 else []
+        if donor is None or len(pages) * self._page_size >= prompt:
+            return Beginning(pages, len(pages) * self._page_size)
+        full, rest = divmod(prompt, self._page_size)
+        return Beginning(donor.pages[:full], prompt, donor.pages[full] if rest else None, forked=True)
+
+    def _cached(self, sequence: Sequence) -> list[int]:
+        """Lists the longest chain of known pages that a sequence begins with, its last token left out."""
+        found: list[int] = []
+        if self._caching:
+            for index in range((len(sequence.tokens) - 1) // self._page_size):
+                page = self._pool.find(sequence.digest(index, self._page_size))
+                if page is None:
+                    break
+                found.append(page)
+        return found

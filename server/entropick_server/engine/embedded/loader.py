@@ -27,7 +27,7 @@ from transformers.utils.hub import cached_file
 from ..base import ModelLoadError
 from ..tokenizer import FastTokenizer
 from ..types import EngineOptions, GenerationDefaults, ModelInfo
-from .attention import ATTENTION_NAME, register
+from .modules_decoder import ATTENTION_NAME, register
 
 VALIDATED: Final = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text"})
 """model types whose logits and signals are compared with eager transformers in the tests"""

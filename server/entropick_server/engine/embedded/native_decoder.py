@@ -1,4 +1,5 @@
-"""Decoders of the Llama family on the CPU in float32: a step is one native call.
+"""The decoder of the Llama family on the CPU in float32: a step is one native call, attention figures
+included.
 
 The weights are packed for it and taken from the transformers model, which is empty afterwards: a large model
 is not kept twice.
@@ -14,106 +15,44 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from entropick_kernels import decoder
-from entropick_kernels.decoder import DecoderShape, DecoderStep, LayerWeights, Piece
+from entropick_kernels.decoder import DecoderShape, LayerWeights, NativeDecoder
 
-from ..base import ModelLoadError
-from ..types import DecoderChoice, EngineOptions
-from .attention import AttentionContext
-from .torch_decoder import FAMILY, TorchDecoder, rotary_tables, window_of
+from .llama_family import in_family, rotary_tables, window_of
 
 
-class NativeLlamaDecoder:
-    """Callable like :class:`~.torch_decoder.TorchDecoder`; it measures too, into ``context.measured``."""
-
-    def __init__(self, model: PreTrainedModel, max_len: int) -> None:
-        """Takes the weights out of ``model``; positions up to ``max_len`` can be served."""
-        config, body = model.config, model.model
-        embed: Tensor = body.embed_tokens.weight
-        shape = DecoderShape(
-            hidden=int(config.hidden_size),
-            heads=int(config.num_attention_heads),
-            kv_heads=int(config.num_key_value_heads),
-            width=int(body.layers[0].self_attn.head_dim),
-            ffn=int(config.intermediate_size),
-            vocab=int(embed.shape[0]),
-            eps=float(config.rms_norm_eps),
-        )
-        cos, sin = (table[:, : shape.width // 2].contiguous() for table in rotary_tables(model, max_len))
-        head: Tensor = model.lm_head.weight
-        tied = head.data_ptr() == embed.data_ptr()
-        self._run = decoder.NativeDecoder(
-            shape, _layers(model), embed, body.norm.weight, None if tied else head, cos, sin
-        )
-        _empty(body.embed_tokens, model.lm_head)
-
-    @staticmethod
-    def serves(model: PreTrainedModel) -> bool:
-        """Whether this can run a model: the fused family, float32 on the CPU, and numba is installed."""
-        if not decoder.available() or not TorchDecoder.serves(model):
-            return False
-        plain = all(p.dtype == torch.float32 and p.device.type == "cpu" for p in model.parameters())
-        return plain and rotary_tables(model, 1)[0].shape[-1] == model.model.layers[0].self_attn.head_dim
-
-    def __call__(self, ids: Tensor, positions: Tensor, context: AttentionContext) -> Tensor | None:
-        """ids, positions [T] -> logits [B, V] of the last ``context.rows`` tokens, None for no rows."""
-
-        step = DecoderStep(
-            ids=ids,
-            positions=positions,
-            slots=context.slots,
-            keys=context.keys,
-            values=context.values,
-            page_table=context.page_table,
-            lengths=context.lengths,
-            rows=context.rows,
-            pieces=[Piece(piece.count, piece.pages, piece.length) for piece in context.pieces],
-            monitored=context.monitored,
-        )
-        context.measured = self._run(step)
-        return None if context.measured is None else context.measured.logits
+def pack_decoder(model: PreTrainedModel, max_len: int) -> NativeDecoder:
+    """Takes the weights out of ``model`` and packs them; positions up to ``max_len`` can be served."""
+    config, body = model.config, model.model
+    embed: Tensor = body.embed_tokens.weight
+    shape = DecoderShape(
+        hidden=int(config.hidden_size),
+        heads=int(config.num_attention_heads),
+        kv_heads=int(config.num_key_value_heads),
+        width=int(body.layers[0].self_attn.head_dim),
+        ffn=int(config.intermediate_size),
+        vocab=int(embed.shape[0]),
+        eps=float(config.rms_norm_eps),
+    )
+    cos, sin = (table[:, : shape.width // 2].contiguous() for table in rotary_tables(model, max_len))
+    head: Tensor = model.lm_head.weight
+    tied = head.data_ptr() == embed.data_ptr()
+    packed = decoder.NativeDecoder(
+        shape, _layers(model), embed, body.norm.weight, None if tied else head, cos, sin
+    )
+    _empty(body.embed_tokens, model.lm_head)
+    return packed
 
 
-def check_batch_invariant(model: PreTrainedModel, options: EngineOptions) -> None:
-    """Raise ModelLoadError where a request's bits would depend on what else is in its batch.
-
-    The native decoder's never do; libraries choose their kernels by the shape of a batch.
-    """
-    parameter = next(model.parameters())
-    dtype, device = str(parameter.dtype).removeprefix("torch."), parameter.device.type
-    kind = model.config.model_type
-    problem = None
-    if not decoder.available():
-        problem = "numba is not installed; install it"
-    elif kind not in FAMILY:
-        problem = f"the architecture is {kind!r}; serve one of {', '.join(sorted(FAMILY))}"
-    elif device != "cpu":
-        problem = f"the model is on {device}; use --device cpu"
-    elif dtype != "float32":
-        problem = f"the weights are {dtype}; use --dtype float32"
-    elif options.kernels not in ("auto", "numba"):
-        problem = f"kernels are {options.kernels!r}; use --kernels auto or numba"
-    elif options.decoder != "auto":
-        problem = f"the decoder is {options.decoder!r}; leave it at auto"
-    elif not NativeLlamaDecoder.serves(model):
-        problem = "the model differs from its family in a part that the native decoder does not know"
-    if problem is not None:
-        raise ModelLoadError(
-            f"--batch-invariant needs the native decoder ({', '.join(sorted(FAMILY))}; float32; CPU), but "
-            f"{problem}"
-        )
-
-
-def choose_decoder(
-    model: PreTrainedModel, max_len: int, choice: DecoderChoice
-) -> NativeLlamaDecoder | TorchDecoder | None:
-    """The fastest decoder for a model that ``choice`` allows; None for transformers' modules."""
-    if choice == "auto" and NativeLlamaDecoder.serves(model):
-        return NativeLlamaDecoder(model, max_len)
-    return TorchDecoder(model, max_len) if choice != "modules" and TorchDecoder.serves(model) else None
+def serves(model: PreTrainedModel) -> bool:
+    """Tells whether the native decoder can run a model: of the family, in float32 on the CPU, with numba."""
+    if not decoder.available() or not in_family(model):
+        return False
+    plain = all(p.dtype == torch.float32 and p.device.type == "cpu" for p in model.parameters())
+    return plain and rotary_tables(model, 1)[0].shape[-1] == model.model.layers[0].self_attn.head_dim
 
 
 def _layers(model: PreTrainedModel) -> Iterator[LayerWeights]:
-    """The layers of a model one by one, each taken out of it when the next is asked for."""
+    """Yields the layers of a model one by one, each taken out of it when the next is asked for."""
     for layer in model.model.layers:
         attention: Any = layer.self_attn
         mlp: Any = layer.mlp

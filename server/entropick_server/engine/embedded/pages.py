@@ -1,13 +1,25 @@
-"""The ledger of KV cache pages: who uses them, and which of them hold the keys of known tokens.
+"""The ledger of KV cache pages: how many sequences use each, and which of them hold the keys of known tokens.
 
-Knows nothing of tensors. Page 0 is never handed out: it stays empty so that unused places of a page table
-have a page to name. Every other page is free, cached (nobody uses it, but it is known by the digest of its
-tokens) or used by as many sequences as it has references.
+Knows nothing of tensors. Page 0 is never handed out: it stays empty so that the unused ends of a page table
+have a page to name. Every other page is free, cached (no sequence uses it, but it is known by the digest of
+its tokens) or used by as many sequences as it has references.
 """
 
 from __future__ import annotations
 
+import hashlib
+from array import array
 from collections.abc import Iterable, Sequence
+
+
+def page_digest(parent: bytes, tokens: Sequence[int]) -> bytes:
+    """Names a page by its ``tokens`` and all tokens before them (BLAKE2b, 256 bits).
+
+    ``parent``: the digest of the page before, empty for a sequence's first page. Two sequences whose pages
+    carry the same digest have the same keys and values in them, because a causal model's keys depend on the
+    tokens before them and on nothing that a request can ask for.
+    """
+    return hashlib.blake2b(parent + array("q", tokens).tobytes(), digest_size=32).digest()
 
 
 class PagePool:
@@ -17,7 +29,7 @@ class PagePool:
         """``total``: pages that can be handed out, numbered 1 .. total."""
         if total < 1:
             raise ValueError(f"a page pool needs at least one page, got {total}")
-        self._total = total
+        self.total = total
         self._free = list(range(total, 0, -1))
         self._references = [0] * (total + 1)
         self._digest: dict[int, bytes] = {}
@@ -25,11 +37,6 @@ class PagePool:
         # in the order in which they were last used, the longest ago first
         self._cached: dict[int, None] = {}
         self._evictions = 0
-
-    @property
-    def total(self) -> int:
-        """Pages that exist."""
-        return self._total
 
     @property
     def free(self) -> int:
@@ -43,8 +50,8 @@ class PagePool:
 
     @property
     def used(self) -> int:
-        """Pages with at least one reference."""
-        return self._total - self.available
+        """Counts the pages with at least one reference."""
+        return self.total - len(self._free) - len(self._cached)
 
     @property
     def available(self) -> int:
@@ -132,4 +139,4 @@ class PagePool:
             del self._by_digest[digest]
 
     def _in_use(self, page: int) -> bool:
-        return 1 <= page <= self._total and self._references[page] > 0
+        return 1 <= page <= self.total and self._references[page] > 0

@@ -1,28 +1,27 @@
-"""Which rows run in the next step: continuous batching with packed, chunked prefill and pages on demand.
+"""Chooses what runs in the next step: continuous batching with packed, chunked prefill and pages on demand.
 
 Pure Python, no tensors. A sequence gets its pages when it needs them. Where there are none left, cached pages
-that nobody uses go first, then the sequence that was admitted last gives its own back and waits at the front
-of the queue, to be computed again from its tokens. The one that was admitted first always goes on, and
-whatever is queued fits into the cache alone, so every request ends.
+that no sequence uses go first, then the sequence that was admitted last gives its own back and waits at the
+front of the queue, to be computed again from its tokens. The sequence that was admitted first always goes on,
+and every queued sequence fits into the cache alone, so every request ends.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 
-from ..base import QueueFullError
 from ..types import EngineLoad
 from .batch import Batch, Chunk, TailCopy
-from .families import Families
+from .families import Beginning, Families, Sharing
 from .pages import PagePool
-from .sequence import Sequence
-from .sharing import Beginning, Sharing
+from .sequence import Sequence, family_of
 
 
 class Scheduler:
     """A first-in-first-out queue before a running set of at most ``max_num_seqs`` sequences.
 
-    Decode rows go first and always all of them; what ``max_num_batched_tokens`` leaves goes to prompts, the
+    A step takes all decoding sequences; the tokens that ``max_num_batched_tokens`` leaves go to prompts, the
     oldest first.
     """
 
@@ -31,11 +30,13 @@ class Scheduler:
         pool: PagePool,
         page_size: int,
         max_num_seqs: int,
-        max_queue: int,
         max_num_batched_tokens: int,
         prefix_caching: bool = True,
     ) -> None:
-        """``prefix_caching``: whether a prompt takes pages that others have computed."""
+        """``prefix_caching``: whether a prompt takes pages that other sequences have computed.
+
+        Raises ValueError where decoding sequences alone could fill a step.
+        """
         if max_num_batched_tokens <= max_num_seqs:
             raise ValueError(
                 f"max_num_batched_tokens ({max_num_batched_tokens}) must exceed max_num_seqs "
@@ -43,7 +44,6 @@ class Scheduler:
             )
         self._pool = pool
         self._page_size = page_size
-        self._max_queue = max_queue
         self._budget = max_num_batched_tokens
         self._prefix_caching = prefix_caching
         self._waiting: deque[Sequence] = deque()
@@ -56,55 +56,42 @@ class Scheduler:
 
     @property
     def idle(self) -> bool:
-        """True where nothing waits and nothing runs; rows that have ended may still await a verdict."""
+        """Tells whether nothing waits and nothing runs; ended sequences may still await a verdict."""
         return not (self._waiting or self._prefilling or self._decoding)
 
     def load(self) -> EngineLoad:
-        """The gauges of this moment."""
+        """Counts the gauges of this moment."""
         running = len(self._prefilling) + len(self._decoding)
         return EngineLoad(running, len(self._waiting), self._pool.used, self._pool.total)
 
     def add(self, sequence: Sequence) -> None:
-        """Queue a request.
+        """Queues a request's own sequence.
 
-        Raises QueueFullError where ``max_queue`` others wait beside those that free slots will take, and
-        ValueError for a request id that is in use or a sequence that could never be admitted. The choices of
-        one prompt count as one request, so that they are taken, or refused, together.
+        Raises ValueError for a request id that is in use and for a sequence that could never be admitted.
         """
         pages = self._pages_for(sequence.limit)
         if pages > self._pool.total:
             raise ValueError(
                 f"{sequence.limit} tokens need {pages} pages of the KV cache, which has {self._pool.total}"
             )
-        request = sequence.request
-        if (
-            not self._families.grouped(request.group)
-            and self._queue_full()
-            and not self.find(request.request_id)
-        ):
-            raise QueueFullError(f"the queue is full (max_queue {self._max_queue}); try again later")
         self._families.open(sequence)
         self._waiting.append(sequence)
 
     def find(self, request_id: str) -> Sequence | None:
-        """The sequence of a request that has not ended."""
+        """Finds the own sequence of a request that has not ended."""
         return self._families.root(request_id)
 
-    def root_of(self, branch: Sequence) -> Sequence:
-        """The own row of a branch's request. Raises ValueError for a row of no running request."""
-        return self._families.root_of(branch)
-
-    def branches(self, sequence: Sequence) -> list[Sequence]:
-        """The branches that a row's request has beside the request's own row."""
-        return self._families.branches(sequence)
+    def roots(self) -> list[Sequence]:
+        """Lists the own sequences of all requests that have not ended, the oldest first."""
+        return [family.root for family in self._families]
 
     def finish(self, sequence: Sequence) -> None:
-        """Forget a sequence wherever it is, and its branches with it; pages and slots are free at once."""
+        """Forgets a sequence wherever it is, and its branches with it; pages and slots are free at once."""
         for row in self._families.close(sequence):
             self.suspend(row)
 
     def suspend(self, sequence: Sequence) -> None:
-        """Take a row's place, pages and slot away; its request keeps it."""
+        """Takes a sequence's pages and slot away; it stays a sequence of its request."""
         if sequence.slot < 0:
             if sequence in self._waiting:
                 self._waiting.remove(sequence)
@@ -119,11 +106,12 @@ class Scheduler:
         sequence.computed = sequence.registered = 0
 
     def fork(self, parent: Sequence, count: int) -> tuple[list[Sequence], TailCopy | None]:
-        """``count`` branches that continue where a row of a request is, and what to copy for them.
+        """Makes ``count`` branches that continue a sequence of a request, and run beside it.
 
-        They share its full pages and run beside it. A branch for which there is no slot or no page waits at
-        the front of the queue, like a preempted sequence, and so do all where ``parent`` is not decoding.
-        Raises ValueError for a row that has ended.
+        They share its full pages. A branch for which there is no slot or no page waits at the front of the
+        queue, like a preempted sequence; so do all branches where ``parent`` is not decoding. Returns the
+        branches and the part page that the caller must copy for them before the next forward. Raises
+        ValueError for a sequence that has ended.
         """
         branches = self._families.fork(parent, count)
         full, rest = divmod(parent.computed, self._page_size)
@@ -143,20 +131,22 @@ class Scheduler:
         return branches, TailCopy(parent.pages[full], tuple(targets)) if targets else None
 
     def adopt(self, branch: Sequence) -> Sequence:
-        """Make a branch its request's only row; the request's sequence, which goes on as the branch would.
+        """Makes a branch its request's only sequence; ``branch`` may be the request's own.
 
-        All other rows are free at once. ``branch`` may be the request's own row.
+        All other sequences of the request are forgotten at once. Returns the request's own sequence, which
+        goes on as the branch would. Raises ValueError for a sequence of no running request.
         """
-        root = self._families.root_of(branch)
-        for row in self._families.branches(root):
-            if row is not branch:
-                self.finish(row)
-        self._families.settle(root)
+        family = family_of(branch)
+        root = family.root
+        for other in family.branches.copy():
+            if other is not branch:
+                self.finish(other)
+        family.forked = 0  # numbers of branches begin anew behind the adopted tokens
         if branch is root:
             self._resume(root)
             return root
         if root.slot >= 0 and branch.slot >= 0:
-            root.slot, branch.slot = branch.slot, root.slot  # the request keeps its place
+            root.slot, branch.slot = branch.slot, root.slot  # the request keeps its slot
         pages, slot = branch.pages, branch.slot
         computed, registered, admitted = branch.computed, branch.registered, branch.admitted
         self.suspend(root)
@@ -173,7 +163,7 @@ class Scheduler:
         return root
 
     def schedule(self) -> Batch:
-        """The next step. The caller feeds it and then calls :meth:`advance`."""
+        """Chooses the next step. The caller must feed it and then call :meth:`advance`."""
         preempted = self._grow()
         decode = self._decoding
         budget = self._budget - len(decode)
@@ -197,12 +187,18 @@ class Scheduler:
                 looked_up.append(sequence)
             budget -= self._chunk(sequence, budget, chunks)
         copied = tuple(TailCopy(source, tuple(targets)) for source, targets in copies.items())
-        return Batch(decode, tuple(chunks), tuple(preempted), tuple(looked_up), copied)
+        rows = (*decode, *(chunk.sequence for chunk in chunks if chunk.last)) if chunks else decode
+        return Batch(decode, tuple(chunks), rows, tuple(preempted), tuple(looked_up), copied)
 
-    def advance(self, batch: Batch) -> None:
-        """Record that a batch was fed: the keys and values of its tokens are in the cache."""
+    def advance(self, batch: Batch) -> bool:
+        """Records that a batch was fed: the keys and values of its tokens are in the cache.
+
+        Returns whether a page of it is full now, so that the caller should :meth:`register` its rows.
+        """
+        filled = bool(batch.chunks)
         for sequence in batch.decode:
             sequence.computed += 1
+            filled |= not sequence.computed % self._page_size
         ended: list[Sequence] = []
         for chunk in batch.chunks:
             chunk.sequence.computed += chunk.length
@@ -210,25 +206,33 @@ class Scheduler:
                 ended.append(chunk.sequence)
         if ended:
             self._prefilling = [s for s in self._prefilling if s.computed < len(s.tokens)]
-            # behind the others: a row keeps its place from step to step
+            # behind the others, so that rows keep their order from step to step
             self._decoding = (*self._decoding, *ended)
+        return filled
 
-    def register(self, sequence: Sequence) -> None:
-        """Offer a sequence's full pages for reuse, once a token was measured over them and is good."""
+    def register(self, sequences: Iterable[Sequence]) -> None:
+        """Offers full pages for reuse, of sequences for which a token was drawn from finite logits."""
         if not self._prefix_caching:
             return
         size = self._page_size
-        for page in range(sequence.registered, sequence.computed // size):
-            self._pool.register(sequence.pages[page], sequence.digest(page, size))
-            sequence.registered = page + 1
+        for sequence in sequences:
+            for page in range(sequence.registered, sequence.computed // size):
+                self._pool.register(sequence.pages[page], sequence.digest(page, size))
+                sequence.registered = page + 1
 
     def poisoned(self, sequence: Sequence) -> list[int]:
-        """A sequence's numbers went bad: no prompt will find its pages. Those that it alone uses."""
+        """Makes the pages of a sequence whose numbers went bad unknown, so that no prompt finds them.
+
+        Returns the pages that no other sequence uses; the caller must clear them.
+        """
         self._pool.forget(sequence.pages)
         return [page for page in sequence.pages if self._pool.references(page) == 1]
 
     def _grow(self) -> list[Sequence]:
-        """A page for every decode row that is at the end of its last one; who had to give pages up."""
+        """Gives a page to every decoding sequence that is at the end of its last page.
+
+        Returns the sequences that had to give their pages up.
+        """
         size = self._page_size
         needy = [s for s in self._decoding if s.computed == len(s.pages) * size]
         preempted: list[Sequence] = []
@@ -245,9 +249,9 @@ class Scheduler:
         return preempted
 
     def _admit(self, sequence: Sequence, beginning: Beginning, copies: dict[int, list[int]]) -> bool:
-        """Move the first of the queue into the running set, if there are pages for all its tokens.
+        """Moves the first of the queue into the running set, if there are pages for all its tokens.
 
-        A page for each sequence that runs stays free: it will want one soon. A part page that is to be copied
+        A page for each running sequence stays free: it will need one soon. A part page that is to be copied
         is added to ``copies``: source -> targets.
         """
         found = beginning.pages
@@ -268,20 +272,13 @@ class Scheduler:
         self._prefilling.append(sequence)
         return True
 
-    def _queue_full(self) -> bool:
-        """Whether as many requests as may wait are in the queue behind the rows that free slots will take."""
-        waiting = [s.request for s in self._waiting if not s.branch]
-        behind = waiting[len(self._slots) :]
-        requests = sum(request.group is None or not request.choice for request in behind)
-        return len(waiting) >= len(self._slots) and requests >= self._max_queue
-
     def _enter(self, sequence: Sequence, pages: list[int], computed: int) -> None:
         sequence.pages, sequence.slot, sequence.computed = pages, self._slots.pop(), computed
         sequence.admitted = self._admissions
         self._admissions += 1
 
     def _resume(self, sequence: Sequence) -> None:
-        """A row that has not ended and was suspended waits for another place, before all others."""
+        """Queues a suspended sequence that has not ended for another slot, before all others."""
         if sequence.slot < 0 and sequence.ended is None and sequence not in self._waiting:
             self._waiting.appendleft(sequence)
 

@@ -1,152 +1,126 @@
-"""One row inside the engine, a request or a branch of one: what it has, what it waits for, when it ends.
+"""A prompt and its reply inside the embedded engine, with the blocks that hold its keys.
 
-Owned by the engine thread. Knows nothing of tensors.
+The engine thread owns every sequence. Knows nothing of tensors.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Final
 
+from ..reply import Reply, philox_stream
 from ..types import FinishReason, Request, Token
-from .prefix import page_digest
+from .pages import page_digest
 
-CHOICE_SHIFT: Final = 16
-"""bits of a branch's number below that of the choice"""
-MAX_CHOICES: Final = 1 << 16
-"""choices of one prompt that Philox's 32 bit word can tell apart"""
+
+@dataclass(slots=True, eq=False)
+class Family:
+    """A request's own sequence, the root, and the branches that were forked from it, the oldest first."""
+
+    root: Sequence
+    branches: list[Sequence] = field(default_factory=list)
+    forked: int = 0
+    """branches since a sequence was adopted: until then no number is used twice"""
 
 
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """A running or waiting row. The scheduler fills ``slot``, ``pages``, ``computed``, ``registered``,
-    ``admitted`` and ``cached``; a page list only grows in place, or is replaced.
+    """A running or waiting sequence: a request's own, or one of its branches.
 
-    ``tokens``: prompt and reply. ``computed``: how many of them have keys and values in the cache; all but
-    the newest while the row decodes. ``forced``: tokens to emit next instead of drawing; ``replay`` says that
-    they are the request's own (teacher forcing) and that it ends with them.
+    The scheduler fills ``family``, ``slot``, ``pages``, ``computed``, ``registered``, ``admitted`` and
+    ``cached``; a page list only grows in place, or is replaced. The commit of a step changes the rest.
     """
 
     request: Request
-    limit: int
-    """tokens this sequence may hold, prompt and reply together"""
     tokens: list[int]
+    """prompt and reply"""
+    reply: Reply
     branch: int = 0
-    """0 for the request itself; its branches draw with numbers of their own"""
+    """0 for the request's own sequence; its branches draw with numbers of their own"""
+    family: Family | None = None
+    """None before the sequence is queued and after it was forgotten"""
     computed: int = 0
+    """tokens whose keys are in the cache: all but the newest while the sequence decodes"""
     slot: int = -1
-    """its place in the running set; -1 while it does not run"""
+    """its number among the running sequences; -1 while it does not run"""
     pages: list[int] = field(default_factory=list)
     registered: int = 0
     """pages from the first on that were offered for reuse"""
     admitted: int = -1
-    """how many were admitted before it"""
+    """how many sequences were admitted before it"""
     cached: int = 0
     """tokens of the prompt whose pages were found at the first admission"""
-    forced: deque[int] = field(default_factory=deque)
-    replay: bool = False
-    clarify_used: int = 0
-    """clarifying texts so far"""
-    since_clarify: int | None = None
-    """tokens since the last clarifying text began; None before the first"""
-    unfinished: bytes = b""
-    """the bytes of a character that the newest tokens began and did not end"""
     first_step: float | None = None
     """time.monotonic() of its first step"""
     undelivered: list[Token] = field(default_factory=list)
-    """tokens taken while the request had branches: they are the reply's only if this row is adopted"""
+    """tokens taken while the request had branches: they are emitted only if this sequence is adopted"""
     ended: FinishReason | None = None
-    """why it stopped, where its request still has other branches"""
-    rollout_end: int = 0
-    """tokens, prompt and reply, at which it is judged beside its request's other branches; 0: no rollout"""
+    """why it stopped, while its request still has other branches"""
     branch_spent: int = 0
-    """of the request's own row: tokens of branches that lost"""
+    """of the request's own sequence: tokens of branches that lost"""
     _digests: list[bytes] = field(default_factory=list)
 
     @classmethod
     def of(cls, request: Request, max_model_len: int) -> Sequence:
-        """A waiting sequence. Raises ValueError where the prompt leaves no room for a token."""
-        prompt = len(request.prompt_token_ids)
-        if not prompt:
-            raise ValueError("the prompt is empty")
-        if prompt >= max_model_len:
-            raise ValueError(
-                f"the prompt has {prompt} tokens; with one of reply the context holds {max_model_len}"
-            )
-        forced = request.forced_token_ids
-        if not 0 <= request.choice < MAX_CHOICES:
-            raise ValueError(f"choice must be 0 to {MAX_CHOICES - 1}")
-        wanted = len(forced) if forced else request.sampling.max_tokens
-        if wanted < 1:
-            raise ValueError("max_tokens must be at least 1")
-        return cls(
-            request,
-            min(prompt + wanted, max_model_len),
-            list(request.prompt_token_ids),
-            forced=deque(forced),
-            replay=bool(forced),
-        )
+        """Makes the waiting sequence of a request that passed :func:`~..reply.check_request`."""
+        return cls(request, list(request.prompt_token_ids), Reply.begin(request, max_model_len))
 
     @property
     def prompt_length(self) -> int:
-        """Tokens of the prompt."""
+        """Counts the tokens of the prompt."""
         return len(self.request.prompt_token_ids)
 
     @property
-    def generated(self) -> int:
-        """Tokens of the reply so far: the position of the next draw."""
-        return len(self.tokens) - self.prompt_length
+    def limit(self) -> int:
+        """Counts the tokens that the sequence may hold, prompt and reply together."""
+        return len(self.request.prompt_token_ids) + self.reply.limit
 
     @property
-    def branch_word(self) -> int:
-        """What its draws have in the place of Philox's branch: the choice above 16 bits of branch."""
-        return self.request.choice << CHOICE_SHIFT | self.branch
+    def philox_stream(self) -> int:
+        """Numbers the draws of this sequence."""
+        return philox_stream(self.request.choice, self.branch)
+
+    @property
+    def branches(self) -> list[Sequence]:
+        """Lists the branches of the sequence's request; none where the request was forgotten."""
+        return [] if self.family is None else self.family.branches
+
+    @property
+    def rolled_out(self) -> bool:
+        """Tells whether nothing is missing for the verdict on its rollout."""
+        return self.ended is not None or self.reply.length >= self.reply.rollout_end
 
     def digest(self, page: int, size: int) -> bytes:
-        """The digest of a full page of this sequence; kept, so that each is made once."""
+        """Computes the digest of a full page of this sequence, once."""
         known = self._digests
         while len(known) <= page:
             at = len(known) * size
             known.append(page_digest(known[-1] if known else b"", self.tokens[at : at + size]))
         return known[page]
 
-    def take(self, token: int) -> FinishReason | None:
-        """Append an emitted token; the reason to stop, if there is one."""
-        self.tokens.append(token)
-        if self.replay:
-            self.forced.popleft()
-            return FinishReason.LENGTH if not self.forced or self._full else None
-        if self.forced:
-            self.forced.popleft()
-        if token in self.request.sampling.stop_token_ids:
-            return FinishReason.STOP
-        return FinishReason.LENGTH if self._full else None
-
-    @property
-    def rolled_out(self) -> bool:
-        """True where nothing is missing for the verdict on its rollout."""
-        return self.ended is not None or len(self.tokens) >= self.rollout_end
-
     def fork(self, branch: int) -> Sequence:
-        """A row without a place that continues where this one is, with draws of its own."""
-        child = Sequence(self.request, self.limit, [], branch)
+        """Makes a branch without a slot that continues this sequence, with draws of its own."""
+        child = Sequence(self.request, [], self.reply, branch, self.family)
         child.continue_as(self)
         return child
 
     def continue_as(self, other: Sequence) -> None:
-        """Take over what another row of the same request has said and what it is about to say."""
+        """Takes over the tokens and the reply of another sequence of the same request."""
         self.tokens = other.tokens.copy()
-        self.forced = other.forced.copy()
-        self.replay = other.replay
-        self.clarify_used = other.clarify_used
-        self.since_clarify = other.since_clarify
-        self.unfinished = other.unfinished
+        self.reply = other.reply.copy()
         self.first_step = other.first_step
         self.undelivered = other.undelivered.copy()
         self.ended = other.ended
         self._digests = other._digests.copy()
 
-    @property
-    def _full(self) -> bool:
-        return len(self.tokens) >= self.limit
+
+def family_of(sequence: Sequence) -> Family:
+    """Finds the family of a sequence. Raises ValueError for a sequence that was forgotten."""
+    if sequence.family is None:
+        raise ValueError("this sequence belongs to no request that runs")
+    return sequence.family
+
+
+def request_ids(sequences: Iterable[Sequence]) -> tuple[str, ...]:
+    """Lists the request ids of some sequences."""
+    return tuple(sequence.request.request_id for sequence in sequences)

@@ -12,8 +12,8 @@ from entropick_sampler.profile import Profile
 from ..base import ModelLoadError
 from ..types import EngineOptions, Request
 from .core import EngineCore
+from .decoders import check_batch_invariant
 from .loader import Loaded
-from .native_decoder import check_batch_invariant
 
 
 def build(loaded: Loaded, options: EngineOptions, profile: Profile | None) -> EngineCore:

@@ -1,24 +1,27 @@
-"""A short way through decoders of the Llama family, from the weights of the transformers model.
+"""The decoder of the Llama family in few torch operations, from the weights of the transformers model.
 
 transformers' modules cost more than the arithmetic when a step has few rows. This is the same computation in
 a third of the operations: one product for q, k and v, one for gate and up, the residual added by the product.
-The tests hold its logits to those of eager transformers; any other architecture keeps transformers' modules.
+The tests hold its logits to those of eager transformers.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from .attention import AttentionContext, attend
+from entropick_kernels.attention_stats import HeadStats, Implementation
+from entropick_kernels.decoder import Decoded, DecoderStep
 
-FAMILY: Final = frozenset({"llama", "mistral", "qwen2", "qwen3"})
+from .attention import attend
+from .forward import decoded
+from .llama_family import rotary_tables, window_of
 
 
 class _Norm:
@@ -63,10 +66,16 @@ class _Layer:
 
 
 class TorchDecoder:
-    """Callable like the model itself, on one packed row."""
+    """A model of the family on joined weights, on any device."""
 
-    def __init__(self, model: PreTrainedModel, max_len: int) -> None:
-        """Joins weights in place: the model keeps working, on views of the joined ones."""
+    def __init__(
+        self, model: PreTrainedModel, max_len: int, implementation: Implementation | None = None
+    ) -> None:
+        """Joins the weights of ``model`` in place: it keeps working, on views of the joined weights.
+
+        ``implementation``: the kernels that attend and measure, None for the fastest.
+        """
+        self._implementation = implementation
         config, body = model.config, model.model
         self._heads = int(config.num_attention_heads)
         self._kv_heads = int(config.num_key_value_heads)
@@ -81,25 +90,13 @@ class TorchDecoder:
         self._cos: Tensor = cos.unsqueeze(1)
         self._sin: Tensor = torch.cat((-sin[:, :half], sin[:, half:]), -1).unsqueeze(1)
 
-    @staticmethod
-    def serves(model: PreTrainedModel) -> bool:
-        """Whether a model is one of the family, without anything this does not know."""
-        config = model.config
-        attention = model.model.layers[0].self_attn if config.model_type in FAMILY else None
-        return (
-            attention is not None
-            and config.hidden_act == "silu"
-            and model.lm_head.bias is None
-            and getattr(config, "pretraining_tp", 1) == 1
-            and isinstance(attention.q_proj, nn.Linear)
-        )
-
-    def __call__(self, ids: Tensor, positions: Tensor, context: AttentionContext) -> Tensor | None:
-        """ids, positions [T] -> logits [B, V] of the last ``context.rows`` tokens, None for no rows."""
+    def __call__(self, step: DecoderStep) -> Decoded | None:
+        """Runs the model. Returns logits and attention figures of the rows, None for a step without rows."""
         heads, kv_heads, width = self._heads, self._kv_heads, self._width
         split = heads + kv_heads
-        cos, sin = self._cos[positions], self._sin[positions]
-        x = self._embed[ids]
+        cos, sin = self._cos[step.positions], self._sin[step.positions]
+        x = self._embed[step.ids]
+        stats: list[HeadStats] = []
         tokens = x.shape[0]
         for index, layer in enumerate(self._layers):
             y = layer.norm_in(x)
@@ -110,35 +107,27 @@ class TorchDecoder:
                 k = layer.norm_k(qk[:, heads:])
                 qk = torch.cat((q, k), 1)
             qk = torch.addcmul(qk * cos, qk.roll(width // 2, -1), sin)
-            out = attend(
-                index, qk[:, :heads], qk[:, heads:], qkv[:, split:], context, layer.scale, layer.window, None
+            out, of_layer = attend(
+                index,
+                qk[:, :heads],
+                qk[:, heads:],
+                qkv[:, split:],
+                step,
+                layer.scale,
+                layer.window,
+                None,
+                self._implementation,
             )
+            if of_layer is not None:
+                stats.append(of_layer)
             x = _add_product(x, out.reshape(tokens, -1), layer.w_out, layer.b_out)
             y = layer.norm_post(x)
             gate, up = _product(y, layer.w_gate_up, layer.b_gate_up).chunk(2, -1)
             x = _add_product(x, F.silu(gate).mul_(up), layer.w_down, layer.b_down)
-        if not context.rows:
+        if not step.rows:
             return None
-        last = self._norm(x[-context.rows :])
-        return F.linear(last, self._head)
-
-
-def rotary_tables(model: PreTrainedModel, max_len: int) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of a model's rotary embedding, each [max_len, head width]."""
-    embed: Tensor = model.model.embed_tokens.weight
-    positions = torch.arange(max_len, device=embed.device).unsqueeze(0)
-    cos, sin = model.model.rotary_emb(embed[:1].unsqueeze(0), positions)
-    return cos[0], sin[0]
-
-
-def window_of(layer: Any, config: Any) -> int | None:
-    """How many of the last keys a layer attends to, None for all."""
-    window: int | None = (
-        config.sliding_window
-        if config.model_type == "mistral"
-        else getattr(layer.self_attn, "sliding_window", None)
-    )
-    return window
+        last = self._norm(x[-step.rows :])
+        return decoded(F.linear(last, self._head), stats)
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -173,7 +162,7 @@ def _layer(layer: Any, config: Any) -> _Layer:
 
 
 def _join(*parts: nn.Linear) -> tuple[Tensor, Tensor | None]:
-    """The weights of several layers as one [in, sum of out], the layers left with views of it."""
+    """Joins the weights of several layers into one [in, sum of out]; the layers keep views of it."""
     weight = torch.cat([p.weight for p in parts])
     at = 0
     for part in parts:

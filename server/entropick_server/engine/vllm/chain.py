@@ -138,10 +138,10 @@ class Chain:
         return Segment((*request.prompt_token_ids, *self._ids), spec, reply.room, reply.stops)
 
     def _branch_segment(self, branch: _Branch, limit: int) -> Segment:
-        spec = self._spec(branch.reply, branch.number)
-        spec = replace(spec, rollout=True, policy=replace(spec.policy, branch=None))
+        reply, spec = branch.reply, self._spec(branch.reply, branch.number)
+        spec = replace(spec, rollout_end=reply.length + limit, policy=replace(spec.policy, branch=None))
         ids = (*self._request.prompt_token_ids, *self._ids, *(token.token_id for token in branch.tokens))
-        return Segment(ids, spec, limit, branch.reply.stops)
+        return Segment(ids, spec, limit, reply.stops)
 
     def _spec(self, reply: Reply, branch: int) -> RowSpec:
         """Describes the row that continues a reply; each gets a key of its own."""

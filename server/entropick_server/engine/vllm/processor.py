@@ -21,11 +21,11 @@ from vllm.v1.sample.logits_processor.interface import MoveDirectionality
 from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsProcessor as V2Processor
 
 from entropick_sampler.batch import SampledBatch
+from entropick_sampler.columns import StepColumns
 from entropick_sampler.packed import HEADER, INSERTED
-from entropick_sampler.policy import initial_state
 from entropick_sampler.profile import DEFAULT_CLARIFY_TEXT
 
-from ..reply import ClarifyingText
+from ..reply import ClarifyingText, step_columns
 from ..tokenizer import FastTokenizer
 from ..tokens import attention_details, top_logprobs
 from .attention.capture import Attention
@@ -35,7 +35,6 @@ from .side_channel import Mark
 from .wire import FIELD, RowSpec, parse, servable
 from .worker_context import WorkerContext
 
-_NEVER = int(initial_state(1).tokens_since_clarify)
 _DEFAULTS: Mapping[str, float] = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0}
 """vLLM's own: a client that sends these cannot be told from one that is silent"""
 _PENALTIES: Mapping[str, float] = {
@@ -92,7 +91,7 @@ class EntropickProcessor(V1Processor, V2Processor):
         self._rows: list[Row] = []
         self._row_numbers: list[int] = []
         self._index: Tensor | None = None
-        self._batch = SampledBatch([], initial_state(0, self._device), None, self._device)
+        self._batch = SampledBatch([], None, self._device)
 
     def is_argmax_invariant(self) -> bool:
         """Returns False: it must see greedy requests and come before temperatures (V1)."""
@@ -153,28 +152,17 @@ class EntropickProcessor(V1Processor, V2Processor):
         discarded: Sequence[bool] | None,
     ) -> None:
         rows, batch = self._rows, self._batch
-        numbers: list[int] = []
-        texts = []
         for row, count in zip(rows, taken, strict=True):
             row.settle(count, self._tokenizer)
-            reply, text = row.reply, row.clarifying_text(self._clarifying)
-            texts.append(text)
-            numbers += (
-                reply.length,
-                reply.pending[0] if reply.pending else -1,
-                text[0] if text else -1,
-                reply.clarify_used,
-                _NEVER if reply.since_clarify is None else reply.since_clarify,
-            )
-        columns = torch.from_numpy(np.array(numbers, dtype=np.int64).reshape(-1, 5).T.copy())
+        columns, texts = step_columns([row.reply for row in rows], self._clarifying)
         part, signals = logits, None if attention is None else attention.signals
         if self._index is not None:
             part = logits.index_select(0, self._index)
             signals = None if signals is None else signals.index_select(0, self._index)
         if self._device.type != "cpu":
             # from pinned memory: a plain copy would wait for the forward before the sampler is launched
-            columns = async_tensor_h2d(columns, device=self._device)
-        packed, _ = batch.packed(part, signals, None, columns)
+            columns = StepColumns(async_tensor_h2d(columns.data, device=self._device))
+        packed = batch.step(part, signals, None, columns)
         host = packed.numpy()
         tokens: list[int] = host[:, HEADER].astype(np.int64).tolist()
         begins: list[float] = host[:, INSERTED].tolist()
@@ -249,7 +237,6 @@ class EntropickProcessor(V1Processor, V2Processor):
         specs = [servable(row.spec, context.profile) for row in self._rows]
         self._batch = SampledBatch(
             [(spec.sampling, spec.policy) for spec in specs],
-            initial_state(len(specs), self._device),
             context.profile,
             self._device,
             [spec.stream for spec in specs],

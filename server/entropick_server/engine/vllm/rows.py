@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 from ..base import Tokenizer
-from ..reply import ClarifyingText, Reply
+from ..reply import Reply
 from .wire import RowSpec
 
 _PARKED: Final = 4096
@@ -45,15 +45,12 @@ class Row:
             pending=deque(spec.replayed),
             replays=bool(spec.replayed),
             clarifies=not spec.replayed and spec.policy.policy == "entropix",
+            rollout_end=spec.rollout_end,
             clarify_used=spec.clarify_used,
             since_clarify=spec.since_clarify,
             unfinished=spec.unfinished,
         )
         return cls(spec, reply, output)
-
-    def clarifying_text(self, text: ClarifyingText) -> tuple[int, ...]:
-        """Picks the form of the clarifying text that would stand at the next position, () where none may."""
-        return self.reply.clarifying_text(text, in_rollout=self.spec.rollout)
 
     def drew(self, taken: int, token_id: int, clarifying: tuple[int, ...]) -> bool:
         """Notes the token that a step drew behind ``taken`` tokens, and tells whether it was forced.

@@ -8,7 +8,7 @@ from contextlib import aclosing
 from dataclasses import replace
 
 from ..base import EngineDeadError, EngineError, QueueFullError
-from ..reply import Drawn, row_error
+from ..reply import BAD_LOGITS, Drawn
 from ..tokens import token_detail, token_of, token_without_figures
 from .chain import Segment, SegmentToken
 from .wire import FIELD, RowSpec
@@ -108,4 +108,6 @@ class VllmSegments:
             detail=mark.detail and token_detail(mark.detail, self._layers, row.candidates),
         )
         # the worker emits the rest of a clarifying text by itself: its first token is all that is known here
-        return Drawn(token, (token_id,) if row.inserted else (), row.firsts, row_error(row))
+        return Drawn(
+            token, (token_id,) if row.inserted else (), row.firsts, BAD_LOGITS if row.flags else None
+        )

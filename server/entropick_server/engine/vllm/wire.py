@@ -34,8 +34,8 @@ class RowSpec:
 
     ``key`` names its figures on the side channel; None: nobody wants them. ``start``: tokens of the reply
     before the row's first token. ``stream``: the Philox stream of its draws. ``replayed``: tokens that the
-    request named, to emit instead of drawing. ``rollout``: no clarifying text may begin. ``clarify_used``,
-    ``since_clarify`` and ``unfinished`` as in :class:`~..reply.Reply`, of the reply before the row.
+    request named, to emit instead of drawing. ``rollout_end``, ``clarify_used``, ``since_clarify`` and
+    ``unfinished`` as in :class:`~..reply.Reply`, of the reply before the row.
     """
 
     sampling: SamplingParams
@@ -44,7 +44,7 @@ class RowSpec:
     start: int = 0
     stream: int = 0
     replayed: tuple[int, ...] = ()
-    rollout: bool = False
+    rollout_end: int = 0
     clarify_used: int = 0
     since_clarify: int | None = None
     unfinished: bytes = b""
@@ -56,7 +56,7 @@ class RowSpec:
             "start": self.start,
             "stream": self.stream,
             "replayed": list(self.replayed),
-            "rollout": self.rollout,
+            "rollout_end": self.rollout_end,
             "clarify_used": self.clarify_used,
             "since_clarify": self.since_clarify,
             "unfinished": self.unfinished.hex(),
@@ -97,7 +97,7 @@ def _from_server(values: Mapping[str, Any]) -> RowSpec:
         values["start"],
         values["stream"],
         tuple(values["replayed"]),
-        values["rollout"],
+        values["rollout_end"],
         values["clarify_used"],
         values["since_clarify"],
         bytes.fromhex(values["unfinished"]),

@@ -22,7 +22,7 @@ from entropick_kernels.attention_stats import (
 )
 
 try:
-    from . import native as _native
+    from entropick_kernels.attention_stats import transposed as _native
 except ImportError:  # numba is not installed: torch serves everything
     _native = None  # type: ignore[assignment]
 
@@ -177,7 +177,7 @@ def _together(layers: Sequence[Captured], rows: int) -> HeadStats:
 def warm_up() -> None:
     """Compiles the native loops, or loads them from numba's cache."""
     if _native is not None:
-        _native.warm()
+        _native.warmup()
 
 
 def _small(layers: Sequence[Captured], rows: int) -> bool:
@@ -197,8 +197,8 @@ def _natively(layers: Sequence[Captured], rows: int) -> Attention:
     first = layers[0]
     columns = -(-first.longest // first.keys.shape[3])
     return Attention(
-        *_native.measure_native(
-            [_native.Layer(c.queries[:rows], c.keys, c.scale, c.window, c.softcap) for c in layers],
+        *_native.measure_transposed(
+            [_native.TransposedLayer(c.queries[:rows], c.keys, c.scale, c.window, c.softcap) for c in layers],
             first.pages[:rows, :columns],
             first.lengths[:rows],
         )

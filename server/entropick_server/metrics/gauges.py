@@ -1,4 +1,4 @@
-"""Gauges of the engine's load, read at the scrape: they are right even while no step runs."""
+"""Gauges of the engine, read at the scrape: they are right even while no step runs."""
 
 from __future__ import annotations
 
@@ -10,30 +10,34 @@ from prometheus_client.registry import Collector
 from ..engine.types import EngineLoad
 
 
-class LoadCollector(Collector):
-    """Running, waiting, cache usage; one server process, so they need no aggregation but sum over servers."""
+class GaugesCollector(Collector):
+    """A collector of the running and waiting rows and the share of the KV cache in use."""
 
     def __init__(self) -> None:
         self._read: Callable[[], EngineLoad] | None = None
         self._model_name = ""
 
     def bind(self, model_name: str, read: Callable[[], EngineLoad]) -> None:
-        """Name the model and say where the figures come from."""
+        """Names the model; ``read`` returns the gauges of a moment."""
         self._model_name = model_name
         self._read = read
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Called at every scrape."""
+        """Yields the families, at every scrape; none before the model is named."""
         if self._read is None:
             return
-        load = self._read()
+        now = self._read()
         figures = (
-            ("num_requests_running", "Requests in the running batch; sum over servers.", load.running),
-            ("num_requests_waiting", "Requests in the queue; sum over servers.", load.waiting),
+            (
+                "num_requests_running",
+                "Rows that run: a choice is one, an open branch too; sum over servers.",
+                now.running,
+            ),
+            ("num_requests_waiting", "Rows in the engine's queue, likewise; sum over servers.", now.waiting),
             (
                 "kv_cache_usage_ratio",
-                "Share of the KV cache's pages in use, 0 to 1; average or maximum over servers.",
-                load.pages_used / max(load.pages_total, 1),
+                "Share of the KV cache in use, 0 to 1; average or maximum over servers.",
+                now.pages_used / max(now.pages_total, 1),
             ),
         )
         for name, help_text, value in figures:

@@ -1,89 +1,37 @@
-"""From a checked body to the engine's requests: tokens, limits, defaults, seeds."""
+"""From a checked body and its prompts to the engine's requests: limits, defaults, seeds."""
 
 from __future__ import annotations
 
-import asyncio
 import secrets
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
-
-from jinja2 import TemplateError
 
 from entropick_sampler.params import PolicyConfig, SamplingParams
 
 from ..engine.types import ModelInfo, Request
 from ..protocol.errors import ApiError, bad_request
-from ..protocol.requests import GenerationRequest, Message
+from ..protocol.requests import GenerationRequest
 from ..state import ServerState
-
-_LONG_TEXT = 16_384
-"""characters from which tokenizing leaves the event loop"""
-Result = TypeVar("Result")
-
-
-async def _beside_the_loop(state: ServerState, size: int, work: Callable[[], Result]) -> Result:
-    if size < _LONG_TEXT:
-        return work()
-    async with state.tokenizing:
-        return await asyncio.to_thread(work)
-
-
-async def chat_tokens(
-    state: ServerState, messages: Sequence[Message], *, add_generation_prompt: bool = True
-) -> list[int]:
-    """Token ids of a conversation, by the model's own template."""
-    # templates know no developer; OpenAI's newer models use it where others say system
-    turns: list[dict[str, Any]] = [
-        {"role": "system" if m.role == "developer" else m.role, "content": m.content} for m in messages
-    ]
-    size = sum(len(m.content) for m in messages)
-    try:
-        return await _beside_the_loop(
-            state,
-            size,
-            lambda: state.engine.tokenizer.apply_chat_template(
-                turns, add_generation_prompt=add_generation_prompt
-            ),
-        )
-    except (ValueError, TemplateError) as error:
-        # the model's template refuses this conversation (or the model has none)
-        raise bad_request(f"messages: {str(error)[:300]}", "messages") from error
-
-
-async def prompt_tokens(
-    state: ServerState, prompt: str | list[int], *, add_special_tokens: bool = True
-) -> list[int]:
-    """Token ids of a prompt; ids are checked against the vocabulary."""
-    if isinstance(prompt, str):
-        encode = state.engine.tokenizer.encode
-        text = prompt
-        return await _beside_the_loop(
-            state, len(text), lambda: encode(text, add_special_tokens=add_special_tokens)
-        )
-    check_ids(prompt, "prompt", state.info)
-    return prompt
-
-
-def check_ids(ids: Sequence[int], param: str, info: ModelInfo) -> None:
-    """Raise the 400 for ids outside the vocabulary."""
-    if any(not 0 <= token_id < info.vocab_size for token_id in ids):
-        raise bad_request(f"{param}: token ids must be between 0 and {info.vocab_size - 1}.", param)
+from ._common import check_ids
 
 
 def build_requests(
-    body: GenerationRequest, prompts: Sequence[list[int]], state: ServerState, answer_id: str, param: str
+    body: GenerationRequest,
+    prompts: Sequence[list[int]],
+    state: ServerState,
+    answer_id: str,
+    arrival: float,
+    param: str,
 ) -> list[Request]:
-    """Engine requests for each prompt, all choices of the first, then of the next.
+    """Returns the engine's requests, all choices of the first prompt, then of the next.
 
-    ``param`` names the field that holds the prompts.
+    ``arrival``: time.monotonic() when the HTTP request was admitted; ``param``: the field that holds the
+    prompts. Raises the 400 for a prompt or a field that the model or the server cannot serve.
     """
-    body.check_choices(state.settings.max_n)
-    info = state.info
+    info = state.model.info
     policy = _policy(body, state)
-    stops = body.stop_token_ids or []
-    check_ids(stops, "stop_token_ids", info)
+    if stops := body.stop_token_ids or []:
+        check_ids(stops, "stop_token_ids", info)
     ends = () if body.ignore_eos else info.eos_token_ids
     base = SamplingParams(
         temperature=body.temperature,
@@ -109,7 +57,7 @@ def build_requests(
                 max_tokens=_max_tokens(body, len(prompt), info, param),
             ),
             policy=policy,
-            arrival=time.monotonic(),
+            arrival=arrival,
         )
         if count == 1:
             requests.append(first)
@@ -128,14 +76,14 @@ def build_requests(
 
 def _policy(body: GenerationRequest, state: ServerState) -> PolicyConfig:
     asked = body.entropick
-    default = state.settings.default_policy
+    default = state.default_policy
     # an ordinary field of the request is nearer than an override of the server's
     theirs = {k: v for k, v in default.overrides.items() if getattr(body, k, None) is None}
     default = replace(default, overrides=theirs)
     config = default if asked is None else asked.config(default)
     if config.policy == "fixed":
         config = replace(config, branch=None)
-    if config.preset != "calibrated" or state.engine.profile is not None:
+    if config.preset != "calibrated" or state.model.profile_id is not None:
         return config
     if asked is not None and asked.preset == "calibrated" and config.policy == "entropix":
         message = "entropick.preset: this model has no calibration profile; use preset 'seed'."

@@ -1,0 +1,101 @@
+"""Statistics of several layers at once over transposed pages, as native loops: a step of few rows.
+
+An engine that attends itself, such as vLLM on the CPU, leaves the keys of a page as [D, page]. Where its step
+has few rows, torch's operations cost more than their arithmetic; here a layer is a few native calls. Needs
+numba.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .numba_loops import LayerBatch, attend, check, compare_heads
+from .numba_signals import batch_signals_into, mean_signals_into
+from .stats import HeadStats, named_figures
+
+WORTH_THREADS: Final = 1 << 22
+"""multiply-adds of a layer from which torch's threads and products are faster"""
+_ZERO: Final = np.float32(0.0)
+
+
+class TransposedLayer(NamedTuple):
+    """One layer of a step: its newest queries, and the pages that hold its keys."""
+
+    queries: Tensor
+    """[B, H, D]"""
+    pages: Tensor
+    """[P, Hk, D or more, page], keys in the first D rows"""
+    scale: float
+    window: int | None
+    softcap: float
+    """0 for none"""
+
+
+class LayerFigures(NamedTuple):
+    """The figures of a batch of rows in several layers."""
+
+    signals: Tensor
+    """[B, 6], the mean over layers, in the order of ``layer_signals``"""
+    by_layer: Tensor
+    """[L, B, 6]"""
+    heads: HeadStats
+    """fields [L, B, H], ``keys`` [L, B]"""
+
+
+def serves(queries: Tensor, pages: Tensor) -> bool:
+    """Returns whether the loops take these tensors: CPU, float32, contiguous pages."""
+    return queries.dtype == pages.dtype == torch.float32 and not queries.is_cuda and pages.is_contiguous()
+
+
+def measure_transposed(
+    layers: Sequence[TransposedLayer], page_table: Tensor, lengths: Tensor
+) -> LayerFigures:
+    """Measures the attention of the newest queries in layers that share their pages.
+
+    ``page_table`` int [B, N] and ``lengths`` int [B] are as in ``measure_attention``, every length at least
+    1. A row's figures depend on that row alone. Raises IndexError where a page or a length is out of range.
+    """
+    rows, heads, _ = layers[0].queries.shape
+    page = layers[0].pages.shape[3]
+    table = page_table.to(torch.int32).contiguous().numpy()
+    ends = lengths.to(torch.int32).contiguous().numpy()
+    probabilities = np.empty((rows, heads, table.shape[1] * page), dtype=np.float32)
+    figures = np.empty((len(layers), rows, heads, 4), dtype=np.float32)
+    by_layer = np.empty((len(layers), rows, 6), dtype=np.float32)
+    signals = np.empty((rows, 6), dtype=np.float32)
+    for layer, of_layer, found in zip(layers, figures, by_layer, strict=True):
+        queries, pages = layer.queries.contiguous().numpy(), layer.pages.numpy()
+        batch = LayerBatch(
+            queries=queries,
+            keys=pages,
+            values=pages,
+            page_table=table,
+            lengths=ends,
+            scale=np.float32(layer.scale),
+            softcap=np.float32(layer.softcap),
+            window=layer.window or 0,
+            probabilities=probabilities,
+            out=queries,
+            figures=of_layer,
+            attends=False,
+            transposed=True,
+        )
+        check(table, ends, pages.shape[0], page, batch.window)
+        attend(batch, 0, rows * pages.shape[1])
+        compare_heads(batch, 0, rows)
+        batch_signals_into(batch, _ZERO, found)
+    mean_signals_into(by_layer, _ZERO, signals)
+    limits = np.array([[layer.window or np.iinfo(np.int32).max] for layer in layers], dtype=np.int64)
+    stats = named_figures(torch.from_numpy(figures), torch.from_numpy(np.minimum(ends, limits)))
+    return LayerFigures(torch.from_numpy(signals), torch.from_numpy(by_layer), stats)
+
+
+def warmup() -> None:
+    """Compiles the loops now, or loads them from disk, so that no request waits."""
+    layer = TransposedLayer(torch.zeros(1, 1, 2), torch.zeros(1, 1, 2, 2), 1.0, None, 0.0)
+    measure_transposed([layer], torch.zeros(1, 1), torch.ones(1, dtype=torch.int32))

@@ -1,0 +1,51 @@
+"""The arguments of the native program, by name: records of a step, a layer and a run of prompt tokens.
+
+A field is a number or the address of an array, whose shape is in its comment. T tokens are those of the
+prefill chunks, then those of the B rows. Widths are padded to whole panels of 16 where it says so.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from .._threads import record_type
+
+STEP: Final = record_type(
+    # the model's sizes
+    "hidden heads kv_heads width ffn vocab_panels layer_count "
+    # whether tokens are looked up in the packed head, since it is the embedding too
+    "tied "
+    # the step's sizes: tokens of a page, columns of the page table, T, B, layers whose figures are kept
+    "page columns tokens rows monitored "
+    # rows whose probabilities are kept at a time, and the keys that each has room for
+    "rows_at_once span "
+    # inputs: int64 [T], int64 [T], int32 [T], int32 [B, columns], int32 [B]
+    "ids positions cache_index page_table lengths "
+    # weights: [V, hidden], [hidden], panels of the head, both rotary tables [positions, width / 2], LAYER [L]
+    "embed norm head cos sin layers "
+    # between the stages, [T, padded]: the residual stream, its norm, the products of q, k, v or of gate and
+    # up, queries [Hk, T, group, width], outputs of the heads, the gated ffn
+    "residual normed joined queries attended gated "
+    # [rows_at_once, heads, span]; the figures [B, heads, 4] of a layer that is not monitored
+    "probabilities unmonitored_figures "
+    # prompt tokens: RUN [run_count], keys that a run has room for, and each thread's room in floats
+    "runs run_count run_span scratch scratch_floats "
+    # results: [monitored, B, heads, 4], [monitored + 1, B, 6], [B, padded vocabulary]
+    "figures signals logits",
+    "eps",
+)
+
+LAYER: Final = record_type(
+    # [hidden], panels, bias or 0, norms of the heads [width] or 0
+    "norm_in w_qkv b_qkv norm_q norm_k w_out b_out norm_post w_gate_up b_gate_up w_down b_down "
+    # its pages [P, Hk, page, width]
+    "keys values "
+    # how many of the last keys a token sees, 0 for all; its number among the monitored layers, -1 for none
+    "window monitored",
+    "scale",
+)
+
+RUN: Final = record_type(
+    # its first token of the step, how many, the keys that the first one sees, its sequence's page ids
+    "first tokens length pages"
+)

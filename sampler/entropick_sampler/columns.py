@@ -1,0 +1,81 @@
+"""The inputs of a sampling step that are new in every step: a line of whole numbers for each row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+NOTHING: Final = -1
+"""The token id that stands for no token."""
+NEVER: Final = 1 << 30
+"""Tokens since a clarifying text where there was none: no cooldown is as long."""
+
+
+class StepRow(NamedTuple):
+    """The new inputs of one row.
+
+    ``position``: the index in the reply of the token that is drawn now. ``forced``: a token to emit instead
+    of the drawn token. ``clarify``: the first token of the clarifying text as it would stand here, NOTHING
+    where the text cannot be inserted. ``clarify_used`` and ``since_clarify`` are the policy memory of the
+    row's sequence: the number of clarifying texts so far, and of tokens since the last text began (None:
+    there was no text).
+
+    The caller must keep the memory: after a step whose line says that a text was inserted, ``clarify_used``
+    grows by 1 and ``since_clarify`` is 0; after any other step ``since_clarify`` grows by 1.
+    """
+
+    position: int
+    forced: int = NOTHING
+    clarify: int = NOTHING
+    clarify_used: int = 0
+    since_clarify: int | None = None
+
+
+class PolicyMemory(NamedTuple):
+    """The policy memory of B sequences, as in :class:`StepRow`; both int64 [B]."""
+
+    clarify_used: Tensor
+    since_clarify: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class StepColumns:
+    """The new inputs of B rows: ``data`` int64 [B, 5], contiguous, a column for each field of StepRow."""
+
+    data: Tensor
+
+    @classmethod
+    def of(cls, rows: Sequence[StepRow]) -> StepColumns:
+        """Returns the columns of these rows on the CPU."""
+        lines = [(*row[:4], NEVER if row.since_clarify is None else row.since_clarify) for row in rows]
+        numbers = np.array(lines, dtype=np.int64).reshape(len(rows), len(StepRow._fields))
+        return cls(torch.from_numpy(numbers))
+
+    def to(self, device: torch.device | str) -> StepColumns:
+        """Returns the same columns on a device, by a copy that need not have ended."""
+        return StepColumns(self.data.to(device, non_blocking=True))
+
+    @property
+    def positions(self) -> Tensor:
+        """Returns the rows' positions, [B]."""
+        return self.data[:, 0]
+
+    @property
+    def forced(self) -> Tensor:
+        """Returns the rows' forced tokens, [B]."""
+        return self.data[:, 1]
+
+    @property
+    def clarify(self) -> Tensor:
+        """Returns the first tokens of the clarifying texts, [B]."""
+        return self.data[:, 2]
+
+    @property
+    def memory(self) -> PolicyMemory:
+        """Returns the policy memory of the rows' sequences."""
+        return PolicyMemory(self.data[:, 3], self.data[:, 4])

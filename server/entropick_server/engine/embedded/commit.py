@@ -1,0 +1,181 @@
+"""The end of a step: sequences take their tokens, branches open and are judged, requests end.
+
+Nothing else changes what a sequence says.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence as Seq
+
+from ..base import Tokenizer
+from ..reply import Drawn
+from ..rollout import first_tokens, rollout_depth
+from ..types import BranchVerdict, FinishReason, RequestOutput, StepReport, Token
+from .batch import Batch
+from .model_runner import ModelRunner
+from .open_rollouts import OpenRollouts
+from .scheduler import Scheduler
+from .sequence import Sequence, request_ids
+
+_NO_BATCH = Batch((), ())
+
+
+class Committer:
+    """The changes that follow from a step, or come between two, and the report that tells of them."""
+
+    def __init__(self, scheduler: Scheduler, runner: ModelRunner, tokenizer: Tokenizer) -> None:
+        self._scheduler = scheduler
+        self._runner = runner
+        self._tokenizer = tokenizer
+        self._rollouts = OpenRollouts(scheduler)
+        self._outputs: list[RequestOutput] = []
+        self._slots: list[int] = []
+        self._verdicts: list[BranchVerdict] = []
+
+    @property
+    def untold(self) -> bool:
+        """Tells whether there are outputs that no report has told yet."""
+        return bool(self._outputs)
+
+    def commit(self, batch: Batch, drawn: Seq[Drawn], began: float) -> StepReport:
+        """Records that a batch was fed and gives each of its rows what was drawn for it.
+
+        ``drawn``: one for each of ``batch.rows``; ``began``: time.monotonic() at the step's beginning.
+        Returns the report of the step.
+        """
+        queued = _first_steps(batch, began) if batch.chunks else ()
+        rows = batch.rows
+        if self._scheduler.advance(batch):
+            self._scheduler.register([row for row, one in zip(rows, drawn, strict=True) if one.error is None])
+        for row, one in zip(rows, drawn, strict=True):
+            if row.slot < 0:
+                continue  # its request ended with another row of this step
+            if one.error is not None:
+                self._fail(row, one.error)
+                continue
+            if one.firsts and not row.branches:
+                self._open_branches(row, one)
+            self._take(row, one.token, one.clarifying)
+        if self._rollouts.open:
+            for winner, verdict in self._rollouts.judge():
+                self._verdicts.append(verdict)
+                self.adopt(winner)
+        return self.report(batch, queued, time.monotonic() - began)
+
+    def report(
+        self,
+        batch: Batch = _NO_BATCH,
+        queued: tuple[tuple[str, float], ...] = (),
+        duration: float = 0.0,
+    ) -> StepReport:
+        """Makes the report of everything since the last one. ``duration`` 0 tells that no step was run."""
+        report = StepReport(
+            tuple(self._outputs),
+            tuple(self._slots),
+            self._scheduler.load(),
+            queued,
+            duration,
+            sum(sequence.prompt_length for sequence in batch.looked_up),
+            sum(sequence.cached for sequence in batch.looked_up),
+            request_ids(batch.preempted) if batch.preempted else (),
+            tuple(self._verdicts),
+        )
+        self._outputs, self._slots, self._verdicts = [], [], []
+        return report
+
+    def tell(self, output: RequestOutput, slot: int = -1) -> None:
+        """Adds an output to the next report; ``slot`` -1: of a request that never ran."""
+        self._outputs.append(output)
+        self._slots.append(slot)
+
+    def end(self, root: Sequence, reason: FinishReason, error: str | None = None) -> None:
+        """Ends a request without a token, with all of its branches."""
+        self.tell(RequestOutput(root.request.request_id, (), reason, error), root.slot)
+        self._scheduler.finish(root)
+
+    def fork(self, parent: Sequence, count: int) -> list[Sequence]:
+        """Makes ``count`` branches that continue a sequence of a request, from the next step on.
+
+        While a request has branches its sequences keep their tokens (``Sequence.undelivered``) and no output
+        tells of them: :meth:`adopt` says which sequence's tokens are the reply's. Raises ValueError for a
+        sequence that has ended.
+        """
+        branches, tail = self._scheduler.fork(parent, count)
+        if tail is not None:
+            self._runner.copy((tail,))
+        return branches
+
+    def adopt(self, sequence: Sequence) -> None:
+        """Lets a request go on as one of its sequences, whose tokens are emitted; all others are forgotten.
+
+        Raises ValueError for a sequence of no running request.
+        """
+        self._settle(self._scheduler.adopt(sequence))
+
+    def drop(self, branch: Sequence) -> None:
+        """Forgets a branch; without any left the request's own sequence is adopted."""
+        family = branch.family
+        if family is not None and branch is not family.root:
+            self._scheduler.finish(branch)
+            if not family.branches:
+                self._settle(family.root)
+
+    def _open_branches(self, row: Sequence, drawn: Drawn) -> None:
+        """Opens branches beside the drawn token if the policy asks for them, before the row takes it."""
+        depth = rollout_depth(row.request, drawn, row.branch_spent, row.reply.room)
+        if depth:
+            firsts = first_tokens(row.request, drawn)
+            branches = self.fork(row, len(firsts))
+            self._rollouts.begin((row, *branches), depth)
+            for branch, first in zip(branches, firsts, strict=True):
+                self._take(branch, first)
+
+    def _take(self, row: Sequence, token: Token, clarifying: tuple[int, ...] = ()) -> None:
+        row.tokens.append(token.token_id)
+        reason = row.reply.take(token.token_id, self._tokenizer, clarifying)
+        family = row.family
+        if family is not None and family.branches:
+            row.undelivered.append(token)
+            row.ended = reason
+            if reason is not None:
+                self._scheduler.suspend(row)
+            return
+        self._outputs.append(_output(row, (token,), reason))
+        self._slots.append(row.slot)
+        if reason is not None:
+            self._scheduler.finish(row)
+
+    def _fail(self, row: Sequence, error: str) -> None:
+        """Ends the request of a row with bad logits; of a branch only the branch."""
+        self._runner.clear(self._scheduler.poisoned(row))
+        if not row.branch:
+            self.end(row, FinishReason.ERROR, error)
+        elif row.reply.rollout_end:
+            row.ended = FinishReason.ERROR  # the verdict passes it over
+            self._scheduler.suspend(row)
+        else:
+            self.drop(row)
+
+    def _settle(self, root: Sequence) -> None:
+        """Emits the tokens that a request's own sequence kept, now that it is the only one."""
+        if root.undelivered or root.ended is not None:
+            self.tell(_output(root, tuple(root.undelivered), root.ended), root.slot)
+            root.undelivered = []
+        if root.ended is not None:
+            self._scheduler.finish(root)
+
+
+def _output(row: Sequence, tokens: tuple[Token, ...], reason: FinishReason | None) -> RequestOutput:
+    return RequestOutput(row.request.request_id, tokens, reason, None, row.cached, row.branch_spent)
+
+
+def _first_steps(batch: Batch, now: float) -> tuple[tuple[str, float], ...]:
+    """Lists the requests that got their first step, with the seconds that they had waited."""
+    queued = []
+    for chunk in batch.chunks:
+        sequence = chunk.sequence
+        if sequence.first_step is None and not sequence.branch:
+            sequence.first_step = now
+            queued.append((sequence.request.request_id, now - sequence.request.arrival))
+    return tuple(queued)

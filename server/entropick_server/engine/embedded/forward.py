@@ -1,0 +1,49 @@
+"""The types of a forward: the decoder that runs a step, and the output that the sampler gets.
+
+Every decoder takes a :class:`entropick_kernels.decoder.DecoderStep`, one row of T packed tokens: first the
+tokens of prefill chunks, of which no logits are wanted, then the *rows*, one token a sequence, whose logits
+and attention are wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from entropick_kernels.attention_stats import HeadStats, layer_signals
+from entropick_kernels.decoder import Decoded, DecoderStep
+
+from .sequence import Sequence
+
+
+class Decoder(Protocol):
+    """A way to run the model over a step."""
+
+    def __call__(self, step: DecoderStep) -> Decoded | None:
+        """Runs the model. Returns logits and attention figures of the rows, None for a step without rows."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardOutput:
+    """The output of a forward for its B rows, ``sequences``.
+
+    ``logits`` [B, V]; ``heads``: each field [L, B, H] over the monitored layers; ``by_layer`` [L, B, 6] and
+    its mean over layers ``signals`` [B, 6], in the order of ATTENTION_SIGNALS.
+    """
+
+    sequences: tuple[Sequence, ...]
+    logits: Tensor
+    heads: HeadStats
+    by_layer: Tensor
+    signals: Tensor
+
+
+def decoded(logits: Tensor, stats: Seq[HeadStats]) -> Decoded:
+    """Joins the logits of a step's rows with their attention statistics, one a monitored layer."""
+    heads = HeadStats(*(torch.stack(figures) for figures in zip(*stats, strict=True)))
+    by_layer = layer_signals(heads)
+    return Decoded(logits, heads, by_layer, by_layer.mean(0))

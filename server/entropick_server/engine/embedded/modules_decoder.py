@@ -1,0 +1,95 @@
+"""The decoder for every architecture: transformers' modules with our attention function in them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from torch import Tensor, nn
+from transformers import AttentionInterface, PreTrainedModel
+
+from entropick_kernels.attention_stats import HeadStats, Implementation
+from entropick_kernels.decoder import Decoded, DecoderStep
+
+from ..base import ModelLoadError
+from .attention import attend
+from .forward import decoded
+
+ATTENTION_NAME: Final = "entropick"
+
+
+@dataclass(frozen=True, slots=True)
+class ModulesStep:
+    """One call of the model: it travels through the modules as a keyword, so there is no state outside it.
+
+    ``stats``: the statistics of the rows, one a monitored layer, added while the modules run.
+    """
+
+    step: DecoderStep
+    implementation: Implementation | None
+    stats: list[HeadStats] = field(default_factory=list)
+
+
+class ModulesDecoder:
+    """A transformers model as a decoder."""
+
+    def __init__(self, model: PreTrainedModel, implementation: Implementation | None) -> None:
+        """``implementation``: the kernels that attend and measure, None for the fastest."""
+        self._model = model
+        self._implementation = implementation
+
+    def __call__(self, step: DecoderStep) -> Decoded | None:
+        """Runs the modules.
+
+        Returns logits and attention figures of the rows, None for a step without rows.
+        """
+        call = ModulesStep(step, self._implementation)
+        logits: Tensor = self._model(
+            input_ids=step.ids.unsqueeze(0),
+            position_ids=step.positions.unsqueeze(0),
+            use_cache=False,
+            logits_to_keep=step.rows or 1,
+            entropick=call,
+        ).logits[0]
+        return decoded(logits, call.stats) if step.rows else None
+
+
+def paged_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    entropick: ModulesStep,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **unused: Any,
+) -> tuple[Tensor, None]:
+    """Attends for a module that transformers calls: query [1, H, T, D], key and value [1, Hk, T, D].
+
+    Returns the attention's output [1, T, H, D]. Raises ModelLoadError for what the kernels do not know, a
+    mask of the model's own or attention sinks; the warm-up meets it, so such a model never becomes ready.
+    """
+    if attention_mask is not None or unused.get("s_aux") is not None:
+        raise ModelLoadError(
+            "this architecture needs a mask of its own or attention sinks, which paged attention lacks here: "
+            "--allow-unvalidated does not help, serve another model"
+        )
+    layer: int = module.layer_idx  # type: ignore[assignment]
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    scale = q.shape[2] ** -0.5 if scaling is None else scaling
+    call = entropick
+    out, stats = attend(layer, q, k, v, call.step, scale, sliding_window, softcap, call.implementation)
+    if stats is not None:
+        call.stats.append(stats)
+    return out.unsqueeze(0), None
+
+
+def register() -> None:
+    """Makes the function known to transformers; a model asks for it by name.
+
+    No mask function is registered with it: transformers then builds no mask, which the pages make needless.
+    """
+    AttentionInterface.register(ATTENTION_NAME, paged_attention)

@@ -1,0 +1,63 @@
+"""The rollouts that are open in the embedded engine, between two steps. No tensors.
+
+At an opening the request's own sequence and its branches take their first tokens in one step and go on as
+rows of the following steps. A sequence that has its tokens while others have not gives its slot back, so that
+sequences for which there is no room together run in turns and no rollout can wait for itself. What opens,
+what wins and what is emitted therefore never depend on what else runs.
+"""
+
+from __future__ import annotations
+
+from ..rollout import RolledOut, judge
+from ..types import BranchVerdict, FinishReason
+from .scheduler import Scheduler
+from .sequence import Sequence
+
+
+class OpenRollouts:
+    """The rollouts without a verdict, each as its sequences: the request's own, then its branches."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+        self.open: list[tuple[Sequence, ...]] = []
+
+    def begin(self, sequences: tuple[Sequence, ...], depth: int) -> None:
+        """Opens a rollout of ``depth`` tokens; the caller must give the sequences their first tokens next."""
+        for sequence in sequences:
+            sequence.reply.rollout_end = sequence.reply.length + depth
+        self.open.append(sequences)
+
+    def judge(self) -> list[tuple[Sequence, BranchVerdict]]:
+        """Closes every rollout in which no sequence lacks a token.
+
+        Returns the winners with their verdicts; the caller must adopt each winner at once.
+        """
+        going, verdicts = [], []
+        for sequences in self.open:
+            root = sequences[0]
+            if root.family is None:
+                continue  # its request was cancelled, or failed
+            if all(sequence.rolled_out for sequence in sequences):
+                verdicts.append(_close(sequences))
+                continue
+            going.append(sequences)
+            for sequence in sequences:
+                if sequence.rolled_out:
+                    self._scheduler.suspend(sequence)
+        self.open = going
+        return verdicts
+
+
+def _close(sequences: tuple[Sequence, ...]) -> tuple[Sequence, BranchVerdict]:
+    root = sequences[0]
+    verdict = judge(
+        root.request,
+        [RolledOut(s.branch, s.undelivered, failed=s.ended is FinishReason.ERROR) for s in sequences],
+    )
+    if verdict is None:
+        raise RuntimeError("every sequence of a rollout failed, and its request did not end")
+    winner = sequences[verdict.winner]
+    winner.undelivered = list(verdict.tokens)
+    root.branch_spent += verdict.lost
+    winner.reply.rollout_end = 0
+    return winner, BranchVerdict(root.request.request_id, winner.branch, verdict.lost)

@@ -1,0 +1,52 @@
+"""Threads beside the event loop for work that would hold it up: tokenising, large answers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, TypeVar
+
+from .protocol.errors import unavailable
+
+SMALL: Final = 2_048
+"""characters of text, or tokens, below which work stays in the event loop: a few milliseconds at most"""
+_LARGE: Final = 1 << 18
+"""characters from which work waits in a lane of its own, so that it never delays ordinary prompts"""
+Result = TypeVar("Result")
+
+
+class Offload:
+    """Two threads, the first for ordinary and the second for large work, each with a queue of its own.
+
+    Work whose caller is cancelled leaves its queue; work that has begun runs to its end.
+    """
+
+    def __init__(self) -> None:
+        self._ordinary = ThreadPoolExecutor(1, "entropick-text")
+        self._large = ThreadPoolExecutor(1, "entropick-large-text")
+        self._closed = False
+
+    async def run(self, size: int, work: Callable[[], Result]) -> Result:
+        """Runs ``work`` on ``size`` characters or tokens, in a thread unless small. Returns its result.
+
+        Raises the 503 where the server is shutting down.
+        """
+        if size < SMALL:
+            return work()
+        if not self._closed:
+            lane = self._ordinary if size < _LARGE else self._large
+            future = lane.submit(work)
+            try:
+                return await asyncio.wrap_future(future)
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if not self._closed or (task is not None and task.cancelling()):
+                    raise
+        raise unavailable("The server is shutting down.", "shutting_down", retry_after=5)
+
+    def close(self) -> None:
+        """Drops the work that has not begun, whose callers get a 503; does not wait for the rest."""
+        self._closed = True
+        for lane in (self._ordinary, self._large):
+            lane.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,89 @@
+"""From texts and conversations to token ids. A text that cannot fit the context is refused unread.
+
+Nothing here knows the event loop: long texts are encoded in a thread (``offload``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from jinja2 import TemplateError
+
+from .engine.base import Tokenizer
+from .offload import SMALL
+from .protocol.errors import ApiError, bad_request
+from .protocol.requests import Message
+from .vocabulary import Vocabulary
+
+_USUAL: Final = 8
+"""characters a token: a text with more for each token of the context is counted before it is encoded"""
+_SEGMENT: Final = 1 << 16
+"""characters that are counted at once"""
+_BLANKS: Final = " \n\t\r"
+
+
+class PromptEncoder:
+    """An encoder of prompts for a model with a context of ``max_model_len`` tokens."""
+
+    def __init__(self, tokenizer: Tokenizer, vocabulary: Vocabulary, max_model_len: int) -> None:
+        self._tokenizer = tokenizer
+        self._vocabulary = vocabulary
+        self._limit = max_model_len
+
+    def conversation(
+        self, messages: Sequence[Message], *, add_generation_prompt: bool = True, bounded: bool = True
+    ) -> list[int]:
+        """Returns the token ids of a conversation, by the model's own template.
+
+        ``bounded``: it must fit the context. Raises the 400 where it cannot, or the template refuses it.
+        """
+        # templates know no developer; OpenAI's newer models use it where others say system
+        turns: list[dict[str, Any]] = [
+            {"role": "system" if m.role == "developer" else m.role, "content": m.content} for m in messages
+        ]
+        try:
+            text = self._tokenizer.render_chat(turns, add_generation_prompt=add_generation_prompt)
+        except (ValueError, TemplateError) as error:
+            # the model's template refuses this conversation (or the model has none)
+            raise bad_request(f"messages: {str(error)[:300]}", "messages") from error
+        return self._encode(text, False, "messages" if bounded else None)
+
+    def texts(self, prompts: Sequence[str | list[int]]) -> list[list[int]]:
+        """Returns the token ids of completion prompts, which must fit the context; ids stay as they are."""
+        return [p if isinstance(p, list) else self._encode(p, True, "prompt") for p in prompts]
+
+    def text(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """Returns the token ids of a text of any length."""
+        return self._encode(text, add_special_tokens, None)
+
+    def work_size(self, characters: int) -> int:
+        """Returns the size of the work to encode characters (``offload``); small only if they surely fit."""
+        return characters if characters <= self._limit else max(characters, SMALL)
+
+    def _encode(self, text: str, add_special_tokens: bool, param: str | None) -> list[int]:
+        if param is not None and len(text) > self._limit:
+            self._check_length(text, param)
+        return self._tokenizer.encode(text, add_special_tokens=add_special_tokens)
+
+    def _check_length(self, text: str, param: str) -> None:
+        """Raises the 400 for a text with more characters than the context's tokens can stand for.
+
+        Blanks do not count here: a token may swallow any number of them.
+        """
+        most = self._limit * self._vocabulary.longest
+        if len(text) > most and len(text) - sum(map(text.count, _BLANKS)) > most:
+            raise self._too_long(f"{len(text)} characters", param)
+        if len(text) <= _USUAL * self._limit:
+            return
+        tokens = 0
+        for number, begin in enumerate(range(0, len(text), _SEGMENT)):
+            segment = text[begin : begin + _SEGMENT]
+            tokens += len(self._tokenizer.encode(segment, add_special_tokens=False))
+            # what a cut may add is far less than two of the longest tokens
+            if tokens > self._limit + 2 * number * self._vocabulary.longest:
+                raise self._too_long(f"more than {self._limit} tokens", param)
+
+    def _too_long(self, what: str, param: str) -> ApiError:
+        message = f"This model's context is {self._limit} tokens, but the prompt has {what}."
+        return bad_request(message, param, "context_length_exceeded")

@@ -1,0 +1,99 @@
+"""The ``entropick`` block of a request."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import ConfigDict, Field, model_validator
+
+from entropick_sampler.params import (
+    BRANCH_NAMES,
+    PARAM_NAMES,
+    PolicyConfig,
+    PolicyName,
+    PresetName,
+    TelemetryLevel,
+    branch_config,
+    check_overrides,
+)
+
+from .errors import ApiError, bad_request, shown
+from .parsing import WireModel
+
+
+def _unknown(where: str, what: str, name: str, known: Sequence[str]) -> ApiError:
+    """Returns the refusal of an unknown name, with the known name that is nearest."""
+    near = difflib.get_close_matches(name[:64], known, n=1)
+    hint = f"did you mean '{near[0]}'?" if near else f"known names: {', '.join(known)}."
+    path = f"{where}.{shown(name)}"
+    return bad_request(f"{path}: no such {what}; {hint}", path)
+
+
+class EntropickOptions(WireModel):
+    """The ``entropick`` block of a request; the server's default stands for a field that is left out."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    policy: PolicyName | None = Field(
+        None, description="entropix: the signals decide; fixed: an ordinary sampler"
+    )
+    preset: PresetName | None = Field(None, description="where the policy's numbers come from")
+    overrides: dict[str, Any] | None = Field(None, description="numbers of the policy, by name")
+    branch: dict[str, Any] | None = Field(
+        None, description="roll out continuations where the model is in doubt and keep the best"
+    )
+    telemetry: TelemetryLevel | None = Field(None, description="how much of the measurements comes back")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            raise ValueError("must be an object")
+        for key in data:
+            if key not in cls.model_fields:
+                raise _unknown("entropick", "option", key, [*cls.model_fields])
+        return data
+
+    @model_validator(mode="after")
+    def _ranges(self) -> EntropickOptions:
+        for name in self.overrides or {}:
+            if name not in PARAM_NAMES:
+                raise _unknown("entropick.overrides", "policy parameter", name, PARAM_NAMES)
+        for name in self.branch or {}:
+            if name not in BRANCH_NAMES:
+                raise _unknown("entropick.branch", "field", name, BRANCH_NAMES)
+        try:
+            check_overrides(self.overrides or {})
+            branch_config(self.branch or {})
+        except (ValueError, OverflowError) as error:
+            param = f"entropick.{str(error).partition(':')[0]}"
+            raise bad_request(f"entropick.{error}", param) from error
+        return self
+
+    def config(self, default: PolicyConfig) -> PolicyConfig:
+        """Returns the request's policy over the server's defaults.
+
+        Raises a 400 for branches under policy fixed.
+        """
+        policy = self.policy or default.policy
+        if self.branch is not None and policy == "fixed":
+            message = "entropick.branch: branches open where the signals say so: they need policy 'entropix'."
+            raise bad_request(message, "entropick.branch")
+        return PolicyConfig(
+            policy=policy,
+            preset=self.preset or default.preset,
+            overrides=_over(self.overrides or {}, default.overrides),
+            telemetry=self.telemetry or default.telemetry,
+            branch=default.branch if self.branch is None else branch_config(self.branch, default.branch),
+        )
+
+
+def _over(asked: Mapping[str, float], default: Mapping[str, float]) -> dict[str, float]:
+    """Returns the request's overrides over the server's, whose temperature limits yield to the request's."""
+    merged = {**default, **asked}
+    if merged.get("temperature_min", 0.0) > merged.get("temperature_max", math.inf):
+        merged = {k: v for k, v in merged.items() if k in asked or not k.startswith("temperature_m")}
+    return merged

@@ -1,0 +1,193 @@
+"""A choice on its way, from its request to its end: its tokens, its text, its times and its summary."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from ..admission import AdmittedPrompt
+from ..detokenizer import Detokenizer
+from ..engine.base import EngineError
+from ..engine.types import FinishReason, Request, RequestOutput, Token
+from ..protocol.responses import Summary
+from ..recent import Finished, Series
+from ..state import ServedModel, ServerState
+from ..telemetry import summarize
+
+
+class GenerationError(EngineError):
+    """The model failed on this request; others go on."""
+
+
+class ClientGoneError(Exception):
+    """The client reads no more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The origin of an answer: its HTTP request and its model."""
+
+    answer_id: str
+    request_id: str
+    route: str
+    created: int
+    """Unix seconds"""
+    model: ServedModel
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyToken:
+    """A token of a reply, at its place in the text."""
+
+    index: int
+    token: Token
+    offset: int
+    """characters of text before it"""
+    ending: bool
+    """it ended the reply (end of sequence, a stop token id) and has no text of its own"""
+    eos: bool
+
+
+class Run:
+    """A choice while it is generated and after. Use it as a context around the engine's outputs.
+
+    The context counts the choice in metrics, admission and recent requests, however it ends.
+    """
+
+    def __init__(
+        self, index: int, request: Request, origin: Origin, server: ServerState, prompt: AdmittedPrompt
+    ) -> None:
+        """Prepares a choice: number ``index`` of the HTTP answer, of an admitted prompt."""
+        self.index = index
+        self.request = request
+        self.vocabulary = origin.model.vocabulary
+        self.tokens: list[ReplyToken] = []
+        self.finish_reason: FinishReason | None = None
+        self.cached_tokens = 0
+        """tokens of its prompt that were in the KV cache"""
+        self.branch_tokens = 0
+        """tokens of branches that lost"""
+        self.first_token_seconds: float | None = None
+        """from the arrival to the first token"""
+        self._origin = origin
+        self._server = server
+        self._prompt = prompt
+        self._begun = False
+        self._last = request.arrival
+        self._texts: list[str] = []
+        self._released = self._handed_out = 0
+        self._eos = frozenset(origin.model.info.eos_token_ids)
+        self._stop_ids = frozenset(request.sampling.stop_token_ids)
+        self._detokenizer = Detokenizer(self.vocabulary.bytes.__getitem__, request.sampling.stop)
+        self._summary: Summary | None = None
+
+    @property
+    def text(self) -> str:
+        """Returns the text of the reply so far."""
+        return "".join(self._texts)
+
+    @property
+    def summary(self) -> Summary:
+        """Returns the reply at a glance; of a reply that has ended it is made once."""
+        if self._summary is not None:
+            return self._summary
+        tokens = [reply.token for reply in self.tokens]
+        summary = summarize(self.request, tokens, self._origin.model.profile_id, self.branch_tokens)
+        if self.finish_reason is not None:
+            self._summary = summary
+        return summary
+
+    def take(self, output: RequestOutput) -> str:
+        """Takes the output of an engine step. Returns the text that it lets out.
+
+        Raises GenerationError where the engine gave the request up.
+        """
+        reason = output.finish_reason
+        if reason in (FinishReason.ERROR, FinishReason.CANCELLED):
+            raise GenerationError(output.error or "The engine gave this request up.")
+        self.cached_tokens = output.cached_tokens
+        self.branch_tokens = output.branch_tokens
+        text, before = "", len(self.tokens)
+        for position, token in enumerate(output.tokens, start=1):
+            last = reason is FinishReason.STOP and position == len(output.tokens)
+            ending = last and token.token_id in self._stop_ids
+            eos = ending and token.token_id in self._eos
+            self.tokens.append(ReplyToken(len(self.tokens), token, self._detokenizer.offset, ending, eos))
+            released = self._detokenizer.push(token.token_id, silent=ending)
+            text += released.text
+            self._released += released.tokens
+            if released.stopped:
+                # tokens behind the stop string are no part of the reply
+                reason = FinishReason.STOP
+                break
+        else:
+            if reason is not None:
+                rest = self._detokenizer.finish()
+                text += rest.text
+                self._released += rest.tokens
+                reason = FinishReason.STOP if rest.stopped else reason
+        self.finish_reason = reason
+        self._texts.append(text)
+        self._count(len(self.tokens) - before)
+        return text
+
+    def hand_out(self) -> list[ReplyToken]:
+        """Returns the tokens whose last byte is out and that no earlier call returned."""
+        begin, self._handed_out = self._handed_out, self._released
+        return self.tokens[begin : self._released]
+
+    def __enter__(self) -> Self:
+        """Notes that the request is handed to the engine, which may refuse it."""
+        self._server.metrics.on_begin(self.request.request_id)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        """Counts the end of the choice, well or not."""
+        if isinstance(error, GenerationError):
+            # a step that fails may be a request's first, and its output tells nothing else of it
+            self._server.metrics.on_ran(self.request.request_id)
+        if self._begun:
+            self._prompt.end()
+        if self.finish_reason is not None:
+            reason = self.finish_reason.value
+        else:
+            gone = isinstance(error, asyncio.CancelledError | GeneratorExit | ClientGoneError)
+            reason = "cancelled" if gone else "error"
+        duration = time.monotonic() - self.request.arrival
+        # a choice that the engine refused, or that was given up while it waited, does not count
+        if self._server.metrics.on_end(self.request.request_id, reason, duration):
+            self._server.recent.add(self._finished(reason, duration))
+
+    def _count(self, tokens: int) -> None:
+        """Counts the tokens that a step brought, and when."""
+        now = time.monotonic()
+        if tokens and self.first_token_seconds is None:
+            self._begun = True
+            self._prompt.begin()
+            self.first_token_seconds = now - self.request.arrival
+            # the choices of one prompt have it together
+            size = 0 if self.request.choice else len(self.request.prompt_token_ids)
+            self._server.metrics.on_first_token(self.request.request_id, self.first_token_seconds, size)
+        elif tokens:
+            self._server.metrics.on_tokens(now - self._last, tokens)
+        self._last = now
+
+    def _finished(self, reason: str, duration: float) -> Finished:
+        origin, tokens = self._origin, [reply.token for reply in self.tokens]
+        figures = {
+            "route": origin.route,
+            "model": origin.model.info.name,
+            "created": origin.created,
+            "finish_reason": reason,
+            "prompt_tokens": len(self.request.prompt_token_ids),
+            "completion_tokens": len(tokens),
+            "time_to_first_token": self.first_token_seconds,
+            "duration": duration,
+        }
+        series = Series.of(tokens)
+        return Finished(origin.answer_id, self.index, origin.request_id, self.summary, series, figures)
