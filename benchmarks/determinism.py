@@ -60,7 +60,7 @@ class Observed:
     def __init__(self, options: EngineOptions) -> None:
         loaded = load_model(options)
         layers = loaded.info.monitored_layers
-        profile = find_profile(None, loaded.folder, default_cache(), loaded.model_hash, layers)
+        profile = find_profile(None, loaded.source.folder, default_cache(), loaded.source.model_hash, layers)
         self.core = build(loaded, options, profile)
         self.tokenizer = loaded.tokenizer
         self.calibrated = profile is not None

@@ -1,4 +1,4 @@
-"""The console script ``entropick``: serve, calibrate, version."""
+"""The console script ``entropick`` with its commands serve, calibrate and version."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, Literal, get_args, get_origin
@@ -41,7 +42,7 @@ _NO_VLLM: Final = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
+    """Runs the command line and returns the exit code."""
     ours, theirs = _split(sys.argv[1:] if argv is None else argv)
     args = _parser().parse_args(ours)
     if args.command == "version":
@@ -72,7 +73,7 @@ def _fail(message: str, code: int) -> int:
 
 
 def _split(argv: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
-    """Our arguments, and those behind --, which are vLLM's."""
+    """Returns our arguments, and vLLM's arguments, which stand behind --."""
     at = argv.index("--") if "--" in argv else len(argv)
     return argv[:at], argv[at + 1 :]
 
@@ -82,7 +83,8 @@ def _serve(settings: Settings, theirs: Sequence[str]) -> int:
     from .calibration import calibrate_first
     from .serve import serve
 
-    error = serve(_engine(settings.engine, _engine_options(settings), theirs, calibrate_first), settings)
+    calibrator = partial(calibrate_first, concurrency=settings.max_num_seqs)
+    error = serve(_engine(settings.engine, _engine_options(settings), theirs, calibrator), settings)
     if error is None:
         return 0
     return _fail(f"the model could not be loaded: {error}", 1)
@@ -91,7 +93,7 @@ def _serve(settings: Settings, theirs: Sequence[str]) -> int:
 def _engine(
     kind: str, options: EngineOptions, theirs: Sequence[str], calibrator: Calibrator | None
 ) -> Engine:
-    """An engine that has not been started."""
+    """Builds an engine, which has not been started."""
     if kind == "vllm":
         from .engine.vllm.engine import VllmEngine
 
@@ -102,7 +104,7 @@ def _engine(
 
 
 def _engine_options(settings: Settings) -> EngineOptions:
-    """Without a model, the shipped one, under its own name."""
+    """Returns the options of the engine; where no model is named, it is the shipped model."""
     if settings.model is not None:
         return settings.engine_options(settings.model)
     from entropick_pico import MODEL_NAME, model_path
@@ -198,7 +200,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_options(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
-    """One option a setting; the values are checked by the settings, so that every source is checked alike."""
+    """Adds an option for each setting; the settings check its value, as they do for every source."""
     for name in names:
         field = Settings.model_fields[name]
         default: Any = field.get_default()

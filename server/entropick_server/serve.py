@@ -1,35 +1,50 @@
-"""Running the app: one uvicorn process that drains on SIGTERM and ends when the model cannot be loaded."""
+"""Runs the app in one uvicorn process, which drains on SIGTERM and ends where the model cannot be loaded.
+
+A signal that comes while the model loads ends the process at once: loading cannot be interrupted, and there
+is nothing to drain.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import multiprocessing
+import os
+import signal
 import socket
+import sys
+from contextlib import suppress
+from pathlib import Path
 from types import FrameType
+from typing import Final, NoReturn
 
 import uvicorn
 from fastapi import FastAPI
 
 from .app import create_app
 from .engine.base import Engine
-from .settings import Settings
+from .settings import Settings, SettingsError
 from .state import ServerState
 
 _log = logging.getLogger(__name__)
-_BACKSTOP = 5
+_BACKSTOP: Final = 5
 """seconds for connections to end after the engine was closed"""
+_ABANDON_SECONDS: Final = 0.5
+"""seconds that an engine has to close while it loads; it may be in the middle of a file"""
 
 
 class DrainingServer(uvicorn.Server):
-    """On the first signal: refuse new requests, let the running ones finish, then stop; on the second: stop.
+    """A uvicorn server that refuses new requests at the first signal and lets running requests finish.
 
-    The listening socket stays open while draining, so that new requests get their 503 and a health check
-    sees it.
+    A second signal stops it at once. The listening socket stays open while draining, so that new requests get
+    their 503 and a health check sees it. At a signal before the model is loaded the server is ``abandoned``:
+    it stops without closing the engine, and the caller must end the process.
     """
 
     def __init__(self, config: uvicorn.Config, state: ServerState) -> None:
         super().__init__(config)
         self.load_error: BaseException | None = None
+        self.abandoned = False
         self._state = state
         self._draining: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -37,8 +52,10 @@ class DrainingServer(uvicorn.Server):
         self._loaded = False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, and say where."""
+        """Listens, and prints the address. Raises SettingsError where the address cannot be had."""
         self._loop = asyncio.get_running_loop()
+        if sockets is None:
+            await self._check_address(self._loop)
         await super().startup(sockets)
         if self.should_exit:
             # uvicorn leaves at once where it is to end before it has begun: the socket is ours to close
@@ -55,8 +72,18 @@ class DrainingServer(uvicorn.Server):
             break
         self._greet()
 
+    async def _check_address(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Binds the address once before the model begins to load, which uvicorn does behind it."""
+        host, port = self.config.host, self.config.port
+        try:
+            bound = await loop.create_server(asyncio.Protocol, host, port, start_serving=False)
+        except OSError as error:
+            raise SettingsError(f"the server cannot listen on {host}:{port}: {error}") from error
+        bound.close()
+        await bound.wait_closed()
+
     def loaded(self) -> None:
-        """The model is loaded: say what is served, and how to try it."""
+        """Prints the name of the loaded model, and a command to try it."""
         self._loaded = True
         self._greet()
 
@@ -73,7 +100,12 @@ class DrainingServer(uvicorn.Server):
         )
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """The signal handler. The signal is not recorded, so the process ends with exit code 0."""
+        """Handles a signal, which is not recorded, so that the process ends with exit code 0."""
+        if not self._loaded and self.load_error is None:
+            self.abandoned = self.should_exit = True
+            # uvicorn then leaves without the end of the app's life, which would wait for the load
+            self.force_exit = True
+            return
         if self._loop is None or self._state.draining:
             self.should_exit = True
             return
@@ -97,13 +129,21 @@ class DrainingServer(uvicorn.Server):
         self.should_exit = True
 
     def fail(self, error: BaseException) -> None:
-        """The model cannot be loaded: stop."""
+        """Stops the server, because the model cannot be loaded."""
         self.load_error = error
         self.should_exit = True
 
+    async def abandon(self) -> None:
+        """Closes the engine as far as that is possible while it loads: its files, not its load."""
+        try:
+            async with asyncio.timeout(_ABANDON_SECONDS):
+                await self._state.close()
+        except TimeoutError:
+            _log.info("the model was still loading; its load ends with the process")
+
 
 def build_server(engine: Engine, settings: Settings) -> DrainingServer:
-    """The server, not yet running."""
+    """Builds a server around an engine; neither of them runs yet."""
 
     def on_failure(error: BaseException) -> None:
         server.fail(error)
@@ -127,11 +167,45 @@ def build_server(engine: Engine, settings: Settings) -> DrainingServer:
 
 
 def serve(engine: Engine, settings: Settings) -> BaseException | None:
-    """Serve until a signal comes; returns why the model could not be loaded, None where it was."""
+    """Serves until a signal comes. At a signal while the model loads the process ends here.
+
+    Returns the error where the model could not be loaded, and None where it was. Raises SettingsError where
+    the server cannot listen on its address.
+    """
     logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
     server = build_server(engine, settings)
-    server.run()
+    with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
+        runner.run(server.serve())
+        if server.abandoned:
+            try:
+                runner.run(server.abandon())
+            finally:
+                _end_process()
     return server.load_error
+
+
+def _end_process() -> NoReturn:
+    """Ends this process and the processes below it, without waiting for the threads that still load."""
+    for child in multiprocessing.active_children():
+        below = _descendants(child.pid) if child.pid is not None else []
+        child.kill()
+        for pid in below:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def _descendants(pid: int) -> list[int]:
+    """Returns the ids of all processes below a process, where the system tells them (Linux)."""
+    found = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):
+            for child in map(int, path.read_text(encoding="ascii").split()):
+                found += [child, *_descendants(child)]
+    return found
 
 
 def _url(address: tuple[str, int]) -> str:

@@ -1,6 +1,8 @@
-"""What can be configured. The only reader of the environment and of configuration files.
+"""The settings of the server: every name with its default, its limits and its help text.
 
 A value comes from the command line, else from ENTROPICK_<NAME>, else from the TOML file, else from here.
+Nothing else of the server reads a file of settings or a variable of that prefix; a plain vLLM with our
+processor has two variables of its own (``engine/vllm/names.py``), and libraries below read theirs.
 """
 
 from __future__ import annotations
@@ -28,17 +30,17 @@ from entropick_sampler.params import (
     check_overrides,
 )
 
-from .engine.types import EngineOptions, KernelsChoice
+from .engine.types import DEFAULT_BATCHED_TOKENS, DEFAULT_KV_CACHE_BYTES, EngineOptions, KernelsChoice
 
 _PREFIX = "ENTROPICK_"
 
 
 class SettingsError(ValueError):
-    """A configuration that cannot be used; the message names the setting."""
+    """An error in the configuration; the message names the setting."""
 
 
 def _object(value: Any) -> Any:
-    """A table of the file as it is, the text of an option or a variable as JSON."""
+    """Returns a table of the file as it is, and the text of an option or a variable parsed as JSON."""
     if not isinstance(value, str):
         return value
     try:
@@ -52,7 +54,7 @@ JsonObject = Annotated[dict[str, Any], NoDecode, BeforeValidator(_object)]
 
 
 class Settings(BaseSettings):
-    """Every setting with its default. The help of the command line is taken from the descriptions."""
+    """The settings with their defaults; the help of the command line is taken from the descriptions."""
 
     model_config = SettingsConfigDict(
         env_prefix=_PREFIX, env_ignore_empty=True, extra="forbid", frozen=True, protected_namespaces=()
@@ -64,16 +66,24 @@ class Settings(BaseSettings):
         None, description="folder of a model in Hugging Face format, or a hub id; left out: the shipped one"
     )
     engine: Literal["torch", "vllm"] = Field(
-        "torch", description="what runs the model: the embedded engine, or vLLM"
+        "torch", description="engine that runs the model: the embedded one, or vLLM"
     )
     served_model_name: str | None = Field(None, min_length=1, description="the model's id for clients")
     max_model_len: int | None = Field(None, ge=1, description="tokens of context; left out: the model's own")
     max_num_seqs: int = Field(16, ge=1, le=4096, description="requests that run at the same time")
-    max_queue: int = Field(256, ge=0, description="prompts that may wait; one more is refused with 503")
-    max_num_batched_tokens: int = Field(
-        512, ge=1, description="tokens of one engine step, more than max_num_seqs"
+    max_queue: int = Field(256, ge=0, description="prompts that may wait; more are refused with 503")
+    max_num_batched_tokens: int | None = Field(
+        None,
+        ge=1,
+        description=f"tokens of one engine step, more than max_num_seqs; left out: {DEFAULT_BATCHED_TOKENS}, "
+        "with --engine vllm a number of vLLM's choice",
     )
-    kv_cache_bytes: int = Field(1 << 29, ge=1 << 16, description="bytes of memory for the KV cache")
+    kv_cache_bytes: int | None = Field(
+        None,
+        ge=1 << 16,
+        description=f"bytes of memory for the KV cache; left out: {DEFAULT_KV_CACHE_BYTES}, with "
+        "--engine vllm on a GPU all that vLLM's --gpu-memory-utilization leaves",
+    )
     enable_prefix_caching: bool = Field(True, description="prompts reuse the KV cache of equal beginnings")
     api_key: SecretStr | None = Field(
         None, min_length=1, description="key that every route but /health asks for"
@@ -81,12 +91,12 @@ class Settings(BaseSettings):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="dtype of the weights"
     )
-    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    device: str = Field("auto", description="device that runs the model: auto, cpu, cuda or cuda:N")
     seed: int | None = Field(
         None, ge=-(2**63), le=2**63 - 1, description="seed of requests that send none; left out: a random one"
     )
     kernels: KernelsChoice = Field(
-        "auto", description="kernels that attend, measure and draw: the fastest, or this implementation"
+        "auto", description="kernels that measure, attend and draw (auto: the fastest)"
     )
     batch_invariant: bool = Field(
         False, description="serve only where a request gets the same bits whatever else runs"
@@ -96,24 +106,24 @@ class Settings(BaseSettings):
         pattern=r"^\d+(,\d+)*$",
         description="layers whose attention is measured, as 0,3; left out: all",
     )
-    threads: int | None = Field(None, ge=1, description="CPU threads of the engine")
+    threads: int | None = Field(None, ge=1, description="threads that compute on a CPU; left out: one a core")
     allow_unvalidated: bool = Field(False, description="serve an architecture that was not validated")
     calibrate: bool = Field(True, description="calibrate a model without a profile at its first start")
     profile: str | None = Field(None, description="file of a profile to use instead of the model's own")
     policy: PolicyName = Field("entropix", description="policy of requests that name none")
     preset: PresetName = Field("calibrated", description="preset of requests that name none")
     overrides: JsonObject = Field(
-        {}, description="a JSON object of policy parameters that requests which do not name them get"
+        {}, description="policy parameters of requests that do not name them, as a JSON object"
     )
     branch: Annotated[dict[str, Any] | None, NoDecode, BeforeValidator(_object)] = Field(
         None,
-        description="a JSON object, the branch of requests under policy entropix that name none, {} for its "
-        "defaults; left out: no branches",
+        description="branches of requests under policy entropix that name none, as a JSON object ({} for the "
+        "defaults); left out: no branches",
     )
     telemetry: TelemetryLevel = Field("summary", description="telemetry of requests that ask for none")
-    max_n: int = Field(16, ge=1, le=4096, description="choices of one prompt that n or best_of may ask for")
+    max_n: int = Field(16, ge=1, le=4096, description="the most choices that n or best_of may ask for")
     log_level: Literal["critical", "error", "warning", "info", "debug"] = Field(
-        "info", description="log level"
+        "info", description="the least severe messages in the log"
     )
     max_body_bytes: int = Field(4 << 20, ge=1024, description="bytes of the largest request body")
     drain_seconds: float = Field(30.0, ge=0, description="seconds that running requests have after SIGTERM")
@@ -141,7 +151,10 @@ class Settings(BaseSettings):
 
     @property
     def default_policy(self) -> PolicyConfig:
-        """What a request without an ``entropick`` block gets; branches open under policy entropix alone."""
+        """Returns the policy of a request without an ``entropick`` block.
+
+        Branches open under policy entropix alone.
+        """
         return PolicyConfig(
             policy=self.policy,
             preset=self.preset,
@@ -151,7 +164,7 @@ class Settings(BaseSettings):
         )
 
     def engine_options(self, model: str) -> EngineOptions:
-        """How to build the engine for ``model``."""
+        """Returns the options to build an engine for ``model`` with."""
         return EngineOptions(
             model=model,
             served_model_name=self.served_model_name,
@@ -172,12 +185,11 @@ class Settings(BaseSettings):
             allow_unvalidated=self.allow_unvalidated,
             calibrate=self.calibrate,
             profile=self.profile,
-            seed=self.seed,
         )
 
 
 def load_settings(config: Path | None = None, **given: Any) -> Settings:
-    """Settings from all sources; ``given`` wins. Raises SettingsError."""
+    """Reads the settings from all sources; ``given`` wins. Raises SettingsError."""
     named = config or (Path(env) if (env := os.environ.get(f"{_PREFIX}CONFIG")) else None)
     if named is not None and not named.is_file():
         raise SettingsError(f"the configuration file {named} does not exist")

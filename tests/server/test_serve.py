@@ -5,17 +5,26 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import os
+import shutil
 import signal
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from entropick_pico import model_path
+from entropick_sampler.profile import PROFILE_FILE
 from entropick_server.engine.base import ModelLoadError
 from entropick_server.serve import DrainingServer, build_server, serve
-from entropick_server.settings import Settings
+from entropick_server.settings import Settings, SettingsError
 
 BODY = {"messages": [{"role": "user", "content": "Hi"}]}
 CHAT = "/v1/chat/completions"
@@ -189,3 +198,130 @@ async def test_after_a_failure_of_the_server_the_next_request_is_answered(engine
             assert answer.headers["x-request-id"] == "mine"
         engine.script = script
         assert (await client.post(CHAT, json=BODY)).status_code == 200
+
+
+def test_an_address_that_is_taken_is_told_before_the_model_loads(engine: Any) -> None:
+    """A load of half a minute ran to its end before the process ended."""
+    engine.load_gate.clear()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(SettingsError, match=f"cannot listen on 127.0.0.1:{port}"):
+            serve(engine, Settings(port=port, log_level="critical"))
+
+
+async def test_a_signal_while_the_model_loads_waits_for_nothing(engine: Any) -> None:
+    engine.load_gate.clear()
+    server = build_server(engine, Settings(port=0, log_level="critical"))
+    task = asyncio.create_task(server.serve())
+    await until(lambda: server.started)
+    assert not server.abandoned
+    server.handle_exit(signal.SIGTERM, None)
+    await asyncio.wait_for(task, 10)
+    assert server.abandoned
+    # the load is cancelled by the one who ends the process
+    await asyncio.wait_for(server.abandon(), 10)
+
+
+async def test_a_signal_before_the_server_listens(engine: Any) -> None:
+    engine.load_gate.clear()
+    server = build_server(engine, Settings(port=0, log_level="critical"))
+    server.handle_exit(signal.SIGTERM, None)
+    await asyncio.wait_for(server.serve(), 10)
+    assert server.abandoned
+    await asyncio.wait_for(server.abandon(), 10)
+
+
+def ended_by(
+    number: int, start: str, sign: str, arguments: list[str], environment: dict[str, str]
+) -> tuple[int, str]:
+    """Exit code and output of a server that gets a signal once ``sign`` stands in its output.
+
+    Its start would last for ever: a server that waits for it runs into the time limit.
+    """
+    script = Path(__file__).with_name("endless_start.py")
+    command = [sys.executable, str(script), start, "--port", "0", *arguments]
+    said = ""
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | environment
+    ) as process:
+        try:
+            assert process.stdout is not None
+            seen: set[str] = set()
+            for line in process.stdout:
+                said += line
+                seen |= {part for part in (sign, "entropick listens") if part in line}
+                if len(seen) == 2:
+                    break
+            process.send_signal(number)
+            rest, _ = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    return process.returncode, said + rest
+
+
+@pytest.mark.parametrize(
+    ("start", "sign", "number"),
+    [
+        ("load", "reading", signal.SIGTERM),
+        ("calibrate", "calibrating", signal.SIGTERM),
+    ],
+)
+def test_a_signal_ends_a_server_that_loads_or_calibrates(
+    start: str, sign: str, number: int, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(model_path(), tmp_path / "model")
+    (folder / PROFILE_FILE).unlink()
+    code, said = ended_by(number, start, sign, [str(folder)], {"HOME": str(tmp_path)})
+    assert code == 0, said
+    assert "ready:" not in said
+    assert "Traceback" not in said
+
+
+CHILD = """
+import asyncio, multiprocessing, os, subprocess, sys, time
+from entropick_server.serve import serve
+from entropick_server.settings import Settings, SettingsError
+
+def core():
+    worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    print("processes", os.getpid(), worker.pid, flush=True)
+    worker.wait()
+
+class Engine:
+    async def start(self):
+        multiprocessing.get_context("spawn").Process(target=core).start()
+        await asyncio.to_thread(time.sleep, 600)
+    async def close(self):
+        await asyncio.Event().wait()
+
+if __name__ == "__main__":
+    serve(Engine(), Settings(port=0))
+"""
+
+
+def test_the_processes_of_a_load_end_with_it(tmp_path: Path) -> None:
+    """As those of vLLM, whose engine core is a process with workers below it."""
+    script = tmp_path / "child.py"
+    script.write_text(CHILD)
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            lines = iter(process.stdout)
+            below = next(line for line in lines if line.startswith("processes")).split()[1:]
+            process.terminate()
+            assert process.wait(timeout=30) == 0
+        finally:
+            process.kill()
+    deadline = time.monotonic() + 10
+    while (alive := [pid for pid in below if lives(pid)]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for pid in alive:
+        os.kill(int(pid), signal.SIGKILL)
+    assert not alive
+
+
+def lives(pid: str) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

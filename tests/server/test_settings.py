@@ -89,11 +89,11 @@ def test_bad_files(tmp_path: Path) -> None:
 
 
 def test_engine_options() -> None:
-    settings = Settings(max_model_len=128, served_model_name="m", calibrate=False, threads=2, seed=5)
+    settings = Settings(max_model_len=128, served_model_name="m", calibrate=False, threads=2)
     options = settings.engine_options("folder")
     assert options.model == "folder"
     assert (options.max_model_len, options.served_model_name, options.calibrate) == (128, "m", False)
-    assert (options.threads, options.seed, options.max_num_seqs) == (2, 5, 16)
+    assert (options.threads, options.max_num_seqs) == (2, 16)
 
 
 def test_the_key_is_not_shown() -> None:

@@ -10,7 +10,7 @@ from entropick_pico import model_path
 from entropick_sampler.profile import PROFILE_FILE, Profile
 from entropick_sampler.signals import POLICY_SIGNALS
 from entropick_server import cli
-from entropick_server.engine.embedded.loader import model_hash
+from entropick_server.engine.identity import hash_model
 from entropick_server.engine.profiles import find_profile
 
 pytestmark = pytest.mark.filterwarnings("default")  # of vLLM's and torch's making
@@ -46,7 +46,7 @@ def test_both_engines_fit_the_same_profile(tmp_path: Path, capfd: pytest.Capture
     assert theirs.tokens > 500
     # serving takes it for these layers
     found = find_profile(
-        str(tmp_path / "vllm.toml"), tmp_path, tmp_path, model_hash(Path(model_path())), (0, 3)
+        str(tmp_path / "vllm.toml"), tmp_path, tmp_path, hash_model(Path(model_path())), (0, 3)
     )
     assert found == theirs
 

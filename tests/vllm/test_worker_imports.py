@@ -1,4 +1,4 @@
-"""A vLLM worker loads nothing of the embedded engine, nor the models of transformers that only it needs."""
+"""The vLLM engine loads nothing of the embedded engine, its workers no models of transformers that it needs."""
 
 from __future__ import annotations
 
@@ -54,6 +54,12 @@ def test_the_parts_beside_the_side_channel_load_no_vllm() -> None:
     found = loaded(*ours(SIDE_CHANNEL))
     assert embedded(found) == models(found) == set()
     assert not {name for name in found if name.partition(".")[0] in ("vllm", "transformers")}
+
+
+@pytest.mark.skipif(find_spec("zmq") is None, reason="needs ZeroMQ, which comes with vLLM (make test-vllm)")
+def test_the_server_loads_nothing_of_the_embedded_engine() -> None:
+    found = loaded(f"{ENGINE}.vllm.engine")
+    assert embedded(found) == models(found) == set()
 
 
 @pytest.mark.skipif(find_spec("vllm") is None, reason="needs vLLM (make test-vllm)")

@@ -1,4 +1,4 @@
-"""Calibrate a model through the engine that serves it: texts in, measured tokens, a profile out.
+"""The calibration of a model through the engine that serves it: texts in, measured tokens, a profile out.
 
 The texts are teacher-forced as ordinary requests, so what calibration measures is what serving measures.
 The numbers are made by :mod:`entropick_sampler.calibrate`.

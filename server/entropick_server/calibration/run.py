@@ -1,4 +1,4 @@
-"""Drive an engine through the texts and fit a profile to what it measured."""
+"""Runs texts through an engine and fits a profile to the measured tokens."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from entropick_sampler.params import PolicyConfig, SamplingParams
 from entropick_sampler.profile import DEFAULT_CLARIFY_TEXT, Profile, ProfileError
 from entropick_sampler.signals import SIGNALS
 
-from ..engine.base import Engine, EngineError, QueueFullError
+from ..engine.base import Engine, EngineError
 from ..engine.profiles import calibrated_path, default_cache
 from ..engine.types import Request, Token
 from .samples import BUILT_IN_PROMPTS, BUILT_IN_TOKENS, Sample, built_in_samples, read_samples
@@ -26,17 +26,18 @@ from .samples import BUILT_IN_PROMPTS, BUILT_IN_TOKENS, Sample, built_in_samples
 ENOUGH_TOKENS: Final = 600
 """built-in prompts are answered again with other seeds until so many tokens were measured"""
 MAX_ROUNDS: Final = 12
-_FULL_SECONDS: Final = 0.05
-"""wait before a request that found the queue full tries again"""
+IN_FLIGHT: Final = 16
+"""requests that calibration has in an engine at the same time, where the caller names no other number"""
 
 
 async def measure(
     engine: Engine, samples: Sequence[Sample], concurrency: int, first_seed: int = 0
 ) -> list[list[Token]]:
-    """Run every sample through the engine, at most ``concurrency`` at a time; the tokens of each.
+    """Runs every sample through the engine and returns the tokens of each.
 
-    A request that finds the engine's queue full is sent again. A sample without a reply is answered by the
-    model, up to the end of its answer. Raises EngineError.
+    At most ``concurrency`` requests are in the engine at the same time; the caller must not ask for more than
+    the engine runs at once. A sample without a reply is answered by the model, up to the end of its answer.
+    Raises EngineError.
     """
     gate = asyncio.Semaphore(concurrency)
     done = 0
@@ -58,8 +59,7 @@ async def measure(
             forced_token_ids=sample.reply,
         )
         async with gate:
-            while (tokens := await _said(engine, request)) is None:
-                await asyncio.sleep(_FULL_SECONDS)
+            tokens = await _tokens(engine, request)
         done += 1
         _progress(done, len(samples))
         return tokens
@@ -67,16 +67,13 @@ async def measure(
     return list(await asyncio.gather(*(one(i, s) for i, s in enumerate(samples))))
 
 
-async def _said(engine: Engine, request: Request) -> list[Token] | None:
-    """A request's tokens, None where the queue is full; raises EngineError."""
+async def _tokens(engine: Engine, request: Request) -> list[Token]:
+    """Returns all tokens of a request; raises EngineError."""
     tokens: list[Token] = []
-    try:
-        async for output in engine.generate(request):
-            if output.error is not None:
-                raise EngineError(f"calibration stopped: {output.error}")
-            tokens.extend(output.tokens)
-    except QueueFullError:
-        return None
+    async for output in engine.generate(request):
+        if output.error is not None:
+            raise EngineError(f"calibration stopped: {output.error}")
+        tokens.extend(output.tokens)
     return tokens
 
 
@@ -87,7 +84,7 @@ def _progress(done: int, total: int) -> None:
 
 
 def collect(samples: Sequence[Sample], measured: Sequence[Sequence[Token]]) -> MeasuredTokens:
-    """The table that ``fit`` wants: one row a measured token."""
+    """Builds the table that ``fit`` reads, with a row for each measured token."""
     columns = [i for i, signal in enumerate(SIGNALS) if signal.known_before_draw]
     rows = [[token.signals[i] for i in columns] for tokens in measured for token in tokens]
     ambiguous = [
@@ -106,9 +103,9 @@ async def calibrate_engine(
     engine: Engine,
     data: Path | None = None,
     clarify_text: str = DEFAULT_CLARIFY_TEXT,
-    concurrency: int = 16,
+    concurrency: int = IN_FLIGHT,
 ) -> Profile:
-    """A profile for the model that ``engine`` serves, from a file or from the built-in prompts.
+    """Makes a profile for the model that ``engine`` serves, from a file or from the built-in prompts.
 
     Raises CalibrationDataError for a bad file, ValueError for too little data.
     """
@@ -136,9 +133,9 @@ async def calibrate_engine(
     )
 
 
-async def calibrate_first(engine: Engine) -> Profile:
-    """What an engine does at first start of a model without a profile: the built-in prompts."""
-    return await calibrate_engine(engine)
+async def calibrate_first(engine: Engine, concurrency: int = IN_FLIGHT) -> Profile:
+    """Makes a profile from the built-in prompts, at the first start of a model without a profile."""
+    return await calibrate_engine(engine, concurrency=concurrency)
 
 
 def calibrate_model(
@@ -146,14 +143,16 @@ def calibrate_model(
     data: Path,
     output: Path | None = None,
     clarify_text: str | None = None,
-    concurrency: int = 16,
+    concurrency: int = IN_FLIGHT,
     cache: Path | None = None,
 ) -> tuple[Path, Profile]:
-    """Start an engine, calibrate its model on a file, write the profile and close the engine.
+    """Starts an engine, calibrates its model on a file, writes the profile and closes the engine.
 
-    Build the engine with ``calibrate=False, use_profile=False``: an old profile may be one that no engine
-    would take. ``output`` defaults to where serving looks (``cache``: the user's folder of profiles),
-    ``clarify_text`` to that of the profile which lies there. Raises ModelLoadError, EngineError,
+    The caller must build the engine with ``calibrate=False, use_profile=False``, because an engine may refuse
+    the old profile. ``output`` defaults to the place where serving looks (``cache``: the user's folder of
+    profiles), ``clarify_text`` to that of the profile which lies there.
+
+    Returns the path that was written, and the profile. Raises ModelLoadError, EngineError,
     CalibrationDataError, ValueError, OSError.
     """
     return asyncio.run(_calibrate_file(engine, data, output, clarify_text, concurrency, cache))
@@ -182,6 +181,7 @@ async def _calibrate_file(
 
 
 def _known_text(path: Path) -> str:
+    """Returns the clarifying text of the profile that is there already, else the default."""
     if not path.is_file():
         return DEFAULT_CLARIFY_TEXT
     try:

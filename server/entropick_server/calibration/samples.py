@@ -1,4 +1,4 @@
-"""The texts of a calibration: read from a file, or the prompts that are built in."""
+"""The texts of a calibration, from a file or from the built-in prompts."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ BUILT_IN_PROMPTS: Final[tuple[str, ...]] = (
 
 
 class CalibrationDataError(ValueError):
-    """A calibration file that cannot be used; the message names the line."""
+    """An error in a calibration file; the message names the line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One text: ``prompt`` is given, ``reply`` is measured token by token.
+    """A text of which ``prompt`` is given and ``reply`` is measured token by token.
 
     An empty reply lets the model write ``BUILT_IN_TOKENS`` tokens of its own. ``ambiguous``: indices of
     reply tokens at which a clarifying question would be right.
@@ -58,7 +58,9 @@ class Sample:
 
 
 def read_samples(path: Path, tokenizer: Tokenizer, eos: Sequence[int], limit: int) -> list[Sample]:
-    """Read a JSON Lines file; each line has one of the shapes below, tokens capped at ``limit``.
+    """Reads the samples of a JSON Lines file and cuts each at ``limit`` tokens.
+
+    A line has one of these shapes:
 
     ``{"messages": [..., {"role": "assistant", "content": text}], "ambiguous_at": [character offsets]}``,
     ``{"prompt": text, "completion": text}`` or ``{"text": text}``. Raises CalibrationDataError.
@@ -108,20 +110,23 @@ def _sample(row: dict[str, Any], tokenizer: Tokenizer, eos: Sequence[int]) -> Sa
 def token_indices(
     ids: Sequence[int], text: str, offsets: Iterable[int], tokenizer: Tokenizer
 ) -> frozenset[int]:
-    """Index of the token that begins at each character offset (the next one where it falls inside one)."""
-    pieces = [tokenizer.token_bytes(token) or b"" for token in ids]
+    """Returns the indices of the tokens that begin at some character offsets of a text.
+
+    An offset inside a token stands for the token behind it.
+    """
+    spelled = [tokenizer.token_bytes(token) or b"" for token in ids]
     # some tokenizers put a space before a text
-    starts, at = [], len(text.encode()) - len(b"".join(pieces))
-    for piece in pieces:
+    starts, at = [], len(text.encode()) - len(b"".join(spelled))
+    for part in spelled:
         starts.append(at)
-        at += len(piece)
+        at += len(part)
     wanted = [len(text[:offset].encode()) for offset in offsets]
     found = (next((i for i, start in enumerate(starts) if start >= w), None) for w in wanted)
     return frozenset(i for i in found if i is not None)
 
 
 def built_in_samples(tokenizer: Tokenizer) -> list[Sample]:
-    """Prompts for a model that has no profile and no data: it writes the texts itself."""
+    """Returns the prompts for a model without profile and data, which writes the texts itself."""
     samples = []
     for text in BUILT_IN_PROMPTS:
         try:

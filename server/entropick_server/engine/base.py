@@ -71,7 +71,7 @@ class Engine(Protocol):
 
     @property
     def model_hash(self) -> str:
-        """Digest of the weights, for a profile's provenance."""
+        """Returns the digest of weights, configuration and tokenizer, for a profile's provenance."""
         ...
 
     @property

@@ -1,4 +1,4 @@
-"""A Hugging Face fast tokenizer behind :class:`~.base.Tokenizer`, with the exact bytes of every token."""
+"""The tokenizer of both engines: a fast tokenizer of Hugging Face, and the exact bytes of every token."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Scheme = Literal["byte_level", "sentencepiece", "text"]
 
 @lru_cache(maxsize=1)
 def byte_map() -> dict[str, int]:
-    """GPT-2's table: the printable character that stands for each byte in a byte-level vocabulary."""
+    """Returns GPT-2's table: printable character -> the byte that it stands for in a vocabulary of bytes."""
     plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [b for b in range(256) if b not in set(plain)]
     return {chr(b): b for b in plain} | {chr(256 + i): b for i, b in enumerate(others)}
@@ -33,7 +33,7 @@ def _decoder_types(decoder: dict[str, Any] | None) -> list[dict[str, Any]]:
 
 
 def decoding_scheme(backend_json: str) -> Scheme:
-    """How a tokenizer turns vocabulary strings into text, read from its ``tokenizer.json``.
+    """Tells from ``tokenizer.json`` how a tokenizer turns the strings of its vocabulary into text.
 
     ``byte_level``: characters stand for bytes (GPT-2, Llama 3, Qwen). ``sentencepiece``: U+2581 stands for a
     space and ``<0xNN>`` for a byte (Llama 2, Mistral, Gemma). ``text``: anything else.
@@ -49,7 +49,7 @@ def decoding_scheme(backend_json: str) -> Scheme:
 
 
 class FastTokenizer:
-    """Encodes, decodes, applies chat templates.
+    """A tokenizer that knows the exact bytes of each token, around a fast tokenizer of Hugging Face.
 
     ``token_bytes`` is what a token adds to a reply that continues a prompt: the space that some decoders
     strip from the beginning of a TEXT is kept, because a reply is not the beginning.
@@ -69,29 +69,29 @@ class FastTokenizer:
 
     @property
     def size(self) -> int:
-        """Ids that mean something: 0 .. size."""
+        """Returns the size of the vocabulary with added tokens: ids from 0 to size - 1 mean something."""
         return int(self._backend.get_vocab_size(with_added_tokens=True))
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        """Token ids of a text."""
+        """Encodes a text as token ids."""
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=add_special_tokens)
         return ids
 
     def decode(self, ids: list[int], *, skip_special_tokens: bool) -> str:
-        """Text of token ids, as they are: no spaces are tidied away."""
+        """Decodes token ids into text as they are; no spaces are tidied away."""
         text: str = self._backend.decode(ids, skip_special_tokens=skip_special_tokens)
         return text
 
     def token_bytes(self, token_id: int) -> bytes | None:
-        """The exact bytes of one token; None for a special token or an id the vocabulary does not have."""
+        """Returns the exact bytes of a token; None for a special token or an id outside the vocabulary."""
         if token_id not in self._bytes:
             self._bytes[token_id] = self._measure(token_id)
         return self._bytes[token_id]
 
     def render_chat(self, messages: list[dict[str, Any]], *, add_generation_prompt: bool) -> str:
-        """Text of a conversation; raises ValueError where the model has no template or it refuses.
+        """Renders a conversation by the model's chat template, which runs in jinja2's sandbox.
 
-        transformers renders the template in jinja2's sandbox.
+        Raises ValueError where the model has no template, or its template refuses the messages.
         """
         if not getattr(self._tokenizer, "chat_template", None):
             raise ValueError("this model has no chat template; use /v1/completions")
@@ -124,7 +124,7 @@ class FastTokenizer:
         return self._in_context(token_id)
 
     def _in_context(self, token_id: int) -> bytes:
-        """What a token adds behind another one, for decoders that cannot be read token by token."""
+        """Returns the bytes that a token adds behind another token, for decoders of no simple scheme."""
         before = self._backend.decode([token_id], skip_special_tokens=False)
         both: str = self._backend.decode([token_id, token_id], skip_special_tokens=False)
         return both[len(before) :].encode()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from entropick_sampler.params import PolicyConfig, SamplingParams, Strategy
 
@@ -200,8 +200,13 @@ class ModelInfo:
 
 
 DecoderChoice = Literal["auto", "torch", "modules"]
+"""which decoder of the embedded engine runs a forward: the fastest that serves the model (the native one
+where it does), torch operations at best, or transformers' modules"""
 KernelsChoice = Literal["auto", "torch", "numba", "triton"]
-"""the fastest that serves the model, torch operations at best, or transformers' modules"""
+"""which implementation attends, measures and draws: auto is Triton on CUDA and native loops on the CPU"""
+DEFAULT_PAGE_SIZE: Final = 16
+DEFAULT_KV_CACHE_BYTES: Final = 1 << 29
+DEFAULT_BATCHED_TOKENS: Final = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,10 +218,12 @@ class EngineOptions:
     max_model_len: int | None = None
     max_num_seqs: int = 16
     max_queue: int = 256
-    max_num_batched_tokens: int = 512
-    """tokens of one step: decode rows and prefill chunks together"""
-    page_size: int = 16
-    kv_cache_bytes: int = 1 << 29
+    max_num_batched_tokens: int | None = None
+    """tokens of one step: decode rows and prefill chunks together; None: the engine's own number"""
+    page_size: int | None = None
+    """tokens of a KV cache block; None: the engine's own number"""
+    kv_cache_bytes: int | None = None
+    """None: DEFAULT_KV_CACHE_BYTES, or vLLM's share of a GPU"""
     enable_prefix_caching: bool = True
     """take the pages of a prompt's beginning from requests that had the same one"""
     dtype: str = "auto"
@@ -224,7 +231,6 @@ class EngineOptions:
     threads: int | None = None
     decoder: DecoderChoice = "auto"
     kernels: KernelsChoice = "auto"
-    """which implementation attends, measures and draws; auto: Triton on CUDA, native loops on the CPU"""
     batch_invariant: bool = False
     """serve only where a request's numbers are the same, bit for bit, whatever else runs"""
     monitored_layers: tuple[int, ...] | None = None
@@ -239,4 +245,3 @@ class EngineOptions:
     """False: serve without one (calibration)"""
     profile: str | None = None
     """path of a profile to use instead of the model's own"""
-    seed: int | None = None

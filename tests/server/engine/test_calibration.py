@@ -1,6 +1,7 @@
 """Calibration through the engine: what is read, what is measured, what is written, and the first start."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,10 +25,14 @@ from entropick_server.calibration import (
 )
 from entropick_server.calibration.run import ENOUGH_TOKENS
 from entropick_server.calibration.samples import BUILT_IN_PROMPTS, BUILT_IN_TOKENS
-from entropick_server.engine.base import ModelLoadError
+from entropick_server.engine.base import Engine, EngineError, ModelLoadError
+from entropick_server.engine.embedded.core import EngineCore
 from entropick_server.engine.embedded.engine import EmbeddedEngine
 from entropick_server.engine.profiles import cached_profile_path, calibrated_path
 from entropick_server.engine.types import EngineOptions, Request, Token
+
+from .conftest import byte_tokenizer, tiny_model
+from .test_loader import profile
 
 Folder = Callable[[str], Path]
 END = 256
@@ -189,13 +194,100 @@ def test_a_calibration_lies_where_serving_looks(tmp_path: Path) -> None:
     assert kept == cached_profile_path(cache, "hash", layers)
 
 
-async def test_an_engine_with_little_room_is_waited_for(model_folder: Folder, tmp_path: Path) -> None:
-    """Calibration has more requests at a time than this engine takes."""
+async def test_calibration_limits_its_requests_itself(model_folder: Folder, tmp_path: Path) -> None:
+    """An engine without a queue is never asked for more than it runs at once."""
     options = EngineOptions(str(model_folder("llama")), threads=1, max_num_seqs=2, max_queue=0)
-    engine = EmbeddedEngine(options, calibrate_first, profile_cache=tmp_path)
+    seen: list[int] = []
+
+    async def calibrate(engine: Engine) -> Profile:
+        engine.subscribe(lambda report: seen.append(report.load.running + report.load.waiting))
+        return await calibrate_first(engine, concurrency=2)
+
+    engine = EmbeddedEngine(options, calibrate, profile_cache=tmp_path)
     await engine.start()
     assert engine.profile is not None
+    assert max(seen) == 2
     await engine.close()
+
+
+def folder_with(source: Path, target: Path, **changes: Any) -> Path:
+    """A copy of a model folder with another config."""
+    shutil.copytree(source, target)
+    config = json.loads((target / "config.json").read_text())
+    (target / "config.json").write_text(json.dumps(config | changes))
+    return target
+
+
+async def test_a_model_is_not_served_with_the_cached_profile_of_another(
+    model_folder: Folder, tmp_path: Path
+) -> None:
+    """Weights that differ in the middle of their file alone, and the same weights with another context."""
+    first = tmp_path / "first"
+    model = tiny_model("llama")
+    model.resize_token_embeddings(40_000)  # more than the 2 MiB at both ends
+    model.save_pretrained(first)
+    byte_tokenizer().save_pretrained(first)
+    second = folder_with(first, tmp_path / "second")
+    with (second / "model.safetensors").open("r+b") as file:
+        file.seek(file.seek(0, 2) // 2)
+        file.write(bytes(64))
+    third = folder_with(first, tmp_path / "third", max_position_embeddings=128)
+    asked: list[str] = []
+
+    async def calibrate(engine: Engine) -> Profile:
+        asked.append(engine.info.name)
+        return profile((0, 1, 2), engine.model_hash)
+
+    for folder in (first, second, third, first):
+        options = EngineOptions(str(folder), threads=1)
+        engine = EmbeddedEngine(options, calibrate, profile_cache=tmp_path / "profiles")
+        await engine.start()
+        await engine.close()
+    assert asked == ["first", "second", "third"]
+
+
+async def test_a_cached_profile_that_cannot_be_read_is_made_anew(
+    model_folder: Folder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After a full disk the server never started again."""
+    options = EngineOptions(str(model_folder("llama")), threads=1)
+    asked = 0
+
+    async def calibrate(engine: Engine) -> Profile:
+        nonlocal asked
+        asked += 1
+        return profile((0, 1, 2), engine.model_hash)
+
+    async def started() -> Profile | None:
+        engine = EmbeddedEngine(options, calibrate, profile_cache=tmp_path)
+        await engine.start()
+        await engine.close()
+        return engine.profile
+
+    made = await started()
+    (kept,) = tmp_path.glob("*.toml")
+    kept.write_text(kept.read_text()[:100])
+    assert await started() == made
+    assert "cannot be used" in caplog.text
+    assert Profile.load(kept) == made
+    assert await started() == made
+    assert asked == 2
+
+
+async def test_a_profile_that_the_engine_thread_cannot_take_ends_the_start(
+    model_folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeError("inside")
+
+    async def calibrate(engine: Engine) -> Profile:
+        return profile((0, 1, 2), engine.model_hash)
+
+    monkeypatch.setattr(EngineCore, "set_profile", fails)
+    engine = EmbeddedEngine(EngineOptions(str(model_folder("llama")), threads=1), calibrate, tmp_path)
+    with pytest.raises(EngineError, match="UseProfile"):
+        await engine.start()
+    assert not engine.ready
 
 
 async def test_first_start_calibrates_and_the_next_one_does_not(

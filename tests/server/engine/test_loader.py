@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig
 
 from entropick_sampler.profile import PROFILE_FILE, QUANTILE_LEVELS, THRESHOLDS, Profile
 from entropick_sampler.signals import POLICY_SIGNALS
 from entropick_server.engine.base import ModelLoadError
 from entropick_server.engine.embedded.core import EngineCore
 from entropick_server.engine.embedded.cpu_threads import default_threads
-from entropick_server.engine.embedded.loader import check_architecture, load_model, model_hash
+from entropick_server.engine.embedded.loader import load_model
 from entropick_server.engine.embedded.startup import build
 from entropick_server.engine.profiles import cached_profile_path, find_profile
+from entropick_server.engine.source import check_architecture
 from entropick_server.engine.types import EngineOptions
 
 from .conftest import END, tiny_config
@@ -134,7 +134,7 @@ def test_a_hub_model_that_cannot_be_fetched(monkeypatch: pytest.MonkeyPatch) -> 
     def offline(*_: object, **__: object) -> str:
         raise OSError("no connection.")
 
-    monkeypatch.setattr("entropick_server.engine.embedded.loader.cached_file", offline)
+    monkeypatch.setattr("entropick_server.engine.source.snapshot_download", offline)
     with pytest.raises(ModelLoadError, match="download the model and give its folder"):
         load_model(options("someone/some-model"))
 
@@ -153,13 +153,6 @@ def test_weights_must_be_complete_safetensors(model_folder: Folder, tmp_path: Pa
     torch.save(weights, folder / "pytorch_model.bin")
     with pytest.raises(ModelLoadError, match="cannot be loaded"):
         load_model(options(folder))
-
-
-def test_the_hash_is_of_the_weights(model_folder: Folder, tmp_path: Path) -> None:
-    folder = edited(model_folder("llama"), tmp_path / "m", bos_token_id=3)
-    assert model_hash(folder) == model_hash(model_folder("llama"))
-    assert model_hash(folder) != model_hash(model_folder("qwen2"))
-    assert AutoConfig.from_pretrained(folder).bos_token_id == 3
 
 
 @pytest.mark.parametrize(
@@ -220,6 +213,39 @@ def test_profiles_that_do_not_fit(tmp_path: Path) -> None:
         find_profile(None, tmp_path, tmp_path, "hash", (0, 1))
     with pytest.raises(ModelLoadError, match="cannot be read"):
         find_profile(str(tmp_path / "none.toml"), tmp_path, tmp_path, "hash", (0, 1))
+
+
+@pytest.mark.parametrize("content", ["", "format = 1\n[provenance]\nmodel_hash = ", "format = 9\n"])
+def test_a_cached_profile_that_cannot_be_read_is_passed_over(
+    content: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a full disk leaves it. Named by the options, or beside the weights, the same file is an error."""
+    folder, cache = tmp_path / "model", tmp_path / "cache"
+    folder.mkdir()
+    cached = cached_profile_path(cache, "hash", (0, 1))
+    cached.parent.mkdir()
+    cached.write_text(content)
+    assert find_profile(None, folder, cache, "hash", (0, 1)) is None
+    assert f"the cached profile {cached} cannot be used" in caplog.text
+    with pytest.raises(ModelLoadError, match="profile"):
+        find_profile(str(cached), folder, cache, "hash", (0, 1))
+    (folder / PROFILE_FILE).write_text(content)
+    with pytest.raises(ModelLoadError, match="profile"):
+        find_profile(None, folder, cache, "hash", (0, 1))
+
+
+def test_a_cached_profile_of_other_layers_is_passed_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    profile((0, 2), "hash").save(cached_profile_path(tmp_path, "hash", (0, 1)))
+    assert find_profile(None, tmp_path, tmp_path, "hash", (0, 1)) is None
+    assert "calibrated on layers [0, 2]" in caplog.text
+
+
+def test_a_profile_of_another_model_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    profile((0, 1), "other").save(tmp_path / PROFILE_FILE)
+    assert find_profile(None, tmp_path, tmp_path, "hash", (0, 1)) is not None
+    assert "calibrated on another model (weights, configuration or tokenizer differ)" in caplog.text
 
 
 def test_threads_are_at_least_one() -> None:

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from ..base import ModelLoadError
-from ..types import EngineOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,20 +29,18 @@ class CacheShape:
         return 2 * self.layers * self.kv_heads * self.head_dim * self.page_size * width
 
 
-def pages_that_fit(shape: CacheShape, options: EngineOptions, max_len: int) -> int:
-    """Counts the pages that the options' bytes allow beside the empty page 0.
+def pages_that_fit(shape: CacheShape, cache_bytes: int, contexts: int | None, max_len: int) -> int:
+    """Counts the pages that ``cache_bytes`` allow beside the empty page 0.
 
-    With prefix caching every page is of use, for what was computed before is found again; without it there
-    are no more than ``max_num_seqs`` full contexts can fill. Raises ModelLoadError where fewer than two
-    tokens fit.
-    """
-    pages = options.kv_cache_bytes // shape.page_bytes - 1
-    if not options.enable_prefix_caching:
-        pages = min(pages, options.max_num_seqs * -(-max_len // options.page_size))
-    if pages * options.page_size < 2:
+    ``contexts``: without prefix caching, the number of full contexts that can run at once, for more pages
+    would never be used; None with it, for then every page is of use. Raises ModelLoadError where fewer than
+    two tokens fit."""
+    pages = cache_bytes // shape.page_bytes - 1
+    if contexts is not None:
+        pages = min(pages, contexts * -(-max_len // shape.page_size))
+    if pages * shape.page_size < 2:
         raise ModelLoadError(
-            f"kv_cache_bytes {options.kv_cache_bytes} holds no two pages of {shape.page_bytes} bytes: "
-            "raise it"
+            f"kv_cache_bytes {cache_bytes} holds no two pages of {shape.page_bytes} bytes: raise it"
         )
     return pages
 

@@ -11,6 +11,9 @@ from entropick_sampler.profile import Profile
 from ..base import ModelLoadError
 from ..reply import check_request
 from ..types import (
+    DEFAULT_BATCHED_TOKENS,
+    DEFAULT_KV_CACHE_BYTES,
+    DEFAULT_PAGE_SIZE,
     EngineLoad,
     EngineOptions,
     FinishReason,
@@ -43,20 +46,24 @@ class EngineCore:
         """Raises ModelLoadError where the options leave no room for a cache or for prompts."""
         model = loaded.model
         parameter = next(model.parameters())
-        shape = CacheShape(
-            loaded.layers, loaded.kv_heads, loaded.head_dim, options.page_size, 1, parameter.dtype
+        page_size = options.page_size or DEFAULT_PAGE_SIZE
+        shape = CacheShape(loaded.layers, loaded.kv_heads, loaded.head_dim, page_size, 1, parameter.dtype)
+        pages = pages_that_fit(
+            shape,
+            options.kv_cache_bytes or DEFAULT_KV_CACHE_BYTES,
+            None if options.enable_prefix_caching else options.max_num_seqs,
+            loaded.info.max_model_len,
         )
-        pages = pages_that_fit(shape, options, loaded.info.max_model_len)
         # a request may fill the cache alone, never more than that
         self.info: ModelInfo = replace(
-            loaded.info, max_model_len=min(loaded.info.max_model_len, pages * options.page_size)
+            loaded.info, max_model_len=min(loaded.info.max_model_len, pages * page_size)
         )
         try:
             self._scheduler = Scheduler(
                 PagePool(pages),
-                options.page_size,
+                page_size,
                 options.max_num_seqs,
-                options.max_num_batched_tokens,
+                options.max_num_batched_tokens or DEFAULT_BATCHED_TOKENS,
                 options.enable_prefix_caching,
             )
         except ValueError as error:

@@ -7,22 +7,22 @@ StepReport back, from which each request's own queue is filled.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 
 from entropick_sampler.profile import Profile
 
 from ..base import Calibrator, EngineDeadError, EngineError, Tokenizer
-from ..profiles import cached_profile_path, check_layers, default_cache
+from ..profiles import default_cache
+from ..start import start_with_profile
 from ..types import EngineLoad, EngineOptions, ModelInfo, Request, RequestOutput, StepReport
-from .thread import Add, Cancel, EngineThread, Served, Stop, UseProfile
-
-_log = logging.getLogger(__name__)
+from .startup import Opened, open_core
+from .thread import Add, Cancel, EngineThread, Stop, UseProfile
 
 
 class EmbeddedEngine:
-    """Implements :class:`~..base.Engine` with transformers' modules and a cache and scheduler of our own."""
+    """An :class:`~..base.Engine` on transformers' modules, with a KV cache and a scheduler of our own."""
 
     def __init__(
         self,
@@ -30,17 +30,21 @@ class EmbeddedEngine:
         calibrator: Calibrator | None = None,
         profile_cache: Path | None = None,
     ) -> None:
-        """``calibrator`` is awaited at the first start of a model without a profile, before the engine is
-        ready; its profile is kept in ``profile_cache`` (default: the user's cache folder)."""
-        self._options = options
-        self._calibrator = calibrator
+        """Prepares an engine; nothing is loaded before start().
+
+        ``calibrator`` is awaited at the first start of a model without a profile, before the engine is ready;
+        its profile is kept in ``profile_cache`` (default: the user's cache folder).
+        """
+        self._calibrator = calibrator if options.calibrate else None
         self._profile_cache = profile_cache or default_cache()
-        self._thread = EngineThread(options, self._profile_cache, self)
+        self._thread = EngineThread(partial(open_core, options, self._profile_cache), self)
         self._streams: dict[str, asyncio.Queue[RequestOutput | EngineError]] = {}
         self._leaving: dict[str, asyncio.Event] = {}
-        """requests whose reader is gone, until the worker has told their end: their id is not free before"""
+        """requests without a reader, until the engine thread tells their end: their id is not free before"""
         self._listeners: list[Callable[[StepReport], None]] = []
-        self._served: Served | None = None
+        self._opened: Opened | None = None
+        self._applied: asyncio.Future[None] | None = None
+        """a profile that the thread was sent and has not told of"""
         self._profile: Profile | None = None
         self._started = False
         self._alive = False
@@ -48,54 +52,51 @@ class EmbeddedEngine:
 
     @property
     def info(self) -> ModelInfo:
-        """What is served; raises EngineDeadError before start()."""
-        return self._what.info
+        """Returns the description of the served model; raises EngineDeadError before start()."""
+        return self._model.info
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The model's tokenizer; raises EngineDeadError before start()."""
-        return self._what.loaded.tokenizer
+        """Returns the model's tokenizer; raises EngineDeadError before start()."""
+        return self._model.loaded.tokenizer
 
     @property
     def model_hash(self) -> str:
-        """Digest of the weights, for a profile's provenance; raises EngineDeadError before start()."""
-        return self._what.loaded.model_hash
+        """Returns the digest of weights, configuration and tokenizer, for a profile's provenance.
+
+        Raises EngineDeadError before start().
+        """
+        return self._model.loaded.source.model_hash
 
     @property
     def profile(self) -> Profile | None:
-        """The calibration profile in force."""
+        """Returns the calibration profile in force."""
         return self._profile
 
     @property
     def ready(self) -> bool:
-        """True between start() and close() while the engine is alive."""
+        """True while the engine is alive between start() and close()."""
         return self._ready and self._alive
 
     async def start(self) -> None:
-        """Load in the engine's thread, calibrate if need be; raises ModelLoadError."""
+        """Loads the model in the engine's thread and calibrates it if need be; raises ModelLoadError."""
         if self._started:
             raise EngineError("an engine is started once; build another one")
         self._started = True
-        try:
-            self._served = await self._thread.start()
-            self._profile = self._served.profile
-            self._alive = True
-            if self._profile is None and self._options.calibrate and self._calibrator is not None:
-                await self._calibrate(self._calibrator)
-        except BaseException:
-            await self.close()
-            raise
+        self._profile = await start_with_profile(
+            self, self._open, self._use_profile, self._calibrator, self._profile_cache
+        )
         self._ready = True
 
     async def close(self) -> None:
-        """Stop the thread; open streams end with EngineDeadError. Harmless when called again."""
+        """Stops the thread; open streams end with EngineDeadError. A second call does nothing."""
         self._ready = False
         self._thread.send(Stop())
         await self._thread.join()
         self.on_death("the engine was stopped")
 
     async def generate(self, request: Request) -> AsyncIterator[RequestOutput]:
-        """Stream a request's outputs; leaving the iterator early cancels the request.
+        """Yields the outputs of a request; leaving the iterator early cancels the request.
 
         Raises QueueFullError, EngineDeadError, and EngineError for a request id that is in use.
         """
@@ -120,7 +121,7 @@ class EmbeddedEngine:
                 yield output
         finally:
             del self._streams[name]
-            # the end may have arrived unread: the worker has then forgotten the request already
+            # the end may have arrived unread: the engine thread has then forgotten the request already
             while not ended and not stream.empty():
                 unread = stream.get_nowait()
                 ended = isinstance(unread, EngineError) or unread.finish_reason is not None
@@ -129,18 +130,18 @@ class EmbeddedEngine:
                 self._thread.send(Cancel(name))
 
     def load(self) -> EngineLoad:
-        """The gauges after the last step or command."""
+        """Returns the gauges after the last step or command."""
         return self._thread.load
 
     def subscribe(self, listener: Callable[[StepReport], None]) -> None:
-        """Call ``listener`` in the event loop with every report.
+        """Calls ``listener`` in the event loop with every report.
 
         A report whose duration is 0 is not a step: it tells of cancels and refusals while nothing ran.
         """
         self._listeners.append(listener)
 
     def on_report(self, report: StepReport) -> None:
-        """Called by the worker: hand out what a step did."""
+        """Takes a report from the engine thread and hands its outputs to their streams."""
         for output in report.outputs:
             if output.request_id in self._leaving:
                 if output.finish_reason is not None:
@@ -151,15 +152,17 @@ class EmbeddedEngine:
             listener(report)
 
     def on_refused(self, request_id: str, error: EngineError) -> None:
-        """Called by the worker: a request was not taken."""
+        """Takes from the engine thread the error of a request that was not taken."""
         if request_id in self._leaving:
             self._leaving.pop(request_id).set()
         elif request_id in self._streams:
             self._streams[request_id].put_nowait(error)
 
     def on_death(self, reason: str) -> None:
-        """Called by the worker: end every stream."""
+        """Takes the end of the engine thread, and ends every stream with it."""
         self._alive = False
+        if self._applied is not None and not self._applied.done():
+            self._applied.set_exception(EngineDeadError(reason))
         for event in self._leaving.values():
             event.set()
         self._leaving.clear()
@@ -167,19 +170,20 @@ class EmbeddedEngine:
             stream.put_nowait(EngineDeadError(reason))
 
     @property
-    def _what(self) -> Served:
-        if self._served is None:
+    def _model(self) -> Opened:
+        if self._opened is None:
             raise EngineDeadError("the engine has not been started")
-        return self._served
+        return self._opened
 
-    async def _calibrate(self, calibrator: Calibrator) -> None:
-        profile = await calibrator(self)
-        layers = self.info.monitored_layers
-        check_layers(profile, layers, "from calibration")
-        path = cached_profile_path(self._profile_cache, self.model_hash, layers)
-        try:
-            profile.save(path)
-        except OSError as error:
-            _log.warning("the profile cannot be kept as %s, the next start calibrates again: %s", path, error)
-        self._profile = profile
-        self._thread.send(UseProfile(profile))
+    async def _open(self) -> Profile | None:
+        self._opened = await self._thread.start()
+        self._alive = True
+        return self._opened.profile
+
+    async def _use_profile(self, profile: Profile) -> None:
+        """Puts a profile into force; raises EngineError where the thread cannot."""
+        if not self._alive:
+            raise EngineDeadError("the engine is not running")
+        self._applied = asyncio.get_running_loop().create_future()
+        self._thread.send(UseProfile(profile, self._applied))
+        await self._applied

@@ -1,8 +1,13 @@
-"""A core that has run once, so that no request pays for first uses."""
+"""From options to a core that has run once, so that no request pays for first uses."""
 
 from __future__ import annotations
 
+import logging
 import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
 
 from entropick_kernels import warmup as warm_kernels
 from entropick_sampler.batch import warmup as warm_sampler
@@ -10,14 +15,47 @@ from entropick_sampler.params import PolicyConfig, SamplingParams
 from entropick_sampler.profile import Profile
 
 from ..base import ModelLoadError
-from ..types import EngineOptions, Request
+from ..profiles import find_profile
+from ..types import EngineOptions, ModelInfo, Request
 from .core import EngineCore
+from .cpu_threads import default_threads
 from .decoders import check_batch_invariant
-from .loader import Loaded
+from .loader import Loaded, load_model
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A model that can be served, as the event loop learns of it."""
+
+    loaded: Loaded
+    info: ModelInfo
+    profile: Profile | None
+
+
+def open_core(options: EngineOptions, profile_cache: Path) -> tuple[EngineCore, Opened]:
+    """Loads a model with its profile and builds a warm core for it. Raises ModelLoadError."""
+    torch.set_num_threads(options.threads or default_threads())
+    loaded = load_model(options)
+    profile = None
+    if options.use_profile:
+        source = loaded.source
+        profile = find_profile(
+            options.profile, source.folder, profile_cache, source.model_hash, source.monitored_layers
+        )
+    core = build(loaded, options, profile)
+    if core.info.max_model_len < loaded.info.max_model_len:
+        _log.warning(
+            "the KV cache holds %d tokens, so that is max_model_len, not %d; raise kv_cache_bytes",
+            core.info.max_model_len,
+            loaded.info.max_model_len,
+        )
+    return core, Opened(loaded, core.info, profile)
 
 
 def build(loaded: Loaded, options: EngineOptions, profile: Profile | None) -> EngineCore:
-    """A warm core.
+    """Builds a core and runs a little text through it.
 
     Raises ModelLoadError where the model does not run, gives no finite logits, or cannot be batch-invariant
     where it is to be.
@@ -33,7 +71,7 @@ def build(loaded: Loaded, options: EngineOptions, profile: Profile | None) -> En
 
 
 def _warm_up(core: EngineCore) -> None:
-    """Run a little text through everything."""
+    """Runs a little text through everything."""
     warm_kernels()
     warm_sampler()
     request = Request(

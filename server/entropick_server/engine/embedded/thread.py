@@ -1,4 +1,4 @@
-"""The engine's thread: it owns every tensor, takes commands from a queue and reports to the event loop."""
+"""The engine thread: it owns every tensor, takes commands from a queue and reports to the event loop."""
 
 from __future__ import annotations
 
@@ -8,141 +8,114 @@ import queue
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
+from typing import Any, Final, Protocol
 
 import torch
 
 from entropick_sampler.profile import Profile
 
 from ..base import EngineError
-from ..profiles import find_profile
-from ..types import EngineLoad, EngineOptions, ModelInfo, Request, StepReport
+from ..types import EngineLoad, Request, StepReport
 from .core import EngineCore
-from .cpu_threads import default_threads
-from .loader import Loaded, load_model
-from .startup import build
+from .startup import Opened
 
+FRUITLESS_STEPS: Final = 3
+"""failed steps in a row, of which none ended a request, after which the engine gives up"""
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Add:
-    """Queue a request."""
+    """A command to queue a request."""
 
     request: Request
 
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """Forget a request."""
+    """A command to forget a request."""
 
     request_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class UseProfile:
-    """Serve with another profile."""
+    """A command to serve with another profile; ``applied`` ends when the engine does, or fails."""
 
     profile: Profile
+    applied: asyncio.Future[None]
 
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """End the thread."""
+    """A command to end the thread."""
 
 
 Command = Add | Cancel | UseProfile | Stop
 
 
-@dataclass(frozen=True, slots=True)
-class Served:
-    """What the loop learns when the model is up."""
-
-    loaded: Loaded
-    info: ModelInfo
-    profile: Profile | None
-
-
 class Listener(Protocol):
-    """What the thread tells; every method is called in the event loop."""
+    """The receiver of all that the thread has to tell; every method is called in the event loop."""
 
     def on_report(self, report: StepReport) -> None:
-        """A step, or what happened between two."""
+        """Takes the report of a step, or of the commands between two steps."""
 
     def on_refused(self, request_id: str, error: EngineError) -> None:
-        """A request was not taken."""
+        """Takes the error of a request that was not taken, or could not be cancelled."""
 
     def on_death(self, reason: str) -> None:
-        """Nothing will come any more."""
+        """Takes the reason why nothing will come any more."""
 
 
 class EngineThread:
-    """Start with :meth:`start`, talk through :meth:`send`, end with a Stop command and :meth:`join`."""
+    """A thread that runs an engine core; it begins with :meth:`start` and ends with a Stop command."""
 
-    def __init__(self, options: EngineOptions, profile_cache: Path, listener: Listener) -> None:
-        self._options = options
-        self._profile_cache = profile_cache
+    def __init__(self, open_core: Callable[[], tuple[EngineCore, Opened]], listener: Listener) -> None:
+        """Prepares the thread: it will call ``open_core`` once, and tell ``listener`` everything."""
+        self._open_core = open_core
         self._listener = listener
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._fruitless = 0
         self.load = EngineLoad(0, 0, 0, 0)
         """the gauges after the last step or command"""
 
-    def start(self) -> asyncio.Future[Served]:
-        """Begin to load; the future fails with what loading raises. Call it in the event loop."""
+    def start(self) -> asyncio.Future[Opened]:
+        """Begins to load; the future fails with the error of loading.
+
+        The caller must be in the event loop.
+        """
         loop = asyncio.get_running_loop()
-        served: asyncio.Future[Served] = loop.create_future()
+        opened: asyncio.Future[Opened] = loop.create_future()
         self._thread = threading.Thread(
-            target=self._run, args=(loop, served), name="entropick-engine", daemon=True
+            target=self._run, args=(loop, opened), name="entropick-engine", daemon=True
         )
         self._thread.start()
-        return served
+        return opened
 
     def send(self, command: Command) -> None:
-        """Queue a command; it is carried out before the next step."""
+        """Queues a command; it is carried out before the next step."""
         self._commands.put(command)
 
     async def join(self) -> None:
-        """Wait for the end of the thread."""
+        """Waits for the end of the thread."""
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join)
 
-    def _run(self, loop: asyncio.AbstractEventLoop, served: asyncio.Future[Served]) -> None:
+    def _run(self, loop: asyncio.AbstractEventLoop, opened: asyncio.Future[Opened]) -> None:
         with torch.inference_mode():
             try:
-                core, what = self._open()
+                core, model = self._open_core()
             except Exception as error:  # noqa: BLE001 - the top of the thread: start() raises it
-                _call(loop, _fail, served, error)
+                _call(loop, _fail, opened, error)
                 return
-            _call(loop, _settle, served, what)
+            self.load = core.load()
+            _call(loop, _settle, opened, model)
             try:
                 self._serve(core, loop)
             except Exception as error:  # noqa: BLE001 - the top: nobody else could tell the open streams
                 _log.exception("the engine died")
                 _call(loop, self._listener.on_death, f"the engine died: {error}")
-
-    def _open(self) -> tuple[EngineCore, Served]:
-        torch.set_num_threads(self._options.threads or default_threads())
-        loaded = load_model(self._options)
-        profile = None
-        if self._options.use_profile:
-            profile = find_profile(
-                self._options.profile,
-                loaded.folder,
-                self._profile_cache,
-                loaded.model_hash,
-                loaded.info.monitored_layers,
-            )
-        core = build(loaded, self._options, profile)
-        if core.info.max_model_len < loaded.info.max_model_len:
-            _log.warning(
-                "the KV cache holds %d tokens, so that is max_model_len, not %d; raise kv_cache_bytes",
-                core.info.max_model_len,
-                loaded.info.max_model_len,
-            )
-        self.load = core.load()
-        return core, Served(loaded, core.info, profile)
 
     def _serve(self, core: EngineCore, loop: asyncio.AbstractEventLoop) -> None:
         while self._take_commands(core, loop):
@@ -153,46 +126,86 @@ class EngineThread:
 
     def _step(self, core: EngineCore) -> StepReport:
         try:
-            return core.step()
+            report = core.step()
         except torch.AcceleratorError:
             # a device that failed once fails every later call: let the engine die
             raise
-        except Exception:  # noqa: BLE001 - whatever a step trips over, only its requests end
+        except Exception as error:
             _log.exception("a step failed")
-            return core.fail_step()
+            report = core.fail_step()
+            if any(output.finish_reason is not None for output in report.outputs):
+                self._fruitless = 0
+                return report
+            self._fruitless += 1
+            if self._fruitless >= FRUITLESS_STEPS:
+                raise EngineError(
+                    f"{self._fruitless} steps in a row failed and no request could be ended for it, the last "
+                    f"with {type(error).__name__}: {error}"
+                ) from error
+            return report
+        self._fruitless = 0
+        return report
 
     def _take_commands(self, core: EngineCore, loop: asyncio.AbstractEventLoop) -> bool:
-        """Carry out what is queued; waits for a command where there is nothing to run. False: stop."""
+        """Carries out the queued commands; waits for a command where there is nothing to run.
+
+        Returns False after a Stop command.
+        """
         wait = core.idle
         while wait or not self._commands.empty():
             wait = False
-            match self._commands.get():
-                case Add(request):
-                    try:
-                        core.add(request)
-                    except EngineError as error:
-                        _call(loop, self._listener.on_refused, request.request_id, error)
-                case Cancel(request_id):
-                    core.cancel(request_id)
-                case UseProfile(profile):
-                    core.set_profile(profile)
-                case Stop():
-                    return False
+            command = self._commands.get()
+            if isinstance(command, Stop):
+                return False
+            try:
+                self._carry_out(core, loop, command)
+            except torch.AcceleratorError:
+                raise
+            except EngineError as error:
+                self._tell(loop, command, error)
+            except Exception:  # noqa: BLE001 - whatever a command trips over, only its request ends
+                name = type(command).__name__
+                _log.exception("the command %s failed", name)
+                self._tell(
+                    loop,
+                    command,
+                    EngineError(f"the engine failed at the command {name}; the server's log says why"),
+                )
         return True
 
+    def _carry_out(self, core: EngineCore, loop: asyncio.AbstractEventLoop, command: Command) -> None:
+        match command:
+            case Add(request):
+                core.add(request)
+            case Cancel(request_id):
+                core.cancel(request_id)
+            case UseProfile(profile, applied):
+                core.set_profile(profile)
+                _call(loop, _settle, applied, None)
 
-def _settle(future: asyncio.Future[Served], served: Served) -> None:
+    def _tell(self, loop: asyncio.AbstractEventLoop, command: Command, error: EngineError) -> None:
+        """Tells the sender of a command why it failed."""
+        match command:
+            case Add(request):
+                _call(loop, self._listener.on_refused, request.request_id, error)
+            case Cancel(request_id):
+                _call(loop, self._listener.on_refused, request_id, error)
+            case UseProfile(_, applied):
+                _call(loop, _fail, applied, error)
+
+
+def _settle(future: asyncio.Future[Any], result: object) -> None:
     if not future.done():
-        future.set_result(served)
+        future.set_result(result)
 
 
-def _fail(future: asyncio.Future[Served], error: Exception) -> None:
+def _fail(future: asyncio.Future[Any], error: Exception) -> None:
     if not future.done():
         future.set_exception(error)
 
 
 def _call(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *arguments: object) -> None:
-    """Run something in the loop, if the loop is still there: it may have been closed before the engine."""
+    """Calls a function in the loop, if the loop is still open: it may be closed before the engine."""
     try:
         loop.call_soon_threadsafe(function, *arguments)
     except RuntimeError:

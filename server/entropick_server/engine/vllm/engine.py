@@ -16,6 +16,7 @@ from entropick_sampler.profile import Profile
 from ..base import Calibrator, EngineDeadError, EngineError, ModelLoadError, Tokenizer
 from ..profiles import cached_profile_path, check_layers, default_cache, find_profile
 from ..reply import check_request
+from ..source import Source, read_source
 from ..types import (
     EngineLoad,
     EngineOptions,
@@ -26,6 +27,7 @@ from ..types import (
     StepReport,
 )
 from . import launch
+from .arguments import check_options
 from .chain import Chain
 from .gauges import SchedulerGauges
 from .reporter import Reporter
@@ -54,7 +56,7 @@ class VllmEngine:
         self._profile_cache = profile_cache or default_cache()
         self._scheduler = SchedulerGauges()
         self._reporter = Reporter(self.load)
-        self._source: launch.Source | None = None
+        self._source: Source | None = None
         self._info: ModelInfo | None = None
         self._profile: Profile | None = None
         self._workers: WorkerClient | None = None
@@ -173,20 +175,25 @@ class VllmEngine:
 
     async def _open(self) -> WorkerClient:
         options = self._options
-        self._source = source = await asyncio.to_thread(launch.read_source, options)
+        check_options(options)
+        self._source = source = await asyncio.to_thread(read_source, options)
         arguments, config = await asyncio.to_thread(launch.build_config, options, source, self._arguments)
         profile = None
         if options.use_profile:
             profile = find_profile(
-                options.profile, source.folder, self._profile_cache, source.model_hash, source.layers
+                options.profile,
+                source.folder,
+                self._profile_cache,
+                source.model_hash,
+                source.monitored_layers,
             )
         self._workers = workers = WorkerClient()
-        await workers.open(config, arguments, self._scheduler.logger, profile, source.layers)
+        await workers.open(config, arguments, self._scheduler.logger, profile, source.monitored_layers)
         self._profile = profile
         self._info = launch.describe(options, source, config)
         self._scheduler.pages_total = int(config.cache_config.num_gpu_blocks or 0)
         self._slots = RequestSlots(int(config.scheduler_config.max_num_seqs))
-        self._segments = VllmSegments(workers, source.layers)
+        self._segments = VllmSegments(workers, source.monitored_layers)
         self._alive = True
         self._watcher = asyncio.create_task(self._watch(workers.llm))
         return workers
@@ -230,7 +237,7 @@ class VllmEngine:
         self._profile = profile
 
     @property
-    def _read(self) -> launch.Source:
+    def _read(self) -> Source:
         if self._source is None:
             raise EngineDeadError("the engine has not been started")
         return self._source

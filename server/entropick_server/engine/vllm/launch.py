@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import math
 import os
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from safetensors import safe_open
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from ..base import ModelLoadError
-from ..embedded.loader import check_architecture, eos_token_ids, generation_defaults, model_folder, model_hash
-from ..tokenizer import FastTokenizer
+from ..source import Source
 from ..types import EngineOptions, ModelInfo
+from .arguments import set_threads, vllm_defaults
 from .names import CONFIG
 
 _PROCESSOR: Final = "entropick_server.engine.vllm.processor:EntropickProcessor"
@@ -28,50 +25,19 @@ _OURS: Final = {
     "speculative_config": "entropick decides token by token",
     "enable_lora": "adapters are not served",
     "enable_batch_sharded_sampling": "entropick draws a step's rows together",
+    "tokenizer": "the model's own is used on both sides",
+    "revision": "download the revision and name its folder before the --",
+    "tokenizer_revision": "download the revision and name its folder before the --",
+    "download_dir": "the model is fetched before vLLM starts; set HF_HUB_CACHE",
 }
-"""vLLM's arguments that cannot be passed on"""
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """What is served, as far as it is known without vLLM."""
-
-    folder: Path
-    config: Any
-    generation: GenerationConfig | None
-    tokenizer: FastTokenizer
-    model_hash: str
-    layers: tuple[int, ...]
-
-
-def read_source(options: EngineOptions) -> Source:
-    """Read configuration and tokenizer. Raises ModelLoadError."""
-    folder = model_folder(options.model)
-    where = folder if Path(options.model).expanduser().is_dir() else options.model
-    try:
-        config = AutoConfig.from_pretrained(where, trust_remote_code=False)
-        if not options.allow_unvalidated:
-            check_architecture(config)
-        tokenizer = FastTokenizer(AutoTokenizer.from_pretrained(where, trust_remote_code=False))
-        try:
-            generation = GenerationConfig.from_pretrained(where)
-        except OSError:  # a model may have none
-            generation = None
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ModelLoadError(f"{options.model} cannot be loaded: {error}") from error
-    text = config.get_text_config()
-    count = int(text.num_hidden_layers)
-    chosen = options.monitored_layers
-    layers = tuple(range(count)) if chosen is None else tuple(sorted(chosen))
-    if any(not 0 <= layer < count for layer in layers) or len(set(layers)) < len(layers):
-        raise ModelLoadError(
-            f"monitored layers {list(layers)}: the model has layers 0 to {count - 1}; name each once"
-        )
-    return Source(folder, config, generation, tokenizer, model_hash(folder), layers)
+"""vLLM's arguments that cannot be passed on, with the reason"""
 
 
 def build_config(options: EngineOptions, source: Source, arguments: Sequence[str]) -> tuple[Any, Any]:
-    """vLLM's engine arguments, and the VllmConfig that they make. Raises ModelLoadError."""
+    """Returns vLLM's engine arguments, and the VllmConfig that they make.
+
+    The caller must have passed ``options`` to check_options(). Raises ModelLoadError.
+    """
     # vLLM reports its use to its makers unless told otherwise
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     try:
@@ -82,7 +48,9 @@ def build_config(options: EngineOptions, source: Source, arguments: Sequence[str
     except ImportError as error:
         raise ModelLoadError(f"vLLM cannot be imported (docs/vllm.md): {error}") from error
     parser = AsyncEngineArgs.add_cli_args(FlexibleArgumentParser(prog="entropick serve MODEL --"))
-    parser.set_defaults(**_defaults(options, cpu=current_platform.is_cpu()))
+    device_type = str(current_platform.device_type)
+    parser.set_defaults(**vllm_defaults(options, device_type=device_type))
+    set_threads(options.threads, device_type)
     plain = {name: parser.get_default(name) for name in _OURS}
     try:
         parsed = parser.parse_args(list(arguments))
@@ -91,7 +59,7 @@ def build_config(options: EngineOptions, source: Source, arguments: Sequence[str
     for name, why in _OURS.items():
         if getattr(parsed, name, None) != plain[name]:
             raise ModelLoadError(f"--{name.replace('_', '-')} cannot be passed on to vLLM: {why}")
-    ours = {"layers": list(source.layers)}
+    ours = {"layers": list(source.monitored_layers)}
     if options.kernels != "auto":
         ours["kernels"] = options.kernels  # type: ignore[assignment]
     parsed.model = str(source.folder)
@@ -106,7 +74,7 @@ def build_config(options: EngineOptions, source: Source, arguments: Sequence[str
 
 
 def start(config: Any, engine_args: Any, logger: Callable[..., Any]) -> Any:
-    """A loaded AsyncLLM; blocks for as long as loading takes. Raises ModelLoadError."""
+    """Returns a loaded AsyncLLM; blocks for as long as loading takes. Raises ModelLoadError."""
     from vllm.v1.engine.async_llm import AsyncLLM
 
     try:
@@ -118,49 +86,21 @@ def start(config: Any, engine_args: Any, logger: Callable[..., Any]) -> Any:
 
 
 def describe(options: EngineOptions, source: Source, config: Any) -> ModelInfo:
-    """What is served under a VllmConfig."""
-    text = source.config.get_text_config()
-    folder = source.folder.resolve().name if Path(options.model).is_dir() else options.model
-    return ModelInfo(
-        name=options.served_model_name or folder,
-        source=options.model,
-        architecture=str(source.config.model_type),
+    """Returns the description of a model that is served under a VllmConfig."""
+    return source.info(
+        options,
         max_model_len=int(config.model_config.max_model_len),
-        vocab_size=int(text.vocab_size),
-        eos_token_ids=eos_token_ids(source.generation, source.config),
-        monitored_layers=source.layers,
         parameters=_parameters(source.folder),
         dtype=str(config.model_config.dtype).removeprefix("torch."),
         device=str(config.device_config.device_type),
-        defaults=generation_defaults(source.generation),
-        created=int(time.time()),
     )
 
 
 def _parameters(folder: Path) -> int:
-    """Numbers in the safetensors files, from their headers."""
+    """Counts the numbers in the safetensors files, by their headers."""
     total = 0
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
             names = file.keys()
             total += sum(math.prod(file.get_slice(name).get_shape()) for name in names)
     return total
-
-
-def _defaults(options: EngineOptions, *, cpu: bool) -> dict[str, Any]:
-    """Our settings as defaults of vLLM's arguments, which win where they are given."""
-    chosen: dict[str, Any] = {
-        "max_num_seqs": options.max_num_seqs,
-        "enable_prefix_caching": options.enable_prefix_caching,
-    }
-    if options.max_model_len is not None:
-        chosen["max_model_len"] = options.max_model_len
-    if options.dtype != "auto":
-        chosen["dtype"] = options.dtype
-    elif cpu:
-        chosen["dtype"] = "float32"
-    if cpu:
-        chosen["kv_cache_memory_bytes"] = options.kv_cache_bytes
-        # compiling a small model costs more than it saves here
-        chosen["enforce_eager"] = True
-    return chosen
