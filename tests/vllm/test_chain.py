@@ -1,4 +1,4 @@
-"""A request as a chain of pieces: where branches open, who wins, what is aborted."""
+"""A request as a chain of segments: where branches open, which branch wins, which segments are aborted."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import pytest
 
 from entropick_sampler.params import BranchConfig, PolicyConfig, Strategy
 from entropick_sampler.signals import SIGNAL_NAMES
+from entropick_server.engine.reply import Drawn
 from entropick_server.engine.types import FinishReason, Request, RequestOutput, Token, TokenParameters
-from entropick_server.engine.vllm.chain import Chain, Piece, Step
+from entropick_server.engine.vllm.chain import Chain, Segment, SegmentToken
 
 STOP = 99
+CONTEXT = 100
 
 
 class Bytes:
@@ -33,29 +35,28 @@ class Scripted:
     """
 
     def __init__(self, broken: tuple[int, ...] = (), stops: tuple[int, ...] = ()) -> None:
-        self.ran: list[Piece] = []
+        self.ran: list[Segment] = []
         self.aborted = 0
         self.broken = broken
         self.stops = stops
 
-    async def run(self, piece: Piece) -> AsyncGenerator[list[Step], None]:
-        self.ran.append(piece)
-        spec, done = piece.spec, False
+    async def run(self, segment: Segment) -> AsyncGenerator[list[SegmentToken], None]:
+        self.ran.append(segment)
+        spec, done = segment.spec, False
         try:
-            for i in range(piece.limit):
+            for i in range(segment.limit):
                 at = spec.start + i
-                if spec.branch in self.broken:
-                    yield [Step(token(0, Strategy.ADAPTIVE), error="bad logits")]
+                if spec.stream in self.broken:
+                    yield [SegmentToken(Drawn(token(0, Strategy.ADAPTIVE), error="bad logits"))]
                     return
                 doubt = at % 3 == 0
                 firsts = tuple((at + 10 * b, -1.0, 0.0) for b in (1, 2)) if doubt else ()
                 stop = at in self.stops
-                reason = FinishReason.STOP if stop else FinishReason.LENGTH if i == piece.limit - 1 else None
-                done = reason is not None
+                done = stop or i == segment.limit - 1
                 strategy = Strategy.EXPLORE if doubt else Strategy.GREEDY
-                drawn = STOP if stop else at + 10 * spec.branch
-                logprob = -0.1 if spec.branch == 2 else -1.0
-                yield [Step(token(drawn, strategy, logprob), firsts, cached=2, reason=reason)]
+                drawn = STOP if stop else at + 10 * spec.stream
+                logprob = -0.1 if spec.stream == 2 else -1.0
+                yield [SegmentToken(Drawn(token(drawn, strategy, logprob), (), firsts), cached=2)]
                 if done:
                     return
         finally:
@@ -74,19 +75,19 @@ def chained(make_request: Callable[..., Request], model: Scripted, limit: int, *
     config = BranchConfig(width=3, **{"depth": 2, "budget": 16.0, **branch})
     policy = PolicyConfig(branch=config, telemetry="full")
     request = make_request(policy=policy, max_tokens=limit, stop_token_ids=(STOP,))
-    return Chain(request, limit, model, Bytes())  # type: ignore[arg-type]
+    return Chain(request, CONTEXT, model, Bytes())  # type: ignore[arg-type]
 
 
-async def test_without_branches_one_piece(make_request: Callable[..., Request]) -> None:
+async def test_without_branches_there_is_one_segment(make_request: Callable[..., Request]) -> None:
     model = Scripted()
-    told = await outputs(Chain(make_request(), 5, model, Bytes()))  # type: ignore[arg-type]
+    told = await outputs(Chain(make_request(max_tokens=5), CONTEXT, model, Bytes()))  # type: ignore[arg-type]
     assert said(told) == [0, 1, 2, 3, 4]
     assert told[-1].finish_reason is FinishReason.LENGTH
     assert told[-1].cached_tokens == 2
     assert (len(model.ran), model.aborted) == (1, 0)
 
 
-async def test_the_best_branch_is_kept_and_the_next_piece_stands_behind_it(
+async def test_the_best_branch_is_kept_and_the_next_segment_stands_behind_it(
     make_request: Callable[..., Request],
 ) -> None:
     model = Scripted()
@@ -97,11 +98,20 @@ async def test_the_best_branch_is_kept_and_the_next_piece_stands_behind_it(
     assert told[-1].finish_reason is FinishReason.LENGTH
     assert told[-1].branch_tokens == 8
     assert [verdict.kept for verdict in chain.verdicts] == [2, 2]
-    pieces = [(p.spec.start, p.spec.branch, p.limit) for p in model.ran]
-    assert pieces == [(0, 0, 5), (1, 0, 1), (1, 1, 1), (1, 2, 1), (2, 0, 3), (4, 0, 1), (4, 1, 1), (4, 2, 1)]
+    ran = [(s.spec.start, s.spec.stream, s.limit) for s in model.ran]
+    assert ran == [
+        (0, 0, 5),
+        (1, 0, 1),
+        (1, 1, 1),
+        (1, 2, 1),
+        (2, 0, 3),
+        (4, 0, 1),
+        (4, 1, 1),
+        (4, 2, 1),
+    ]
     assert model.ran[4].prompt == (1, 20, 30, 20, 21)
-    assert model.aborted == 2  # the pieces in which branches opened
-    assert all(p.spec.rollout for p in model.ran if p.spec.branch)
+    assert model.aborted == 2  # the segments in which branches opened
+    assert all(s.spec.rollout_end == s.spec.start + s.limit for s in model.ran if s.spec.stream)
     records = told[0].tokens[0].branches
     assert [r.token_ids for r in records] == [(0, 1), (10, 11), (20, 21)]
     assert [r.chosen for r in records] == [False, False, True]
@@ -133,7 +143,7 @@ async def test_a_winner_that_stopped_ends_the_request(make_request: Callable[...
 
 async def test_leaving_aborts_what_runs(make_request: Callable[..., Request]) -> None:
     model = Scripted()
-    stream = Chain(make_request(max_tokens=50), 50, model, Bytes()).run()  # type: ignore[arg-type]
+    stream = Chain(make_request(max_tokens=50), CONTEXT, model, Bytes()).run()  # type: ignore[arg-type]
     await anext(stream)
     await stream.aclose()
     assert model.aborted == 1
@@ -145,6 +155,37 @@ async def test_replayed_tokens_know_no_stop(
 ) -> None:
     model = Scripted()
     request = make_request(forced=forced, stop_token_ids=(STOP,))
-    await outputs(Chain(request, len(forced), model, Bytes()))  # type: ignore[arg-type]
-    (piece,) = model.ran
-    assert (piece.spec.forced, piece.spec.replay, piece.stops) == (forced, True, ())
+    await outputs(Chain(request, CONTEXT, model, Bytes()))  # type: ignore[arg-type]
+    (segment,) = model.ran
+    assert (segment.spec.replayed, segment.stops, segment.limit) == (forced, (), 3)
+
+
+async def test_the_context_ends_a_request(make_request: Callable[..., Request]) -> None:
+    """Three tokens of prompt in a context of five leave two."""
+    model = Scripted()
+    told = await outputs(Chain(make_request(max_tokens=50), 5, model, Bytes()))  # type: ignore[arg-type]
+    assert said(told) == [0, 1]
+    assert told[-1].finish_reason is FinishReason.LENGTH
+    assert [segment.limit for segment in model.ran] == [2]
+
+
+async def test_what_the_policy_remembers_reaches_the_next_segment(
+    make_request: Callable[..., Request],
+) -> None:
+    """A clarifying text began at the first token; the branches that open behind it know of it."""
+
+    class Clarifies(Scripted):
+        async def run(self, segment: Segment) -> AsyncGenerator[list[SegmentToken], None]:
+            async for batch in super().run(segment):
+                if segment.spec.start == 0:
+                    (one,) = batch
+                    drawn = one.drawn._replace(clarifying=(one.drawn.token.token_id,), firsts=())
+                    if drawn.token.token_id:
+                        drawn = one.drawn
+                    batch = [one._replace(drawn=drawn)]
+                yield batch
+
+    model = Clarifies()
+    await outputs(chained(make_request, model, 6))
+    memory = [(s.spec.start, s.spec.clarify_used, s.spec.since_clarify) for s in model.ran]
+    assert memory == [(0, 0, None), *[(4, 1, 3)] * 3, (5, 1, 4)]

@@ -1,4 +1,4 @@
-"""What breaks does not take the server along: a cut channel, a lost worker, a client that leaves."""
+"""A part that breaks does not take the server along: a cut channel, a dead worker, a client that leaves."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from entropick_pico import model_path
 from entropick_sampler.params import BranchConfig, PolicyConfig, Strategy
-from entropick_server.engine.base import EngineDeadError, EngineError, ModelLoadError, QueueFullError
+from entropick_server.engine.base import EngineDeadError, EngineError, ModelLoadError
 from entropick_server.engine.types import (
     EngineOptions,
     FinishReason,
@@ -56,7 +56,7 @@ def build(**more: Any) -> VllmEngine:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def engine() -> AsyncIterator[VllmEngine]:
-    made = build(max_num_seqs=4, max_queue=2)
+    made = build(max_num_seqs=4)
     await made.start()
     yield made
     await made.close()
@@ -71,10 +71,16 @@ async def tokens_of(engine: VllmEngine, request: Request) -> list[Token]:
     return tokens
 
 
+async def until(happens: Callable[[], bool], within: float = 10.0) -> None:
+    """Waits for a condition."""
+    async with asyncio.timeout(within):
+        while not happens():
+            await asyncio.sleep(0.01)
+
+
 async def idle(engine: VllmEngine) -> None:
-    async with asyncio.timeout(10):
-        while engine.load().running or engine._workers.llm.output_processor.has_unfinished_requests():
-            await asyncio.sleep(0.02)
+    vllm = engine._workers.llm.output_processor
+    await until(lambda: not engine.load().running and not vllm.has_unfinished_requests())
 
 
 async def test_a_cut_channel_costs_nothing_but_a_wait(
@@ -99,7 +105,7 @@ async def test_figures_that_cannot_be_had_are_absent(
     """The answer is the same without them; one that needs log probabilities ends with an error."""
 
     async def fails(_: str) -> list[list[bytes]]:
-        raise RuntimeError("no answer")
+        raise EngineError("no answer")
 
     inbox = engine._workers.inbox
     whole = await tokens_of(engine, make_request(max_tokens=6))
@@ -131,7 +137,7 @@ async def test_leaving_aborts_everything_of_a_request(
                 break
         await idle(engine)
     slow = asyncio.create_task(tokens_of(engine, make_request(policy=BRANCHING, max_tokens=400)))
-    await asyncio.sleep(0.2)
+    await until(lambda: engine.load().running > 1)  # branches
     slow.cancel()
     with pytest.raises(asyncio.CancelledError):
         await slow
@@ -167,18 +173,16 @@ async def test_a_name_is_used_once_at_a_time(
     assert [t.token_id for t in again] == [t.token_id for t in await tokens_of(engine, request)]
 
 
-async def test_a_full_queue_is_told(engine: VllmEngine, make_request: Callable[..., Request]) -> None:
-    running = [
-        asyncio.create_task(tokens_of(engine, make_request(max_tokens=100, ignore_eos=True)))
-        for _ in range(6)
-    ]
-    await asyncio.sleep(0.2)
-    with pytest.raises(QueueFullError):
-        await tokens_of(engine, make_request())
-    assert [len(t) for t in await asyncio.gather(*running)] == [100] * 6
+async def test_more_requests_than_slots_wait(
+    engine: VllmEngine, make_request: Callable[..., Request]
+) -> None:
+    """The engine refuses none of them: how many may wait is decided where requests come in."""
+    requests = [make_request(max_tokens=20, ignore_eos=True) for _ in range(12)]
+    said = await asyncio.gather(*(tokens_of(engine, request) for request in requests))
+    assert [len(tokens) for tokens in said] == [20] * 12
 
 
-async def test_reports_tell_all_and_slots_are_places(
+async def test_reports_hold_every_token_and_slots_are_in_range(
     engine: VllmEngine, make_request: Callable[..., Request]
 ) -> None:
     reports: list[StepReport] = []
@@ -225,6 +229,34 @@ def children(pid: int) -> list[int]:
     for task in Path(f"/proc/{pid}/task").iterdir():
         found += [int(child) for child in (task / "children").read_text().split()]
     return found
+
+
+async def test_closing_ends_open_streams(make_request: Callable[..., Request]) -> None:
+    """Streams that decode, roll branches out, wait for a slot or have not begun end with EngineDeadError."""
+    made = build(max_num_seqs=4)
+    await made.start()
+    running = made.generate(make_request(max_tokens=900, ignore_eos=True))
+    await anext(running)
+    idle_stream = made.generate(make_request(max_tokens=900, ignore_eos=True))
+    await anext(idle_stream)
+    asked = [make_request(policy=BRANCHING, max_tokens=900, ignore_eos=True) for _ in range(2)]
+    asked += [make_request(max_tokens=900, ignore_eos=True) for _ in range(6)]
+    waiting = [asyncio.create_task(tokens_of(made, request)) for request in asked]
+    reader = asyncio.create_task(rest(running))
+    await until(lambda: made.load().waiting > 0)
+    late = asyncio.create_task(tokens_of(made, make_request(max_tokens=900, ignore_eos=True)))
+    await asyncio.sleep(0)  # it is on its way into vLLM
+    async with asyncio.timeout(60):
+        await made.close()
+        ends = await asyncio.gather(reader, *waiting, late, return_exceptions=True)
+        assert [type(end) for end in ends] == [EngineDeadError] * len(ends)
+        assert {str(end) for end in ends} == {"the engine was stopped"}
+        with pytest.raises(EngineDeadError, match="stopped"):
+            await rest(idle_stream)
+        with pytest.raises(EngineDeadError, match="not running"):
+            await tokens_of(made, make_request())
+    await made.close()
+    assert made.load().running == 0
 
 
 async def test_a_worker_that_dies(make_request: Callable[..., Request]) -> None:

@@ -1,4 +1,4 @@
-"""What the GPU backends keep is right when a CUDA graph is replayed, where no Python of a layer runs.
+"""The GPU backends measure right when a CUDA graph is replayed, where no Python of a layer runs.
 
 The graph is a recorder: it notes the operations of the capture and runs them again on the same memory.
 """
@@ -20,7 +20,7 @@ from vllm.v1.attention.backend import AttentionType
 
 from entropick_kernels.attention_stats import decode_attention, layer_signals
 from entropick_server.engine.vllm.attention import gpu
-from entropick_server.engine.vllm.hub import Hub
+from entropick_server.engine.vllm.worker_context import WorkerContext
 
 ROWS, HEADS, KV_HEADS, WIDTH, PAGE, PAGES = 6, 4, 2, 32, 16, 40
 
@@ -60,7 +60,7 @@ class Plain:
         return torch.zeros(())
 
 
-class Measured(gpu.KeepsQueries, Plain):
+class Measured(gpu.QueryCapture, Plain):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         Plain.__init__(self, *args, **kwargs)
         super().__init__(*args, **kwargs)
@@ -76,7 +76,7 @@ class PlainBuilder:
         return metadata
 
 
-class Builder(gpu.TellsTables, PlainBuilder):
+class Builder(gpu.TableCapture, PlainBuilder):
     def __init__(self, config: Any, *layers: int) -> None:
         self.vllm_config = config
         if layers:
@@ -155,34 +155,34 @@ def test_replays_are_measured(parallel: Any, softcap: float) -> None:
     """Captured once on a dummy step, replayed for steps of other rows, lengths and pages, padded and not."""
     windows: list[int | None] = [None, 9]
     impls = [Measured(w, softcap) for w in (*windows, None)]
-    runner, hub = Runner(parallel), Hub.of(parallel)
+    runner, context = Runner(parallel), WorkerContext.of(parallel)
     for number, impl in enumerate(impls):  # vLLM's profiling run: no metadata
         none = torch.zeros(())
         impl.forward(layer(number), runner.queries, none, none, runner.caches[number], None, none)
-    assert hub.attention(1) is None
+    assert context.attention(1) is None
     runner.fill([1] * 4, [1] * 4, 4, seed=0)
     runner.starts.zero_()  # rows that begin and end at 0 are no reason to read before the queries
     with Graph() as graph:
         runner.forward(impls)
-    hub.release()
+    context.take_captured()
     for seed, lengths in enumerate(([5, 64, 17], [33, 1, 2, 50], [40]), start=1):
         runner.fill(lengths, [1] * len(lengths), 4, seed)
         graph.replay()
-        got = hub.attention(len(lengths))
+        got = context.attention(len(lengths))
         assert got is not None
         wanted = runner.expected(len(lengths), windows, softcap)
         torch.testing.assert_close(got.by_layer, wanted, atol=2e-5, rtol=1e-4)
-        assert hub.attention(len(lengths)) is None  # once a step
+        assert context.attention(len(lengths)) is None  # once a step
 
 
 def test_steps_without_a_graph(parallel: Any) -> None:
-    """PIECEWISE: Python runs every step, with pieces of prompts of any length among the rows."""
+    """PIECEWISE: Python runs every step, with prefill chunks of any length among the rows."""
     impls = [Measured(None, 0.0) for _ in range(3)]
-    runner, hub = Runner(parallel), Hub.of(parallel)
+    runner, context = Runner(parallel), WorkerContext.of(parallel)
     for seed, (lengths, queries) in enumerate((([20, 9, 31], [20, 1, 7]), ([21], [1]), ([8, 60], [8, 30]))):
         runner.fill(lengths, queries, len(lengths), seed)
         runner.forward(impls)
-        got = hub.attention(len(lengths))
+        got = context.attention(len(lengths))
         assert got is not None
         torch.testing.assert_close(
             got.by_layer, runner.expected(len(lengths), [None, None], 0.0), atol=2e-5, rtol=1e-4
@@ -192,7 +192,7 @@ def test_steps_without_a_graph(parallel: Any) -> None:
 def test_groups_of_layers_have_tables_of_their_own(parallel: Any) -> None:
     """Where vLLM builds one group's metadata from another's, the pages are still the group's."""
     impls = [Measured(None, 0.0) for _ in range(3)]
-    runner, hub = Runner(parallel), Hub.of(parallel)
+    runner, context = Runner(parallel), WorkerContext.of(parallel)
     runner.fill([30, 12], [1, 1], 2, 0)
     runner.forward(impls)
     first, second = Builder(parallel, 0), Builder(parallel, 1)
@@ -200,7 +200,7 @@ def test_groups_of_layers_have_tables_of_their_own(parallel: Any) -> None:
     metadata.seq_lens, metadata.max_seq_len = runner.lengths[:2], 30
     other = runner.table.flip(0)
     second.update_block_table(metadata, other[:2], torch.zeros(()))
-    got = hub.attention(2)
+    got = context.attention(2)
     wanted = runner.expected(2, [None, None], 0.0)
     runner.table = other
     assert got is not None
@@ -229,7 +229,7 @@ def test_what_the_figures_would_not_describe_is_not_measured(
     runner = Runner(parallel)
     runner.fill([5], [1], 1, 0)
     runner.forward(impls)
-    assert Hub.of(parallel).attention(1) is None
+    assert WorkerContext.of(parallel).attention(1) is None
 
 
 @pytest.mark.parametrize(
@@ -241,7 +241,7 @@ def test_what_a_worker_sees_a_part_of_is_not_measured(parallel: Any, setting: di
     runner, impls = Runner(parallel), [Measured(None, 0.0) for _ in range(3)]
     runner.fill([5], [1], 1, 0)
     runner.forward(impls)
-    assert Hub.of(parallel).attention(1) is None
+    assert WorkerContext.of(parallel).attention(1) is None
 
 
 def test_a_layer_that_attends_in_chunks_is_not_measured(parallel: Any) -> None:
@@ -255,22 +255,22 @@ def test_a_layer_that_attends_in_chunks_is_not_measured(parallel: Any) -> None:
     none = torch.zeros(())
     impls[0].forward(chunked, runner.queries, none, none, runner.caches[0], runner.metadata, none)
     impls[1].forward(layer(1), runner.queries, none, none, runner.caches[1], runner.metadata, none)
-    assert Hub.of(parallel).attention(1) is None
+    assert WorkerContext.of(parallel).attention(1) is None
 
 
 def test_vllms_cache_is_not_kept_alive(parallel: Any) -> None:
     """vLLM frees the one of its profiling captures, and that of an engine that ends, with their layers'."""
     impls = [Measured(None, 0.0) for _ in range(3)]
-    runner, hub = Runner(parallel), Hub.of(parallel)
+    runner, context = Runner(parallel), WorkerContext.of(parallel)
     runner.fill([5], [1], 1, 0)
     runner.forward(impls)
     gone = weakref.ref(runner.caches[0])
     runner.caches[0] = runner.caches[0].clone()
     gc.collect()
     assert gone() is None
-    assert hub.attention(1) is None
+    assert context.attention(1) is None
     runner.fill([5], [1], 1, 1)
     runner.forward(impls)
-    got = hub.attention(1)
+    got = context.attention(1)
     assert got is not None
     torch.testing.assert_close(got.by_layer, runner.expected(1, [None, None], 0.0), atol=2e-5, rtol=1e-4)

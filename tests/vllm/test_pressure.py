@@ -1,4 +1,4 @@
-"""Prompts in pieces, too few blocks, and calibration: what the embedded engine says is said here too."""
+"""Prefill chunks, too few blocks, and calibration: vLLM says the same as the embedded engine."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def tokens_of(engine: VllmEngine | EmbeddedEngine, request: Request) -> li
     return tokens
 
 
-async def test_pieces_of_prompts_and_preemption_change_nothing(make_request: Callable[..., Request]) -> None:
+async def test_prefill_chunks_and_preemption_change_nothing(make_request: Callable[..., Request]) -> None:
     """64 tokens a step for prompts of hundreds, and 12 blocks of 128 for 8 requests that grow to 500."""
     words = tuple(range(20, 1600, 7))
     policies = (

@@ -1,4 +1,4 @@
-"""The processor under both of vLLM's interfaces: what it leaves is what ``sample_step`` draws.
+"""The processor under both of vLLM's interfaces: it leaves the token that ``sample_step`` draws.
 
 V1 is vLLM's own ``build_logitsprocs`` and BatchUpdate; V2 its loader and LogitsContext, driven as the runners
 do (which test_runners.py runs).
@@ -33,13 +33,13 @@ from entropick_sampler.columns import StepColumns, StepRow
 from entropick_sampler.params import PolicyConfig, SamplingParams
 from entropick_sampler.step import SamplerRows, sample_step
 from entropick_server.engine.vllm.attention import capture
-from entropick_server.engine.vllm.hub import Hub
 from entropick_server.engine.vllm.processor import EntropickProcessor, row_spec
 from entropick_server.engine.vllm.wire import FIELD, RowSpec
+from entropick_server.engine.vllm.worker_context import WorkerContext
 
 NAME = "entropick_server.engine.vllm.processor:EntropickProcessor"
 VOCAB = 1664
-SLOTS = 8
+REQUESTS = 8
 
 
 def logits_of(rows: int, seed: int = 0) -> Tensor:
@@ -47,7 +47,7 @@ def logits_of(rows: int, seed: int = 0) -> Tensor:
 
 
 def params(spec: RowSpec | None) -> VllmParams:
-    return VllmParams(temperature=0.0, extra_args=None if spec is None else {FIELD: spec.plain()})
+    return VllmParams(temperature=0.0, extra_args=None if spec is None else {FIELD: spec.as_dict()})
 
 
 def row(seed: int, **more: Any) -> RowSpec:
@@ -56,13 +56,13 @@ def row(seed: int, **more: Any) -> RowSpec:
 
 def expected(specs: Sequence[RowSpec], positions: Sequence[int], logits: Tensor) -> list[int]:
     """The tokens that a step of the embedded engine would draw without attention."""
-    rows = SamplerRows.build([(s.sampling, s.policy) for s in specs], None, streams=[s.branch for s in specs])
+    rows = SamplerRows.build([(s.sampling, s.policy) for s in specs], None, streams=[s.stream for s in specs])
     result = sample_step(logits, None, None, rows, StepColumns.of([StepRow(p) for p in positions]))
     return result.ids[:, 0].tolist()
 
 
 class V1:
-    """Rows by their place in the batch, as vLLM's V1 runner tells them."""
+    """Rows by their index in the batch, as vLLM's V1 runner has them."""
 
     def __init__(self, config: Any) -> None:
         built = build_logitsprocs(config, torch.device("cpu"), False, False, [NAME])
@@ -84,15 +84,15 @@ class V1:
 
 
 class V2:
-    """Rows by slots that are not their places, as vLLM's V2 runner tells them."""
+    """Rows by the index of their request, not of the row, as vLLM's V2 runner has them."""
 
     def __init__(self, config: Any) -> None:
         def buffer() -> Any:
-            return SimpleNamespace(np=np.zeros(SLOTS, dtype=np.int32))
+            return SimpleNamespace(np=np.zeros(REQUESTS, dtype=np.int32))
 
         self.states = SimpleNamespace(
             device=torch.device("cpu"),
-            max_num_reqs=SLOTS,
+            max_num_reqs=REQUESTS,
             vocab_size=VOCAB,
             all_token_ids=None,
             prompt_len=buffer(),
@@ -100,22 +100,22 @@ class V2:
             total_len=None,
         )
         (self.processor,) = build_custom_logits_processors(config, self.states, False, [NAME])  # type: ignore[arg-type]
-        self.slots: list[int] = []
+        self.indices: list[int] = []
         self.count = 0
 
     def begin(self, specs: Sequence[RowSpec | None]) -> None:
-        self.slots = [SLOTS - 1 - i for i in range(len(specs))]
-        for slot, spec in zip(self.slots, specs, strict=True):
-            assert self.processor.add_request(slot, params(spec)) is (spec is not None)
-            self.states.prompt_len.np[slot] = self.states.prefill_len.np[slot] = 5
+        self.indices = [REQUESTS - 1 - i for i in range(len(specs))]
+        for index, spec in zip(self.indices, specs, strict=True):
+            assert self.processor.add_request(index, params(spec)) is (spec is not None)
+            self.states.prompt_len.np[index] = self.states.prefill_len.np[index] = 5
         self.processor.apply_staged_writes()
 
     def step(self, logits: Tensor, unfinished: int = 0) -> Tensor:
-        slots = np.array(self.slots)
-        lengths = np.full(len(slots), 5 + self.count - unfinished)
-        mapping = torch.from_numpy(slots)
+        indices = np.array(self.indices)
+        lengths = np.full(len(indices), 5 + self.count - unfinished)
+        mapping = torch.from_numpy(indices)
         out = self.processor.apply(
-            logits, LogitsContext(mapping, mapping, slots, mapping * 0, mapping, mapping, lengths)
+            logits, LogitsContext(mapping, mapping, indices, mapping * 0, mapping, mapping, lengths)
         )
         self.count += not unfinished
         return out
@@ -127,7 +127,7 @@ def runner(request: pytest.FixtureRequest, config: Any) -> Any:
 
 
 def test_one_token_is_left_and_it_is_the_samplers(runner: Any) -> None:
-    specs = [row(1), row(2, branch=3), row(3, start=7)]
+    specs = [row(1), row(2, stream=3), row(3, start=7)]
     runner.begin(specs)
     for step in range(4):
         logits = logits_of(3, step)
@@ -147,8 +147,8 @@ def test_rows_of_others_are_left_as_they_are(runner: Any) -> None:
     assert out[1].isfinite().nonzero().flatten().tolist() == wanted
 
 
-def test_forced_tokens_come_in_turn(runner: Any) -> None:
-    runner.begin([row(1, forced=(5, 6, 7), replay=True)])
+def test_replayed_tokens_come_in_turn(runner: Any) -> None:
+    runner.begin([row(1, replayed=(5, 6, 7))])
     assert [int(runner.step(logits_of(1, s)).argmax()) for s in range(3)] == [5, 6, 7]
 
 
@@ -177,8 +177,8 @@ def test_v1_rows_that_move_and_wait(config: Any) -> None:
 def test_an_unfinished_prompt_is_neither_counted_nor_told(config: Any) -> None:
     """V2 says which rows these are; the draw after them is that of position 0."""
     sent: list[int] = []
-    hub = Hub.of(config)
-    hub.outbox = SimpleNamespace(send=lambda marks, *_: sent.extend(m.position for m in marks))  # type: ignore[assignment]
+    context = WorkerContext.of(config)
+    context.outbox = SimpleNamespace(send=lambda marks, *_: sent.extend(m.position for m in marks))  # type: ignore[assignment]
     runner = V2(config)
     runner.begin([row(1)])
     runner.step(logits_of(1), unfinished=3)
@@ -189,14 +189,14 @@ def test_an_unfinished_prompt_is_neither_counted_nor_told(config: Any) -> None:
     assert sent == [0]
 
 
-def test_a_row_that_is_filled_again_in_pieces_forgets_nothing(config: Any) -> None:
+def test_a_row_that_is_filled_again_in_chunks_forgets_nothing(config: Any) -> None:
     """V2 preempts a row of four tokens and computes its prompt and these again, a few at a time."""
     runner = V2(config)
-    specs = [row(1, forced=(11, 12, 13, 14, 15, 16))]
+    specs = [row(1, replayed=(11, 12, 13, 14, 15, 16))]
     runner.begin(specs)
     said = [int(runner.step(logits_of(1, i)).argmax()) for i in range(4)]
-    (slot,) = runner.slots
-    runner.states.prefill_len.np[slot] = 5 + 4
+    (index,) = runner.indices
+    runner.states.prefill_len.np[index] = 5 + 4
     for missing in (7, 6, 2, 1):
         runner.step(logits_of(1, 9), unfinished=missing)
     said += [int(runner.step(logits_of(1, i)).argmax()) for i in range(4, 6)]

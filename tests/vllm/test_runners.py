@@ -1,4 +1,4 @@
-"""What the embedded engine says vLLM says: under both runners, by each attention backend, on two workers.
+"""vLLM says the same as the embedded engine: under both runners, by each attention backend, on two workers.
 
 Runner V2 and the GPU backends run for true, on the CPU in Triton's interpreter (``interpreted``); of
 FlashAttention the library itself is stood in for.

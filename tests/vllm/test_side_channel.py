@@ -1,4 +1,4 @@
-"""Figures arrive whole; where they do not, they are asked for, and where that fails nobody waits for long."""
+"""Figures arrive whole, or are asked for; where that fails, the wait for them is short."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from entropick_sampler.columns import StepColumns, StepRow
 from entropick_sampler.packed import TokenRow, unpack
 from entropick_sampler.params import PolicyConfig, SamplingParams
 from entropick_sampler.step import SamplerRows, sample_step
+from entropick_server.engine.base import EngineError
+from entropick_server.engine.tokens import AttentionDetail
 from entropick_server.engine.vllm.side_channel import Inbox, Mark, Outbox, decode, encode
 
 
@@ -30,8 +32,8 @@ def a_step(rows: int = 3) -> tuple[torch.Tensor, list[TokenRow], int]:
 
 
 def marks(key: str, rows: int = 3) -> list[Mark]:
-    detail = {"entropy": [[1.0]], "scores": [[2.0]], "per_layer": [[1.0] * 6]}
-    return [Mark(key, i, i == 1, i == 2, ((3, -0.5),), detail if i == 0 else None) for i in range(rows)]
+    detail = AttentionDetail([[1.0]], [[2.0]], [[1.0] * 6])
+    return [Mark(key, i, i == 1, ((3, -0.5),), detail if i == 0 else None) for i in range(rows)]
 
 
 class Ends:
@@ -47,7 +49,7 @@ class Ends:
     async def ask(self, key: str) -> list[list[bytes]]:
         self.asked += 1
         if self.broken:
-            raise RuntimeError("the worker is gone")
+            raise EngineError("the worker is gone")
         return self.outbox.take(key)
 
 
@@ -78,7 +80,7 @@ async def test_rows_come_by_themselves_in_any_order(ends: Ends) -> None:
     packed, rows, candidates = a_step()
     ends.outbox.send(marks("other"), packed, candidates)
     waiting = asyncio.create_task(ends.inbox.row("k", 2))
-    await asyncio.sleep(0.01)
+    await asyncio.sleep(0)  # it runs up to its first wait
     ends.outbox.send(marks("k"), packed, candidates)
     found = await waiting
     assert found is not None
@@ -111,7 +113,9 @@ async def test_a_cut_channel_is_made_up_for_by_asking(ends: Ends) -> None:
     ends.inbox.forget("k")
     ends.inbox.expect("l")
     ends.outbox.send(marks("l"), packed, candidates)
-    await asyncio.sleep(0.2)
+    async with asyncio.timeout(5):
+        while not ends.inbox._rows["l"]:  # until the reader has the message
+            await asyncio.sleep(0.005)
     assert await ends.inbox.row("l", 0)
     assert ends.asked == asked
 
@@ -142,8 +146,8 @@ def test_the_store_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
     packed, _, candidates = a_step()
     size = sum(map(len, encode(marks("a"), packed, candidates)))
-    monkeypatch.setattr(side_channel, "_KEPT_BYTES", 2 * size)
-    monkeypatch.setattr(side_channel, "_KEPT_KEYS", 3)
+    monkeypatch.setattr(side_channel, "_STORE_BYTES", 2 * size)
+    monkeypatch.setattr(side_channel, "_STORE_KEYS", 3)
     outbox = Outbox(f"ipc://{tmp_path}/b")
     try:
         for key in "abc":
@@ -180,7 +184,7 @@ def test_rows_that_stay_are_told_once_each(tmp_path: Path) -> None:
     outbox = Outbox(f"ipc://{tmp_path}/b")
 
     def step(position: int) -> None:
-        outbox.send([Mark(key, position, False, False) for key in "ab"], packed, candidates)
+        outbox.send([Mark(key, position, False) for key in "ab"], packed, candidates)
 
     def taken(key: str) -> list[int]:
         found = [figures.mark for message in outbox.take(key) for figures in decode(message)]

@@ -1,4 +1,4 @@
-"""What a row is told: nothing is lost between server and worker, and a client's text is checked."""
+"""The specification of a row survives its way from server to worker, and a client's text is checked."""
 
 from __future__ import annotations
 
@@ -39,10 +39,9 @@ specs = st.builds(
     ),
     key=st.text(min_size=1),
     start=st.integers(0, 1000),
-    branch=st.integers(0, 15),
-    forced=st.lists(st.integers(0, 1000)).map(tuple),
-    replay=st.booleans(),
-    rollout=st.booleans(),
+    stream=st.integers(0, (1 << 32) - 1),
+    replayed=st.lists(st.integers(0, 1000)).map(tuple),
+    rollout_end=st.integers(0, 1000),
     clarify_used=st.integers(0, 16),
     since_clarify=st.none() | st.integers(0, 1000),
     unfinished=st.binary(max_size=3),
@@ -51,8 +50,8 @@ specs = st.builds(
 
 @given(specs)
 def test_a_row_survives_the_way(spec: RowSpec) -> None:
-    told = json.loads(json.dumps(spec.plain()))
-    assert parse(told, SILENT) == spec
+    sent = json.loads(json.dumps(spec.as_dict()))
+    assert parse(sent, SILENT) == spec
 
 
 def test_a_profile_survives_the_way() -> None:
@@ -62,7 +61,7 @@ def test_a_profile_survives_the_way() -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "message"),
+    ("field", "message"),
     [
         ("{", "JSON"),
         ("[]", "object"),
@@ -76,9 +75,9 @@ def test_a_profile_survives_the_way() -> None:
         ({"seed": True}, "entropick.seed"),
     ],
 )
-def test_a_clients_mistakes_are_named(told: Any, message: str) -> None:
+def test_a_clients_mistakes_are_named(field: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        parse(told if isinstance(told, str) else json.dumps(told), SILENT)
+        parse(field if isinstance(field, str) else json.dumps(field), SILENT)
 
 
 def test_a_client_may_be_brief() -> None:

@@ -1,4 +1,4 @@
-"""The vLLM engine, as the HTTP side sees it: one AsyncLLM, driven from the asyncio loop."""
+"""The vLLM engine behind the HTTP side: an AsyncLLM that is driven from the asyncio loop."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from entropick_sampler.profile import Profile
 
 from ..base import Calibrator, EngineDeadError, EngineError, ModelLoadError, Tokenizer
 from ..profiles import cached_profile_path, check_layers, default_cache, find_profile
+from ..reply import check_request
 from ..source import Source, read_source
 from ..types import (
     EngineLoad,
@@ -26,19 +27,20 @@ from ..types import (
     StepReport,
 )
 from . import launch
-from .admission import Admission, problem
 from .arguments import check_options
 from .chain import Chain
-from .load import Reporter, SchedulerLoad
-from .pieces import DEAD, VllmPieces
-from .workers import Workers
+from .gauges import SchedulerGauges
+from .reporter import Reporter
+from .segments import DEAD, VllmSegments
+from .slots import RequestSlots
+from .worker_client import WorkerClient
 
 _log = logging.getLogger(__name__)
 _WATCH_SECONDS = 0.5
 
 
 class VllmEngine:
-    """Implements :class:`~..base.Engine` on vLLM."""
+    """An :class:`~..base.Engine` on vLLM."""
 
     def __init__(
         self,
@@ -47,51 +49,51 @@ class VllmEngine:
         calibrator: Calibrator | None = None,
         profile_cache: Path | None = None,
     ) -> None:
-        """``arguments``: vLLM's own, as on its command line; the rest as for the embedded engine."""
+        """Prepares an engine. ``arguments``: vLLM's own; the rest as for the embedded engine."""
         self._options = options
         self._arguments = tuple(arguments)
         self._calibrator = calibrator
         self._profile_cache = profile_cache or default_cache()
-        self._scheduler = SchedulerLoad()
+        self._scheduler = SchedulerGauges()
         self._reporter = Reporter(self.load)
         self._source: Source | None = None
         self._info: ModelInfo | None = None
         self._profile: Profile | None = None
-        self._workers: Workers | None = None
-        self._pieces: VllmPieces | None = None
-        self._requests = Admission(0, 0)
+        self._workers: WorkerClient | None = None
+        self._segments: VllmSegments | None = None
+        self._slots = RequestSlots(0)
         self._started = self._alive = self._ready = False
         self._watcher: asyncio.Task[None] | None = None
 
     @property
     def info(self) -> ModelInfo:
-        """What is served; raises EngineDeadError before start()."""
+        """Describes the model that is served. Raises EngineDeadError before start()."""
         if self._info is None:
             raise EngineDeadError("the engine has not been started")
         return self._info
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The model's tokenizer; raises EngineDeadError before start()."""
+        """Returns the model's tokenizer. Raises EngineDeadError before start()."""
         return self._read.tokenizer
 
     @property
     def model_hash(self) -> str:
-        """Digest of the weights, for a profile's provenance; raises EngineDeadError before start()."""
+        """Returns the digest of the weights. Raises EngineDeadError before start()."""
         return self._read.model_hash
 
     @property
     def profile(self) -> Profile | None:
-        """The calibration profile in force."""
+        """Returns the calibration profile in force."""
         return self._profile
 
     @property
     def ready(self) -> bool:
-        """True between start() and close() while vLLM is alive."""
+        """True if start() has returned, close() was not called, and vLLM is alive."""
         return self._ready and self._alive
 
     async def start(self) -> None:
-        """Load, calibrate if need be; raises ModelLoadError."""
+        """Loads the model, and calibrates it where it has no profile. Raises ModelLoadError."""
         if self._started:
             raise EngineError("an engine is started once; build another one")
         self._started = True
@@ -106,7 +108,7 @@ class VllmEngine:
         self._ready = True
 
     async def close(self) -> None:
-        """Stop vLLM; open streams end with EngineDeadError. Harmless when called again."""
+        """Stops vLLM; open streams end with EngineDeadError. Harmless when called again."""
         self._ready = self._alive = False
         if self._watcher is not None:
             self._watcher.cancel()
@@ -116,55 +118,54 @@ class VllmEngine:
             await self._workers.close()
 
     async def generate(self, request: Request) -> AsyncGenerator[RequestOutput, None]:
-        """Stream a request's outputs; leaving the iterator early cancels the request.
+        """Yields a request's outputs until one carries a finish reason.
 
-        Raises QueueFullError, EngineDeadError, and EngineError for a request id that is in use.
+        Closing the stream early cancels the request. Raises EngineDeadError when vLLM dies, or the engine is
+        closed, and EngineError for a request id that is in use.
         """
-        name = request.request_id
-        if not self._alive or self._pieces is None:
+        name, segments = request.request_id, self._segments
+        if not self._alive or segments is None:
             running = self._workers is not None and self._workers.llm is not None
             raise EngineDeadError(DEAD if running else "the engine is not running")
-        self._requests.check(request)
-        why = problem(request, self.info, self._profile)
-        if why is not None:
-            output = RequestOutput(name, (), FinishReason.ERROR, why)
+        try:
+            check_request(request, self.info, self._profile)
+        except ValueError as error:
+            output = RequestOutput(name, (), FinishReason.ERROR, str(error))
             self._reporter.add(output, -1, [])
             yield output
             return
-        self._requests.enter(request)
-        room = self.info.max_model_len - len(request.prompt_token_ids)
-        wanted = len(request.forced_token_ids) or request.sampling.max_tokens
-        chain = Chain(request, min(room, wanted), self._pieces, self._read.tokenizer)
+        self._slots.enter(name)
+        chain = Chain(request, self.info.max_model_len, segments, self._read.tokenizer)
         ended = False
         try:
             async with aclosing(chain.run()) as outputs:
                 async for output in outputs:
                     self._begin(request, output, chain)
                     ended = output.finish_reason is not None
-                    self._reporter.add(output, self._requests.slot(name), chain.verdicts, chain.preempted)
+                    self._reporter.add(output, self._slots.slot(name), chain.verdicts, chain.preempted)
                     chain.preempted = 0
                     yield output
         except EngineDeadError:
             self._alive = False
             raise
         finally:
-            slot = self._requests.leave(name)
+            slot = self._slots.leave(name)
             if not ended:
                 self._reporter.add(RequestOutput(name, (), FinishReason.CANCELLED), slot, [])
 
     def load(self) -> EngineLoad:
-        """The gauges that vLLM told last."""
-        return self._scheduler.now(idle=self._requests.idle)
+        """Returns the gauges that vLLM reported last."""
+        return self._scheduler.now(idle=self._slots.idle)
 
     def subscribe(self, listener: Callable[[StepReport], None]) -> None:
-        """Call ``listener`` in the event loop with what one turn of it brought."""
+        """Calls ``listener`` in the event loop with a report of each turn that brought outputs."""
         self._reporter.subscribe(listener)
 
     def _begin(self, request: Request, output: RequestOutput, chain: Chain) -> None:
-        """A request's first output: it has a place in the running set from now on."""
-        if self._requests.slot(request.request_id) >= 0 or not output.tokens:
+        """Gives a request a slot, and reports that it runs, at its first output."""
+        if self._slots.slot(request.request_id) >= 0 or not output.tokens:
             return
-        self._requests.begin(request.request_id)
+        self._slots.begin(request.request_id)
         self._reporter.began(
             request.request_id,
             time.monotonic() - request.arrival if chain.waited is None else chain.waited,
@@ -172,7 +173,7 @@ class VllmEngine:
             output.cached_tokens,
         )
 
-    async def _open(self) -> Workers:
+    async def _open(self) -> WorkerClient:
         options = self._options
         check_options(options)
         self._source = source = await asyncio.to_thread(read_source, options)
@@ -186,19 +187,19 @@ class VllmEngine:
                 source.model_hash,
                 source.monitored_layers,
             )
-        self._workers = workers = Workers()
+        self._workers = workers = WorkerClient()
         await workers.open(config, arguments, self._scheduler.logger, profile, source.monitored_layers)
         self._profile = profile
         self._info = launch.describe(options, source, config)
         self._scheduler.pages_total = int(config.cache_config.num_gpu_blocks or 0)
-        self._requests = Admission(int(config.scheduler_config.max_num_seqs), options.max_queue)
-        self._pieces = VllmPieces(workers.llm, workers.inbox, source.monitored_layers)
+        self._slots = RequestSlots(int(config.scheduler_config.max_num_seqs))
+        self._segments = VllmSegments(workers, source.monitored_layers)
         self._alive = True
         self._watcher = asyncio.create_task(self._watch(workers.llm))
         return workers
 
     async def _warm_up(self) -> None:
-        """Draw two tokens, so that no request waits for what compiles at its first use.
+        """Draws two tokens, so that no request waits for code that compiles at its first use.
 
         Raises ModelLoadError where the model does not run or gives no finite logits.
         """
@@ -217,14 +218,14 @@ class VllmEngine:
             raise ModelLoadError(f"{self._options.model} was loaded but does not run: {error}") from error
 
     async def _watch(self, llm: Any) -> None:
-        """Notice a death while nothing runs, so that /health tells it."""
+        """Notices a death while nothing runs, so that /health tells it."""
         while self._alive:
             await asyncio.sleep(_WATCH_SECONDS)
             if llm.errored:
                 _log.error("vLLM's engine died")
                 self._alive = False
 
-    async def _calibrate(self, calibrator: Calibrator, workers: Workers) -> None:
+    async def _calibrate(self, calibrator: Calibrator, workers: WorkerClient) -> None:
         profile = await calibrator(self)
         check_layers(profile, self.info.monitored_layers, "from calibration")
         path = cached_profile_path(self._profile_cache, self.model_hash, self.info.monitored_layers)

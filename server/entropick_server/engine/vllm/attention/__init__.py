@@ -1,5 +1,5 @@
 """Attention statistics from vLLM's paged cache.
 
 ``capture`` measures; ``cpu``, ``triton_attn`` and ``flash_attn`` are backends, the latter two made of ``gpu``
-and ``kept``, in which a captured graph leaves its queries. ``parallel``: workers that share a layer.
+and ``buffers``, in which a captured graph leaves its queries. ``parallel``: workers that share a layer.
 """

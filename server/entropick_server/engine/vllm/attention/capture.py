@@ -33,7 +33,7 @@ its cache without them"""
 
 
 class Captured(NamedTuple):
-    """One layer in one step.
+    """The newest queries of one layer in one step, and the keys that they saw.
 
     ``queries`` [B, H, D]: of each row's newest token. ``keys``: the cache, [P, Hk, page, D or more] with keys
     in the first D columns, or, ``transposed``, [P, Hk, D or more, page] with keys in the first D rows.
@@ -52,19 +52,23 @@ class Captured(NamedTuple):
     transposed: bool = True
 
 
-class Workers(NamedTuple):
-    """The workers among which a layer's heads are spread (tensor parallelism); all of them call at once.
+class TensorParallelGroup(NamedTuple):
+    """The workers among which a layer's heads are spread; all of them call at once.
 
-    ``add``: the sum of a tensor over them. ``gather``: theirs side by side along the last axis, by rank.
+    ``all_reduce``: sums a tensor over them. ``all_gather``: puts their tensors side by side along the last
+    axis, by rank.
     """
 
     size: int
-    add: Callable[[Tensor], Tensor]
-    gather: Callable[[Tensor], Tensor]
+    all_reduce: Callable[[Tensor], Tensor]
+    all_gather: Callable[[Tensor], Tensor]
 
 
 class Attention(NamedTuple):
-    """``signals`` [B, 6], the mean over layers of ``by_layer`` [L, B, 6]; ``heads``: fields [L, B, H]."""
+    """The attention figures of a step: ``signals`` [B, 6], the mean over layers of ``by_layer`` [L, B, 6].
+
+    ``heads``: fields [L, B, H].
+    """
 
     signals: Tensor
     by_layer: Tensor
@@ -72,7 +76,10 @@ class Attention(NamedTuple):
 
 
 def scores(layer: Captured, rows: int) -> Tensor:
-    """Scores of a transposed layer, float32 [B, H, N * page]; of keys beyond a row's length: anything."""
+    """Computes the scores of a transposed layer, float32 [B, H, N * page].
+
+    Scores of keys beyond a row's length mean nothing.
+    """
     kv_heads, page, width = layer.keys.shape[1], layer.keys.shape[3], layer.queries.shape[2]
     pages = layer.pages[:rows, : -(-layer.longest // page)].long()
     keys = layer.keys[:, :, :width][pages].float()  # [B, N, Hk, D, page]
@@ -84,7 +91,7 @@ def scores(layer: Captured, rows: int) -> Tensor:
 
 
 def valid_keys(layer: Captured, rows: int, span: int) -> Tensor:
-    """Which keys the newest queries see, bool [B, span]."""
+    """Marks the keys that the newest queries see, bool [B, span]."""
     position = torch.arange(span, device=layer.lengths.device)
     ends = layer.lengths[:rows].unsqueeze(1)
     seen = position < ends
@@ -94,15 +101,15 @@ def valid_keys(layer: Captured, rows: int, span: int) -> Tensor:
 def measure(
     layers: Sequence[Captured],
     rows: int,
-    workers: Workers | None = None,
+    group: TensorParallelGroup | None = None,
     implementation: Implementation | None = None,
 ) -> Attention:
-    """The statistics of ``rows`` rows in every layer; with ``workers`` those of all workers' heads.
+    """Measures ``rows`` rows in every layer; with ``group`` the heads of all its workers.
 
     ``implementation``: see :func:`measure_attention`.
     """
-    if workers is not None or not layers[0].transposed:
-        heads = _by_kernel(layers, rows, workers, implementation)
+    if group is not None or not layers[0].transposed:
+        heads = _by_kernel(layers, rows, group, implementation)
     elif _native is not None and _small(layers, rows):
         return _natively(layers, rows)
     else:
@@ -112,7 +119,10 @@ def measure(
 
 
 def _by_kernel(
-    layers: Sequence[Captured], rows: int, workers: Workers | None, implementation: Implementation | None
+    layers: Sequence[Captured],
+    rows: int,
+    group: TensorParallelGroup | None,
+    implementation: Implementation | None,
 ) -> HeadStats:
     """Layer by layer, every row in one launch while they fit into SCRATCH, pages read in place."""
     found = []
@@ -128,17 +138,17 @@ def _by_kernel(
                 scale=layer.scale,
                 window=layer.window,
                 softcap=layer.softcap or None,
-                shards=None if workers is None else HeadShards(heads * workers.size, workers.add),
-                # native loops know no workers
+                shards=None if group is None else HeadShards(heads * group.size, group.all_reduce),
+                # native loops know no group
                 implementation=None if implementation == "numba" else implementation,
             )
             for part in _parts(layer, rows)
         ]
         found.append(parts[0] if len(parts) == 1 else HeadStats(*map(torch.cat, zip(*parts, strict=True))))
     stats = HeadStats(*(torch.stack(figures) for figures in zip(*found, strict=True)))
-    if workers is None:
+    if group is None:
         return stats
-    every = workers.gather(torch.stack(stats[:4]))
+    every = group.all_gather(torch.stack(stats[:4]))
     entropy, normalized, size, deviation = every.unbind(0)
     return HeadStats(entropy, normalized, size, deviation, stats.keys)
 
@@ -165,7 +175,7 @@ def _together(layers: Sequence[Captured], rows: int) -> HeadStats:
 
 
 def warm_up() -> None:
-    """Compile the native loops, or load them from numba's cache."""
+    """Compiles the native loops, or loads them from numba's cache."""
     if _native is not None:
         _native.warmup()
 

@@ -1,4 +1,4 @@
-"""vLLM's CPU attention with the newest queries captured. vLLM builds it in place of CPU_ATTN.
+"""CPU_ATTN, vLLM's attention on a CPU, with the newest queries captured.
 
 A page of the cache holds keys as K^T [D, page] before its values where the kernels' layout is "vec"; other
 layouts (vec16, amx, neon, ...) are not read: their layers are not measured.
@@ -13,29 +13,32 @@ from vllm.config import get_current_vllm_config
 from vllm.v1.attention.backend import AttentionType
 from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend, CPUAttentionBackendImpl
 
-from ..hub import Hub
+from ..worker_context import WorkerContext
+from .buffers import layer_number
 from .capture import Captured
-from .kept import layer_number
 
 _READABLE: Final = "vec"
 
 
 class MeasuredCPUAttention(CPUAttentionBackendImpl):
-    """One layer's attention; monitored layers hand their newest queries to the hub."""
+    """The attention of one layer. Monitored layers hand their newest queries to the worker's context."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._hub = Hub.of(get_current_vllm_config())
+        self._context = WorkerContext.of(get_current_vllm_config())
         plain = (
             self.attn_type == AttentionType.DECODER
             and self.alibi_slopes is None
             and self.sinks is None
             and not self.is_fp8_kv_cache
         )
-        self._measured = bool(self._hub.layers) and plain
+        self._measured = bool(self._context.layers) and plain
 
     def measures(self, layer: Any) -> bool:
-        """Whether this layer is measured where it is monitored; once vLLM has allocated its cache."""
+        """True if this layer is measured where it is monitored.
+
+        The caller must wait until vLLM has allocated its cache.
+        """
         return self._measured and getattr(layer, "isa", None) == _READABLE
 
     def forward(
@@ -50,14 +53,14 @@ class MeasuredCPUAttention(CPUAttentionBackendImpl):
         output_scale: Tensor | None = None,
         output_block_scale: Tensor | None = None,
     ) -> Tensor:
-        """As vLLM's, which see; keeps references to what the statistics need."""
+        """Attends as vLLM does, and captures the tensors that the statistics need."""
         out: Tensor = super().forward(
             layer, query, key, value, kv_cache, attn_metadata, output, output_scale, output_block_scale
         )
         if attn_metadata is None or not self.measures(layer):
             return out
         number = layer_number(layer.layer_name)
-        if number not in self._hub.layers:
+        if number not in self._context.layers:
             return out
         pages, kv_heads, page, width = kv_cache.shape
         queries = query.view(-1, self.num_heads, self.head_size)
@@ -65,7 +68,7 @@ class MeasuredCPUAttention(CPUAttentionBackendImpl):
             newest = queries[: attn_metadata.seq_lens.shape[0]].clone()
         else:
             newest = queries.index_select(0, attn_metadata.query_start_loc[1:].long() - 1)
-        self._hub.capture(
+        self._context.add_captured(
             number,
             Captured(
                 newest,
@@ -86,5 +89,5 @@ class MeasuredCPUBackend(CPUAttentionBackend):
 
     @staticmethod
     def get_impl_cls() -> type[CPUAttentionBackendImpl]:
-        """The layer's class."""
+        """Returns the layer's class."""
         return MeasuredCPUAttention

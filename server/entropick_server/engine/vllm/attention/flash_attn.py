@@ -1,4 +1,4 @@
-"""vLLM's FLASH_ATTN with the newest queries kept."""
+"""FLASH_ATTN, a backend of vLLM, with the newest queries captured."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from vllm.v1.attention.backends.flash_attn import (
     FlashAttentionMetadataBuilder,
 )
 
-from .gpu import KeepsQueries, TellsTables
+from .gpu import QueryCapture, TableCapture
 
 
-class MeasuredFlashAttention(KeepsQueries, FlashAttentionImpl):
-    """One layer's attention."""
+class MeasuredFlashAttention(QueryCapture, FlashAttentionImpl):
+    """The attention of one layer."""
 
 
-class MeasuredFlashBuilder(TellsTables, FlashAttentionMetadataBuilder):
-    """A step's metadata."""
+class MeasuredFlashBuilder(TableCapture, FlashAttentionMetadataBuilder):
+    """The builder of a step's metadata."""
 
 
 class MeasuredFlashBackend(FlashAttentionBackend):
@@ -24,10 +24,10 @@ class MeasuredFlashBackend(FlashAttentionBackend):
 
     @staticmethod
     def get_impl_cls() -> type[FlashAttentionImpl]:
-        """The layer's class."""
+        """Returns the layer's class."""
         return MeasuredFlashAttention
 
     @staticmethod
     def get_builder_cls() -> type[FlashAttentionMetadataBuilder]:
-        """The metadata's class."""
+        """Returns the builder's class."""
         return MeasuredFlashBuilder

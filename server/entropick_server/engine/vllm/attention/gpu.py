@@ -1,4 +1,4 @@
-"""What the GPU backends share: the newest queries, kept where a captured graph finds them at every replay.
+"""The mixins of the GPU backends: newest queries, in a buffer that a captured graph fills at every replay.
 
 Under FULL CUDA graphs Python runs in an attention layer at capture only. All that it does here is captured
 with the rest: the rows' last positions index the queries, and the found ones are copied into a buffer that is
@@ -19,15 +19,15 @@ from vllm.config import get_current_vllm_config
 from vllm.utils.torch_utils import is_quantized_kv_cache
 from vllm.v1.attention.backend import AttentionType
 
-from ..hub import Hub
-from .kept import Kept, StepTables, layer_number
+from ..worker_context import WorkerContext
+from .buffers import LayerBuffers, StepTables, layer_number
 
 _log = logging.getLogger(__name__)
 _FULL: Final = (-1, -1)
 
 
-class KeepsQueries:
-    """Beside an AttentionImpl of vLLM whose cache is [blocks, Hk, block, 2 D], keys first.
+class QueryCapture:
+    """A mixin of vLLM's AttentionImpl whose cache is [blocks, Hk, block, 2 D], keys first.
 
     Layers that are not monitored, and kinds of attention that the statistics do not describe, run as vLLM's.
     """
@@ -35,10 +35,10 @@ class KeepsQueries:
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         config = get_current_vllm_config()
-        self._hub = Hub.of(config)
+        self._context = WorkerContext.of(config)
         self._rows = int(config.scheduler_config.max_num_seqs)
         self._newest: Tensor | None = None
-        self._measured = bool(self._hub.layers) and self._describable(config.parallel_config)
+        self._measured = bool(self._context.layers) and self._describable(config.parallel_config)
 
     def forward(
         self,
@@ -52,23 +52,23 @@ class KeepsQueries:
         output_scale: Tensor | None = None,
         output_block_scale: Tensor | None = None,
     ) -> Tensor:
-        """As vLLM's, which see; copies what the statistics need."""
+        """Attends as vLLM does, and copies the newest queries."""
         out: Tensor = super().forward(  # type: ignore[misc]
             layer, query, key, value, kv_cache, attn_metadata, output, output_scale, output_block_scale
         )
         if self.measures(layer):
-            self._keep(layer_number(layer.layer_name), query, kv_cache, attn_metadata)
+            self._copy(layer_number(layer.layer_name), query, kv_cache, attn_metadata)
         return out
 
     def measures(self, layer: Any) -> bool:
-        """Whether this layer is measured where it is monitored.
+        """True if this layer is measured where it is monitored.
 
-        Not one that attends in chunks: vLLM makes rows of a request's chunks there.
+        A layer that attends in chunks is not: vLLM makes rows of a request's chunks there.
         """
         return self._measured and getattr(layer, "attention_chunk_size", None) is None
 
-    def _keep(self, number: int, query: Tensor, kv_cache: Tensor, metadata: Any) -> None:
-        if number not in self._hub.layers:
+    def _copy(self, number: int, query: Tensor, kv_cache: Tensor, metadata: Any) -> None:
+        if number not in self._context.layers:
             return
         mine: Any = self
         queries = query.view(-1, mine.num_heads, mine.head_size)
@@ -83,9 +83,9 @@ class KeepsQueries:
         last = (starts[1 : rows + 1] - 1).clamp_(min=0)
         torch.index_select(queries, 0, last, out=self._newest[:rows])
         window = mine.sliding_window
-        self._hub.keep(
+        self._context.set_buffers(
             number,
-            Kept(
+            LayerBuffers(
                 self._newest,
                 weakref.ref(kv_cache),
                 mine.scale,
@@ -95,7 +95,7 @@ class KeepsQueries:
         )
 
     def _describable(self, parallel: Any) -> bool:
-        """Whether a head's weights are the softmax of its scores over keys that this worker has."""
+        """True if a head's weights are the softmax of its scores over keys that this worker has."""
         mine: Any = self
         missing = [
             name
@@ -116,23 +116,26 @@ class KeepsQueries:
         return not missing
 
 
-class TellsTables:
-    """Beside a metadata builder of vLLM: hands a step's page tables to the hub."""
+class TableCapture:
+    """A mixin of vLLM's metadata builders that hands a step's page tables to the worker's context."""
 
     layer_names: list[str]
     vllm_config: Any
 
     def build(self, common_prefix_len: int, common_attn_metadata: Any, fast_build: bool = False) -> Any:
-        """As vLLM's, which see."""
+        """Builds the metadata as vLLM does, and captures the tables."""
         common = common_attn_metadata
-        self._tell(common.block_table_tensor, common.seq_lens, common.max_seq_len)
+        self._capture(common.block_table_tensor, common.seq_lens, common.max_seq_len)
         return super().build(common_prefix_len, common, fast_build)  # type: ignore[misc]
 
     def update_block_table(self, metadata: Any, blk_table: Tensor, slot_mapping: Tensor) -> Any:
-        """As vLLM's, which see: in place of :meth:`build` where another group of layers had the same step."""
-        self._tell(blk_table, metadata.seq_lens, metadata.max_seq_len)
+        """Updates the metadata as vLLM does, and captures the tables.
+
+        vLLM calls it in place of :meth:`build` where another group of layers had the same step.
+        """
+        self._capture(blk_table, metadata.seq_lens, metadata.max_seq_len)
         return super().update_block_table(metadata, blk_table, slot_mapping)  # type: ignore[misc]
 
-    def _tell(self, pages: Tensor, lengths: Tensor, longest: int) -> None:
+    def _capture(self, pages: Tensor, lengths: Tensor, longest: int) -> None:
         numbers = [layer_number(name) for name in self.layer_names]
-        Hub.of(self.vllm_config).tables(numbers, StepTables(pages, lengths, int(longest)))
+        WorkerContext.of(self.vllm_config).set_tables(numbers, StepTables(pages, lengths, int(longest)))

@@ -1,4 +1,4 @@
-"""The workers that share a layer's heads, as vLLM's tensor-parallel group."""
+"""The tensor-parallel group of a worker: the workers that share a layer's heads."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 from torch import Tensor
 from vllm.distributed.parallel_state import get_tp_group
 
-from .capture import Workers
+from .capture import TensorParallelGroup
 
 
-def workers_of(config: Any) -> Workers | None:
-    """Of a VllmConfig, in one of its workers: None where one worker has all heads.
+def tensor_parallel_group(config: Any) -> TensorParallelGroup | None:
+    """Returns the group of the worker that has this VllmConfig, None where one worker has all heads.
 
     Every worker of the group draws the same rows in the same steps, so all of them measure at once.
     """
@@ -19,12 +19,12 @@ def workers_of(config: Any) -> Workers | None:
         return None
     group = get_tp_group()
 
-    def add(tensor: Tensor) -> Tensor:
+    def all_reduce(tensor: Tensor) -> Tensor:
         total: Tensor = group.all_reduce(tensor)
         return total
 
-    def gather(tensor: Tensor) -> Tensor:
+    def all_gather(tensor: Tensor) -> Tensor:
         every: Tensor = group.all_gather(tensor.contiguous(), dim=-1)
         return every
 
-    return Workers(group.world_size, add, gather)
+    return TensorParallelGroup(group.world_size, all_reduce, all_gather)

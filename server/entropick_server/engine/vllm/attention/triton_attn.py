@@ -1,4 +1,4 @@
-"""vLLM's TRITON_ATTN with the newest queries kept."""
+"""TRITON_ATTN, a backend of vLLM, with the newest queries captured."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from vllm.v1.attention.backends.triton_attn import (
     TritonAttentionMetadataBuilder,
 )
 
-from .gpu import KeepsQueries, TellsTables
+from .gpu import QueryCapture, TableCapture
 
 
-class MeasuredTritonAttention(KeepsQueries, TritonAttentionImpl):
-    """One layer's attention."""
+class MeasuredTritonAttention(QueryCapture, TritonAttentionImpl):
+    """The attention of one layer."""
 
 
-class MeasuredTritonBuilder(TellsTables, TritonAttentionMetadataBuilder):
-    """A step's metadata."""
+class MeasuredTritonBuilder(TableCapture, TritonAttentionMetadataBuilder):
+    """The builder of a step's metadata."""
 
 
 class MeasuredTritonBackend(TritonAttentionBackend):
@@ -24,10 +24,10 @@ class MeasuredTritonBackend(TritonAttentionBackend):
 
     @staticmethod
     def get_impl_cls() -> type[TritonAttentionImpl]:
-        """The layer's class."""
+        """Returns the layer's class."""
         return MeasuredTritonAttention
 
     @staticmethod
     def get_builder_cls() -> type[TritonAttentionMetadataBuilder]:
-        """The metadata's class."""
+        """Returns the builder's class."""
         return MeasuredTritonBuilder

@@ -1,4 +1,7 @@
-"""A layer's part and a step's part of what is measured, where the two arrive apart. Knows nothing of vLLM."""
+"""The buffers of a layer and the tables of a step, which arrive apart and are measured together.
+
+Knows nothing of vLLM.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,8 @@ from torch import Tensor
 from .capture import Captured
 
 
-class Kept(NamedTuple):
-    """One layer, for every step: buffers that forwards and replays fill.
+class LayerBuffers(NamedTuple):
+    """The buffers of one layer, which forwards and replays of a graph fill in every step.
 
     ``newest`` [rows, H, D]; ``cache`` [blocks, Hk, block, D or more], keys in the first D columns, while vLLM
     has it: it is a view of all layers' caches, which must not live on here; ``scale``, ``window`` and
@@ -26,15 +29,18 @@ class Kept(NamedTuple):
 
 
 class StepTables(NamedTuple):
-    """One step of the layers that share a page table: ``pages`` int [B, N], ``lengths`` int [B]."""
+    """The tables of one step, for the layers that share a page table.
+
+    ``pages`` int [B, N], ``lengths`` int [B]; ``longest``: the largest length or more.
+    """
 
     pages: Tensor
     lengths: Tensor
     longest: int
 
 
-def joined(layer: Kept, step: StepTables) -> Captured | None:
-    """What :func:`~.capture.measure` takes; None where the cache is gone."""
+def join(layer: LayerBuffers, step: StepTables) -> Captured | None:
+    """Joins a layer's buffers with a step's tables. Returns None where vLLM has freed the cache."""
     cache = layer.cache()
     if cache is None:
         return None
@@ -52,6 +58,6 @@ def joined(layer: Kept, step: StepTables) -> Captured | None:
 
 
 def layer_number(name: str) -> int:
-    """The number in a layer's name (``model.layers.3.self_attn.attn``), -1 without one."""
+    """Reads the number in a layer's name (``model.layers.3.self_attn.attn``), -1 where there is none."""
     parts = [part for part in name.split(".") if part.isdigit()]
     return int(parts[0]) if parts else -1
