@@ -170,7 +170,6 @@ class Settings(BaseSettings):
             served_model_name=self.served_model_name,
             max_model_len=self.max_model_len,
             max_num_seqs=self.max_num_seqs,
-            max_queue=self.max_queue,
             max_num_batched_tokens=self.max_num_batched_tokens,
             kv_cache_bytes=self.kv_cache_bytes,
             enable_prefix_caching=self.enable_prefix_caching,

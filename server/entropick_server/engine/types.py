@@ -217,7 +217,6 @@ class EngineOptions:
     served_model_name: str | None = None
     max_model_len: int | None = None
     max_num_seqs: int = 16
-    max_queue: int = 256
     max_num_batched_tokens: int | None = None
     """tokens of one step: decode rows and prefill chunks together; None: the engine's own number"""
     page_size: int | None = None

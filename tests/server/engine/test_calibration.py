@@ -196,7 +196,7 @@ def test_a_calibration_lies_where_serving_looks(tmp_path: Path) -> None:
 
 async def test_calibration_limits_its_requests_itself(model_folder: Folder, tmp_path: Path) -> None:
     """An engine without a queue is never asked for more than it runs at once."""
-    options = EngineOptions(str(model_folder("llama")), threads=1, max_num_seqs=2, max_queue=0)
+    options = EngineOptions(str(model_folder("llama")), threads=1, max_num_seqs=2)
     seen: list[int] = []
 
     async def calibrate(engine: Engine) -> Profile:

@@ -33,7 +33,6 @@ async def client(
         calibrate=False,
         use_profile=False,
         max_num_seqs=4,
-        max_queue=2,
     )
     engine = EmbeddedEngine(options, profile_cache=tmp_path)
     async with serve(engine, wait=False, max_num_seqs=4, max_queue=2) as client:

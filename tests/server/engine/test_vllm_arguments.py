@@ -26,7 +26,6 @@ OTHERWISE: dict[str, Any] = {
     "served_model_name": "other",
     "max_model_len": 100,
     "max_num_seqs": 3,
-    "max_queue": 5,
     "max_num_batched_tokens": 77,
     "page_size": 64,
     "kv_cache_bytes": 12345678,

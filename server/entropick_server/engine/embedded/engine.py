@@ -98,7 +98,7 @@ class EmbeddedEngine:
     async def generate(self, request: Request) -> AsyncIterator[RequestOutput]:
         """Yields the outputs of a request; leaving the iterator early cancels the request.
 
-        Raises QueueFullError, EngineDeadError, and EngineError for a request id that is in use.
+        Raises EngineDeadError, and EngineError for a request id that is in use.
         """
         name = request.request_id
         if name in self._leaving:

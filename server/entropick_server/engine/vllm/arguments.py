@@ -31,7 +31,6 @@ READ_ELSEWHERE: Final = {
     "monitored_layers": "engine.source; the worker context measures them",
     "allow_unvalidated": "engine.source",
     "kernels": "the worker context, which measures and draws with them",
-    "max_queue": "the server's admission",
     "calibrate": "the engine's start",
     "use_profile": "the engine's start",
     "profile": "the engine's start",

@@ -14,9 +14,10 @@ from entropick_sampler.params import PolicyConfig, SamplingParams
 from entropick_sampler.profile import Profile
 
 from ..base import Calibrator, EngineDeadError, EngineError, ModelLoadError, Tokenizer
-from ..profiles import cached_profile_path, check_layers, default_cache, find_profile
+from ..profiles import default_cache, find_profile
 from ..reply import check_request
 from ..source import Source, read_source
+from ..start import start_with_profile
 from ..types import (
     EngineLoad,
     EngineOptions,
@@ -52,7 +53,7 @@ class VllmEngine:
         """Prepares an engine. ``arguments``: vLLM's own; the rest as for the embedded engine."""
         self._options = options
         self._arguments = tuple(arguments)
-        self._calibrator = calibrator
+        self._calibrator = calibrator if options.calibrate else None
         self._profile_cache = profile_cache or default_cache()
         self._scheduler = SchedulerGauges()
         self._reporter = Reporter(self.load)
@@ -97,14 +98,9 @@ class VllmEngine:
         if self._started:
             raise EngineError("an engine is started once; build another one")
         self._started = True
-        try:
-            workers = await self._open()
-            await self._warm_up()
-            if self._profile is None and self._options.calibrate and self._calibrator is not None:
-                await self._calibrate(self._calibrator, workers)
-        except BaseException:
-            await self.close()
-            raise
+        self._profile = await start_with_profile(
+            self, self._open, self._use_profile, self._calibrator, self._profile_cache
+        )
         self._ready = True
 
     async def close(self) -> None:
@@ -173,7 +169,8 @@ class VllmEngine:
             output.cached_tokens,
         )
 
-    async def _open(self) -> WorkerClient:
+    async def _open(self) -> Profile | None:
+        """Loads the model and connects its workers. Returns the model's profile."""
         options = self._options
         check_options(options)
         self._source = source = await asyncio.to_thread(read_source, options)
@@ -196,7 +193,12 @@ class VllmEngine:
         self._segments = VllmSegments(workers, source.monitored_layers)
         self._alive = True
         self._watcher = asyncio.create_task(self._watch(workers.llm))
-        return workers
+        await self._warm_up()
+        return profile
+
+    async def _use_profile(self, profile: Profile) -> None:
+        if self._workers is not None:
+            await self._workers.use_profile(profile)
 
     async def _warm_up(self) -> None:
         """Draws two tokens, so that no request waits for code that compiles at its first use.
@@ -224,17 +226,6 @@ class VllmEngine:
             if llm.errored:
                 _log.error("vLLM's engine died")
                 self._alive = False
-
-    async def _calibrate(self, calibrator: Calibrator, workers: WorkerClient) -> None:
-        profile = await calibrator(self)
-        check_layers(profile, self.info.monitored_layers, "from calibration")
-        path = cached_profile_path(self._profile_cache, self.model_hash, self.info.monitored_layers)
-        try:
-            profile.save(path)
-        except OSError as error:
-            _log.warning("the profile cannot be kept as %s, the next start calibrates again: %s", path, error)
-        await workers.use_profile(profile)
-        self._profile = profile
 
     @property
     def _read(self) -> Source:
