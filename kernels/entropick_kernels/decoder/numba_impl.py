@@ -161,7 +161,7 @@ class NativeDecoder:
         span = -(-longest // page) * page
         queries = max(MOST_ROWS, min(_QUERIES_AT_ONCE, _RUN_FLOATS // max(span, 1)))
         at_once = max(1, queries // group)
-        self._runs = np.array(prompt_runs(step.chunks, at_once) if step.chunks else (), dtype=RUN)
+        self._runs = np.array(prompt_runs(step.chunks, at_once) if step.chunks else [], dtype=RUN)
         size = at_once * group * (span + width) + LANES if len(self._runs) else 0
         self._room("scratch", threads * size)
         self._set(runs=self._runs.ctypes.data, run_count=len(self._runs), run_span=span, scratch_floats=size)
