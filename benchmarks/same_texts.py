@@ -68,9 +68,9 @@ async def ask(client: httpx.AsyncClient, body: dict[str, Any], gate: asyncio.Sem
     return choices
 
 
-async def ask_all(url: str, seed: int) -> list[list[Any]]:
+async def ask_all(url: str, seed: int, at_once: int) -> list[list[Any]]:
     """The choices of every answer, in order."""
-    gate = asyncio.Semaphore(AT_ONCE)
+    gate = asyncio.Semaphore(at_once)
     async with httpx.AsyncClient(base_url=url, timeout=600) as client:
         return list(await asyncio.gather(*(ask(client, body, gate) for body in bodies(seed))))
 
@@ -99,10 +99,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--url", default="http://127.0.0.1:8000")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--at-once", type=int, default=AT_ONCE)
     parser.add_argument("--write", type=Path)
     parser.add_argument("--compare", type=Path)
     options = parser.parse_args()
-    answers = asyncio.run(ask_all(options.url, options.seed))
+    answers = asyncio.run(ask_all(options.url, options.seed, options.at_once))
     tokens = sum(len(choice["entropick"]["tokens"]) for choices in answers for choice in choices)
     print(f"{len(answers)} requests, {sum(map(len, answers))} choices, {tokens} tokens")
     if options.write:
