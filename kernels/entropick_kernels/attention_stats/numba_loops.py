@@ -7,51 +7,17 @@ kept, and every sum runs over the row's own keys in their order. So a row's numb
 from __future__ import annotations
 
 import math
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
 from .._exp2 import LOG2_E, exp2
 from .._native import native
-
-Float32 = npt.NDArray[np.float32]
-Int32 = npt.NDArray[np.int32]
+from ._batch import Float32, Int32, LayerBatch
 
 _ZERO: Final = np.float32(0.0)
 _HALF: Final = np.float32(0.5)
 _ONE: Final = np.float32(1.0)
-
-
-class LayerBatch(NamedTuple):
-    """One layer's attention for a batch of rows: the arrays that the loops read and fill.
-
-    The arguments have passed :func:`check`.
-    """
-
-    queries: Float32
-    """[B, H, D]"""
-    keys: Float32
-    """[P, Hk, page, D]; where ``transposed``, [P, Hk, D or more, page] with the keys in the first D rows"""
-    values: Float32
-    """[P, Hk, page, D]; not touched unless ``attends``"""
-    page_table: Int32
-    """[B, N]"""
-    lengths: Int32
-    """[B]"""
-    scale: Any
-    softcap: Any
-    """0 for none"""
-    window: int
-    """how many of the last keys a query sees; 0 for all"""
-    probabilities: Float32
-    """[B, H, K], filled from the first key that the row sees"""
-    out: Float32
-    """[B, H, D], filled where ``attends``"""
-    figures: Float32
-    """[B, H, 4], the float fields of ``HeadStats``; :func:`attend` fills the first three of a head"""
-    attends: bool
-    transposed: bool
 
 
 @native("contract", "reassoc", "nsz")
@@ -244,6 +210,68 @@ def compare_heads(batch: LayerBatch, begin: int, end: int) -> None:
         n = batch.lengths[b]
         n = batch.window if 0 < batch.window < n else n
         deviations(batch.probabilities[b], n, mean, batch.figures[b])
+
+
+@native()
+def attend_all(
+    queries: Float32,
+    keys: Float32,
+    values: Float32,
+    page_table: Int32,
+    lengths: Int32,
+    scale: Any,
+    softcap: Any,
+    window: int,
+    probabilities: Float32,
+    out: Float32,
+    figures: Float32,
+    attends: bool,
+    transposed: bool,
+    want_stats: bool,
+) -> None:
+    """Runs :func:`attend`, and with ``want_stats`` :func:`compare_heads`, for all rows of a LayerBatch.
+
+    Its fields come one by one, since numba takes longer to unpack them as a tuple than a step of few rows
+    takes.
+    """
+    batch = LayerBatch(
+        queries=queries,
+        keys=keys,
+        values=values,
+        page_table=page_table,
+        lengths=lengths,
+        scale=scale,
+        softcap=softcap,
+        window=window,
+        probabilities=probabilities,
+        out=out,
+        figures=figures,
+        attends=attends,
+        transposed=transposed,
+    )
+    attend(batch, 0, lengths.shape[0] * keys.shape[1])
+    if want_stats:
+        compare_heads(batch, 0, lengths.shape[0])
+
+
+@native()
+def measure_all(
+    queries: Float32,
+    keys: Float32,
+    page_table: Int32,
+    lengths: Int32,
+    scale: Any,
+    softcap: Any,
+    window: int,
+    probabilities: Float32,
+    figures: Float32,
+    transposed: bool,
+) -> None:
+    """Runs :func:`attend_all` without values: the figures of all rows."""
+    attend_all(
+        queries, keys, keys, page_table, lengths, scale, softcap, window, probabilities, queries, figures,
+        False, transposed, True,
+    )  # fmt: skip
 
 
 @native()
