@@ -16,17 +16,27 @@ from .._threads import (
     address,
     claim,
     record,
+    record_type,
     run_shared,
     threads_for,
     torch_openmp,
 )
-from ._batch import BATCH, batch_of
 from ._inputs import PagedQueries
-from .numba_loops import attend, attend_all, check, compare_heads, store
+from .numba_loops import attend, check, compare_heads, store
 from .stats import HeadStats, named_figures
 
 _SCRATCH_FLOATS: Final = 1 << 24
 """probabilities kept at a time (64 MiB): a larger batch goes through in parts"""
+
+
+_ARGUMENTS: Final = record_type(
+    # B, H, D, Hk, P, tokens of a page, N, K; the options; whether heads are compared, not attended with
+    "rows heads width kv_heads pages page columns span window attends compares "
+    # addresses of the arrays
+    "queries keys values page_table lengths probabilities out figures",
+    "scale softcap",
+)
+"""of :func:`_worker`"""
 
 
 def supports(q: Tensor, *pages: Tensor) -> bool:
@@ -38,14 +48,40 @@ def supports(q: Tensor, *pages: Tensor) -> bool:
 
 def _worker(data: Any) -> None:
     """Runs one thread's share of :func:`attend`, or of :func:`compare_heads` where ``compares`` is set."""
-    a = numba.carray(address(data[RECORD]), (1,), BATCH)[0]
-    batch = batch_of(a)
+    a = numba.carray(address(data[RECORD]), (1,), _ARGUMENTS)[0]
+    pages, per_head = (a.pages, a.kv_heads, a.page, a.width), (a.rows, a.heads, a.width)
+    lengths = numba.carray(address(a.lengths), (a.rows,), np.int32)
+    probabilities = numba.carray(address(a.probabilities), (a.rows, a.heads, a.span), np.float32)
+    figures = numba.carray(address(a.figures), (a.rows, a.heads, 4), np.float32)
     unit = claim(data, 0)
-    while unit < (a.rows if a.compares else a.rows * a.kv_heads):
-        if a.compares:
-            compare_heads(batch, unit, unit + 1)
-        else:
-            attend(batch, unit, unit + 1)
+    if a.compares:
+        while unit < a.rows:
+            compare_heads(probabilities, lengths, a.window, figures, unit, unit + 1)
+            unit = claim(data, 0)
+        return
+    queries = numba.carray(address(a.queries), per_head, np.float32)
+    keys = numba.carray(address(a.keys), pages, np.float32)
+    values = numba.carray(address(a.values), pages, np.float32)
+    page_table = numba.carray(address(a.page_table), (a.rows, a.columns), np.int32)
+    out = numba.carray(address(a.out), per_head, np.float32)
+    while unit < a.rows * a.kv_heads:
+        attend(
+            queries=queries,
+            keys=keys,
+            values=values,
+            page_table=page_table,
+            lengths=lengths,
+            scale=np.float32(a.scale),
+            softcap=np.float32(a.softcap),
+            window=a.window,
+            probabilities=probabilities,
+            out=out,
+            figures=figures,
+            attends=a.attends != 0,
+            transposed=False,
+            begin=unit,
+            end=unit + 1,
+        )
         unit = claim(data, 0)
 
 
@@ -92,10 +128,13 @@ def _run(inputs: PagedQueries, out: Any, want_stats: bool) -> HeadStats:
             "figures": figures[part], "attends": attends,
         }  # fmt: skip
         if threads == 1:
-            attend_all(**given, transposed=False, want_stats=want_stats)
+            some = ends[part].shape[0]
+            attend(**given, transposed=False, begin=0, end=some * kv_heads)
+            if want_stats:
+                compare_heads(probabilities, ends[part], window, figures[part], 0, some)
             continue
         arguments = record(
-            BATCH, **given, rows=ends[part].shape[0], heads=heads, width=width, kv_heads=kv_heads,
+            _ARGUMENTS, **given, rows=ends[part].shape[0], heads=heads, width=width, kv_heads=kv_heads,
             pages=count, page=page, columns=columns, span=span,
         )  # fmt: skip
         run_shared(_compiled_worker(), arguments, threads)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from .._native import native
-from ._batch import Float32, Int32
+from .numba_loops import Float32, Int32
 
 
 @native("contract", "reassoc", "nsz")

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .numba_loops import check, measure_all
+from .numba_loops import check, measure_transposed_layer
 from .numba_signals import all_signals_into
 from .stats import HeadStats, named_figures
 
@@ -72,10 +72,9 @@ def measure_transposed(
     for layer, of_layer in zip(layers, figures, strict=True):
         queries, pages, window = layer.queries.contiguous().numpy(), layer.pages.numpy(), layer.window or 0
         check(table, ends, pages.shape[0], page, window)
-        measure_all(
+        measure_transposed_layer(
             queries=queries, keys=pages, page_table=table, lengths=ends, scale=np.float32(layer.scale),
             softcap=np.float32(layer.softcap), window=window, probabilities=probabilities, figures=of_layer,
-            transposed=True,
         )  # fmt: skip
     keys = np.empty((len(layers), rows), dtype=np.int64)
     all_signals_into(figures, ends, windows, _ZERO, keys, by_layer, signals)
