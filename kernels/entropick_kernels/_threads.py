@@ -74,7 +74,10 @@ def record_type(integers: str, floats: str = "") -> np.dtype[Any]:
 
 
 def record(kind: np.dtype[Any], **fields: Any) -> npt.NDArray[Any]:
-    """Returns an array of one record with these fields; an array as a value stands for its address."""
+    """Returns an array of one record with these fields; a field that is not given is 0.
+
+    An array as a value stands for the address of its memory.
+    """
     made = np.zeros(1, dtype=kind)
     for name, value in fields.items():
         made[name] = value.ctypes.data if isinstance(value, np.ndarray) else value

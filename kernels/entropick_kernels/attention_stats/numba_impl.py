@@ -22,17 +22,21 @@ from .._threads import (
     torch_openmp,
 )
 from ._inputs import PagedQueries
-from .numba_loops import LayerBatch, attend, check, compare_heads, store
+from .numba_loops import attend, check, compare_heads, store
 from .stats import HeadStats, named_figures
 
 _SCRATCH_FLOATS: Final = 1 << 24
 """probabilities kept at a time (64 MiB): a larger batch goes through in parts"""
+
+
 _ARGUMENTS: Final = record_type(
+    # B, H, D, Hk, P, tokens of a page, N, K; the options; whether heads are compared, not attended with
     "rows heads width kv_heads pages page columns span window attends compares "
+    # addresses of the arrays
     "queries keys values page_table lengths probabilities out figures",
     "scale softcap",
 )
-"""of :func:`_worker`: sizes and options, then the addresses of the arrays of a LayerBatch"""
+"""of :func:`_worker`"""
 
 
 def supports(q: Tensor, *pages: Tensor) -> bool:
@@ -46,27 +50,38 @@ def _worker(data: Any) -> None:
     """Runs one thread's share of :func:`attend`, or of :func:`compare_heads` where ``compares`` is set."""
     a = numba.carray(address(data[RECORD]), (1,), _ARGUMENTS)[0]
     pages, per_head = (a.pages, a.kv_heads, a.page, a.width), (a.rows, a.heads, a.width)
-    batch = LayerBatch(
-        queries=numba.carray(address(a.queries), per_head, np.float32),
-        keys=numba.carray(address(a.keys), pages, np.float32),
-        values=numba.carray(address(a.values), pages, np.float32),
-        page_table=numba.carray(address(a.page_table), (a.rows, a.columns), np.int32),
-        lengths=numba.carray(address(a.lengths), (a.rows,), np.int32),
-        scale=np.float32(a.scale),
-        softcap=np.float32(a.softcap),
-        window=a.window,
-        probabilities=numba.carray(address(a.probabilities), (a.rows, a.heads, a.span), np.float32),
-        out=numba.carray(address(a.out), per_head, np.float32),
-        figures=numba.carray(address(a.figures), (a.rows, a.heads, 4), np.float32),
-        attends=a.attends != 0,
-        transposed=False,
-    )
+    lengths = numba.carray(address(a.lengths), (a.rows,), np.int32)
+    probabilities = numba.carray(address(a.probabilities), (a.rows, a.heads, a.span), np.float32)
+    figures = numba.carray(address(a.figures), (a.rows, a.heads, 4), np.float32)
     unit = claim(data, 0)
-    while unit < (a.rows if a.compares else a.rows * a.kv_heads):
-        if a.compares:
-            compare_heads(batch, unit, unit + 1)
-        else:
-            attend(batch, unit, unit + 1)
+    if a.compares:
+        while unit < a.rows:
+            compare_heads(probabilities, lengths, a.window, figures, unit, unit + 1)
+            unit = claim(data, 0)
+        return
+    queries = numba.carray(address(a.queries), per_head, np.float32)
+    keys = numba.carray(address(a.keys), pages, np.float32)
+    values = numba.carray(address(a.values), pages, np.float32)
+    page_table = numba.carray(address(a.page_table), (a.rows, a.columns), np.int32)
+    out = numba.carray(address(a.out), per_head, np.float32)
+    while unit < a.rows * a.kv_heads:
+        attend(
+            queries=queries,
+            keys=keys,
+            values=values,
+            page_table=page_table,
+            lengths=lengths,
+            scale=np.float32(a.scale),
+            softcap=np.float32(a.softcap),
+            window=a.window,
+            probabilities=probabilities,
+            out=out,
+            figures=figures,
+            attends=a.attends != 0,
+            transposed=False,
+            begin=unit,
+            end=unit + 1,
+        )
         unit = claim(data, 0)
 
 
@@ -74,23 +89,6 @@ def _worker(data: Any) -> None:
 def _compiled_worker() -> Any:
     """Returns :func:`_worker` as machine code; compiled at the first use, not at import."""
     return native_worker(_worker)
-
-
-def _run_threaded(batch: LayerBatch, want_stats: bool, threads: int) -> None:
-    """Runs the loops on torch's threads, with the same figures as on one thread."""
-    rows, heads, width = batch.queries.shape
-    pages, kv_heads, page, _ = batch.keys.shape
-    arguments = record(
-        _ARGUMENTS, rows=rows, heads=heads, width=width, kv_heads=kv_heads, pages=pages, page=page,
-        columns=batch.page_table.shape[1], span=batch.probabilities.shape[2], window=batch.window,
-        attends=batch.attends, queries=batch.queries, keys=batch.keys, values=batch.values,
-        page_table=batch.page_table, lengths=batch.lengths, probabilities=batch.probabilities, out=batch.out,
-        figures=batch.figures, scale=batch.scale, softcap=batch.softcap,
-    )  # fmt: skip
-    run_shared(_compiled_worker(), arguments, threads)
-    if want_stats:
-        arguments["compares"] = 1
-        run_shared(_compiled_worker(), arguments, threads)
 
 
 def decode_attention_numba(inputs: PagedQueries, want_stats: bool) -> tuple[Tensor, HeadStats | None]:
@@ -114,36 +112,35 @@ def _run(inputs: PagedQueries, out: Any, want_stats: bool) -> HeadStats:
     keys, values = _numpy(inputs.pages[0]), _numpy(inputs.pages[-1])
     table = _numpy(inputs.page_table.to(torch.int32).contiguous())
     ends = _numpy(inputs.lengths.to(torch.int32).contiguous())
-    span = table.shape[1] * page
-    span = min(span, window) if window else span
+    columns = table.shape[1]
+    span = min(columns * page, window) if window else columns * page
     at_once = min(rows, max(1, _SCRATCH_FLOATS // (heads * span)))
     probabilities = np.empty((at_once, heads, span), dtype=np.float32)
     figures = np.empty((rows, heads, 4), dtype=np.float32)
+    scale, softcap = np.float32(inputs.scale), np.float32(inputs.softcap or 0.0)
     threads = threads_for(check(table, ends, count, page, window, 1 if attends else 0) * heads * width)
     for lo in range(0, rows, at_once):
         part = slice(lo, lo + at_once)
-        batch = LayerBatch(
-            queries=queries[part],
-            keys=keys,
-            values=values,
-            page_table=table[part],
-            lengths=ends[part],
-            scale=np.float32(inputs.scale),
-            softcap=np.float32(inputs.softcap or 0.0),
-            window=window,
-            probabilities=probabilities,
-            out=out[part] if attends else queries[part],
-            figures=figures[part],
-            attends=attends,
-            transposed=False,
-        )
-        if threads > 1:
-            _run_threaded(batch, want_stats, threads)
-        else:
-            some = batch.lengths.shape[0]
-            attend(batch, 0, some * kv_heads)
+        given = {
+            "queries": queries[part], "keys": keys, "values": values, "page_table": table[part],
+            "lengths": ends[part], "scale": scale, "softcap": softcap, "window": window,
+            "probabilities": probabilities, "out": out[part] if attends else queries[part],
+            "figures": figures[part], "attends": attends,
+        }  # fmt: skip
+        if threads == 1:
+            some = ends[part].shape[0]
+            attend(**given, transposed=False, begin=0, end=some * kv_heads)
             if want_stats:
-                compare_heads(batch, 0, some)
+                compare_heads(probabilities, ends[part], window, figures[part], 0, some)
+            continue
+        arguments = record(
+            _ARGUMENTS, **given, rows=ends[part].shape[0], heads=heads, width=width, kv_heads=kv_heads,
+            pages=count, page=page, columns=columns, span=span,
+        )  # fmt: skip
+        run_shared(_compiled_worker(), arguments, threads)
+        if want_stats:
+            arguments["compares"] = 1
+            run_shared(_compiled_worker(), arguments, threads)
     seen = inputs.lengths.long()
     return named_figures(torch.from_numpy(figures), seen.clamp(max=window) if window else seen)
 

@@ -7,7 +7,7 @@ kept, and every sum runs over the row's own keys in their order. So a row's numb
 from __future__ import annotations
 
 import math
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -21,37 +21,6 @@ Int32 = npt.NDArray[np.int32]
 _ZERO: Final = np.float32(0.0)
 _HALF: Final = np.float32(0.5)
 _ONE: Final = np.float32(1.0)
-
-
-class LayerBatch(NamedTuple):
-    """One layer's attention for a batch of rows: the arrays that the loops read and fill.
-
-    The arguments have passed :func:`check`.
-    """
-
-    queries: Float32
-    """[B, H, D]"""
-    keys: Float32
-    """[P, Hk, page, D]; where ``transposed``, [P, Hk, D or more, page] with the keys in the first D rows"""
-    values: Float32
-    """[P, Hk, page, D]; not touched unless ``attends``"""
-    page_table: Int32
-    """[B, N]"""
-    lengths: Int32
-    """[B]"""
-    scale: Any
-    softcap: Any
-    """0 for none"""
-    window: int
-    """how many of the last keys a query sees; 0 for all"""
-    probabilities: Float32
-    """[B, H, K], filled from the first key that the row sees"""
-    out: Float32
-    """[B, H, D], filled where ``attends``"""
-    figures: Float32
-    """[B, H, 4], the float fields of ``HeadStats``; :func:`attend` fills the first three of a head"""
-    attends: bool
-    transposed: bool
 
 
 @native("contract", "reassoc", "nsz")
@@ -191,38 +160,60 @@ def check(table: Int32, lengths: Int32, pages: int, page: int, window: int, leas
 
 
 @native()
-def attend(batch: LayerBatch, begin: int, end: int) -> None:
-    """Computes units begin..end of (row, key-value head): outputs, probabilities, figures but the last."""
-    kv_heads = batch.keys.shape[1]
-    page = batch.keys.shape[3] if batch.transposed else batch.keys.shape[2]
-    group = batch.queries.shape[1] // kv_heads
-    queries, p, out, softcap = batch.queries, batch.probabilities, batch.out, batch.softcap
+def attend(
+    queries: Float32,
+    keys: Float32,
+    values: Float32,
+    page_table: Int32,
+    lengths: Int32,
+    scale: Any,
+    softcap: Any,
+    window: int,
+    probabilities: Float32,
+    out: Float32,
+    figures: Float32,
+    attends: bool,
+    transposed: bool,
+    begin: int,
+    end: int,
+) -> None:
+    """Computes units begin..end of (row, key-value head): probabilities, three figures, outputs.
+
+    queries, out [B, H, D]; keys, values [P, Hk, page, D], or ``transposed`` keys [P, Hk, D or more, page] in
+    the first D rows; page_table [B, N], lengths [B]; probabilities [B, H, K], from the first key that a row
+    sees; figures [B, H, 4], the float fields of ``HeadStats``. ``window`` and ``softcap`` are 0 where there
+    is none. Unless it ``attends``, neither values nor outputs are touched. The arguments have passed
+    :func:`check`.
+    """
+    kv_heads = keys.shape[1]
+    page = keys.shape[3] if transposed else keys.shape[2]
+    group, p = queries.shape[1] // kv_heads, probabilities
     for unit in range(begin, end):
         b, h = unit // kv_heads, unit % kv_heads
-        length = batch.lengths[b]
-        start = length - batch.window if 0 < batch.window < length else 0
+        length = lengths[b]
+        start = length - window if 0 < window < length else 0
         n = length - start
         if n == 0:
             for g in range(h * group, h * group + group):
-                batch.figures[b, g] = _ZERO
+                figures[b, g] = _ZERO
             continue
         t = start
         while t < length:
             i = t % page
             count = min(page - i, length - t)
-            keys = batch.keys[batch.page_table[b, t // page], h]
+            some = keys[page_table[b, t // page], h]
             for g in range(h * group, h * group + group):
-                if batch.transposed:
-                    transposed_dots(queries[b, g], keys, i, count, batch.scale, p[b, g], t - start)
+                if transposed:
+                    transposed_dots(queries[b, g], some, i, count, scale, p[b, g], t - start)
                 else:
-                    dots(queries[b, g], keys, i, count, batch.scale, p[b, g], t - start)
+                    dots(queries[b, g], some, i, count, scale, p[b, g], t - start)
             t += count
         for g in range(h * group, h * group + group):
             if softcap > 0:
                 for j in range(n):
                     p[b, g, j] = softcap * np.float32(math.tanh(p[b, g, j] / softcap))
-            softmax(p[b, g], n, batch.figures[b, g])
-        if not batch.attends:
+            softmax(p[b, g], n, figures[b, g])
+        if not attends:
             continue
         for g in range(h * group, h * group + group):
             out[b, g] = _ZERO
@@ -230,20 +221,56 @@ def attend(batch: LayerBatch, begin: int, end: int) -> None:
         while t < length:
             i = t % page
             count = min(page - i, length - t)
-            values = batch.values[batch.page_table[b, t // page], h]
+            some = values[page_table[b, t // page], h]
             for g in range(h * group, h * group + group):
-                blend(p[b, g], t - start, values, i, count, out[b, g])
+                blend(p[b, g], t - start, some, i, count, out[b, g])
             t += count
 
 
 @native()
-def compare_heads(batch: LayerBatch, begin: int, end: int) -> None:
+def compare_heads(
+    probabilities: Float32, lengths: Int32, window: int, figures: Float32, begin: int, end: int
+) -> None:
     """Computes the deviations of the heads of rows begin..end, once every head's probabilities are there."""
-    mean = np.empty(batch.probabilities.shape[2], dtype=np.float32)
+    mean = np.empty(probabilities.shape[2], dtype=np.float32)
     for b in range(begin, end):
-        n = batch.lengths[b]
-        n = batch.window if 0 < batch.window < n else n
-        deviations(batch.probabilities[b], n, mean, batch.figures[b])
+        n = lengths[b]
+        n = window if 0 < window < n else n
+        deviations(probabilities[b], n, mean, figures[b])
+
+
+@native()
+def measure_transposed_layer(
+    queries: Float32,
+    keys: Float32,
+    page_table: Int32,
+    lengths: Int32,
+    scale: Any,
+    softcap: Any,
+    window: int,
+    probabilities: Float32,
+    figures: Float32,
+) -> None:
+    """Computes the figures of all rows over transposed keys; arguments as :func:`attend`."""
+    rows = lengths.shape[0]
+    attend(
+        queries=queries,
+        keys=keys,
+        values=keys,
+        page_table=page_table,
+        lengths=lengths,
+        scale=scale,
+        softcap=softcap,
+        window=window,
+        probabilities=probabilities,
+        out=queries,
+        figures=figures,
+        attends=False,
+        transposed=True,
+        begin=0,
+        end=rows * keys.shape[1],
+    )
+    compare_heads(probabilities, lengths, window, figures, 0, rows)
 
 
 @native()

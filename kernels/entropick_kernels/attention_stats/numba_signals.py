@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from .._native import native
-from .numba_loops import Float32, LayerBatch
+from .numba_loops import Float32, Int32
 
 
 @native("contract", "reassoc", "nsz")
@@ -41,15 +41,6 @@ def layer_signals_into(figures: Float32, keys: int, zero: Any, out: Float32) -> 
 
 
 @native()
-def batch_signals_into(batch: LayerBatch, zero: Any, out: Float32) -> None:
-    """Sets out [B, 6], the signals of every row of a layer, from the batch's figures."""
-    for b in range(out.shape[0]):
-        n = batch.lengths[b]
-        n = batch.window if 0 < batch.window < n else n
-        layer_signals_into(batch.figures[b], n, zero, out[b])
-
-
-@native()
 def mean_signals_into(by_layer: Float32, zero: Any, out: Float32) -> None:
     """Sets out [B, 6], the mean over layers of by_layer [L, B, 6]."""
     number = type(zero)
@@ -60,3 +51,20 @@ def mean_signals_into(by_layer: Float32, zero: Any, out: Float32) -> None:
             for layer in range(layers):
                 total += by_layer[layer, b, i]
             out[b, i] = total / number(layers)
+
+
+@native()
+def all_signals_into(
+    figures: Float32, lengths: Int32, windows: Int32, zero: Any, keys: Any, by_layer: Float32, out: Float32
+) -> None:
+    """Sets by_layer [L, B, 6], its mean out [B, 6] and the valid keys int64 [L, B].
+
+    ``figures`` [L, B, H, 4] are of layers with ``windows`` [L], of which 0 is none.
+    """
+    for layer in range(by_layer.shape[0]):
+        for b in range(by_layer.shape[1]):
+            n = lengths[b]
+            n = windows[layer] if 0 < windows[layer] < n else n
+            keys[layer, b] = n
+            layer_signals_into(figures[layer, b], n, zero, by_layer[layer, b])
+    mean_signals_into(by_layer, zero, out)

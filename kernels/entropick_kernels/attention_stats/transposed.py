@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .numba_loops import LayerBatch, attend, check, compare_heads
-from .numba_signals import batch_signals_into, mean_signals_into
+from .numba_loops import check, measure_transposed_layer
+from .numba_signals import all_signals_into
 from .stats import HeadStats, named_figures
 
 WORTH_THREADS: Final = 1 << 22
@@ -64,34 +64,21 @@ def measure_transposed(
     page = layers[0].pages.shape[3]
     table = page_table.to(torch.int32).contiguous().numpy()
     ends = lengths.to(torch.int32).contiguous().numpy()
+    windows = np.array([layer.window or 0 for layer in layers], dtype=np.int32)
     probabilities = np.empty((rows, heads, table.shape[1] * page), dtype=np.float32)
     figures = np.empty((len(layers), rows, heads, 4), dtype=np.float32)
     by_layer = np.empty((len(layers), rows, 6), dtype=np.float32)
     signals = np.empty((rows, 6), dtype=np.float32)
-    for layer, of_layer, found in zip(layers, figures, by_layer, strict=True):
-        queries, pages = layer.queries.contiguous().numpy(), layer.pages.numpy()
-        batch = LayerBatch(
-            queries=queries,
-            keys=pages,
-            values=pages,
-            page_table=table,
-            lengths=ends,
-            scale=np.float32(layer.scale),
-            softcap=np.float32(layer.softcap),
-            window=layer.window or 0,
-            probabilities=probabilities,
-            out=queries,
-            figures=of_layer,
-            attends=False,
-            transposed=True,
-        )
-        check(table, ends, pages.shape[0], page, batch.window)
-        attend(batch, 0, rows * pages.shape[1])
-        compare_heads(batch, 0, rows)
-        batch_signals_into(batch, _ZERO, found)
-    mean_signals_into(by_layer, _ZERO, signals)
-    limits = np.array([[layer.window or np.iinfo(np.int32).max] for layer in layers], dtype=np.int64)
-    stats = named_figures(torch.from_numpy(figures), torch.from_numpy(np.minimum(ends, limits)))
+    for layer, of_layer in zip(layers, figures, strict=True):
+        queries, pages, window = layer.queries.contiguous().numpy(), layer.pages.numpy(), layer.window or 0
+        check(table, ends, pages.shape[0], page, window)
+        measure_transposed_layer(
+            queries=queries, keys=pages, page_table=table, lengths=ends, scale=np.float32(layer.scale),
+            softcap=np.float32(layer.softcap), window=window, probabilities=probabilities, figures=of_layer,
+        )  # fmt: skip
+    keys = np.empty((len(layers), rows), dtype=np.int64)
+    all_signals_into(figures, ends, windows, _ZERO, keys, by_layer, signals)
+    stats = named_figures(torch.from_numpy(figures), torch.from_numpy(keys))
     return LayerFigures(torch.from_numpy(signals), torch.from_numpy(by_layer), stats)
 
 
