@@ -39,7 +39,7 @@ async def run_all(
                 replace(sampling[i], stop_token_ids=ends),
                 policy,
                 time.monotonic(),
-                forced_token_ids=tuple(forced[i]) if forced else (),
+                replayed_token_ids=tuple(forced[i]) if forced else (),
             )
             tokens: list[Token] = []
             async for output in engine.generate(request):

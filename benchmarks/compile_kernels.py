@@ -116,12 +116,12 @@ def attention_case(
     heads: int, kv_heads: int, width: int, dtype: torch.dtype, want: str, **options: Any
 ) -> Callable[[], object]:
     module = triton_impl("entropick_kernels.attention_stats")
-    rows, page, columns = 32, 16, 256
+    rows, block, columns = 32, 16, 256
     q = torch.empty(rows, heads, width, dtype=dtype, device="meta")
-    pages = torch.empty(rows * columns, kv_heads, page, width, dtype=dtype, device="meta")
+    blocks = torch.empty(rows * columns, kv_heads, block, width, dtype=dtype, device="meta")
     table = torch.empty(rows, columns, dtype=torch.int32, device="meta")
     lengths = torch.empty(rows, dtype=torch.int32, device="meta")
-    inputs = PagedQueries(q, pages, pages, table, lengths, width**-0.5, **options)
+    inputs = PagedQueries(q, blocks, blocks, table, lengths, width**-0.5, **options)
     return lambda: module.decode_attention_triton(inputs, want=want)
 
 
@@ -130,9 +130,9 @@ def measure_case(
 ) -> Callable[[], object]:
     """The keys as vLLM holds them: slots of all heads, keys before values."""
     module = triton_impl("entropick_kernels.attention_stats")
-    rows, page, columns = 32, 16, 256
+    rows, block, columns = 32, 16, 256
     q = torch.empty(rows, heads, width, dtype=dtype, device="meta")
-    slots = torch.empty(rows * columns, page, kv_heads, 2 * width, dtype=dtype, device="meta")
+    slots = torch.empty(rows * columns, block, kv_heads, 2 * width, dtype=dtype, device="meta")
     table = torch.empty(rows, columns, dtype=torch.int32, device="meta")
     lengths = torch.empty(rows, dtype=torch.int32, device="meta")
     shards = HeadShards(workers * heads, lambda of_worker: of_worker) if workers > 1 else None

@@ -1,6 +1,6 @@
 """What branches cost the engine: the fork itself, and a step with branches against a step with one row.
 
-``fork``: pages are shared, the part page is copied for each branch in one go. ``step``: a request whose
+``fork``: blocks are shared, the part block is copied for each branch in one go. ``step``: a request whose
 branches open again as soon as they may, against the same request without branches, both with the whole
 policy; the time that the engine reports for a step, where all branches ran and where one row did.
 """
@@ -16,19 +16,19 @@ import torch
 
 from _common import make_engine, run_all
 from entropick_sampler.params import BRANCH_STRATEGIES, BranchConfig, PolicyConfig, SamplingParams, Strategy
+from entropick_server.engine.embedded.block_pool import BlockPool
 from entropick_server.engine.embedded.cache import CacheShape, KVCache
-from entropick_server.engine.embedded.pages import PagePool
 from entropick_server.engine.embedded.scheduler import Scheduler
 from entropick_server.engine.embedded.sequence import Sequence
 from entropick_server.engine.types import Request, StepReport
 
-PAGE = 16
+BLOCK = 16
 
 
 def fork_seconds(shape: CacheShape, context: int, branches: int, rounds: int) -> list[float]:
     """Seconds of each fork at a context, copies included; the branches are dropped in between."""
-    pool = PagePool(shape.pages - 1)
-    scheduler = Scheduler(pool, PAGE, branches + 1, context + branches + 2)
+    pool = BlockPool(shape.blocks - 1)
+    scheduler = Scheduler(pool, BLOCK, branches + 1, context + branches + 2)
     cache = KVCache(shape, torch.device("cpu"))
     request = Request("bench", tuple(range(context)), SamplingParams(), PolicyConfig(), time.monotonic())
     parent = Sequence.of(request, context + 64)
@@ -60,9 +60,9 @@ async def step_seconds(
 
     def on_report(report: StepReport) -> None:
         # the load is that after the step: only between two equal ones is it what ran
-        if report.duration and report.load.running == running[0] == rows:
+        if report.duration and report.gauges.running == running[0] == rows:
             seconds.append(report.duration)
-        running[0] = report.load.running
+        running[0] = report.gauges.running
 
     engine.subscribe(on_report)
     always = frozenset(Strategy[name.upper()] for name in BRANCH_STRATEGIES)
@@ -107,7 +107,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=20, help="requests without and with branches")
     parser.add_argument("--model", help="for the steps: a model folder; default: the shipped model")
     args = parser.parse_args()
-    shape = CacheShape(args.layers, args.kv_heads, args.head_dim, PAGE, 128, torch.float32)
+    shape = CacheShape(args.layers, args.kv_heads, args.head_dim, BLOCK, 128, torch.float32)
     print(f"fork of {args.branches}: {args.layers} layers, {args.kv_heads} heads of {args.head_dim}\n")
     print("| context | median, ms | 90 % below, ms |")
     print("|---|---|---|")

@@ -19,7 +19,7 @@ from entropick_kernels.sample import draw, philox_uniform
 
 Inputs = dict[str, Tensor]
 Provider = Callable[[Inputs], Callable[[], object]]
-PAGE = 16
+BLOCK = 16
 ATTENTION_SHAPES = {
     "cuda": [(b, 32, 8, 128, n, torch.bfloat16) for b, n in ((1, 4096), (32, 1024), (32, 4096))],
     "cpu": [(8, 12, 4, 64, n, torch.float32) for n in (16, 128, 1024, 4096)],
@@ -71,9 +71,7 @@ def compiled_stats() -> Callable[[Tensor], object]:
 def logits_cases(device: torch.device) -> list[Case]:
     def providers(_: torch.device) -> dict[str, Provider]:
         mine: dict[str, Provider] = {
-            f"ours, {name}": lambda given, name=name: partial(
-                logits_stats, given["logits"], implementation=name
-            )
+            f"ours, {name}": lambda given, name=name: partial(logits_stats, given["logits"], kernels=name)
             for name in ours(device)
         }
         others: dict[str, Provider] = {
@@ -102,22 +100,22 @@ def logits_cases(device: torch.device) -> list[Case]:
 def attention_inputs(
     rows: int, heads: int, kv_heads: int, width: int, keys: int, dtype: torch.dtype, device: torch.device
 ) -> Inputs:
-    count = rows * -(-keys // PAGE)
+    count = rows * -(-keys // BLOCK)
     options: dict[str, Any] = {"device": device, "dtype": dtype}
-    k_pages = torch.randn(count, kv_heads, PAGE, width, **options)
+    k_blocks = torch.randn(count, kv_heads, BLOCK, width, **options)
     table = torch.randperm(count, device=device).view(rows, -1).to(torch.int32)
     return {
         "q": torch.randn(rows, heads, width, **options),
-        "k_pages": k_pages,
-        "v_pages": torch.randn_like(k_pages),
+        "k_blocks": k_blocks,
+        "v_blocks": torch.randn_like(k_blocks),
         "table": table,
         "lengths": torch.full((rows,), keys, dtype=torch.int32, device=device),
     }
 
 
 def sdpa(given: Inputs) -> Callable[[], object]:
-    """torch's attention over contiguous keys: no pages, no statistics."""
-    q, (k, v) = given["q"].unsqueeze(2), (_contiguous(given, name) for name in ("k_pages", "v_pages"))
+    """torch's attention over contiguous keys: no blocks, no statistics."""
+    q, (k, v) = given["q"].unsqueeze(2), (_contiguous(given, name) for name in ("k_blocks", "v_blocks"))
     return lambda: F.scaled_dot_product_attention(q, k, v, enable_gqa=True)
 
 
@@ -130,31 +128,31 @@ def flashinfer_decode(given: Inputs) -> Callable[[], object]:
     import flashinfer
 
     q, table, lengths = given["q"], given["table"], given["lengths"]
-    kv_heads, width = given["k_pages"].shape[1], q.shape[2]
+    kv_heads, width = given["k_blocks"].shape[1], q.shape[2]
     workspace = torch.empty(128 << 20, dtype=torch.uint8, device=q.device)
     wrapper = flashinfer.BatchDecodeWithPagedKVCacheWrapper(workspace, "HND")
     rows, columns = table.shape
     wrapper.plan(
         torch.arange(0, rows * columns + 1, columns, dtype=torch.int32, device=q.device),
         table.flatten(),
-        ((lengths - 1) % PAGE + 1).to(torch.int32),
+        ((lengths - 1) % BLOCK + 1).to(torch.int32),
         q.shape[1],
         kv_heads,
         width,
-        PAGE,
+        BLOCK,
         q_data_type=q.dtype,
     )
-    return lambda: wrapper.run(q, (given["k_pages"], given["v_pages"]))
+    return lambda: wrapper.run(q, (given["k_blocks"], given["v_blocks"]))
 
 
 def attention_cases(device: torch.device) -> list[Case]:
     def arguments(given: Inputs) -> tuple[Tensor, ...]:
-        return tuple(given[name] for name in ("q", "k_pages", "v_pages", "table", "lengths"))
+        return tuple(given[name] for name in ("q", "k_blocks", "v_blocks", "table", "lengths"))
 
     def providers(_: torch.device) -> dict[str, Provider]:
         def decode(name: str, given: Inputs) -> Callable[[], object]:
             scale = given["q"].shape[2] ** -0.5
-            return lambda: decode_attention(*arguments(given), scale=scale, implementation=name)
+            return lambda: decode_attention(*arguments(given), scale=scale, kernels=name)
 
         def triton_decode(want: str, given: Inputs) -> Callable[[], object]:
             module, scale = triton_impl("entropick_kernels.attention_stats"), given["q"].shape[2] ** -0.5
@@ -184,19 +182,19 @@ def attention_cases(device: torch.device) -> list[Case]:
 
 
 def keys_cases(device: torch.device) -> list[Case]:
-    """Keys as vLLM holds them, [P, page, Hk, 2 D]; sdpa reads values, too."""
+    """Keys as vLLM holds them, [P, block, Hk, 2 D]; sdpa reads values, too."""
 
     def inputs(shape: tuple[Any, ...], on: torch.device) -> Inputs:
         given = attention_inputs(*shape, on)
         slots = (
-            torch.cat((given["k_pages"], given["v_pages"]), 3).transpose(1, 2).contiguous().transpose(1, 2)
+            torch.cat((given["k_blocks"], given["v_blocks"]), 3).transpose(1, 2).contiguous().transpose(1, 2)
         )
         width = given["q"].shape[2]
-        return given | {"k_pages": slots[..., :width], "v_pages": slots[..., width:]}
+        return given | {"k_blocks": slots[..., :width], "v_blocks": slots[..., width:]}
 
     def keys_alone(name: str, given: Inputs) -> Callable[[], object]:
-        arguments = (given[n] for n in ("q", "k_pages", "table", "lengths"))
-        return partial(measure_attention, *arguments, scale=given["q"].shape[2] ** -0.5, implementation=name)
+        arguments = (given[n] for n in ("q", "k_blocks", "table", "lengths"))
+        return partial(measure_attention, *arguments, scale=given["q"].shape[2] ** -0.5, kernels=name)
 
     names = ours(device) if device.type == "cuda" else ("torch",)
     providers: dict[str, Provider] = {"sdpa": sdpa} | {f"ours, {n}": partial(keys_alone, n) for n in names}
@@ -272,7 +270,7 @@ def draw_cases(device: torch.device) -> list[Case]:
         names = ("logits", "temperature", "top_k", "top_p", "min_p", "uniforms")
 
         def ours_draw(name: str, hint: int | None, given: Inputs) -> Callable[[], object]:
-            return lambda: draw(*(given[n] for n in names), max_top_k=hint, implementation=name)  # type: ignore[misc]
+            return lambda: draw(*(given[n] for n in names), max_top_k=hint, kernels=name)  # type: ignore[misc]
 
         found: dict[str, Provider] = {
             f"ours, {name}": partial(ours_draw, name, None) for name in ours(device)

@@ -5,9 +5,9 @@ alone; then ``--clients`` clients send them again and again, each a stream, and 
 in the middle. Every stream that was read to its end is checked: its rows are numbered without a gap, there
 are as many as usage says, their tokens joined are the text, and the text is the one that the request got
 alone. Text may differ where rounding decides (neighbours may change the last bits of logits): such streams
-are counted apart. Memory is the server's resident set and the pages of its KV cache, before and after.
+are counted apart. Memory is the server's resident set and the blocks of its KV cache, before and after.
 
-Exits with 1 where a token was lost or mixed, a request failed, or pages stayed in use.
+Exits with 1 where a token was lost or mixed, a request failed, or blocks stayed in use.
 """
 
 from __future__ import annotations
@@ -151,8 +151,8 @@ def resident_mib(pid: int) -> float:
 async def gauges(url: str) -> dict[str, float]:
     """The server's gauges without labels' values: name -> value."""
     async with httpx.AsyncClient(base_url=url, timeout=30) as client:
-        page = (await client.get("/metrics")).text
-    return {m[1]: float(m[2]) for m in re.finditer(r"^(entropick_[a-z_]+)\{[^}]*\} (\S+)$", page, re.M)}
+        block = (await client.get("/metrics")).text
+    return {m[1]: float(m[2]) for m in re.finditer(r"^(entropick_[a-z_]+)\{[^}]*\} (\S+)$", block, re.M)}
 
 
 async def watch(url: str, pid: int, until: float, every: float) -> None:

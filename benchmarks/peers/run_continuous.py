@@ -9,7 +9,7 @@ import transformers
 from protocol import Load, Recorder, Run, serve
 from transformers import AutoModelForCausalLM, ContinuousBatchingConfig, GenerationConfig
 
-PAGE = 256
+BLOCK = 256
 
 
 class Continuous:
@@ -19,8 +19,8 @@ class Continuous:
         torch.set_num_threads(asked.threads)
         model: Any = AutoModelForCausalLM.from_pretrained(asked.model, dtype=torch.float32)
         config = ContinuousBatchingConfig(
-            page_size=PAGE,
-            num_blocks=asked.rows * (-(-asked.context // PAGE) + 1),
+            block_size=BLOCK,
+            num_blocks=asked.rows * (-(-asked.context // BLOCK) + 1),
             max_batch_tokens=max(512, asked.rows),
             max_requests_per_batch=asked.rows,
             allow_block_sharing=False,

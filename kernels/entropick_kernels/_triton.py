@@ -28,18 +28,18 @@ def interpreting() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
-def chosen(package: str, implementation: str | None, *tensors: Tensor) -> Any | None:
+def chosen(package: str, kernels: str | None, *tensors: Tensor) -> Any | None:
     """Returns ``package``'s Triton module where it is to serve these tensors, else None.
 
     Unless an implementation is demanded, it serves CUDA tensors. Raises ValueError where "triton" is demanded
     and cannot: without triton, or on the CPU outside the interpreter.
     """
-    if implementation not in (None, "triton"):
+    if kernels not in (None, "triton"):
         return None
     on_gpu = all(t.is_cuda for t in tensors)
-    if implementation is None and not on_gpu:
+    if kernels is None and not on_gpu:
         return None
     module = triton_impl(package) if on_gpu or interpreting() else None
-    if module is None and implementation == "triton":
+    if module is None and kernels == "triton":
         raise ValueError("the Triton kernels need triton and CUDA tensors (or TRITON_INTERPRET=1)")
     return module

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from entropick_kernels.logits_stats import Implementation
+from entropick_kernels.logits_stats import Kernels
 
 from .columns import StepColumns, StepRow
 from .compose import compose
@@ -33,20 +33,20 @@ class SampledBatch:
         profile: Profile | None,
         device: torch.device | str = "cpu",
         streams: Sequence[int] | None = None,
-        implementation: Implementation | None = None,
+        kernels: Kernels | None = None,
     ) -> None:
         """Composes the rows; ``streams``: their Philox streams, None for 0 in every row.
 
-        ``implementation``: the kernels, None for the fastest. Raises ValueError for a bad override, and for
+        ``kernels``: the kernels, None for the fastest. Raises ValueError for a bad override, and for
         preset ``calibrated`` without a profile.
         """
         self._composition = compose(rows, profile, streams)
         self.candidates = self._composition.candidates
         """candidates of a row, for :func:`.packed.unpack`"""
-        self._profile, self._device, self._implementation = profile, torch.device(device), implementation
+        self._profile, self._device, self._implementation = profile, torch.device(device), kernels
         self._tensors: SamplerRows | None = None
         self._native = None
-        if _native is not None and implementation in (None, "numba") and self._device.type == "cpu":
+        if _native is not None and kernels in (None, "numba") and self._device.type == "cpu":
             self._native = _native.NativeStep(self._composition)
 
     def step(

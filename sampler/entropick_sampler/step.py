@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 import torch
 from torch import Tensor
 
-from entropick_kernels.logits_stats import Implementation, LogitsStats, logits_stats
+from entropick_kernels.logits_stats import Kernels, LogitsStats, logits_stats
 from entropick_kernels.sample import draw, philox_uniform
 
 from .columns import StepColumns
@@ -134,16 +134,16 @@ def sample_step(
     attention_valid: Tensor | None,
     rows: SamplerRows,
     columns: StepColumns,
-    implementation: Implementation | None = None,
+    kernels: Kernels | None = None,
 ) -> StepResult:
     """Measures, decides and draws for a batch.
 
     ``logits`` [B, V], masks and bans applied; ``attention`` [B, 6] in the order of ATTENTION_SIGNALS, None
     where it was not measured; ``attention_valid`` bool [B]: the rows whose attention was measured, None for
-    all; ``columns``: the new inputs of the rows; ``implementation``: the kernels to use, None for the
+    all; ``columns``: the new inputs of the rows; ``kernels``: the kernels to use, None for the
     fastest. Returns the tokens and their telemetry on the logits' device.
     """
-    measured = logits_stats(logits, implementation=implementation)
+    measured = logits_stats(logits, kernels=kernels)
     stats = step_stats(measured, attention, attention_valid)
     forced, clarify = columns.forced, columns.clarify
     free = forced < 0
@@ -161,10 +161,10 @@ def sample_step(
             columns.positions.unsqueeze(1),
             rows.draws,
             rows.streams,
-            implementation=implementation,
+            kernels=kernels,
         ),
         max_top_k=rows.max_top_k,
-        implementation=implementation,
+        kernels=kernels,
     )
     # minus the maximum first: in float32 the sum of maximum and log Z loses 1e-3 at logits of 1e4
     top, log_z = measured.max_logit.unsqueeze(1), measured.log_z.unsqueeze(1)

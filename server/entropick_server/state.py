@@ -81,7 +81,7 @@ class ServerState:
     async def _load(self) -> None:
         await self.engine.start()
         model = ServedModel.of(self.engine)
-        self.metrics.bind(model.info.name, self.engine.load)
+        self.metrics.bind(model.info.name, self.engine.gauges)
         self.engine.subscribe(self.metrics.on_step)
         self._model = model
 

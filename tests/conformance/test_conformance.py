@@ -366,7 +366,7 @@ def test_a_prompt_that_was_seen_is_found_in_the_cache(server: str) -> None:
     first = ask(server, prompt, max_tokens=2)["usage"]
     again = ask(server, prompt, max_tokens=2)["usage"]
     assert first["prompt_tokens"] == again["prompt_tokens"] > 200
-    # by whole pages, whose size is the engine's
+    # by whole blocks, whose size is the engine's
     assert again["prompt_tokens_details"]["cached_tokens"] >= again["prompt_tokens"] // 2
 
 

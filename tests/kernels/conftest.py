@@ -12,19 +12,19 @@ from torch import Tensor
 
 SHOWN = pytest.StashKey[list[str]]()
 NOWHERE = 2**30
-"""a page id that no cache has"""
+"""a block id that no cache has"""
 
 
 class PagedKeys(NamedTuple):
-    """Keys of some rows in scattered pages [P, Hk, page, D]; what no row owns is NaN."""
+    """Keys of some rows in scattered blocks [P, Hk, block, D]; what no row owns is NaN."""
 
-    pages: Tensor
+    blocks: Tensor
     table: Tensor
     lengths: Tensor
 
     def on(self, device: torch.device) -> PagedKeys:
         """The same with the same strides on another device."""
-        bare = self.pages
+        bare = self.blocks
         moved = torch.empty_strided(bare.shape, bare.stride(), dtype=bare.dtype, device=device).copy_(bare)
         return PagedKeys(moved, self.table.to(device), self.lengths.to(device))
 
@@ -34,39 +34,39 @@ def scatter(
     kv_heads: int,
     width: int,
     *,
-    page: int = 16,
+    block: int = 16,
     layout: str = "plain",
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
     columns: int = 0,
 ) -> PagedKeys:
-    """Random keys; a row's depend on its length alone. A row of length 0 has no page that exists.
+    """Random keys; a row's depend on its length alone. A row of length 0 has no block that exists.
 
-    ``layout``: "plain" [P, Hk, page, D]; keys before values as vLLM has them: "HND" [P, Hk, page, 2 D] or
-    "NHD" [P, page, Hk, 2 D].
+    ``layout``: "plain" [P, Hk, block, D]; keys before values as vLLM has them: "HND" [P, Hk, block, 2 D] or
+    "NHD" [P, block, Hk, 2 D].
     """
     g = torch.Generator().manual_seed(seed)
-    counts = [-(-n // page) for n in lengths]
+    counts = [-(-n // block) for n in lengths]
     total = sum(counts) + 2
     order = torch.randperm(total, generator=g).tolist()
-    shape = (total, kv_heads, page, width)
+    shape = (total, kv_heads, block, width)
     if layout == "plain":
-        pages = torch.full(shape, math.nan, dtype=dtype)
+        blocks = torch.full(shape, math.nan, dtype=dtype)
     elif layout == "HND":
-        pages = torch.full((*shape[:3], 2 * width), math.nan, dtype=dtype)[..., :width]
+        blocks = torch.full((*shape[:3], 2 * width), math.nan, dtype=dtype)[..., :width]
     else:
-        pages = torch.full((total, page, kv_heads, 2 * width), math.nan, dtype=dtype)
-        pages = pages.transpose(1, 2)[..., :width]
+        blocks = torch.full((total, block, kv_heads, 2 * width), math.nan, dtype=dtype)
+        blocks = blocks.transpose(1, 2)[..., :width]
     table = torch.full((len(lengths), max(columns, *counts, 1)), order.pop(), dtype=torch.int32)
     for row, (n, count) in enumerate(zip(lengths, counts, strict=True)):
         ids = torch.tensor([order.pop() for _ in range(count)], dtype=torch.int64)
         table[row, :count] = ids
         keys = torch.randn(n, kv_heads, width, generator=torch.Generator().manual_seed(1000 + n))
         slots = torch.arange(n)
-        pages[ids[slots // page], :, slots % page] = keys.to(dtype)
+        blocks[ids[slots // block], :, slots % block] = keys.to(dtype)
         if n == 0:
             table[row] = NOWHERE
-    return PagedKeys(pages, table, torch.tensor(lengths, dtype=torch.int32))
+    return PagedKeys(blocks, table, torch.tensor(lengths, dtype=torch.int32))
 
 
 @pytest.fixture(scope="session")

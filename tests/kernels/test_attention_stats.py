@@ -208,16 +208,16 @@ def test_wrong_arguments_are_refused():
 
 
 class Cache:
-    """Sequences of random keys and values in shuffled pages; what no sequence owns is NaN."""
+    """Sequences of random keys and values in shuffled blocks; what no sequence owns is NaN."""
 
-    def __init__(self, lengths, kv_heads, width, page=16, seed=0, spare=3, dtype=torch.float32):
+    def __init__(self, lengths, kv_heads, width, block=16, seed=0, spare=3, dtype=torch.float32):
         g = torch.Generator().manual_seed(seed)
         self.lengths = torch.tensor(lengths, dtype=torch.int32)
-        counts = [-(-n // page) for n in lengths]
+        counts = [-(-n // block) for n in lengths]
         total = sum(counts) + spare
         order = torch.randperm(total, generator=g).tolist()
-        self.k = torch.full((total, kv_heads, page, width), math.nan, dtype=dtype)
-        self.v = torch.full((total, kv_heads, page, width), math.nan, dtype=dtype)
+        self.k = torch.full((total, kv_heads, block, width), math.nan, dtype=dtype)
+        self.v = torch.full((total, kv_heads, block, width), math.nan, dtype=dtype)
         self.table = torch.randint(total, (len(lengths), max(counts) + 1), generator=g, dtype=torch.int32)
         self.keys, self.values = [], []
         for row, (n, count) in enumerate(zip(lengths, counts, strict=True)):
@@ -226,7 +226,7 @@ class Cache:
             sequence = torch.Generator().manual_seed(1000 + n)
             k = torch.randn(n, kv_heads, width, generator=sequence).to(dtype)
             v = torch.randn(n, kv_heads, width, generator=sequence).to(dtype)
-            places = torch.tensor([ids[t // page] * page + t % page for t in range(n)])
+            places = torch.tensor([ids[t // block] * block + t % block for t in range(n)])
             write_kv(k, v, self.k, self.v, places)
             self.keys.append(k)
             self.values.append(v)
@@ -263,15 +263,15 @@ def assert_row_matches(out, stats, row, expected, figures):
 OPTIONS = [{}, {"window": 7}, {"window": 64}, {"softcap": 2.0}, {"window": 33, "softcap": 5.0}]
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("kernels", IMPLEMENTATIONS)
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize(("kv_heads", "group"), [(4, 1), (3, 2), (2, 3), (2, 4), (1, 8), (2, 16)])
-def test_decode_matches_eager(implementation, options, kv_heads, group):
+def test_decode_matches_eager(kernels, options, kv_heads, group):
     lengths = [1, 2, 15, 16, 17, 33, 100, 200]
     cache = Cache(lengths, kv_heads, 32)
     q = torch.randn(len(lengths), kv_heads * group, 32, generator=torch.Generator().manual_seed(1))
     out, stats = decode_attention(
-        q, cache.k, cache.v, cache.table, cache.lengths, scale=0.4, implementation=implementation, **options
+        q, cache.k, cache.v, cache.table, cache.lengths, scale=0.4, kernels=kernels, **options
     )
     assert out.shape == q.shape
     for row in range(len(lengths)):
@@ -280,12 +280,12 @@ def test_decode_matches_eager(implementation, options, kv_heads, group):
         )
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-@pytest.mark.parametrize("page", [1, 5, 16, 64])
+@pytest.mark.parametrize("kernels", IMPLEMENTATIONS)
+@pytest.mark.parametrize("block", [1, 5, 16, 64])
 @pytest.mark.parametrize("width", [8, 20, 64, 128])
-def test_decode_page_sizes_and_widths(implementation, page, width):
+def test_decode_block_sizes_and_widths(kernels, block, width):
     lengths = [1, 5, 6, 64, 130]
-    cache = Cache(lengths, 2, width, page=page)
+    cache = Cache(lengths, 2, width, block=block)
     q = torch.randn(len(lengths), 6, width, generator=torch.Generator().manual_seed(1))
     scale = width**-0.5
     out, stats = decode_attention(
@@ -295,32 +295,28 @@ def test_decode_page_sizes_and_widths(implementation, page, width):
         cache.table.long(),
         cache.lengths.long(),
         scale=scale,
-        implementation=implementation,
+        kernels=kernels,
     )
     for row in range(len(lengths)):
         assert_row_matches(out, stats, row, *eager(q[row], cache.keys[row], cache.values[row], scale=scale))
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-def test_decode_at_every_length(implementation):
+@pytest.mark.parametrize("kernels", IMPLEMENTATIONS)
+def test_decode_at_every_length(kernels):
     lengths = list(range(1, 201))
     cache = Cache(lengths, 2, 16)
     q = torch.randn(200, 4, 16, generator=torch.Generator().manual_seed(1))
-    out, stats = decode_attention(
-        q, cache.k, cache.v, cache.table, cache.lengths, scale=1.0, implementation=implementation
-    )
+    out, stats = decode_attention(q, cache.k, cache.v, cache.table, cache.lengths, scale=1.0, kernels=kernels)
     for row in range(200):
         assert_row_matches(out, stats, row, *eager(q[row], cache.keys[row], cache.values[row], scale=1.0))
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-def test_decode_with_a_far_maximum(implementation):
+@pytest.mark.parametrize("kernels", IMPLEMENTATIONS)
+def test_decode_with_a_far_maximum(kernels):
     cache = Cache([50], 1, 16)
     q = torch.randn(1, 2, 16, generator=torch.Generator().manual_seed(1))
     far = 1e4 / float(torch.einsum("hd,td->ht", q[0], cache.keys[0][:, 0]).abs().max())
-    out, stats = decode_attention(
-        q, cache.k, cache.v, cache.table, cache.lengths, scale=far, implementation=implementation
-    )
+    out, stats = decode_attention(q, cache.k, cache.v, cache.table, cache.lengths, scale=far, kernels=kernels)
     expected, figures = eager(q[0], cache.keys[0], cache.values[0], scale=far)
     assert stats.mean_abs_score.max() > 1000
     # scores of 1e4 carry an absolute error of 1e-3 in float32
@@ -329,9 +325,9 @@ def test_decode_with_a_far_maximum(implementation):
     torch.testing.assert_close(stats.mean_abs_score[0].double(), figures.mean_abs_score, rtol=1e-4, atol=1e-3)
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("kernels", IMPLEMENTATIONS)
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_a_row_does_not_depend_on_the_batch_its_padding_or_its_pages(implementation, options):
+def test_a_row_does_not_depend_on_the_batch_its_padding_or_its_blocks(kernels, options):
     lengths = [3, 40, 77, 180, 16]
     q = torch.randn(5, 12, 64, generator=torch.Generator().manual_seed(2))
 
@@ -343,27 +339,27 @@ def test_a_row_does_not_depend_on_the_batch_its_padding_or_its_pages(implementat
             cache.table,
             cache.lengths,
             scale=0.3,
-            implementation=implementation,
+            kernels=kernels,
             **options,
         )
 
     out, stats = run(Cache(lengths, 4, 64), q)
     for row, n in enumerate(lengths):
         alone, one = run(Cache([n], 4, 64, seed=7 + row), q[row : row + 1])
-        exact = {"rtol": 0, "atol": 0} if implementation == "numba" else {"rtol": 1e-6, "atol": 1e-6}
+        exact = {"rtol": 0, "atol": 0} if kernels == "numba" else {"rtol": 1e-6, "atol": 1e-6}
         torch.testing.assert_close(alone[0], out[row], **exact)
         for name, value in one._asdict().items():
             torch.testing.assert_close(value[0], getattr(stats, name)[row], **exact, msg=name)
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("kernels", IMPLEMENTATIONS)
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_without_statistics_the_output_is_the_same(implementation, options, monkeypatch):
+def test_without_statistics_the_output_is_the_same(kernels, options, monkeypatch):
     cache = Cache([20, 90, 1], 2, 16)
     q = torch.randn(3, 6, 16, generator=torch.Generator().manual_seed(2))
     run = partial(
         decode_attention, q, cache.k, cache.v, cache.table, cache.lengths, scale=0.3,
-        implementation=implementation, **options,
+        kernels=kernels, **options,
     )  # fmt: skip
     out, _ = run()
     threads = [1] if _threads.torch_openmp() is None else [1, 3]
@@ -372,34 +368,28 @@ def test_without_statistics_the_output_is_the_same(implementation, options, monk
         bare, stats = run(want_stats=False)
         assert stats is None
         # torch's softmax has an order of its own
-        torch.testing.assert_close(bare, out, rtol=0, atol=0 if implementation == "numba" else 1e-6)
+        torch.testing.assert_close(bare, out, rtol=0, atol=0 if kernels == "numba" else 1e-6)
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-def test_a_poisoned_row_stays_alone(implementation):
+@pytest.mark.parametrize("kernels", IMPLEMENTATIONS)
+def test_a_poisoned_row_stays_alone(kernels):
     cache = Cache([20, 20, 30], 2, 16)
     q = torch.randn(3, 4, 16, generator=torch.Generator().manual_seed(2))
-    clean = decode_attention(
-        q, cache.k, cache.v, cache.table, cache.lengths, scale=0.3, implementation=implementation
-    )
+    clean = decode_attention(q, cache.k, cache.v, cache.table, cache.lengths, scale=0.3, kernels=kernels)
     q[1, 2] = math.nan
-    out, stats = decode_attention(
-        q, cache.k, cache.v, cache.table, cache.lengths, scale=0.3, implementation=implementation
-    )
+    out, stats = decode_attention(q, cache.k, cache.v, cache.table, cache.lengths, scale=0.3, kernels=kernels)
     assert stats.entropy[1, 2].isnan()
     assert torch.equal(out[[0, 2]], clean[0][[0, 2]])
     assert torch.equal(stats.entropy[[0, 2]], clean[1].entropy[[0, 2]])
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-def test_decode_reads_strided_queries(implementation):
+@pytest.mark.parametrize("kernels", IMPLEMENTATIONS)
+def test_decode_reads_strided_queries(kernels):
     cache = Cache([20, 30], 2, 16)
     packed = torch.randn(2, 8, 16, generator=torch.Generator().manual_seed(2))
     arguments = (cache.k, cache.v, cache.table, cache.lengths)
-    strided = decode_attention(packed[:, :4], *arguments, scale=0.3, implementation=implementation)[0]
-    plain = decode_attention(
-        packed[:, :4].contiguous(), *arguments, scale=0.3, implementation=implementation
-    )[0]
+    strided = decode_attention(packed[:, :4], *arguments, scale=0.3, kernels=kernels)[0]
+    plain = decode_attention(packed[:, :4].contiguous(), *arguments, scale=0.3, kernels=kernels)[0]
     assert torch.equal(strided, plain)
 
 
@@ -437,13 +427,13 @@ def test_prefill_matches_eager(options, length, chunk):
 
 
 def test_write_kv_touches_only_its_places():
-    k_pages, v_pages = torch.zeros(4, 2, 8, 3), torch.zeros(4, 2, 8, 3)
+    k_blocks, v_blocks = torch.zeros(4, 2, 8, 3), torch.zeros(4, 2, 8, 3)
     k, v = torch.randn(3, 2, 3), torch.randn(3, 2, 3)
-    write_kv(k, v, k_pages, v_pages, torch.tensor([25, 0, 15], dtype=torch.int32))
-    for t, (page, offset) in enumerate([(3, 1), (0, 0), (1, 7)]):
-        assert torch.equal(k_pages[page, :, offset], k[t])
-        assert torch.equal(v_pages[page, :, offset], v[t])
-    assert (k_pages != 0).sum() == 18
+    write_kv(k, v, k_blocks, v_blocks, torch.tensor([25, 0, 15], dtype=torch.int32))
+    for t, (block, offset) in enumerate([(3, 1), (0, 0), (1, 7)]):
+        assert torch.equal(k_blocks[block, :, offset], k[t])
+        assert torch.equal(v_blocks[block, :, offset], v[t])
+    assert (k_blocks != 0).sum() == 18
 
 
 def test_what_is_out_of_range_is_refused():
@@ -454,7 +444,7 @@ def test_what_is_out_of_range_is_refused():
             write_kv(one, one, cache.k, cache.v, torch.tensor([place]))
     with pytest.raises(ValueError, match="cache_index"):
         write_kv(one, one, cache.k, cache.v, torch.tensor([1, 2]))
-    with pytest.raises(IndexError, match="page"):
+    with pytest.raises(IndexError, match="block"):
         decode_attention(q, cache.k, cache.v, cache.table + 100, cache.lengths, scale=1.0)
     for length in (0, 49):
         with pytest.raises(IndexError, match="length"):
@@ -462,9 +452,7 @@ def test_what_is_out_of_range_is_refused():
     with pytest.raises(ValueError, match="lengths"):
         decode_attention(q, cache.k, cache.v, cache.table, torch.tensor([3, 4]), scale=1.0)
     with pytest.raises(ValueError, match="float32"):
-        decode_attention(
-            q.double(), cache.k, cache.v, cache.table, cache.lengths, scale=1.0, implementation="numba"
-        )
+        decode_attention(q.double(), cache.k, cache.v, cache.table, cache.lengths, scale=1.0, kernels="numba")
 
 
 def test_several_threads_give_the_numbers_of_one(monkeypatch):
@@ -472,14 +460,14 @@ def test_several_threads_give_the_numbers_of_one(monkeypatch):
     cache = Cache(lengths, 4, 64)
     q = torch.randn(4, 12, 64, generator=torch.Generator().manual_seed(2))
     run = partial(decode_attention, q, cache.k, cache.v, cache.table, cache.lengths, scale=0.3)
-    serial = run(implementation="numba")
+    serial = run(kernels="numba")
     if _threads.torch_openmp() is None:
         pytest.skip("torch does not run on GNU OpenMP here")
     before = torch.get_num_threads()
     monkeypatch.setattr(numba_impl, "threads_for", lambda work: 3)
-    results = [run(implementation="numba")]
+    results = [run(kernels="numba")]
     with ThreadPoolExecutor(2) as pool:  # two callers at a time
-        results += [f.result() for f in [pool.submit(run, implementation="numba") for _ in range(20)]]
+        results += [f.result() for f in [pool.submit(run, kernels="numba") for _ in range(20)]]
     for out, stats in results:
         assert torch.equal(out, serial[0])
         assert all(torch.equal(a, b) for a, b in zip(stats, serial[1], strict=True))

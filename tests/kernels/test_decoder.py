@@ -24,7 +24,7 @@ from entropick_kernels.decoder import (
 from entropick_kernels.decoder.products import pack, pack_pair, unpack
 from entropick_kernels.decoder.reference import forward
 
-PAGE = 4
+BLOCK = 4
 NAMES = (
     "attention_entropy",
     "attention_entropy_normalized",
@@ -98,21 +98,21 @@ def make_model(
 
 
 class Cache:
-    """Pages full of NaN, handed out in an order of their own."""
+    """Blocks full of NaN, handed out in an order of their own."""
 
-    def __init__(self, model: Model, pages: int = 40, page: int = PAGE) -> None:
-        self.page = page
-        size = (pages, model.shape.kv_heads, page, model.shape.width)
+    def __init__(self, model: Model, blocks: int = 40, block: int = BLOCK) -> None:
+        self.block = block
+        size = (blocks, model.shape.kv_heads, block, model.shape.width)
         self.keys = [torch.full(size, math.nan) for _ in model.layers]
         self.values = [torch.full(size, math.nan) for _ in model.layers]
-        self.free = torch.randperm(pages, generator=torch.Generator().manual_seed(5)).tolist()
+        self.free = torch.randperm(blocks, generator=torch.Generator().manual_seed(5)).tolist()
 
-    def pages(self, length: int) -> list[int]:
-        return [self.free.pop() for _ in range(-(-length // self.page))]
+    def blocks(self, length: int) -> list[int]:
+        return [self.free.pop() for _ in range(-(-length // self.block))]
 
 
-def slot(pages: list[int], at: int, page: int = PAGE) -> int:
-    return pages[at // page] * page + at % page
+def slot(blocks: list[int], at: int, block: int = BLOCK) -> int:
+    return blocks[at // block] * block + at % block
 
 
 def run(
@@ -120,24 +120,24 @@ def run(
 ) -> Decoded:
     """The last token of every text as a row, everything before it as one piece of a prompt each."""
     cache = Cache(model)
-    owned = [cache.pages(len(text)) for text in texts]
+    owned = [cache.blocks(len(text)) for text in texts]
     places = [(i, at) for i, text in enumerate(texts) for at in range(len(text) - 1)]
     places += [(i, len(text) - 1) for i, text in enumerate(texts)]
     table = torch.zeros(len(texts), max(len(p) for p in owned), dtype=torch.int32)
-    for i, pages in enumerate(owned):
-        table[i, : len(pages)] = torch.tensor(pages)
+    for i, blocks in enumerate(owned):
+        table[i, : len(blocks)] = torch.tensor(blocks)
     step = DecoderStep(
         ids=torch.tensor([texts[i][at] for i, at in places]),
         positions=torch.tensor([at for _, at in places]),
         cache_index=torch.tensor([slot(owned[i], at) for i, at in places], dtype=torch.int32),
         keys=cache.keys,
         values=cache.values,
-        page_table=table,
+        block_table=table,
         lengths=torch.tensor([len(text) for text in texts], dtype=torch.int32),
         rows=len(texts),
         chunks=[
-            PrefillChunk(len(text) - 1, torch.tensor(pages, dtype=torch.int32), len(text) - 1)
-            for text, pages in zip(texts, owned, strict=True)
+            PrefillChunk(len(text) - 1, torch.tensor(blocks, dtype=torch.int32), len(text) - 1)
+            for text, blocks in zip(texts, owned, strict=True)
             if len(text) > 1
         ],
         monitored=frozenset(range(len(model.layers))) if monitored is None else monitored,
@@ -188,21 +188,21 @@ def test_logits_and_signals_equal_the_reference(name: str, bias: bool, norms: bo
     torch.testing.assert_close(decoded.by_layer, layer_signals(decoded.heads), rtol=1e-5, atol=1e-5)
 
 
-def feed(model: Model, native: NativeDecoder, text: list[int], ends: list[int], page: int) -> list[Decoded]:
+def feed(model: Model, native: NativeDecoder, text: list[int], ends: list[int], block: int) -> list[Decoded]:
     """A text step by step, each up to the next of ``ends``: what every step gives for its last token."""
-    cache = Cache(model, 60, page)
-    pages = cache.pages(len(text))
+    cache = Cache(model, 60, block)
+    blocks = cache.blocks(len(text))
     decoded, begin = [], 0
     for end in ends:
         places = range(begin, end)
-        owned = torch.tensor(pages[: -(-end // page)], dtype=torch.int32)
+        owned = torch.tensor(blocks[: -(-end // block)], dtype=torch.int32)
         step = DecoderStep(
             ids=torch.tensor([text[at] for at in places]),
             positions=torch.tensor(list(places)),
-            cache_index=torch.tensor([slot(pages, at, page) for at in places], dtype=torch.int32),
+            cache_index=torch.tensor([slot(blocks, at, block) for at in places], dtype=torch.int32),
             keys=cache.keys,
             values=cache.values,
-            page_table=owned.unsqueeze(0),
+            block_table=owned.unsqueeze(0),
             lengths=torch.tensor([end], dtype=torch.int32),
             rows=1,
             chunks=[PrefillChunk(end - begin - 1, owned, end - 1)] if end - begin > 1 else (),
@@ -221,28 +221,28 @@ def same_bits(one: Decoded, two: Decoded) -> None:
 
 @pytest.mark.parametrize("name", list(SHAPES))
 @pytest.mark.parametrize("window", [3, 21, 50])
-def test_chunks_pages_and_decoding_change_no_bit(name: str, window: int) -> None:
+def test_chunks_blocks_and_decoding_change_no_bit(name: str, window: int) -> None:
     model = make_model(name, norms=True, window=window)
     native = model.native()
     (text,) = random_texts(model, (150,))
     by_token = feed(model, native, text, list(range(1, 151)), 16)
     rng = random.Random(window)
-    for page in (16, 4, 5, 32):
+    for block in (16, 4, 5, 32):
         for chunks in (1, 2, 6, 20):
             ends = sorted({*rng.sample(range(1, 150), chunks - 1), 150})
-            for end, decoded in zip(ends, feed(model, native, text, ends, page), strict=True):
+            for end, decoded in zip(ends, feed(model, native, text, ends, block), strict=True):
                 same_bits(decoded, by_token[end - 1])
 
 
 @pytest.mark.parametrize("name", list(SHAPES))
-@pytest.mark.parametrize("page", [5, 16])
-def test_long_prompts_equal_the_reference(name: str, page: int) -> None:
+@pytest.mark.parametrize("block", [5, 16])
+def test_long_prompts_equal_the_reference(name: str, block: int) -> None:
     model = make_model(name, window=21)
     native = model.native()
     (text,) = random_texts(model, (150,))
     logits, scores, seen = forward(*model.parts, text)
     ends = [70, 71, 100, 150]
-    chunked = feed(model, native, text, ends, page)
+    chunked = feed(model, native, text, ends, block)
     for end, decoded in zip(ends, chunked, strict=True):
         np.testing.assert_allclose(decoded.logits[0].double().numpy(), logits[end - 1], atol=2e-4)
     for at, signal in enumerate(NAMES):
@@ -269,29 +269,29 @@ def test_short_runs_of_a_prompt_equal_long_ones(monkeypatch: pytest.MonkeyPatch)
 def test_chunks_that_do_not_fit_are_refused() -> None:
     model = make_model("even")
     cache = Cache(model)
-    pages = torch.tensor([0, 1], dtype=torch.int32)
+    blocks = torch.tensor([0, 1], dtype=torch.int32)
     step = DecoderStep(
         ids=torch.tensor([1, 2, 3]),
         positions=torch.arange(3),
         cache_index=torch.arange(3, dtype=torch.int32),
         keys=cache.keys,
         values=cache.values,
-        page_table=torch.zeros(0, 1, dtype=torch.int32),
+        block_table=torch.zeros(0, 1, dtype=torch.int32),
         lengths=torch.zeros(0, dtype=torch.int32),
         rows=0,
-        chunks=[PrefillChunk(3, pages, 3)],
+        chunks=[PrefillChunk(3, blocks, 3)],
         monitored=frozenset({0}),
     )
     native = model.native()
     assert native(step) is None
-    for chunk in (PrefillChunk(2, pages, 3), PrefillChunk(3, pages, 2), PrefillChunk(0, pages, 3)):
+    for chunk in (PrefillChunk(2, blocks, 3), PrefillChunk(3, blocks, 2), PrefillChunk(0, blocks, 3)):
         with pytest.raises(ValueError, match="chunk"):
             native(replace(step, chunks=[chunk]))
     for chunk in (
-        PrefillChunk(3, pages[:0], 3),
-        PrefillChunk(3, pages, 9),
-        PrefillChunk(3, pages + 1000, 3),
-        PrefillChunk(3, pages - 1, 3),
+        PrefillChunk(3, blocks[:0], 3),
+        PrefillChunk(3, blocks, 9),
+        PrefillChunk(3, blocks + 1000, 3),
+        PrefillChunk(3, blocks - 1, 3),
     ):
         with pytest.raises(IndexError):
             native(replace(step, chunks=[chunk]))
@@ -342,14 +342,14 @@ def test_a_bad_row_spoils_itself_alone() -> None:
     texts = [[1, 2], [1, 0], [3, 4]]
     native = model.native()
     cache = Cache(model)
-    owned = [cache.pages(1) for _ in texts]
+    owned = [cache.blocks(1) for _ in texts]
     step = DecoderStep(
         ids=torch.tensor([text[-1] for text in texts]),
         positions=torch.zeros(3, dtype=torch.int64),
-        cache_index=torch.tensor([slot(pages, 0) for pages in owned], dtype=torch.int32),
+        cache_index=torch.tensor([slot(blocks, 0) for blocks in owned], dtype=torch.int32),
         keys=cache.keys,
         values=cache.values,
-        page_table=torch.tensor(owned, dtype=torch.int32),
+        block_table=torch.tensor(owned, dtype=torch.int32),
         lengths=torch.ones(3, dtype=torch.int32),
         rows=3,
         chunks=(),
@@ -359,7 +359,7 @@ def test_a_bad_row_spoils_itself_alone() -> None:
     assert decoded.logits.isfinite().all(-1).tolist() == [True, False, True]
 
 
-@pytest.mark.parametrize("change", ["ids", "positions", "cache_index", "page_table", "lengths"])
+@pytest.mark.parametrize("change", ["ids", "positions", "cache_index", "block_table", "lengths"])
 @pytest.mark.parametrize("value", [-1, 1000])
 def test_tokens_out_of_range_are_refused(change: str, value: int) -> None:
     model = make_model("even")
@@ -370,7 +370,7 @@ def test_tokens_out_of_range_are_refused(change: str, value: int) -> None:
         cache_index=torch.tensor([0], dtype=torch.int32),
         keys=cache.keys,
         values=cache.values,
-        page_table=torch.tensor([[0]], dtype=torch.int32),
+        block_table=torch.tensor([[0]], dtype=torch.int32),
         lengths=torch.tensor([1], dtype=torch.int32),
         rows=1,
         chunks=(),

@@ -45,7 +45,7 @@ def test_the_mean_over_layers(zero: float) -> None:
 def transposed_layers(
     lengths: list[int], seed: int
 ) -> tuple[list[TransposedLayer], torch.Tensor, torch.Tensor]:
-    """Two layers whose pages hold keys, then values, a dimension a line; a page table; lengths."""
+    """Two layers whose blocks hold keys, then values, a dimension a line; a block table; lengths."""
     g = torch.Generator().manual_seed(seed)
     rows, columns = len(lengths), -(-max(lengths) // 16)
     table = torch.randperm(rows * columns, generator=g).view(rows, columns)
@@ -62,12 +62,12 @@ def transposed_layers(
     return layers, table, torch.tensor(lengths)
 
 
-def test_layers_over_transposed_pages_have_the_references_signals() -> None:
+def test_layers_over_transposed_blocks_have_the_references_signals() -> None:
     layers, table, lengths = transposed_layers([1, 40, 16, 77], 3)
     found = measure_transposed(layers, table, lengths)
     assert found.heads.keys.tolist() == [[1, 40, 16, 77], [1, 21, 16, 21]]
     for at, layer in enumerate(layers):
-        keys = layer.pages[:, :, :10].transpose(2, 3)
+        keys = layer.blocks[:, :, :10].transpose(2, 3)
         for row, length in enumerate(lengths.tolist()):
             scores = reference.paged_scores(
                 layer.queries[row], keys, table[row], length,
@@ -78,7 +78,7 @@ def test_layers_over_transposed_pages_have_the_references_signals() -> None:
     torch.testing.assert_close(found.signals, found.by_layer.mean(0))
 
 
-def test_a_row_of_transposed_pages_does_not_depend_on_its_neighbours() -> None:
+def test_a_row_of_transposed_blocks_does_not_depend_on_its_neighbours() -> None:
     layers, table, lengths = transposed_layers([9, 40, 77], 4)
     together = measure_transposed(layers, table, lengths)
     for row in range(3):
@@ -88,7 +88,7 @@ def test_a_row_of_transposed_pages_does_not_depend_on_its_neighbours() -> None:
         assert found.signals[0].equal(together.signals[row])
 
 
-def test_pages_and_lengths_out_of_range_are_refused() -> None:
+def test_blocks_and_lengths_out_of_range_are_refused() -> None:
     layers, table, lengths = transposed_layers([9, 40], 5)
     for bad_table, bad_lengths in (
         (table + 1000, lengths),

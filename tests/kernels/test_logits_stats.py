@@ -30,10 +30,10 @@ from entropick_kernels.loops import row_log_z, row_stats
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "cases.json").read_text())
 CASES = GOLDEN["01_logits_entropy_varentropy"]["cases"]
 TAILS = GOLDEN["02_clarify_reachability"]["cases"]
-BOTH = pytest.mark.parametrize("implementation", ["torch", "numba"])
+BOTH = pytest.mark.parametrize("kernels", ["torch", "numba"])
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 SERVED = pytest.mark.parametrize(
-    ("implementation", "dtype"), [("torch", d) for d in DTYPES] + [("numba", d) for d in DTYPES[1:]], ids=str
+    ("kernels", "dtype"), [("torch", d) for d in DTYPES] + [("numba", d) for d in DTYPES[1:]], ids=str
 )
 
 
@@ -60,7 +60,7 @@ def assert_matches_reference(
 
 @BOTH
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c["name"])
-def test_known_answers(case, implementation):
+def test_known_answers(case, kernels):
     x = masked(case["logits"])
     entropy = logits_entropy(x, case["temperature"])
     assert entropy == pytest.approx(case["entropy_bits"], rel=1e-9, abs=1e-9)
@@ -68,27 +68,25 @@ def test_known_answers(case, implementation):
         case["varentropy_bits2"], rel=1e-9, abs=1e-9
     )
     assert 2**entropy == pytest.approx(case["perplexity"], rel=1e-9)
-    stats = logits_stats(
-        torch.tensor(x / case["temperature"], dtype=torch.float32)[None], implementation=implementation
-    )
+    stats = logits_stats(torch.tensor(x / case["temperature"], dtype=torch.float32)[None], kernels=kernels)
     assert stats.entropy.item() == pytest.approx(case["entropy_bits"], rel=1e-4, abs=1e-5)
     assert stats.varentropy.item() == pytest.approx(case["varentropy_bits2"], rel=1e-4, abs=1e-5)
 
 
 @pytest.mark.parametrize("case", TAILS, ids=lambda c: f"{c['head_tokens']}-{c['tail_mass']}")
 @BOTH
-def test_known_answers_of_a_leaking_tail(case, implementation):
+def test_known_answers_of_a_leaking_tail(case, kernels):
     x = head_and_tail(case)
     assert logits_entropy(x) == pytest.approx(case["entropy_bits"], rel=1e-9)
     assert logits_varentropy(x) == pytest.approx(case["varentropy_bits2"], rel=1e-9, abs=1e-9)
-    stats = logits_stats(torch.tensor(x, dtype=torch.float32)[None], implementation=implementation)
+    stats = logits_stats(torch.tensor(x, dtype=torch.float32)[None], kernels=kernels)
     assert stats.entropy.item() == pytest.approx(case["entropy_bits"], rel=1e-4, abs=1e-5)
     assert stats.varentropy.item() == pytest.approx(case["varentropy_bits2"], rel=1e-4, abs=1e-5)
 
 
 @pytest.mark.parametrize("vocabulary", [1, 2, 33, 1023, 1024, 4099, 32001])
 @SERVED
-def test_every_field_matches_the_reference(dtype, vocabulary, implementation):
+def test_every_field_matches_the_reference(dtype, vocabulary, kernels):
     g = torch.Generator().manual_seed(vocabulary)
     x = (torch.randn(5, vocabulary, generator=g, dtype=torch.float64) * 4).to(dtype)
     x[1] = 0.0
@@ -96,7 +94,7 @@ def test_every_field_matches_the_reference(dtype, vocabulary, implementation):
     if vocabulary > 1:
         x[3, 1:] = -math.inf
     x[4, : vocabulary // 2] = -math.inf
-    stats = logits_stats(x, implementation=implementation)
+    stats = logits_stats(x, kernels=kernels)
     tight = dtype == torch.float64
     assert_matches_reference(stats, x, rtol=1e-9 if tight else 1e-4, atol=1e-9 if tight else 1e-5)
     assert stats.entropy.dtype == (torch.float64 if tight else torch.float32)
@@ -119,20 +117,20 @@ def test_a_constant_and_a_permutation_change_nothing(values, shift):
 
 @pytest.mark.parametrize("vocabulary", [9, 1000, 32000, 50257])
 @SERVED
-def test_a_row_does_not_depend_on_its_neighbours(dtype, vocabulary, implementation):
+def test_a_row_does_not_depend_on_its_neighbours(dtype, vocabulary, kernels):
     x = (torch.randn(16, vocabulary, generator=torch.Generator().manual_seed(1)) * 3).to(dtype)
     x[3, 5] = math.nan
     x[7] = -math.inf
     x[8, 2] = math.inf
-    together = logits_stats(x, implementation=implementation)
+    together = logits_stats(x, kernels=kernels)
     for rows in ([0], [15], [2, 9], [4, 6, 1]):
-        alone = logits_stats(x[rows].clone(), implementation=implementation)
+        alone = logits_stats(x[rows].clone(), kernels=kernels)
         for name, value in alone._asdict().items():
             assert torch.equal(value, getattr(together, name)[rows]), name
 
 
 @BOTH
-def test_bad_rows_are_flagged_and_contained(implementation):
+def test_bad_rows_are_flagged_and_contained(kernels):
     x = torch.zeros(8, 8)
     x[1, 3] = math.nan
     x[2, 3] = math.inf
@@ -141,7 +139,7 @@ def test_bad_rows_are_flagged_and_contained(implementation):
     x[6, 5] = torch.tensor(-4194304, dtype=torch.int32).view(torch.float32)  # a NaN with its sign bit set
     x[7] = -math.inf
     x[7, [4, 6]] = torch.tensor(-4194304, dtype=torch.int32).view(torch.float32)
-    stats = logits_stats(x, implementation=implementation)
+    stats = logits_stats(x, kernels=kernels)
     expected_flags = [0, NAN_FLAG, POSITIVE_INFINITY_FLAG, ALL_MASKED_FLAG, NAN_FLAG, 0, NAN_FLAG, NAN_FLAG]
     assert stats.flags.tolist() == expected_flags
     assert stats.entropy[[0, 5]].tolist() == [3.0, 3.0]
@@ -182,17 +180,17 @@ def test_native_rows_know_their_most_probable_token(measure):
 def test_masked_rows_that_are_uniform_have_no_varentropy():
     x = torch.full((1, 3000), -math.inf)
     x[0, ::3] = 5.0
-    for implementation in ("torch", "numba"):
-        assert logits_stats(x, implementation=implementation).varentropy.item() == 0
+    for kernels in ("torch", "numba"):
+        assert logits_stats(x, kernels=kernels).varentropy.item() == 0
 
 
 def test_several_threads_give_the_numbers_of_one(monkeypatch):
     if _threads.torch_openmp() is None:
         pytest.skip("torch does not run on GNU OpenMP here")
     x = torch.randn(9, 3001, generator=torch.Generator().manual_seed(1))
-    serial = logits_stats(x, implementation="numba")
+    serial = logits_stats(x, kernels="numba")
     monkeypatch.setattr(numba_impl, "threads_for", lambda work: 3)
-    threaded = logits_stats(x, implementation="numba")
+    threaded = logits_stats(x, kernels="numba")
     assert all(torch.equal(a, b) for a, b in zip(serial, threaded, strict=True))
 
 

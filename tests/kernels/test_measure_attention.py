@@ -36,7 +36,7 @@ def exact(q, keys, row, **options):
     length = int(keys.lengths[row])
     if length == 0:
         return HeadStats(*(torch.zeros(q.shape[1], dtype=torch.float64) for _ in FIGURES), torch.tensor(0))
-    scores = ref.paged_scores(q[row], keys.pages, keys.table[row], length, **options)
+    scores = ref.paged_scores(q[row], keys.blocks, keys.table[row], length, **options)
     return HeadStats(
         torch.tensor(ref.head_entropy(scores)),
         torch.tensor(ref.head_entropy_normalized(scores)),
@@ -60,15 +60,15 @@ def assert_same(a, b):
         assert torch.equal(getattr(a, name), getattr(b, name)), name
 
 
-def test_the_reference_reads_the_pages_by_hand():
-    pages = torch.zeros(3, 2, 2, 1)
-    pages[2, :, 0, 0], pages[2, :, 1, 0] = torch.tensor([1.0, -1.0]), torch.tensor([2.0, -2.0])
-    pages[0, :, 0, 0] = torch.tensor([3.0, -3.0])
-    pages[0, :, 1, 0], pages[1] = nan, nan
+def test_the_reference_reads_the_blocks_by_hand():
+    blocks = torch.zeros(3, 2, 2, 1)
+    blocks[2, :, 0, 0], blocks[2, :, 1, 0] = torch.tensor([1.0, -1.0]), torch.tensor([2.0, -2.0])
+    blocks[0, :, 0, 0] = torch.tensor([3.0, -3.0])
+    blocks[0, :, 1, 0], blocks[1] = nan, nan
     query = torch.tensor([[1.0], [10.0], [1.0], [10.0]])
-    scores = ref.paged_scores(query, pages, [2, 0, 1], 3, scale=0.5)
+    scores = ref.paged_scores(query, blocks, [2, 0, 1], 3, scale=0.5)
     np.testing.assert_array_equal(scores, [[0.5, 1, 1.5], [5, 10, 15], [-0.5, -1, -1.5], [-5, -10, -15]])
-    capped = ref.paged_scores(query, pages, [2, 0, 1], 3, scale=0.5, window=2, softcap=4.0)
+    capped = ref.paged_scores(query, blocks, [2, 0, 1], 3, scale=0.5, window=2, softcap=4.0)
     np.testing.assert_allclose(capped, 4 * np.tanh(scores[:, 1:] / 4), rtol=1e-15)
 
 
@@ -77,22 +77,22 @@ def test_the_reference_reads_the_pages_by_hand():
     kv_heads=st.integers(1, 3),
     group=st.integers(1, 5),
     width=st.sampled_from([1, 4, 20, 32]),
-    page=st.sampled_from([1, 5, 16]),
+    block=st.sampled_from([1, 5, 16]),
     layout=st.sampled_from(LAYOUTS),
     window=st.none() | st.integers(1, 80),
     softcap=st.none() | st.floats(0.5, 30),
-    implementation=st.sampled_from([None, "torch", "numba"]),
+    kernels=st.sampled_from([None, "torch", "numba"]),
     seed=st.integers(0, 99),
 )
 @settings(max_examples=150, deadline=None)
 def test_any_rows_groups_windows_and_layouts(
-    paged_keys, lengths, kv_heads, group, width, page, layout, window, softcap, implementation, seed
+    paged_keys, lengths, kv_heads, group, width, block, layout, window, softcap, kernels, seed
 ):
-    keys = paged_keys(lengths, kv_heads, width, page=page, layout=layout, seed=seed)
+    keys = paged_keys(lengths, kv_heads, width, block=block, layout=layout, seed=seed)
     q = queries(len(lengths), kv_heads * group, width)
     options = {"scale": 0.7, "window": window, "softcap": softcap}
-    serves = "torch" if implementation == "numba" and not keys.pages.is_contiguous() else implementation
-    stats = measure_attention(q, *keys, **options, implementation=serves)
+    serves = "torch" if kernels == "numba" and not keys.blocks.is_contiguous() else kernels
+    stats = measure_attention(q, *keys, **options, kernels=serves)
     assert_exact(stats, q, keys, **options)
     assert stats.keys.dtype == torch.int64
 
@@ -110,27 +110,27 @@ def test_other_types(paged_keys, dtype, tolerance):
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize(
-    ("implementation", "layout"), [("numba", "plain"), *(("torch", layout) for layout in LAYOUTS)]
+    ("kernels", "layout"), [("numba", "plain"), *(("torch", layout) for layout in LAYOUTS)]
 )
-def test_the_figures_are_those_of_decode_attention(paged_keys, implementation, layout, options, monkeypatch):
+def test_the_figures_are_those_of_decode_attention(paged_keys, kernels, layout, options, monkeypatch):
     lengths = [1, 2, 15, 16, 17, 33, 100]
     keys = paged_keys(lengths, 2, 32, layout=layout)
     q = queries(len(lengths), 6, 32)
-    given = {"scale": 0.4, "implementation": implementation, **options}
-    values = torch.zeros(keys.pages.shape)
-    _, want = decode_attention(q, keys.pages, values, keys.table, keys.lengths, **given)
+    given = {"scale": 0.4, "kernels": kernels, **options}
+    values = torch.zeros(keys.blocks.shape)
+    _, want = decode_attention(q, keys.blocks, values, keys.table, keys.lengths, **given)
     assert_same(measure_attention(q, *keys, **given), want)
-    if implementation == "numba" and _threads.torch_openmp() is not None:
+    if kernels == "numba" and _threads.torch_openmp() is not None:
         monkeypatch.setattr(numba_impl, "threads_for", lambda work: 3)
         assert_same(measure_attention(q, *keys, **given), want)
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-@pytest.mark.parametrize("implementation", ["torch", "numba"])
-def test_what_a_padded_row_holds_does_not_matter(paged_keys, implementation, options):
+@pytest.mark.parametrize("kernels", ["torch", "numba"])
+def test_what_a_padded_row_holds_does_not_matter(paged_keys, kernels, options):
     keys = paged_keys([40, 0, 3, 0], 2, 16)
     q = queries(4, 6, 16)
-    given = {"scale": 0.4, "implementation": implementation, **options}
+    given = {"scale": 0.4, "kernels": kernels, **options}
     first = measure_attention(q, *keys, **given)
     q[1], q[3] = nan, 1e30
     keys.table[1], keys.table[3] = -1, 0
@@ -143,12 +143,12 @@ def test_what_a_padded_row_holds_does_not_matter(paged_keys, implementation, opt
 
 
 def workers(q, keys, count):
-    """The queries and pages of each of ``count`` workers; a key-value head may be held by several."""
-    heads, kv_heads = q.shape[1], keys.pages.shape[1]
+    """The queries and blocks of each of ``count`` workers; a key-value head may be held by several."""
+    heads, kv_heads = q.shape[1], keys.blocks.shape[1]
     own, group = heads // count, heads // kv_heads
     for first in range(0, heads, own):
         of_keys = slice(first // group, (first + own - 1) // group + 1)
-        yield q[:, first : first + own], keys._replace(pages=keys.pages[:, of_keys])
+        yield q[:, first : first + own], keys._replace(blocks=keys.blocks[:, of_keys])
 
 
 class Sum:
@@ -230,18 +230,18 @@ def test_wrong_arguments_are_refused(paged_keys):
         with pytest.raises(error, match=match):
             measure_attention(q, *keys, **{"scale": 1.0} | options)
 
-    refused(r"q \[\.\., H, D\] and k_pages \[P, Hk, page, D\], got \(1, 4, 8\)", q=q[..., :8])
+    refused(r"q \[\.\., H, D\] and k_blocks \[P, Hk, block, D\], got \(1, 4, 8\)", q=q[..., :8])
     refused("3 query heads do not share 2", q=q[:, :3])
     refused("window must be at least 1, got 0", window=0)
     refused("softcap must be positive", softcap=0.0)
-    refused(r"page_table \[1, N >= 1\]", keys=keys._replace(table=keys.table[:, :0]))
+    refused(r"block_table \[1, N >= 1\]", keys=keys._replace(table=keys.table[:, :0]))
     refused(r"lengths \[1\], got", keys=keys._replace(lengths=torch.tensor([3, 4])))
     refused("shards.heads must count all heads, at least the 4 here, got 3", shards=HeadShards(3, abs))
     refused("shards.add must return", shards=HeadShards(8, lambda part: part[:, :-1]))
     refused("shards.add must return torch.float32", shards=HeadShards(8, lambda part: part.double()))
-    refused("no shards", implementation="numba", shards=HeadShards(8, abs))
-    refused("contiguous pages", implementation="numba", keys=paged_keys([20], 2, 16, layout="HND"))
-    refused("Triton kernels need", implementation="triton")
+    refused("no shards", kernels="numba", shards=HeadShards(8, abs))
+    refused("contiguous blocks", kernels="numba", keys=paged_keys([20], 2, 16, layout="HND"))
+    refused("Triton kernels need", kernels="triton")
     refused("length", error=IndexError, keys=keys._replace(lengths=torch.tensor([-1])))
     refused("length", error=IndexError, keys=keys._replace(lengths=torch.tensor([33])))
-    refused("page id", error=IndexError, keys=keys._replace(table=keys.table + 100))
+    refused("block id", error=IndexError, keys=keys._replace(table=keys.table + 100))

@@ -34,7 +34,7 @@ KNOWN_WORDS = [
 ]
 
 
-BOTH = pytest.mark.parametrize("implementation", ["torch", "numba"])
+BOTH = pytest.mark.parametrize("kernels", ["torch", "numba"])
 
 
 def ints(values) -> torch.Tensor:
@@ -71,12 +71,12 @@ def test_philox_known_words(counter, key, words):
 
 
 @BOTH
-def test_philox_layout_and_equality_with_the_reference(implementation):
+def test_philox_layout_and_equality_with_the_reference(kernels):
     g = torch.Generator().manual_seed(0)
     seed = torch.randint(-(2**63), 2**63 - 1, (200, 1), generator=g)
     position = torch.randint(0, 2**31, (200, 1), generator=g)
     candidate, branch = torch.arange(12), ints(5)
-    u = philox_uniform(seed, position, candidate, branch, implementation=implementation)
+    u = philox_uniform(seed, position, candidate, branch, kernels=kernels)
     assert u.shape == (200, 12)
     assert u.dtype == torch.float64
     np.testing.assert_array_equal(u.numpy(), philox_uniform_reference(seed, position, candidate, branch))
@@ -87,8 +87,8 @@ def test_philox_layout_and_equality_with_the_reference(implementation):
 
 
 @BOTH
-def test_philox_numbers_are_uniform_and_do_not_depend_on_the_batch(implementation):
-    uniform = partial(philox_uniform, implementation=implementation)
+def test_philox_numbers_are_uniform_and_do_not_depend_on_the_batch(kernels):
+    uniform = partial(philox_uniform, kernels=kernels)
     u = uniform(ints(7), torch.arange(50000), ints(0), ints(0))
     assert abs(u.mean().item() - 0.5) < 0.006
     assert abs(u.var().item() - 1 / 12) < 0.002
@@ -100,7 +100,7 @@ def test_philox_numbers_are_uniform_and_do_not_depend_on_the_batch(implementatio
 
 @pytest.mark.parametrize("case", FILTERS)
 @BOTH
-def test_filters_known_answers(case, implementation):
+def test_filters_known_answers(case, kernels):
     arguments = (case["top_k"], case["top_p"], case["min_p"])
     filtered = filter_probabilities_reference(case["p"], *arguments)
     np.testing.assert_allclose(filtered, case["correct_p"], rtol=1e-9, atol=1e-12)
@@ -114,14 +114,14 @@ def test_filters_known_answers(case, implementation):
             *parameters([1.0], [arguments[0]], [arguments[1]], [arguments[2]]),
             u,
             max_top_k=hint,
-            implementation=implementation,
+            kernels=kernels,
         )
         frequency = torch.bincount(tokens[0], minlength=len(case["p"])).double() / 20000
         np.testing.assert_allclose(frequency.numpy(), case["correct_p"], atol=6e-5)
 
 
 @BOTH
-def test_filters_that_are_off_change_nothing_and_the_top_token_survives(implementation):
+def test_filters_that_are_off_change_nothing_and_the_top_token_survives(kernels):
     p = np.random.default_rng(0).dirichlet(np.ones(50), size=4)
     for off in ((0, 1.0, 0.0), (-1, 1.5, -1.0), (50, 1.0, 0.0), (1000, 1.0, 0.0)):
         np.testing.assert_allclose(filter_probabilities_reference(p, *off), p, rtol=1e-12)
@@ -131,12 +131,12 @@ def test_filters_that_are_off_change_nothing_and_the_top_token_survives(implemen
         assert (kept.argmax(-1) == p.argmax(-1)).all()
         tokens = draw(
             torch.tensor(p).log(), *parameters([1.0] * 4, [hard[0]] * 4, [hard[1]] * 4, [hard[2]] * 4),
-            torch.rand(4, 8, dtype=torch.float64), implementation=implementation)  # fmt: skip
+            torch.rand(4, 8, dtype=torch.float64), kernels=kernels)  # fmt: skip
         assert (tokens == torch.tensor(p.argmax(-1))[:, None]).all()
 
 
 @BOTH
-def test_exact_ties_do_not_hang_on_rounding(implementation):
+def test_exact_ties_do_not_hang_on_rounding(kernels):
     u = (torch.arange(1000, dtype=torch.float64)[None] + 0.5) / 1000
     for tenths in range(1, 10):
         kept = filter_probabilities_reference(np.full(10, 0.1), 0, tenths / 10, 0.0)
@@ -145,14 +145,14 @@ def test_exact_ties_do_not_hang_on_rounding(implementation):
             torch.zeros(1, 10),
             *parameters([1.0], [0], [tenths / 10], [0.0]),
             u,
-            implementation=implementation,
+            kernels=kernels,
         )
         assert sorted(set(tokens[0].tolist())) == list(range(tenths))
 
 
 @pytest.mark.parametrize("vocabulary", [3, 64, 200, 4099])
 @BOTH
-def test_draw_equals_the_reference(vocabulary, implementation):
+def test_draw_equals_the_reference(vocabulary, kernels):
     g = torch.Generator().manual_seed(vocabulary)
     rows = 60 if vocabulary > 1000 else 500
     x = torch.randn(rows, vocabulary, generator=g) * 3
@@ -161,7 +161,7 @@ def test_draw_equals_the_reference(vocabulary, implementation):
     u = torch.rand(rows, 6, generator=g, dtype=torch.float64)
     temperature, top_k, top_p, min_p = random_parameters(rows, g, min(vocabulary, 100))
     top_k[::5] = 0
-    tokens = draw(x, temperature, top_k, top_p, min_p, u, implementation=implementation)
+    tokens = draw(x, temperature, top_k, top_p, min_p, u, kernels=kernels)
     np.testing.assert_array_equal(tokens.numpy(), draw_reference(x, temperature, top_k, top_p, min_p, u))
 
 
@@ -186,13 +186,13 @@ def test_the_hint_never_changes_the_outcome(vocabulary, coarse):
 
 @pytest.mark.parametrize("hint", [None, 64])
 @BOTH
-def test_a_row_draws_the_same_alone_and_in_a_batch(hint, implementation):
+def test_a_row_draws_the_same_alone_and_in_a_batch(hint, kernels):
     g = torch.Generator().manual_seed(5)
     x = torch.randn(16, 32001, generator=g) * 3
     x[4, 7] = math.nan
     u = torch.rand(16, 4, generator=g, dtype=torch.float64)
     arguments = random_parameters(16, g, 64)
-    together = draw(x, *arguments, u, max_top_k=hint, implementation=implementation)
+    together = draw(x, *arguments, u, max_top_k=hint, kernels=kernels)
     for row in (0, 3, 5, 15):
         one = slice(row, row + 1)
         alone = draw(
@@ -200,18 +200,16 @@ def test_a_row_draws_the_same_alone_and_in_a_batch(hint, implementation):
             *(a[one] for a in arguments),
             u[one],
             max_top_k=hint,
-            implementation=implementation,
+            kernels=kernels,
         )
         assert torch.equal(alone, together[one])
 
 
 @BOTH
-def test_frequencies_follow_the_filtered_distribution(implementation):
+def test_frequencies_follow_the_filtered_distribution(kernels):
     x = torch.tensor([[2.0, 1.0, 0.0, -1.0, -2.0, 0.5]])
-    u = philox_uniform(
-        ints([[11]]), torch.arange(200000)[None], ints(0), ints(0), implementation=implementation
-    )
-    tokens = draw(x, *parameters([0.8], [4], [0.95], [0.05]), u, implementation=implementation)
+    u = philox_uniform(ints([[11]]), torch.arange(200000)[None], ints(0), ints(0), kernels=kernels)
+    tokens = draw(x, *parameters([0.8], [4], [0.95], [0.05]), u, kernels=kernels)
     p = torch.softmax(x[0].double() / 0.8, -1)
     expected = filter_probabilities_reference(p, 4, 0.95, 0.05)
     frequency = torch.bincount(tokens[0], minlength=6).double().numpy() / 200000
@@ -220,7 +218,7 @@ def test_frequencies_follow_the_filtered_distribution(implementation):
 
 
 @BOTH
-def test_temperature_zero_and_bad_rows_give_the_top_token(implementation):
+def test_temperature_zero_and_bad_rows_give_the_top_token(kernels):
     x = torch.zeros(6, 9)
     x[0, [4, 6]] = 3.0
     x[1, 2] = math.nan
@@ -228,22 +226,18 @@ def test_temperature_zero_and_bad_rows_give_the_top_token(implementation):
     x[3, 5] = math.inf
     x[4, 8] = 1.0
     arguments = parameters([0.0, 1.0, 1.0, 1.0, 0.0, 1e-30], [50, 0, 5, 0, 0, 1], [0.9] * 6, [0.1] * 6)
-    tokens = draw(
-        x, *arguments, torch.full((6, 3), 0.999, dtype=torch.float64), implementation=implementation
-    )
+    tokens = draw(x, *arguments, torch.full((6, 3), 0.999, dtype=torch.float64), kernels=kernels)
     assert tokens.tolist() == [[4] * 3, [2] * 3, [0] * 3, [5] * 3, [8] * 3, [0] * 3]
 
 
 @BOTH
-def test_extreme_numbers_stay_inside_the_support(implementation):
+def test_extreme_numbers_stay_inside_the_support(kernels):
     x = torch.tensor([[-math.inf, 1.0, -200.0, 1.0, -math.inf]])
     ends = torch.tensor([[0.0, 0.5, 1 - 2.0**-53]], dtype=torch.float64)
     off = parameters([1.0], [0], [1.0], [0.0])
-    assert draw(x, *off, ends, implementation=implementation).tolist() == [[1, 3, 3]]
-    assert draw(x * 1e4, *off, ends, implementation=implementation).tolist() == [[1, 3, 3]]
-    assert draw(x, *parameters([1e-6], [0], [1.0], [0.0]), ends, implementation=implementation).tolist() == [
-        [1, 3, 3]
-    ]
+    assert draw(x, *off, ends, kernels=kernels).tolist() == [[1, 3, 3]]
+    assert draw(x * 1e4, *off, ends, kernels=kernels).tolist() == [[1, 3, 3]]
+    assert draw(x, *parameters([1e-6], [0], [1.0], [0.0]), ends, kernels=kernels).tolist() == [[1, 3, 3]]
 
 
 def test_wrong_shapes_are_refused():
@@ -264,7 +258,7 @@ def test_both_implementations_draw_the_same(vocabulary):
     temperature, top_k, top_p, min_p = random_parameters(400, g, 3000)
     top_k[::4], top_p[::7], min_p[::2] = 0, 1.0, 0.0
     arguments = (x, temperature, top_k, top_p, min_p, u)
-    assert torch.equal(draw(*arguments, implementation="torch"), draw(*arguments, implementation="numba"))
+    assert torch.equal(draw(*arguments, kernels="torch"), draw(*arguments, kernels="numba"))
 
 
 def test_several_threads_draw_what_one_draws(monkeypatch):
@@ -275,6 +269,6 @@ def test_several_threads_draw_what_one_draws(monkeypatch):
     x[4, 7] = math.nan
     u = torch.rand(9, 5, generator=g, dtype=torch.float64)
     arguments = (x, *random_parameters(9, g, 64), u)
-    serial = draw(*arguments, implementation="numba")
+    serial = draw(*arguments, kernels="numba")
     monkeypatch.setattr(numba_impl, "threads_for", lambda work: 3)
-    assert torch.equal(draw(*arguments, implementation="numba"), serial)
+    assert torch.equal(draw(*arguments, kernels="numba"), serial)

@@ -17,17 +17,18 @@ one = torch.ones(2)
 assert logits_stats.logits_stats(x).entropy.tolist() == [3, 3]
 u = sample.philox_uniform(*(torch.zeros(2, 1, dtype=torch.int64) for _ in range(4)))
 assert sample.draw(x, one, one.long(), one, one, u).tolist() == [[0], [0]]
-pages = torch.zeros(1, 1, 4, 8)
+blocks = torch.zeros(1, 1, 4, 8)
 kv, slot = torch.zeros(1, 1, 8), torch.zeros(1, dtype=torch.int64)
-attention_stats.write_kv(kv, kv, pages, pages, slot)
-out, stats = attention_stats.decode_attention(kv, pages, pages, slot[None], slot + 1, scale=1.0)
+attention_stats.write_kv(kv, kv, blocks, blocks, slot)
+out, stats = attention_stats.decode_attention(kv, blocks, blocks, slot[None], slot + 1, scale=1.0)
 assert stats.entropy.tolist() == [[0]]
-assert attention_stats.measure_attention(kv, pages, slot[None], slot + 1, scale=1.0).entropy.tolist() == [[0]]
+stats = attention_stats.measure_attention(kv, blocks, slot[None], slot + 1, scale=1.0)
+assert stats.entropy.tolist() == [[0]]
 for refused in (
-    lambda: logits_stats.logits_stats(x, implementation="numba"),
-    lambda: sample.draw(x, one, one.long(), one, one, u, implementation="numba"),
+    lambda: logits_stats.logits_stats(x, kernels="numba"),
+    lambda: sample.draw(x, one, one.long(), one, one, u, kernels="numba"),
     lambda: attention_stats.measure_attention(
-        kv, pages, slot[None], slot + 1, scale=1.0, implementation="numba"
+        kv, blocks, slot[None], slot + 1, scale=1.0, kernels="numba"
     ),
 ):
     try:

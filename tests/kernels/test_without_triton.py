@@ -15,14 +15,14 @@ import entropick_kernels
 from entropick_kernels.attention_stats import decode_attention
 from entropick_kernels.logits_stats import logits_stats
 from entropick_kernels.sample import draw
-x, pages = torch.randn(2, 50), torch.randn(2, 1, 4, 8)
+x, blocks = torch.randn(2, 50), torch.randn(2, 1, 4, 8)
 ones, whole = torch.ones(2), torch.ones(2, dtype=torch.int32)
 print(logits_stats(x).flags.tolist(), draw(x, ones, whole, ones, ones, torch.zeros(2, 1)).shape)
-out, _ = decode_attention(torch.randn(2, 2, 8), pages, pages, whole.view(2, 1), whole, scale=1.0)
+out, _ = decode_attention(torch.randn(2, 2, 8), blocks, blocks, whole.view(2, 1), whole, scale=1.0)
 print(out.shape)
 print("triton" in sys.modules and sys.modules["triton"] is not None)
 try:
-    logits_stats(x, implementation="triton")
+    logits_stats(x, kernels="triton")
 except ValueError as error:
     print(error)
 """

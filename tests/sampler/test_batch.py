@@ -155,7 +155,7 @@ def test_a_policy_that_decides_must_be_measured() -> None:
     with pytest.raises(ValueError, match="'fixed'"):
         step(SampledBatch([KINDS[2]], PROFILE), logits, attention, columns, False)
     with pytest.raises(ValueError, match="native"):
-        step(SampledBatch([KINDS[0]], PROFILE, implementation="torch"), logits, attention, columns, False)
+        step(SampledBatch([KINDS[0]], PROFILE, kernels="torch"), logits, attention, columns, False)
 
 
 def test_logits_of_another_height_are_refused() -> None:

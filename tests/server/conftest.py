@@ -21,7 +21,7 @@ from entropick_server.app import create_app
 from entropick_server.engine.base import EngineDeadError, QueueFullError
 from entropick_server.engine.types import (
     Candidate,
-    EngineLoad,
+    EngineGauges,
     FinishReason,
     GenerationDefaults,
     ModelInfo,
@@ -87,8 +87,8 @@ class FakeEngine:
     async def close(self) -> None:
         self.ready = False
 
-    def load(self) -> EngineLoad:
-        return EngineLoad(len(self.running), 3, len(self.running), 8)
+    def gauges(self) -> EngineGauges:
+        return EngineGauges(len(self.running), 3, len(self.running), 8)
 
     def subscribe(self, listener: Callable[[StepReport], None]) -> None:
         self.listeners.append(listener)
@@ -123,7 +123,7 @@ class FakeEngine:
                 looked_up = (len(request.prompt_token_ids), self.cached) if queued else (0, 0)
                 preempted = (request.request_id,) * (start == self.preempt_at)
                 report = StepReport(
-                    (output,), (slot,), self.load(), tuple(queued), 0.01, *looked_up, preempted
+                    (output,), (slot,), self.gauges(), tuple(queued), 0.01, *looked_up, preempted
                 )
                 queued.clear()
                 for listener in self.listeners:

@@ -1,4 +1,4 @@
-"""Prometheus: every metric moves, nothing stays behind, the page is well formed."""
+"""Prometheus: every metric moves, nothing stays behind, the block is well formed."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ BODY = {"messages": [{"role": "user", "content": "Hi"}]}
 
 
 async def samples(client: httpx.AsyncClient) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-    page = (await client.get("/metrics")).text
+    block = (await client.get("/metrics")).text
     return {
         (s.name, frozenset(s.labels.items())): s.value
-        for family in parse_plain(page)
+        for family in parse_plain(block)
         for s in family.samples
         if s.name.startswith("entropick_")
     }
@@ -34,7 +34,7 @@ def total(found: dict[Any, float], name: str, **labels: str) -> float:
     return sum(v for (n, have), v in found.items() if n == name and set(labels.items()) <= set(have))
 
 
-async def test_the_page_before_the_model_is_loaded(engine: Any, serve: Any) -> None:
+async def test_the_block_before_the_model_is_loaded(engine: Any, serve: Any) -> None:
     engine.load_gate.clear()
     async with serve(engine, wait=False) as client:
         assert (await client.get("/metrics")).status_code == 200
@@ -152,7 +152,7 @@ async def test_a_report_between_steps_is_no_step(engine: Any, serve: Any) -> Non
         before = await samples(client)
         assert total(before, "entropick_engine_step_seconds_count") == 1
         cancelled = RequestOutput("r", (), FinishReason.CANCELLED)
-        report = StepReport((cancelled,), (-1,), engine.load(), (), 0.0)
+        report = StepReport((cancelled,), (-1,), engine.gauges(), (), 0.0)
         for listener in engine.listeners:
             listener(report)
         after = await samples(client)
@@ -164,8 +164,8 @@ async def test_a_report_between_steps_is_no_step(engine: Any, serve: Any) -> Non
 
 async def test_help_says_choices_where_choices_are_counted(client: httpx.AsyncClient) -> None:
     await client.post("/v1/completions", json={"prompt": ["a", "b"], "n": 3, "max_tokens": 2})
-    page = (await client.get("/metrics")).text
-    families = {family.name: family for family in parse_plain(page)}
+    block = (await client.get("/metrics")).text
+    families = {family.name: family for family in parse_plain(block)}
     found = await samples(client)
     for name, metric in (
         ("request_success", "request_success_total"),
@@ -184,9 +184,9 @@ async def test_help_says_choices_where_choices_are_counted(client: httpx.AsyncCl
 
 async def test_openmetrics_with_exemplars(client: httpx.AsyncClient) -> None:
     answer = await client.post(CHAT, json=BODY)
-    page = await client.get("/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"})
-    assert page.headers["content-type"].startswith("application/openmetrics-text")
-    families = {family.name: family for family in parse_open(page.text)}
+    block = await client.get("/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"})
+    assert block.headers["content-type"].startswith("application/openmetrics-text")
+    families = {family.name: family for family in parse_open(block.text)}
     for name in ("entropick_logits_entropy_bits", "entropick_time_to_first_token_seconds"):
         exemplars = [s.exemplar for s in families[name].samples if s.exemplar]
         assert {e.labels["request_id"] for e in exemplars} == {answer.json()["id"]}

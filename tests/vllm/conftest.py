@@ -49,7 +49,7 @@ def make_request() -> Callable[..., Request]:
             SamplingParams(**{"max_tokens": 8, **sampling}),
             policy or PolicyConfig(),
             time.monotonic(),
-            forced_token_ids=forced,
+            replayed_token_ids=forced,
         )
 
     return make

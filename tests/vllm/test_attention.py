@@ -30,17 +30,17 @@ from entropick_server.engine.vllm.attention.capture import Attention, Captured, 
 def test_as_the_kernel_measures(
     lengths: list[int], group: int, window: int | None, softcap: float, layers: int, native: bool, seed: int
 ) -> None:
-    """Any number of rows and layers, windows and caps; pages in any order, the last one partly stale."""
+    """Any number of rows and layers, windows and caps; blocks in any order, the last one partly stale."""
     torch.manual_seed(seed)
-    page, width, kv_heads, rows = 16, 8, 2, len(lengths)
-    columns = -(-max(lengths) // page)
+    block, width, kv_heads, rows = 16, 8, 2, len(lengths)
+    columns = -(-max(lengths) // block)
     table = torch.randperm(rows * columns).view(rows, columns)
     ends = torch.tensor(lengths)
     captured, wanted = [], []
     for _ in range(layers):
-        keys = torch.randn(rows * columns, kv_heads, page, width) * 2
+        keys = torch.randn(rows * columns, kv_heads, block, width) * 2
         q = torch.randn(rows, kv_heads * group, width)
-        # behind its keys a page holds values
+        # behind its keys a block holds values
         mixed = torch.cat((keys, torch.randn_like(keys)), 3).transpose(2, 3)
         captured.append(
             Captured(

@@ -80,7 +80,7 @@ async def until(happens: Callable[[], bool], within: float = 10.0) -> None:
 
 async def idle(engine: VllmEngine) -> None:
     vllm = engine._workers.llm.output_processor
-    await until(lambda: not engine.load().running and not vllm.has_unfinished_requests())
+    await until(lambda: not engine.gauges().running and not vllm.has_unfinished_requests())
 
 
 async def test_a_cut_channel_costs_nothing_but_a_wait(
@@ -137,7 +137,7 @@ async def test_leaving_aborts_everything_of_a_request(
                 break
         await idle(engine)
     slow = asyncio.create_task(tokens_of(engine, make_request(policy=BRANCHING, max_tokens=400)))
-    await until(lambda: engine.load().running > 1)  # branches
+    await until(lambda: engine.gauges().running > 1)  # branches
     slow.cancel()
     with pytest.raises(asyncio.CancelledError):
         await slow
@@ -243,7 +243,7 @@ async def test_closing_ends_open_streams(make_request: Callable[..., Request]) -
     asked += [make_request(max_tokens=900, ignore_eos=True) for _ in range(6)]
     waiting = [asyncio.create_task(tokens_of(made, request)) for request in asked]
     reader = asyncio.create_task(rest(running))
-    await until(lambda: made.load().waiting > 0)
+    await until(lambda: made.gauges().waiting > 0)
     late = asyncio.create_task(tokens_of(made, make_request(max_tokens=900, ignore_eos=True)))
     await asyncio.sleep(0)  # it is on its way into vLLM
     async with asyncio.timeout(60):
@@ -256,7 +256,7 @@ async def test_closing_ends_open_streams(make_request: Callable[..., Request]) -
         with pytest.raises(EngineDeadError, match="not running"):
             await tokens_of(made, make_request())
     await made.close()
-    assert made.load().running == 0
+    assert made.gauges().running == 0
 
 
 async def test_a_worker_that_dies(make_request: Callable[..., Request]) -> None:
@@ -277,7 +277,7 @@ async def test_a_worker_that_dies(make_request: Callable[..., Request]) -> None:
         assert not made.ready
         with pytest.raises(EngineDeadError):
             await tokens_of(made, make_request())
-        assert made.load().running == 0
+        assert made.gauges().running == 0
     finally:
         await made.close()
 

@@ -22,7 +22,7 @@ from entropick_kernels.attention_stats import decode_attention, layer_signals
 from entropick_server.engine.vllm.attention import gpu
 from entropick_server.engine.vllm.worker_context import WorkerContext
 
-ROWS, HEADS, KV_HEADS, WIDTH, PAGE, PAGES = 6, 4, 2, 32, 16, 40
+ROWS, HEADS, KV_HEADS, WIDTH, BLOCK, BLOCKS = 6, 4, 2, 32, 16, 40
 
 
 class Graph(TorchDispatchMode):
@@ -106,7 +106,7 @@ class Runner:
         self.lengths = torch.zeros(ROWS, dtype=torch.int32)
         self.table = torch.zeros(ROWS, 4, dtype=torch.int32)
         self.queries = torch.zeros(64, HEADS * WIDTH)
-        self.caches = [torch.zeros(PAGES, PAGE, KV_HEADS, 2 * WIDTH).transpose(1, 2) for _ in range(3)]
+        self.caches = [torch.zeros(BLOCKS, BLOCK, KV_HEADS, 2 * WIDTH).transpose(1, 2) for _ in range(3)]
         self.builder = Builder(config)
         self.common: Any = None
 
@@ -117,7 +117,7 @@ class Runner:
         self.starts[len(queries) + 1 :] = sum(queries)
         self.lengths.zero_()
         self.lengths[: len(lengths)] = torch.tensor(lengths)
-        self.table.copy_(torch.randperm(PAGES, generator=g)[: ROWS * 4].view(ROWS, 4))
+        self.table.copy_(torch.randperm(BLOCKS, generator=g)[: ROWS * 4].view(ROWS, 4))
         self.queries.copy_(torch.randn(self.queries.shape, generator=g))
         for cache in self.caches:
             cache.copy_(torch.randn(cache.shape, generator=g))
@@ -152,7 +152,7 @@ class Runner:
 
 @pytest.mark.parametrize("softcap", [0.0, 4.0])
 def test_replays_are_measured(parallel: Any, softcap: float) -> None:
-    """Captured once on a dummy step, replayed for steps of other rows, lengths and pages, padded and not."""
+    """Captured once on a dummy step, replayed for steps of other rows, lengths and blocks, padded and not."""
     windows: list[int | None] = [None, 9]
     impls = [Measured(w, softcap) for w in (*windows, None)]
     runner, context = Runner(parallel), WorkerContext.of(parallel)
@@ -190,7 +190,7 @@ def test_steps_without_a_graph(parallel: Any) -> None:
 
 
 def test_groups_of_layers_have_tables_of_their_own(parallel: Any) -> None:
-    """Where vLLM builds one group's metadata from another's, the pages are still the group's."""
+    """Where vLLM builds one group's metadata from another's, the blocks are still the group's."""
     impls = [Measured(None, 0.0) for _ in range(3)]
     runner, context = Runner(parallel), WorkerContext.of(parallel)
     runner.fill([30, 12], [1, 1], 2, 0)

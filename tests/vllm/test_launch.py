@@ -51,7 +51,7 @@ def test_what_was_asked_for_arrives() -> None:
         max_model_len=128,
         max_num_seqs=3,
         max_num_batched_tokens=77,
-        page_size=64,
+        block_size=64,
         kv_cache_bytes=1 << 24,
         enable_prefix_caching=False,
         dtype="bfloat16",

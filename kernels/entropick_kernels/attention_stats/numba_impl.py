@@ -30,26 +30,26 @@ _SCRATCH_FLOATS: Final = 1 << 24
 
 
 _ARGUMENTS: Final = record_type(
-    # B, H, D, Hk, P, tokens of a page, N, K; the options; whether heads are compared, not attended with
-    "rows heads width kv_heads pages page columns span window attends compares "
+    # B, H, D, Hk, P, tokens of a block, N, K; the options; whether heads are compared, not attended with
+    "rows heads width kv_heads blocks block columns span window attends compares "
     # addresses of the arrays
-    "queries keys values page_table lengths probabilities out figures",
+    "queries keys values block_table lengths probabilities out figures",
     "scale softcap",
 )
 """of :func:`_worker`"""
 
 
-def supports(q: Tensor, *pages: Tensor) -> bool:
-    """Returns whether the native loops serve these tensors: CPU, float32, contiguous pages."""
-    return all(t.device.type == "cpu" and t.dtype == torch.float32 for t in (q, *pages)) and all(
-        t.is_contiguous() for t in pages
+def supports(q: Tensor, *blocks: Tensor) -> bool:
+    """Returns whether the native loops serve these tensors: CPU, float32, contiguous blocks."""
+    return all(t.device.type == "cpu" and t.dtype == torch.float32 for t in (q, *blocks)) and all(
+        t.is_contiguous() for t in blocks
     )
 
 
 def _worker(data: Any) -> None:
     """Runs one thread's share of :func:`attend`, or of :func:`compare_heads` where ``compares`` is set."""
     a = numba.carray(address(data[RECORD]), (1,), _ARGUMENTS)[0]
-    pages, per_head = (a.pages, a.kv_heads, a.page, a.width), (a.rows, a.heads, a.width)
+    blocks, per_head = (a.blocks, a.kv_heads, a.block, a.width), (a.rows, a.heads, a.width)
     lengths = numba.carray(address(a.lengths), (a.rows,), np.int32)
     probabilities = numba.carray(address(a.probabilities), (a.rows, a.heads, a.span), np.float32)
     figures = numba.carray(address(a.figures), (a.rows, a.heads, 4), np.float32)
@@ -60,16 +60,16 @@ def _worker(data: Any) -> None:
             unit = claim(data, 0)
         return
     queries = numba.carray(address(a.queries), per_head, np.float32)
-    keys = numba.carray(address(a.keys), pages, np.float32)
-    values = numba.carray(address(a.values), pages, np.float32)
-    page_table = numba.carray(address(a.page_table), (a.rows, a.columns), np.int32)
+    keys = numba.carray(address(a.keys), blocks, np.float32)
+    values = numba.carray(address(a.values), blocks, np.float32)
+    block_table = numba.carray(address(a.block_table), (a.rows, a.columns), np.int32)
     out = numba.carray(address(a.out), per_head, np.float32)
     while unit < a.rows * a.kv_heads:
         attend(
             queries=queries,
             keys=keys,
             values=values,
-            page_table=page_table,
+            block_table=block_table,
             lengths=lengths,
             scale=np.float32(a.scale),
             softcap=np.float32(a.softcap),
@@ -106,23 +106,23 @@ def measure_attention_numba(inputs: PagedQueries) -> HeadStats:
 def _run(inputs: PagedQueries, out: Any, want_stats: bool) -> HeadStats:
     """Fills ``out`` where there are values. Returns the statistics, which mean nothing unless wanted."""
     rows, heads, width = inputs.q.shape
-    count, kv_heads, page, _ = inputs.k_pages.shape
-    window, attends = inputs.window or 0, inputs.v_pages is not None
+    count, kv_heads, block, _ = inputs.k_blocks.shape
+    window, attends = inputs.window or 0, inputs.v_blocks is not None
     queries = _numpy(inputs.q.contiguous())
-    keys, values = _numpy(inputs.pages[0]), _numpy(inputs.pages[-1])
-    table = _numpy(inputs.page_table.to(torch.int32).contiguous())
+    keys, values = _numpy(inputs.blocks[0]), _numpy(inputs.blocks[-1])
+    table = _numpy(inputs.block_table.to(torch.int32).contiguous())
     ends = _numpy(inputs.lengths.to(torch.int32).contiguous())
     columns = table.shape[1]
-    span = min(columns * page, window) if window else columns * page
+    span = min(columns * block, window) if window else columns * block
     at_once = min(rows, max(1, _SCRATCH_FLOATS // (heads * span)))
     probabilities = np.empty((at_once, heads, span), dtype=np.float32)
     figures = np.empty((rows, heads, 4), dtype=np.float32)
     scale, softcap = np.float32(inputs.scale), np.float32(inputs.softcap or 0.0)
-    threads = threads_for(check(table, ends, count, page, window, 1 if attends else 0) * heads * width)
+    threads = threads_for(check(table, ends, count, block, window, 1 if attends else 0) * heads * width)
     for lo in range(0, rows, at_once):
         part = slice(lo, lo + at_once)
         given = {
-            "queries": queries[part], "keys": keys, "values": values, "page_table": table[part],
+            "queries": queries[part], "keys": keys, "values": values, "block_table": table[part],
             "lengths": ends[part], "scale": scale, "softcap": softcap, "window": window,
             "probabilities": probabilities, "out": out[part] if attends else queries[part],
             "figures": figures[part], "attends": attends,
@@ -135,7 +135,7 @@ def _run(inputs: PagedQueries, out: Any, want_stats: bool) -> HeadStats:
             continue
         arguments = record(
             _ARGUMENTS, **given, rows=ends[part].shape[0], heads=heads, width=width, kv_heads=kv_heads,
-            pages=count, page=page, columns=columns, span=span,
+            blocks=count, block=block, columns=columns, span=span,
         )  # fmt: skip
         run_shared(_compiled_worker(), arguments, threads)
         if want_stats:
@@ -150,10 +150,10 @@ def _numpy(tensor: Tensor) -> Any:
     return (tensor.detach() if tensor.requires_grad else tensor).numpy()
 
 
-def write_kv_numba(k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, cache_index: Tensor) -> None:
+def write_kv_numba(k: Tensor, v: Tensor, k_blocks: Tensor, v_blocks: Tensor, cache_index: Tensor) -> None:
     """Implements :func:`entropick_kernels.attention_stats.write_kv`."""
     where = cache_index.to(torch.int32).contiguous()
-    arrays = (k.contiguous(), v.contiguous(), k_pages, v_pages, where)
+    arrays = (k.contiguous(), v.contiguous(), k_blocks, v_blocks, where)
     store(*(_numpy(tensor) for tensor in arrays))
 
 
@@ -161,11 +161,11 @@ def warmup_numba() -> None:
     """Compiles the loops, or loads them from disk."""
     if torch_openmp() is not None:
         _compiled_worker()
-    pages = torch.zeros(1, 1, 4, 8)
+    blocks = torch.zeros(1, 1, 4, 8)
     one = torch.ones(1, dtype=torch.int32)
-    write_kv_numba(torch.zeros(1, 1, 8), torch.zeros(1, 1, 8), pages, pages.clone(), one)
+    write_kv_numba(torch.zeros(1, 1, 8), torch.zeros(1, 1, 8), blocks, blocks.clone(), one)
     table = torch.zeros(1, 1, dtype=torch.int32)
     query = torch.zeros(1, 1, 8)
-    inputs = PagedQueries(query, pages, pages, table, one, 1.0)
+    inputs = PagedQueries(query, blocks, blocks, table, one, 1.0)
     decode_attention_numba(inputs, want_stats=True)
-    measure_attention_numba(inputs._replace(v_pages=None))
+    measure_attention_numba(inputs._replace(v_blocks=None))

@@ -25,7 +25,7 @@ _ONE: Final = np.float32(1.0)
 
 @native("contract", "reassoc", "nsz")
 def dots(query: Float32, keys: Float32, first: int, count: int, scale: Any, scores: Float32, at: int) -> None:
-    """Computes scores[at:] = scale * keys[first : first + count] @ query; keys [page, D], four at a time."""
+    """Computes scores[at:] = scale * keys[first : first + count] @ query; keys [block, D], four at a time."""
     width = query.shape[0]
     j = 0
     while j + 4 <= count:
@@ -54,7 +54,7 @@ def dots(query: Float32, keys: Float32, first: int, count: int, scale: Any, scor
 def transposed_dots(
     query: Float32, keys: Float32, first: int, count: int, scale: Any, scores: Float32, at: int
 ) -> None:
-    """Computes :func:`dots` of transposed keys [D or more, page], four dimensions at a time."""
+    """Computes :func:`dots` of transposed keys [D or more, block], four dimensions at a time."""
     for j in range(count):
         scores[at + j] = _ZERO
     width, d = query.shape[0], 0
@@ -76,7 +76,7 @@ def transposed_dots(
 
 @native("contract", "reassoc", "nsz")
 def blend(weights: Float32, at: int, values: Float32, first: int, count: int, out: Float32) -> None:
-    """Adds weights[at : at + count] @ values[first : first + count] to out; values [page, D]."""
+    """Adds weights[at : at + count] @ values[first : first + count] to out; values [block, D]."""
     width = out.shape[0]
     j = 0
     while j + 4 <= count:
@@ -141,20 +141,20 @@ def deviations(p: Float32, n: int, mean: Float32, figures: Float32) -> None:
 
 
 @native()
-def check(table: Int32, lengths: Int32, pages: int, page: int, window: int, least: int = 1) -> int:
+def check(table: Int32, lengths: Int32, blocks: int, block: int, window: int, least: int = 1) -> int:
     """Counts the keys that will be read, all rows together.
 
-    ``least`` is the smallest length that is in range. Raises IndexError on a page or a length out of range.
+    ``least`` is the smallest length that is in range. Raises IndexError on a block or a length out of range.
     """
     total = 0
     for b in range(lengths.shape[0]):
         length = lengths[b]
-        if length < least or length > table.shape[1] * page:
-            raise IndexError("a length is outside its page table")
+        if length < least or length > table.shape[1] * block:
+            raise IndexError("a length is outside its block table")
         start = length - window if 0 < window < length else 0
-        for j in range(start // page, (length - 1) // page + 1):
-            if table[b, j] < 0 or table[b, j] >= pages:
-                raise IndexError("a page id is outside the cache")
+        for j in range(start // block, (length - 1) // block + 1):
+            if table[b, j] < 0 or table[b, j] >= blocks:
+                raise IndexError("a block id is outside the cache")
         total += length - start
     return total
 
@@ -164,7 +164,7 @@ def attend(
     queries: Float32,
     keys: Float32,
     values: Float32,
-    page_table: Int32,
+    block_table: Int32,
     lengths: Int32,
     scale: Any,
     softcap: Any,
@@ -179,14 +179,13 @@ def attend(
 ) -> None:
     """Computes units begin..end of (row, key-value head): probabilities, three figures, outputs.
 
-    queries, out [B, H, D]; keys, values [P, Hk, page, D], or ``transposed`` keys [P, Hk, D or more, page] in
-    the first D rows; page_table [B, N], lengths [B]; probabilities [B, H, K], from the first key that a row
-    sees; figures [B, H, 4], the float fields of ``HeadStats``. ``window`` and ``softcap`` are 0 where there
-    is none. Unless it ``attends``, neither values nor outputs are touched. The arguments have passed
-    :func:`check`.
-    """
+    queries, out [B, H, D]; keys, values [P, Hk, block, D], or ``transposed`` keys [P, Hk, D or more, block]
+    in the first D rows; block_table [B, N], lengths [B]; probabilities [B, H, K], from the first key that a
+    row sees; figures [B, H, 4], the float fields of ``HeadStats``. ``window`` and ``softcap`` are 0 where
+    there is none. Unless it ``attends``, neither values nor outputs are touched. The arguments have passed
+    :func:`check`."""
     kv_heads = keys.shape[1]
-    page = keys.shape[3] if transposed else keys.shape[2]
+    block = keys.shape[3] if transposed else keys.shape[2]
     group, p = queries.shape[1] // kv_heads, probabilities
     for unit in range(begin, end):
         b, h = unit // kv_heads, unit % kv_heads
@@ -199,9 +198,9 @@ def attend(
             continue
         t = start
         while t < length:
-            i = t % page
-            count = min(page - i, length - t)
-            some = keys[page_table[b, t // page], h]
+            i = t % block
+            count = min(block - i, length - t)
+            some = keys[block_table[b, t // block], h]
             for g in range(h * group, h * group + group):
                 if transposed:
                     transposed_dots(queries[b, g], some, i, count, scale, p[b, g], t - start)
@@ -219,9 +218,9 @@ def attend(
             out[b, g] = _ZERO
         t = start
         while t < length:
-            i = t % page
-            count = min(page - i, length - t)
-            some = values[page_table[b, t // page], h]
+            i = t % block
+            count = min(block - i, length - t)
+            some = values[block_table[b, t // block], h]
             for g in range(h * group, h * group + group):
                 blend(p[b, g], t - start, some, i, count, out[b, g])
             t += count
@@ -243,7 +242,7 @@ def compare_heads(
 def measure_transposed_layer(
     queries: Float32,
     keys: Float32,
-    page_table: Int32,
+    block_table: Int32,
     lengths: Int32,
     scale: Any,
     softcap: Any,
@@ -257,7 +256,7 @@ def measure_transposed_layer(
         queries=queries,
         keys=keys,
         values=keys,
-        page_table=page_table,
+        block_table=block_table,
         lengths=lengths,
         scale=scale,
         softcap=softcap,
@@ -274,15 +273,15 @@ def measure_transposed_layer(
 
 
 @native()
-def store(k: Float32, v: Float32, k_pages: Float32, v_pages: Float32, cache_index: Int32) -> None:
+def store(k: Float32, v: Float32, k_blocks: Float32, v_blocks: Float32, cache_index: Int32) -> None:
     """Writes keys and values [T, Hk, D] into the cache. Raises IndexError on an index out of range."""
-    page = k_pages.shape[2]
+    block = k_blocks.shape[2]
     for t in range(cache_index.shape[0]):
-        if cache_index[t] < 0 or cache_index[t] >= k_pages.shape[0] * page:
+        if cache_index[t] < 0 or cache_index[t] >= k_blocks.shape[0] * block:
             raise IndexError("a cache index is outside the cache")
     for t in range(k.shape[0]):
-        where, offset = cache_index[t] // page, cache_index[t] % page
+        where, offset = cache_index[t] // block, cache_index[t] % block
         for h in range(k.shape[1]):
             for d in range(k.shape[2]):
-                k_pages[where, h, offset, d] = k[t, h, d]
-                v_pages[where, h, offset, d] = v[t, h, d]
+                k_blocks[where, h, offset, d] = k[t, h, d]
+                v_blocks[where, h, offset, d] = v[t, h, d]

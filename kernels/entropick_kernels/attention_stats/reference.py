@@ -30,8 +30,8 @@ def _checked(scores: ArrayLike, valid: ArrayLike | None) -> tuple[FloatArray, Bo
 
 def paged_scores(
     query: ArrayLike,
-    k_pages: ArrayLike,
-    pages: ArrayLike,
+    k_blocks: ArrayLike,
+    blocks: ArrayLike,
     length: int,
     *,
     scale: float,
@@ -40,10 +40,10 @@ def paged_scores(
 ) -> FloatArray:
     """Computes the scores [H, K] of one query [H, D] over a sequence's cached keys, which enter the softmax.
 
-    ``k_pages`` [P, Hk, page, D]; key t lies at ``k_pages[pages[t // page], :, t % page]``; query head h reads
-    key-value head h // (H // Hk). K is ``length``, or ``window`` where that is less: the last so many keys.
-    """
-    q, cache, ids = as_float64(query), as_numpy(k_pages), as_numpy(pages)
+    ``k_blocks`` [P, Hk, block, D]; key t lies at ``k_blocks[blocks[t // block], :, t % block]``; query head h
+    reads key-value head h // (H // Hk). K is ``length``, or ``window`` where that is less: the last so many
+    keys."""
+    q, cache, ids = as_float64(query), as_numpy(k_blocks), as_numpy(blocks)
     at = np.arange(0 if window is None else max(0, length - window), length)
     keys = as_float64(cache[ids[at // cache.shape[2]], :, at % cache.shape[2]])
     keys = keys.repeat(q.shape[0] // cache.shape[1], axis=1)

@@ -1,6 +1,6 @@
 """Attention over a paged KV cache in torch, on any device.
 
-Layout of one layer: ``k_pages, v_pages`` [P, Hk, page, D]; a sequence is a row of page ids. Query head h
+Layout of one layer: ``k_blocks, v_blocks`` [P, Hk, block, D]; a sequence is a row of block ids. Query head h
 reads key-value head h // (H // Hk). Position i sees j with i - window < j <= i (Hugging Face's convention),
 and softcap * tanh(score / softcap) is applied before the softmax (Gemma 2).
 """
@@ -20,17 +20,17 @@ from .stats import HeadShards, HeadStats, softmax_stats
 _QUERIES_AT_ONCE: Final = 256
 
 
-def write_kv_torch(k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, cache_index: Tensor) -> None:
+def write_kv_torch(k: Tensor, v: Tensor, k_blocks: Tensor, v_blocks: Tensor, cache_index: Tensor) -> None:
     """Implements :func:`entropick_kernels.attention_stats.write_kv`."""
-    page = k_pages.shape[2]
-    ids, offsets = cache_index.long() // page, cache_index.long() % page
-    k_pages[ids, :, offsets] = k.to(k_pages.dtype)
-    v_pages[ids, :, offsets] = v.to(v_pages.dtype)
+    block = k_blocks.shape[2]
+    ids, offsets = cache_index.long() // block, cache_index.long() % block
+    k_blocks[ids, :, offsets] = k.to(k_blocks.dtype)
+    v_blocks[ids, :, offsets] = v.to(v_blocks.dtype)
 
 
-def _gather(pages: Tensor, ids: Tensor, dtype: torch.dtype) -> Tensor:
-    """Returns pages [P, Hk, page, D] of ids [.., N] as one run of keys [.., Hk, N * page, D]."""
-    return pages[ids].transpose(-3, -4).flatten(-3, -2).to(dtype)
+def _gather(blocks: Tensor, ids: Tensor, dtype: torch.dtype) -> Tensor:
+    """Returns blocks [P, Hk, block, D] of ids [.., N] as one run of keys [.., Hk, N * block, D]."""
+    return blocks[ids].transpose(-3, -4).flatten(-3, -2).to(dtype)
 
 
 def _capped(scores: Tensor, scale: float, softcap: float | None) -> Tensor:
@@ -39,12 +39,12 @@ def _capped(scores: Tensor, scale: float, softcap: float | None) -> Tensor:
     return scores if softcap is None else scores.div_(softcap).tanh_().mul_(softcap)
 
 
-def _scores(inputs: PagedQueries, page_table: Tensor) -> tuple[Tensor, Tensor]:
-    """Computes every row's scores before the softmax, [B, H, N * page], and which keys its query sees."""
+def _scores(inputs: PagedQueries, block_table: Tensor) -> tuple[Tensor, Tensor]:
+    """Computes every row's scores before the softmax, [B, H, N * block], and which keys its query sees."""
     rows, heads, width = inputs.q.shape
-    kv_heads = inputs.k_pages.shape[1]
+    kv_heads = inputs.k_blocks.shape[1]
     work = torch.float64 if inputs.q.dtype == torch.float64 else torch.float32
-    keys = _gather(inputs.k_pages, page_table, work)
+    keys = _gather(inputs.k_blocks, block_table, work)
     position = torch.arange(keys.shape[-2], device=keys.device)
     ends = inputs.lengths.unsqueeze(-1)
     valid = position < ends
@@ -58,13 +58,13 @@ def _scores(inputs: PagedQueries, page_table: Tensor) -> tuple[Tensor, Tensor]:
 def decode_attention_torch(inputs: PagedQueries, want_stats: bool) -> tuple[Tensor, HeadStats | None]:
     """Implements :func:`entropick_kernels.attention_stats.decode_attention`."""
     rows, heads, width = inputs.q.shape
-    scores, valid = _scores(inputs, inputs.page_table)
-    values, stats = _gather(inputs.pages[-1], inputs.page_table, scores.dtype), None
+    scores, valid = _scores(inputs, inputs.block_table)
+    values, stats = _gather(inputs.blocks[-1], inputs.block_table, scores.dtype), None
     if want_stats:
         p, stats = softmax_stats(scores, valid)
     else:
         p = scores.masked_fill_(~valid.unsqueeze(1), -math.inf).softmax(-1)
-    # a stale page may hold anything, and 0 * NaN is NaN
+    # a stale block may hold anything, and 0 * NaN is NaN
     values.masked_fill_(~valid[:, None, :, None], 0.0)
     out = torch.matmul(p.view(rows, values.shape[1], -1, p.shape[-1]), values)
     return out.reshape(rows, heads, width).to(inputs.q.dtype), stats
@@ -72,18 +72,18 @@ def decode_attention_torch(inputs: PagedQueries, want_stats: bool) -> tuple[Tens
 
 def measure_attention_torch(inputs: PagedQueries, shards: HeadShards | None) -> HeadStats:
     """Implements :func:`entropick_kernels.attention_stats.measure_attention`."""
-    page, table = inputs.k_pages.shape[2], inputs.page_table
-    first = torch.arange(table.shape[1], device=table.device) * page
-    # a padded row's pages may be anything
+    block, table = inputs.k_blocks.shape[2], inputs.block_table
+    first = torch.arange(table.shape[1], device=table.device) * block
+    # a padded row's blocks may be anything
     table = table.masked_fill(first >= inputs.lengths.unsqueeze(-1), 0)
     return softmax_stats(*_scores(inputs, table), shards)[1]
 
 
 def prefill_attention_torch(
     q: Tensor,
-    k_pages: Tensor,
-    v_pages: Tensor,
-    page_row: Tensor,
+    k_blocks: Tensor,
+    v_blocks: Tensor,
+    block_row: Tensor,
     length: int,
     *,
     scale: float,
@@ -93,13 +93,13 @@ def prefill_attention_torch(
 ) -> tuple[Tensor, HeadStats | None]:
     """Implements :func:`entropick_kernels.attention_stats.prefill_attention`."""
     n, heads, width = q.shape
-    page, kv_heads = k_pages.shape[2], k_pages.shape[1]
+    block, kv_heads = k_blocks.shape[2], k_blocks.shape[1]
     group = heads // kv_heads
-    # pages that no query of the chunk can see are not read
-    start = 0 if window is None else max(0, length - n - window + 1) // page * page
-    ids = page_row[start // page : -(-length // page)].long()
-    keys = _gather(k_pages, ids, q.dtype)[:, : length - start]
-    values = _gather(v_pages, ids, q.dtype)[:, : length - start]
+    # blocks that no query of the chunk can see are not read
+    start = 0 if window is None else max(0, length - n - window + 1) // block * block
+    ids = block_row[start // block : -(-length // block)].long()
+    keys = _gather(k_blocks, ids, q.dtype)[:, : length - start]
+    values = _gather(v_blocks, ids, q.dtype)[:, : length - start]
     visible: Tensor | None = None
     if n > 1 and (n < length - start or window is not None):
         query_at = torch.arange(length - n, length, device=q.device).unsqueeze(-1)

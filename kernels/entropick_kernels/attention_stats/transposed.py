@@ -1,9 +1,8 @@
-"""Statistics of several layers at once over transposed pages, as native loops: a step of few rows.
+"""Statistics of several layers at once over transposed blocks, as native loops: a step of few rows.
 
-An engine that attends itself, such as vLLM on the CPU, leaves the keys of a page as [D, page]. Where its step
-has few rows, torch's operations cost more than their arithmetic; here a layer is a few native calls. Needs
-numba.
-"""
+An engine that attends itself, such as vLLM on the CPU, leaves the keys of a block as [D, block]. Where its
+step has few rows, torch's operations cost more than their arithmetic; here a layer is a few native calls.
+Needs numba."""
 
 from __future__ import annotations
 
@@ -24,12 +23,12 @@ _ZERO: Final = np.float32(0.0)
 
 
 class TransposedLayer(NamedTuple):
-    """One layer of a step: its newest queries, and the pages that hold its keys."""
+    """One layer of a step: its newest queries, and the blocks that hold its keys."""
 
     queries: Tensor
     """[B, H, D]"""
-    pages: Tensor
-    """[P, Hk, D or more, page], keys in the first D rows"""
+    blocks: Tensor
+    """[P, Hk, D or more, block], keys in the first D rows"""
     scale: float
     window: int | None
     softcap: float
@@ -47,33 +46,33 @@ class LayerFigures(NamedTuple):
     """fields [L, B, H], ``keys`` [L, B]"""
 
 
-def serves(queries: Tensor, pages: Tensor) -> bool:
-    """Returns whether the loops take these tensors: CPU, float32, contiguous pages."""
-    return queries.dtype == pages.dtype == torch.float32 and not queries.is_cuda and pages.is_contiguous()
+def serves(queries: Tensor, blocks: Tensor) -> bool:
+    """Returns whether the loops take these tensors: CPU, float32, contiguous blocks."""
+    return queries.dtype == blocks.dtype == torch.float32 and not queries.is_cuda and blocks.is_contiguous()
 
 
 def measure_transposed(
-    layers: Sequence[TransposedLayer], page_table: Tensor, lengths: Tensor
+    layers: Sequence[TransposedLayer], block_table: Tensor, lengths: Tensor
 ) -> LayerFigures:
-    """Measures the attention of the newest queries in layers that share their pages.
+    """Measures the attention of the newest queries in layers that share their blocks.
 
-    ``page_table`` int [B, N] and ``lengths`` int [B] are as in ``measure_attention``, every length at least
-    1. A row's figures depend on that row alone. Raises IndexError where a page or a length is out of range.
+    ``block_table`` int [B, N] and ``lengths`` int [B] are as in ``measure_attention``, every length at least
+    1. A row's figures depend on that row alone. Raises IndexError where a block or a length is out of range.
     """
     rows, heads, _ = layers[0].queries.shape
-    page = layers[0].pages.shape[3]
-    table = page_table.to(torch.int32).contiguous().numpy()
+    block = layers[0].blocks.shape[3]
+    table = block_table.to(torch.int32).contiguous().numpy()
     ends = lengths.to(torch.int32).contiguous().numpy()
     windows = np.array([layer.window or 0 for layer in layers], dtype=np.int32)
-    probabilities = np.empty((rows, heads, table.shape[1] * page), dtype=np.float32)
+    probabilities = np.empty((rows, heads, table.shape[1] * block), dtype=np.float32)
     figures = np.empty((len(layers), rows, heads, 4), dtype=np.float32)
     by_layer = np.empty((len(layers), rows, 6), dtype=np.float32)
     signals = np.empty((rows, 6), dtype=np.float32)
     for layer, of_layer in zip(layers, figures, strict=True):
-        queries, pages, window = layer.queries.contiguous().numpy(), layer.pages.numpy(), layer.window or 0
-        check(table, ends, pages.shape[0], page, window)
+        queries, blocks, window = layer.queries.contiguous().numpy(), layer.blocks.numpy(), layer.window or 0
+        check(table, ends, blocks.shape[0], block, window)
         measure_transposed_layer(
-            queries=queries, keys=pages, page_table=table, lengths=ends, scale=np.float32(layer.scale),
+            queries=queries, keys=blocks, block_table=table, lengths=ends, scale=np.float32(layer.scale),
             softcap=np.float32(layer.softcap), window=window, probabilities=probabilities, figures=of_layer,
         )  # fmt: skip
     keys = np.empty((len(layers), rows), dtype=np.int64)

@@ -61,7 +61,7 @@ def measure_attention_triton(
     """Implements :func:`entropick_kernels.attention_stats.measure_attention`.
 
     ``split`` and ``tile`` are as in :func:`decode_attention_triton`. ``shards`` adds up a float32 [B, K], K
-    the capacity of the page table, or of the window, in whole splits; beyond a row's own tiles it holds
+    the capacity of the block table, or of the window, in whole splits; beyond a row's own tiles it holds
     anything, and its sums there are not read.
     """
     return _launch(inputs, None, "all", shards, split, tile)
@@ -71,10 +71,10 @@ def _launch(
     inputs: PagedQueries, out: Tensor | None, want: Want, shards: HeadShards | None, split: int, tile: int
 ) -> HeadStats:
     """Fills ``out`` where there are values. Returns the statistics, which mean nothing unless wanted."""
-    q, k_pages, v_pages, page_table, lengths, scale, window, softcap = inputs
+    q, k_blocks, v_blocks, block_table, lengths, scale, window, softcap = inputs
     rows, heads, width = q.shape
-    _, kv_heads, page, _ = k_pages.shape
-    capacity = page_table.shape[1] * page
+    _, kv_heads, block, _ = k_blocks.shape
+    capacity = block_table.shape[1] * block
     splits = triton.cdiv(capacity, split)
     if window is not None:
         splits = min(splits, triton.cdiv(window - 1, split) + 1)
@@ -84,12 +84,12 @@ def _launch(
     def scratch(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=q.device)
 
-    # the kernels take a row's page ids, and the lengths, to lie side by side
-    table = page_table if page_table.stride(1) == 1 else page_table.contiguous()
+    # the kernels take a row's block ids, and the lengths, to lie side by side
+    table = block_table if block_table.stride(1) == 1 else block_table.contiguous()
     lengths = lengths.contiguous()
     sums = scratch(rows, heads, splits, 4)
     # what a launch does not touch stands in where it has no tensor
-    values = k_pages if v_pages is None else v_pages
+    values = k_blocks if v_blocks is None else v_blocks
     partial = sums if out is None else scratch(rows, heads, splits, width)
     figures, softmax = (scratch(rows, heads, n) if stats else sums for n in (4, 2))
     keys = scratch(rows, dtype=torch.int64) if stats else lengths
@@ -101,12 +101,12 @@ def _launch(
     common = {"SPLIT": split, "TILE": tile}
     with torch.cuda.device_of(q):
         attend[(rows * kv_heads, splits)](
-            q, k_pages, values, table, lengths, partial, sums, weights, tops,
+            q, k_blocks, values, table, lengths, partial, sums, weights, tops,
             scale, softcap or 1.0, reach, capacity, splits, table.stride(0), *q.stride()[:2],
-            *k_pages.stride()[:3], *values.stride()[:3],
+            *k_blocks.stride()[:3], *values.stride()[:3],
             KV_HEADS=kv_heads, GROUP=group, GROUP_PAD=max(16, triton.next_power_of_2(group)), WIDTH=width,
-            WIDTH_PAD=width_pad, PAGE=page, CAPPED=softcap is not None, VALUES=out is not None, STATS=stats,
-            KEEP=keep, UPCAST=interpreting() or len({q.dtype, k_pages.dtype, values.dtype}) > 1,
+            WIDTH_PAD=width_pad, BLOCK=block, CAPPED=softcap is not None, VALUES=out is not None, STATS=stats,
+            KEEP=keep, UPCAST=interpreting() or len({q.dtype, k_blocks.dtype, values.dtype}) > 1,
             **common, num_warps=8 if width_pad * q.element_size() > 512 else 4, num_stages=3,
         )  # fmt: skip
         merge[(rows * heads,)](

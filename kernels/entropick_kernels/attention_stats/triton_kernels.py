@@ -3,8 +3,8 @@
 With m the largest score so far, y = (s - m) log2 e and p = 2^y the sums are L = sum p, T = sum p y and
 S = sum |s|; a new maximum m' turns (L, T) into a (L, T + (m - m') log2 e L), a = 2^((m - m') log2 e), and the
 entropy is log2 L - T / L bits. Splits and tiles lie at fixed positions of the sequence and are added in
-blocks of a fixed size, so a row's numbers are the same bits whatever its neighbours, the width of the page
-table and the pages are. Nothing is read that this call has not written for this very row.
+blocks of a fixed size, so a row's numbers are the same bits whatever its neighbours, the width of the block
+table and the blocks are. Nothing is read that this call has not written for this very row.
 """
 
 from __future__ import annotations
@@ -58,11 +58,11 @@ def _unpack(packed):
 
 @triton.jit(do_not_specialize=["window", "capacity", "splits", "table_row"])
 def attend(
-    q, k_pages, v_pages, table, lengths, partial, sums, weights, tops,
+    q, k_blocks, v_blocks, table, lengths, partial, sums, weights, tops,
     scale, softcap, window, capacity, splits, table_row, q_row, q_head,
-    k_page, k_head, k_offset, v_page, v_head, v_offset,
+    k_block, k_head, k_offset, v_block, v_head, v_offset,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, GROUP_PAD: tl.constexpr, WIDTH: tl.constexpr,
-    WIDTH_PAD: tl.constexpr, PAGE: tl.constexpr, TILE: tl.constexpr, SPLIT: tl.constexpr,
+    WIDTH_PAD: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr, SPLIT: tl.constexpr,
     CAPPED: tl.constexpr, VALUES: tl.constexpr, STATS: tl.constexpr, KEEP: tl.constexpr,
     UPCAST: tl.constexpr,
 ):  # fmt: skip
@@ -70,7 +70,7 @@ def attend(
 
     The sums are (m, L, T, S).
 
-    Without VALUES neither values nor an output exist: ``v_pages`` and ``partial`` are not touched.
+    Without VALUES neither values nor an output exist: ``v_blocks`` and ``partial`` are not touched.
     """
     b = (tl.program_id(0) // KV_HEADS).to(tl.int64)
     kv = tl.program_id(0) % KV_HEADS
@@ -87,31 +87,31 @@ def attend(
     query = tl.load(q + b * q_row + (kv * GROUP + g)[:, None] * q_head + d[None, :], mask=real, other=0.0)
     if UPCAST:
         query = query.to(tl.float32)
-    keys = k_pages + kv * k_head + d[None, :]
+    keys = k_blocks + kv * k_head + d[None, :]
     m = tl.full([GROUP_PAD], _LOWEST, tl.float32)
     # summed over the tile's columns at the very end: a step has one reduction, the maximum
     mass = tl.zeros([GROUP_PAD, TILE], tl.float32)
     t = tl.zeros([GROUP_PAD, TILE], tl.float32)
     size = tl.zeros([GROUP_PAD, TILE], tl.float32)
     if VALUES:
-        values = v_pages + kv * v_head + d[None, :]
+        values = v_blocks + kv * v_head + d[None, :]
         out = tl.zeros([GROUP_PAD, WIDTH_PAD], tl.float32)
-    # a step ahead: while keys wait for their page's id, the compiler keeps but one tile in flight
+    # a step ahead: while keys wait for their block's id, the compiler keeps but one tile in flight
     lo = tl.maximum(begin, start // TILE * TILE)
     now = lo + tl.arange(0, TILE)
-    ahead = tl.load(table + b * table_row + now // PAGE, mask=(now >= start) & (now < stop), other=0)
+    ahead = tl.load(table + b * table_row + now // BLOCK, mask=(now >= start) & (now < stop), other=0)
     for at in range(lo, stop, TILE):
         position = at + tl.arange(0, TILE)
         valid = (position >= start) & (position < end)
-        page = ahead.to(tl.int64)
+        block = ahead.to(tl.int64)
         later = position + TILE
-        ahead = tl.load(table + b * table_row + later // PAGE, mask=later < stop, other=0)
-        offset = position % PAGE
-        # a stale page may hold anything
+        ahead = tl.load(table + b * table_row + later // BLOCK, mask=later < stop, other=0)
+        offset = position % BLOCK
+        # a stale block may hold anything
         readable = valid[:, None] if WIDTH == WIDTH_PAD else valid[:, None] & (d < WIDTH)[None, :]
-        k = tl.load(keys + (page * k_page + offset * k_offset)[:, None], mask=readable, other=0.0)
+        k = tl.load(keys + (block * k_block + offset * k_offset)[:, None], mask=readable, other=0.0)
         if VALUES:
-            v = tl.load(values + (page * v_page + offset * v_offset)[:, None], mask=readable, other=0.0)
+            v = tl.load(values + (block * v_block + offset * v_offset)[:, None], mask=readable, other=0.0)
         if UPCAST:
             k = k.to(tl.float32)
             if VALUES:

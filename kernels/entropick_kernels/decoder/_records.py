@@ -15,12 +15,12 @@ STEP: Final = record_type(
     "hidden heads kv_heads width ffn vocab_panels layer_count "
     # whether tokens are looked up in the packed head, since it is the embedding too
     "tied "
-    # the step's sizes: tokens of a page, columns of the page table, T, B, layers whose figures are kept
-    "page columns tokens rows monitored "
+    # the step's sizes: tokens of a block, columns of the block table, T, B, layers whose figures are kept
+    "block columns tokens rows monitored "
     # rows whose probabilities are kept at a time, and the keys that each has room for
     "rows_at_once span "
     # inputs: int64 [T], int64 [T], int32 [T], int32 [B, columns], int32 [B]
-    "ids positions cache_index page_table lengths "
+    "ids positions cache_index block_table lengths "
     # weights: [V, hidden], [hidden], panels of the head, both rotary tables [positions, width / 2], LAYER [L]
     "embed norm head cos sin layers "
     # between the stages, [T, padded]: the residual stream, its norm, the products of q, k, v or of gate and
@@ -38,7 +38,7 @@ STEP: Final = record_type(
 LAYER: Final = record_type(
     # [hidden], panels, bias or 0, norms of the heads [width] or 0
     "norm_in w_qkv b_qkv norm_q norm_k w_out b_out norm_post w_gate_up b_gate_up w_down b_down "
-    # its pages [P, Hk, page, width]
+    # its blocks [P, Hk, block, width]
     "keys values "
     # how many of the last keys a token sees, 0 for all; its number among the monitored layers, -1 for none
     "window monitored",
@@ -46,6 +46,6 @@ LAYER: Final = record_type(
 )
 
 RUN: Final = record_type(
-    # its first token of the step, how many, the keys that the first one sees, its sequence's page ids
-    "first tokens length pages"
+    # its first token of the step, how many, the keys that the first one sees, its sequence's block ids
+    "first tokens length blocks"
 )

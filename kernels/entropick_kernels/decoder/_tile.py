@@ -5,7 +5,7 @@ output is one chain of multiply-adds in the order of the inputs, whatever the nu
 row's results do not depend, to the last bit, on what is worked on beside it.
 
 Two kinds of columns: the panels of a packed matrix, which lie one behind the other (:func:`panel_tile`), and
-columns at addresses of their own (:func:`paged_tile`), as pages have them.
+columns at addresses of their own (:func:`paged_tile`), as blocks have them.
 
 numba has no vector types; the loop is built of LLVM's, which fit every processor.
 """

@@ -5,10 +5,9 @@ runs over the token's own keys in their order: a score over the dimensions, an o
 the other; the normaliser in an order that their number gives. So a token's numbers are the same, bit for bit,
 alone, in a chunk of any size, and recomputed.
 
-Keys lie in a page [P, Hk, page, D] in an order of their own, so that 16 of them make a vector: where 16
-divides the page's size, 16 keys' first dimensions, then their second, ..., then the next 16 keys. In pages of
-other sizes keys lie one behind the other. Values always do.
-"""
+Keys lie in a block [P, Hk, block, D] in an order of their own, so that 16 of them make a vector: where 16
+divides the block's size, 16 keys' first dimensions, then their second, ..., then the next 16 keys. In blocks
+of other sizes keys lie one behind the other. Values always do."""
 
 from __future__ import annotations
 
@@ -43,7 +42,7 @@ _BLEND_ANY: Final = paged_tile(range(1, MOST_ROWS + 1), 1, go_on=True)
 class QueryRun(NamedTuple):
     """A run of consecutive tokens of one sequence, whose queries of one group of heads attend together.
 
-    A row is a token's query of one head: row r belongs to token r // group. All but ``pages`` are numbers;
+    A row is a token's query of one head: row r belongs to token r // group. All but ``blocks`` are numbers;
     the arrays are given by their addresses.
     """
 
@@ -59,14 +58,14 @@ class QueryRun(NamedTuple):
     window: int
     """how many of the last keys a token sees; 0 for all"""
     keys: int
-    """where the key-value head's keys lie in the layer's first page"""
+    """where the key-value head's keys lie in the layer's first block"""
     values: int
-    pages: Int32
-    """the sequence's page ids"""
-    page: int
-    """tokens of a page"""
-    page_floats: int
-    """floats of a page: its keys, or values, of all key-value heads"""
+    blocks: Int32
+    """the sequence's block ids"""
+    block: int
+    """tokens of a block"""
+    block_floats: int
+    """floats of a block: its keys, or values, of all key-value heads"""
     probabilities: int
     """[tokens, group, span], filled from key ``first_key`` of the first token on"""
     span: int
@@ -84,16 +83,16 @@ def vector(place: int, n: int) -> Any:
 
 
 @native()
-def key_cell(offset: int, page: int, width: int) -> tuple[int, int]:
-    """Returns where in a page's head a key begins and how far apart its dimensions are, in floats."""
-    if page % LANES:
+def key_cell(offset: int, block: int, width: int) -> tuple[int, int]:
+    """Returns where in a block's head a key begins and how far apart its dimensions are, in floats."""
+    if block % LANES:
         return offset * width, 1
     return offset // LANES * LANES * width + offset % LANES, LANES
 
 
 @native("contract")
 def _score_plain(q: int, rows: int, width: int, k: int, count: int, out: int, span: int) -> None:
-    """Scores any number of queries and keys that follow each other in a page, in the tiles' order of sums."""
+    """Scores any number of queries and keys that follow each other in a block, in the order of the tiles."""
     for r in range(rows):
         query, line = vector(q + r * width * FLOAT, width), vector(out + r * span * FLOAT, count)
         for j in range(count):
@@ -147,8 +146,8 @@ def _blend(p: int, span: int, rows: int, v: int, count: int, width: int, out: in
 @native()
 def _keys_at(run: QueryRun, at: int) -> Any:
     """Returns the address of the 16 keys from ``at`` on."""
-    page = run.pages[at // run.page] * run.page_floats
-    return run.keys + (page + at % run.page * run.width) * FLOAT
+    block = run.blocks[at // run.block] * run.block_floats
+    return run.keys + (block + at % run.block * run.width) * FLOAT
 
 
 @native()
@@ -157,11 +156,11 @@ def _scores(run: QueryRun, base: int) -> None:
     rows, end = run.tokens * run.group, run.length + run.tokens - 1
     q, p, width, span = run.queries, run.probabilities, run.width, run.span
     at = base
-    if run.page % LANES:
+    if run.block % LANES:
         while at < end:
             to = p + (at - base) * FLOAT
-            _score_plain(q, rows, width, _keys_at(run, at), min(run.page, end - at), to, span)
-            at += run.page
+            _score_plain(q, rows, width, _keys_at(run, at), min(run.block, end - at), to, span)
+            at += run.block
         return
     if rows <= MOST_ROWS // 2:
         wide = LANES * (4 if rows == 1 else 2)
@@ -214,11 +213,11 @@ def _outputs(run: QueryRun, base: int) -> None:
     tiles = (rows + MOST_ROWS - 1) // MOST_ROWS
     at = base
     while at < end:
-        following = min(at + run.page, end)
-        v = run.values + run.pages[at // run.page] * run.page_floats * FLOAT
+        following = min(at + run.block, end)
+        v = run.values + run.blocks[at // run.block] * run.block_floats * FLOAT
         ahead = v
         if following < end:
-            ahead = run.values + run.pages[following // run.page] * run.page_floats * FLOAT
+            ahead = run.values + run.blocks[following // run.block] * run.block_floats * FLOAT
         first = 0
         for tile in range(tiles):
             last = rows * (tile + 1) // tiles
@@ -244,15 +243,15 @@ def _outputs(run: QueryRun, base: int) -> None:
 
 
 @native()
-def first_key(length: int, window: int, page: int) -> int:
-    """Returns the first key of the first page that a token with ``length`` keys looks into."""
-    return max(length - window, 0) // page * page if window else 0
+def first_key(length: int, window: int, block: int) -> int:
+    """Returns the first key of the first block that a token with ``length`` keys looks into."""
+    return max(length - window, 0) // block * block if window else 0
 
 
 @native()
 def attend(run: QueryRun) -> None:
     """Computes the attention of a run: probabilities, outputs, and the first three figures of each row."""
-    base = first_key(run.length, run.window, run.page)
+    base = first_key(run.length, run.window, run.block)
     _scores(run, base)
     for r in range(run.tokens * run.group):
         seen = run.length + r // run.group

@@ -100,7 +100,7 @@ class NativeDecoder:
         self._runs = np.empty(0, dtype=RUN)
         self._per_token = len(self._layers) * (joined + wide + 3 * ffn) * hidden
         self._monitored: frozenset[int] | None = None
-        self._pages: tuple[Sequence[Tensor], Sequence[Tensor]] | None = None
+        self._blocks: tuple[Sequence[Tensor], Sequence[Tensor]] | None = None
         self._limits = torch.empty(0, 1, dtype=torch.int64)
         self._cells = np.zeros(CELLS, dtype=np.int64)
         self._cells[PROGRAM] = self._step.ctypes.data
@@ -109,7 +109,7 @@ class NativeDecoder:
     def __call__(self, step: DecoderStep) -> Decoded | None:
         """Runs a step and returns the results of its rows, None for a step without rows.
 
-        Raises IndexError for a token, a position, a page or a cache index out of range, ValueError where the
+        Raises IndexError for a token, a position, a block or a cache index out of range, ValueError where the
         chunks do not have just the tokens before the rows.
         """
         rows, shape = step.rows, self.shape
@@ -157,8 +157,8 @@ class NativeDecoder:
         """Writes down which prompt tokens are attended for together, and where each thread does it."""
         group, width = self.shape.heads // self.shape.kv_heads, self.shape.width
         longest = max((chunk.length for chunk in step.chunks), default=0)
-        page = step.keys[0].shape[2]
-        span = -(-longest // page) * page
+        block = step.keys[0].shape[2]
+        span = -(-longest // block) * block
         queries = max(MOST_ROWS, min(_QUERIES_AT_ONCE, _RUN_FLOATS // max(span, 1)))
         at_once = max(1, queries // group)
         self._runs = np.array(prompt_runs(step.chunks, at_once) if step.chunks else [], dtype=RUN)
@@ -170,17 +170,17 @@ class NativeDecoder:
         """Checks the step's inputs and writes them down. Returns the multiply-adds of the layers."""
         shape = self.shape
         tokens, rows = step.ids.shape[0], step.rows
-        pages, kv_heads, page, width = step.keys[0].shape
+        blocks, kv_heads, block, width = step.keys[0].shape
         if (kv_heads, width) != (shape.kv_heads, shape.width):
-            raise ValueError(f"expected pages [P, {shape.kv_heads}, page, {shape.width}]")
+            raise ValueError(f"expected blocks [P, {shape.kv_heads}, block, {shape.width}]")
         ids, positions, cache_index = step.ids.numpy(), step.positions.numpy(), step.cache_index.numpy()
-        check_tokens(ids, positions, cache_index, shape.vocab, self._longest, pages * page)
-        ends, page_table = step.lengths.numpy(), step.page_table.numpy()
-        seen = check(page_table, ends, pages, page, 0) if rows else 0
+        check_tokens(ids, positions, cache_index, shape.vocab, self._longest, blocks * block)
+        ends, block_table = step.lengths.numpy(), step.block_table.numpy()
+        seen = check(block_table, ends, blocks, block, 0) if rows else 0
         for chunk in step.chunks:
             if not 1 <= chunk.count <= chunk.length:
                 raise ValueError(f"a chunk of {chunk.count} tokens cannot end a text of {chunk.length}")
-            check(chunk.pages.numpy()[None], np.array([chunk.length], dtype=np.int32), pages, page, 0)
+            check(chunk.blocks.numpy()[None], np.array([chunk.length], dtype=np.int32), blocks, block, 0)
             seen += chunk.count * (chunk.length - chunk.count // 2)
         if sum(chunk.count for chunk in step.chunks) != tokens - rows:
             raise ValueError(f"{tokens} tokens are not the chunks and {rows} rows")
@@ -188,13 +188,13 @@ class NativeDecoder:
             self._tokens = tokens
             for name, size in self._sizes.items():
                 self._room(name, tokens * size)
-        columns = page_table.shape[1]
-        span = columns * page
+        columns = block_table.shape[1]
+        span = columns * block
         at_once = min(rows, max(1, _SCRATCH_FLOATS // (shape.heads * span)))
         self._room("probabilities", at_once * shape.heads * span)
         self._room("unmonitored_figures", rows * shape.heads * 4)
         self._set(
-            page=page,
+            block=block,
             columns=columns,
             tokens=tokens,
             rows=rows,
@@ -203,13 +203,13 @@ class NativeDecoder:
             ids=step.ids.data_ptr(),
             positions=step.positions.data_ptr(),
             cache_index=step.cache_index.data_ptr(),
-            page_table=step.page_table.data_ptr(),
+            block_table=step.block_table.data_ptr(),
             lengths=step.lengths.data_ptr(),
         )
-        if self._pages is None or step.keys is not self._pages[0] or step.values is not self._pages[1]:
+        if self._blocks is None or step.keys is not self._blocks[0] or step.values is not self._blocks[1]:
             self._layers["keys"] = [k.data_ptr() for k in step.keys]
             self._layers["values"] = [v.data_ptr() for v in step.values]
-            self._pages = (step.keys, step.values)
+            self._blocks = (step.keys, step.values)
         if step.monitored != self._monitored:
             self._monitor(step.monitored)
         return tokens * self._per_token + 2 * seen * len(self._layers) * shape.heads * width

@@ -92,7 +92,7 @@ def _project(
 def _cache_head(step: Any, layer: Any, head: int, begin: int, end: int) -> None:
     """Caches keys and values of tokens begin..end of one head, and rotates its group's queries."""
     heads, kv_heads, width = step.heads, step.kv_heads, step.width
-    half, page, group = width // 2, step.page, heads // kv_heads
+    half, block, group = width // 2, step.block, heads // kv_heads
     eps, scale = step.eps, np.float32(layer.scale)
     positions = numba.carray(address(step.positions), (step.tokens,), np.int64)
     cache_index = numba.carray(address(step.cache_index), (step.tokens,), np.int32)
@@ -113,13 +113,13 @@ def _cache_head(step: Any, layer: Any, head: int, begin: int, end: int) -> None:
         if layer.norm_k:
             rms_norm(k, vector(layer.norm_k, width), eps, k)
         rotate(k, cos, sin, key)
-        of_page = (cache_index[t] // page * kv_heads + head) * page * width
-        at, apart = key_cell(cache_index[t] % page, page, width)
-        kept = vector(layer.keys + (of_page + at) * FLOAT, (width - 1) * apart + 1)
+        of_block = (cache_index[t] // block * kv_heads + head) * block * width
+        at, apart = key_cell(cache_index[t] % block, block, width)
+        kept = vector(layer.keys + (of_block + at) * FLOAT, (width - 1) * apart + 1)
         for i in range(width):
             kept[i * apart] = key[i]
         v = vector(joined + (heads + kv_heads + head) * width * FLOAT, width)
-        kept = vector(layer.values + (of_page + cache_index[t] % page * width) * FLOAT, width)
+        kept = vector(layer.values + (of_block + cache_index[t] % block * width) * FLOAT, width)
         for i in range(width):
             kept[i] = v[i]
 
@@ -135,12 +135,12 @@ def _query(step: Any, head: int, t: int) -> Any:
 def _attend_unit(step: Any, layer: Any, me: int, unit: int, prompts: int, lo: int, of_layer: int) -> None:
     """Attends for one unit: a run of prompt tokens (the first ``prompts`` units), or a row; and one head."""
     heads, kv_heads, width = step.heads, step.kv_heads, step.width
-    page, group, head = step.page, heads // kv_heads, unit % kv_heads
+    block, group, head = step.block, heads // kv_heads, unit % kv_heads
     if unit < prompts:
         # the last tokens of a prompt see the most keys: they go first
         runs = numba.carray(address(step.runs), (step.run_count,), RUN)
         run = runs[step.run_count - 1 - unit // kv_heads]
-        first, count, length, place = run.first, run.tokens, run.length, run.pages
+        first, count, length, place = run.first, run.tokens, run.length, run.blocks
         p, span, stride = step.scratch + me * step.scratch_floats * FLOAT, step.run_span, 0
         out = p + count * group * span * FLOAT
         figures = out + count * group * width * FLOAT
@@ -148,12 +148,12 @@ def _attend_unit(step: Any, layer: Any, me: int, unit: int, prompts: int, lo: in
         b = (unit - prompts) // kv_heads
         lengths = numba.carray(address(step.lengths), (step.rows,), np.int32)
         first, count, length = step.tokens - step.rows + lo + b, 1, np.int64(lengths[lo + b])
-        place = step.page_table + (lo + b) * step.columns * 4
+        place = step.block_table + (lo + b) * step.columns * 4
         span, stride = step.span, 4
         p = step.probabilities + (b * heads + head * group) * span * FLOAT
         out = step.attended + (first * heads + head * group) * width * FLOAT
         figures = of_layer + ((lo + b) * heads + head * group) * 4 * FLOAT
-    inside = head * page * width * FLOAT
+    inside = head * block * width * FLOAT
     # the one place where tokens attend, rows and prompts alike: the same instructions for all
     attend(
         QueryRun(
@@ -165,9 +165,9 @@ def _attend_unit(step: Any, layer: Any, me: int, unit: int, prompts: int, lo: in
             window=layer.window,
             keys=layer.keys + inside,
             values=layer.values + inside,
-            pages=numba.carray(address(place), ((length + count - 2) // page + 1,), np.int32),
-            page=page,
-            page_floats=kv_heads * page * width,
+            blocks=numba.carray(address(place), ((length + count - 2) // block + 1,), np.int32),
+            block=block,
+            block_floats=kv_heads * block * width,
             probabilities=p,
             span=span,
             out=out,
@@ -226,7 +226,7 @@ def _measure(step: Any, layer: Any, lo: int, b: int, of_layer: int) -> None:
     length: Any = np.int64(numba.carray(address(step.lengths), (rows,), np.int32)[lo + b])
     start = max(length - window, 0) if window else 0
     n = length - start
-    place = step.probabilities + (b * heads * span + start - first_key(length, window, step.page)) * FLOAT
+    place = step.probabilities + (b * heads * span + start - first_key(length, window, step.block)) * FLOAT
     p = numba.carray(address(place), (heads, span), np.float32)
     figures = numba.carray(address(of_layer + (lo + b) * heads * 4 * FLOAT), (heads, 4), np.float32)
     deviations(p, n, np.empty(n, dtype=np.float32), figures)

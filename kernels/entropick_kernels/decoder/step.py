@@ -17,8 +17,8 @@ class PrefillChunk:
 
     count: int
     """tokens"""
-    pages: Tensor
-    """int32 [N], the sequence's page ids"""
+    blocks: Tensor
+    """int32 [N], the sequence's block ids"""
     length: int
     """keys of the sequence including the chunk"""
 
@@ -32,13 +32,13 @@ class DecoderStep:
     positions: Tensor
     """int64 [T]"""
     cache_index: Tensor
-    """int32 [T], where each token's key and value go: page id * page size + offset"""
+    """int32 [T], where each token's key and value go: block id * block size + offset"""
     keys: Sequence[Tensor]
-    """contiguous pages [P, Hk, page, D] of every layer. The caller must pass the same sequence of the same
-    tensors at every step, and must not read keys: their order inside a page is the decoder's"""
+    """contiguous blocks [P, Hk, block, D] of every layer. The caller must pass the same sequence of the same
+    tensors at every step, and must not read keys: their order inside a block is the decoder's"""
     values: Sequence[Tensor]
     """as ``keys``, with values in order"""
-    page_table: Tensor
+    block_table: Tensor
     """int32 [B, N]"""
     lengths: Tensor
     """int32 [B], keys of each row including its newest token's"""
@@ -66,9 +66,9 @@ def prompt_runs(chunks: Sequence[PrefillChunk], tokens: int) -> list[tuple[int, 
     runs, first = [], 0
     for chunk in chunks:
         seen = chunk.length - chunk.count + 1
-        pages = chunk.pages.data_ptr()
+        blocks = chunk.blocks.data_ptr()
         runs += [
-            (first + i, min(tokens, chunk.count - i), seen + i, pages) for i in range(0, chunk.count, tokens)
+            (first + i, min(tokens, chunk.count - i), seen + i, blocks) for i in range(0, chunk.count, tokens)
         ]
         first += chunk.count
     return runs

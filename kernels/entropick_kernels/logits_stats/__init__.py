@@ -35,17 +35,17 @@ __all__ = [
     "warmup",
 ]
 
-Implementation = Literal["torch", "numba", "triton"]
+Kernels = Literal["torch", "numba", "triton"]
 _TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def logits_stats(logits: Tensor, *, implementation: Implementation | None = None) -> LogitsStats:
+def logits_stats(logits: Tensor, *, kernels: Kernels | None = None) -> LogitsStats:
     """Measures every row of ``logits`` [B, V] (fp64, fp32, bf16, fp16; V >= 1), on the tensor's device.
 
     Maths in float32 (float64 for float64). -inf is a mask; a bad row is flagged and touches no other row; a
     row's figures do not depend on its neighbours. Formulas: ``reference.py``. Never synchronises.
 
-    ``implementation``: "triton" (CUDA, not float64), "numba" (native loops; CPU, not float64), "torch"
+    ``kernels``: "triton" (CUDA, not float64), "numba" (native loops; CPU, not float64), "torch"
     (anything), or None for the fastest that serves the tensor. Raises ValueError for another shape or where
     the forced implementation cannot serve it, TypeError for integers.
     """
@@ -54,16 +54,16 @@ def logits_stats(logits: Tensor, *, implementation: Implementation | None = None
     if not logits.is_floating_point():
         raise TypeError(f"logits must be floating point, got {logits.dtype}")
     if logits.dtype in _TRITON_DTYPES:
-        kernels = chosen(__name__, implementation, logits)
+        kernels = chosen(__name__, kernels, logits)
         if kernels is not None:
             stats: LogitsStats = kernels.logits_stats_triton(logits)
             return stats
-    elif implementation == "triton":
+    elif kernels == "triton":
         raise ValueError(f"the Triton kernels read float32, bfloat16 and float16, got {logits.dtype}")
     served = _loops is not None and logits.device.type == "cpu" and logits.dtype != torch.float64
-    if implementation == "numba" and not served:
+    if kernels == "numba" and not served:
         raise ValueError("the native loops need numba and a tensor on the CPU that is not float64")
-    native = served and implementation != "torch"
+    native = served and kernels != "torch"
     return _loops.logits_stats_numba(logits) if native else logits_stats_torch(logits)
 
 

@@ -21,15 +21,15 @@ except ImportError:  # numba is not installed: torch serves everything
 
 __all__ = ["Implementation", "draw", "philox_uniform", "warmup"]
 
-Implementation = Literal["torch", "numba", "triton"]
+Kernels = Literal["torch", "numba", "triton"]
 
 
-def _native(tensors: tuple[Tensor, ...], implementation: Implementation | None) -> bool:
+def _native(tensors: tuple[Tensor, ...], kernels: Kernels | None) -> bool:
     """Returns whether the native loops are to run. Raises ValueError where they are demanded and cannot."""
     possible = _loops is not None and all(t.device.type == "cpu" for t in tensors)
-    if implementation == "numba" and not possible:
+    if kernels == "numba" and not possible:
         raise ValueError("the native loops need numba and tensors on the CPU")
-    return possible and implementation in (None, "numba")
+    return possible and kernels in (None, "numba")
 
 
 def philox_uniform(
@@ -38,20 +38,20 @@ def philox_uniform(
     draw: Tensor,
     stream: Tensor,
     *,
-    implementation: Implementation | None = None,
+    kernels: Kernels | None = None,
 ) -> Tensor:
     """Computes a uniform number in [0, 1) for each (seed, position, draw, stream): int64, broadcast; float64.
 
     Philox-4x32-10 with key = (low, high 32 bits of seed) and counter = (position, draw, stream, 0), each
     modulo 2^32; with x the output words the number is (x0 * 2^21 + floor(x1 / 2^11)) * 2^-53. Counter-based:
-    the number does not depend on what else is drawn. ``implementation`` as for :func:`draw`; all give the
+    the number does not depend on what else is drawn. ``kernels`` as for :func:`draw`; all give the
     same bits.
     """
-    kernels = chosen(__name__, implementation, seed, position, draw, stream)
+    kernels = chosen(__name__, kernels, seed, position, draw, stream)
     if kernels is not None:
         uniforms: Tensor = kernels.philox_uniform_triton(seed, position, draw, stream)
         return uniforms
-    if _native((seed, position, draw, stream), implementation):
+    if _native((seed, position, draw, stream), kernels):
         return _loops.philox_uniform_numba(seed, position, draw, stream)
     return philox_uniform_torch(seed, position, draw, stream)
 
@@ -65,7 +65,7 @@ def draw(
     uniforms: Tensor,
     *,
     max_top_k: int | None = None,
-    implementation: Implementation | None = None,
+    kernels: Kernels | None = None,
 ) -> Tensor:
     """Draws token ids int64 [B, N]: softmax(logits / T), top-k, top-p, min-p, inverse CDF in order of id.
 
@@ -79,7 +79,7 @@ def draw(
     0 < top_k <= max_top_k in every row (no full sort), 0 that no row uses top_k or top_p (no sort at all),
     None promises nothing.
 
-    ``implementation``: "numba" (native loops, on the CPU), "triton" (on a GPU), "torch" (anything), or None
+    ``kernels``: "numba" (native loops, on the CPU), "triton" (on a GPU), "torch" (anything), or None
     for the fastest that serves the tensors (float64 logits on a GPU: torch). Their weights differ in the last
     bits, so their tokens may where a uniform number lies within 1e-7 of a boundary. Raises ValueError on
     shapes that do not fit, and where the implementation cannot serve the tensors.
@@ -93,12 +93,12 @@ def draw(
         if value.shape != rows:
             raise ValueError(f"{name} must have shape [{rows[0]}], got {tuple(value.shape)}")
     tensors = (logits, temperature, top_k, top_p, min_p, uniforms)
-    wide = implementation is None and logits.dtype == torch.float64
-    kernels = None if wide else chosen(__name__, implementation, *tensors)
+    wide = kernels is None and logits.dtype == torch.float64
+    kernels = None if wide else chosen(__name__, kernels, *tensors)
     if kernels is not None:
         tokens: Tensor = kernels.draw_triton(*tensors, max_top_k=max_top_k)
         return tokens
-    if _native(tensors, implementation):
+    if _native(tensors, kernels):
         return _loops.draw_numba(*tensors)
     return draw_torch(*tensors, max_top_k=max_top_k)
 

@@ -56,7 +56,7 @@ async def measure(
             sampling=sampling,
             policy=PolicyConfig(policy="fixed"),
             arrival=time.monotonic(),
-            forced_token_ids=sample.reply,
+            replayed_token_ids=sample.reply,
         )
         async with gate:
             tokens = await _tokens(engine, request)

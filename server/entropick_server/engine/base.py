@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from entropick_sampler.profile import Profile
 
-from .types import EngineLoad, ModelInfo, Request, RequestOutput, StepReport
+from .types import EngineGauges, ModelInfo, Request, RequestOutput, StepReport
 
 
 class EngineError(Exception):
@@ -96,11 +96,11 @@ class Engine(Protocol):
         """Yields the outputs of a request until an output carries a finish_reason.
 
         Closing the iterator early (aclose, or cancelling the task that reads it) cancels the request: its
-        pages are free at the next step. Raises QueueFullError, EngineDeadError.
+        blocks are free at the next step. Raises QueueFullError, EngineDeadError.
         """
         ...
 
-    def load(self) -> EngineLoad:
+    def gauges(self) -> EngineGauges:
         """Returns the gauges of this moment."""
         ...
 

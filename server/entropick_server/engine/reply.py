@@ -92,7 +92,7 @@ class Reply:
     @classmethod
     def begin(cls, request: Request, max_model_len: int) -> Reply:
         """Makes the empty reply of a request that passed :func:`check_request`."""
-        replayed = request.forced_token_ids
+        replayed = request.replayed_token_ids
         wanted = len(replayed) or request.sampling.max_tokens
         return cls(
             min(wanted, max_model_len - len(request.prompt_token_ids)),
@@ -179,7 +179,7 @@ def check_request(
 
     ``profile``: the calibration in force; ``measures``: False of an engine that measures nothing.
     """
-    for name, ids in (("prompt", request.prompt_token_ids), ("forced", request.forced_token_ids)):
+    for name, ids in (("prompt", request.prompt_token_ids), ("replayed", request.replayed_token_ids)):
         if ids and not (min(ids) >= 0 and max(ids) < info.vocab_size):
             raise ValueError(f"{name} token ids must be 0 to {info.vocab_size - 1}")
     prompt = len(request.prompt_token_ids)
@@ -189,7 +189,7 @@ def check_request(
         raise ValueError(
             f"the prompt has {prompt} tokens; with one of reply the context holds {info.max_model_len}"
         )
-    if not request.forced_token_ids and request.sampling.max_tokens < 1:
+    if not request.replayed_token_ids and request.sampling.max_tokens < 1:
         raise ValueError("max_tokens must be at least 1")
     if not 0 <= request.choice < MAX_CHOICES:
         raise ValueError(f"choice must be 0 to {MAX_CHOICES - 1}")

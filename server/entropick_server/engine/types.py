@@ -41,7 +41,7 @@ class Request:
     """its number among the choices of one prompt, 0 to 65535: each draws with numbers of its own"""
     group: str | None = None
     """a name that the choices of one prompt share, so that the prompt is computed once; None: one choice"""
-    forced_token_ids: tuple[int, ...] = ()
+    replayed_token_ids: tuple[int, ...] = ()
     """teacher forcing: emit these tokens instead of drawing, measured as usual (calibration, evaluation)"""
 
 
@@ -137,13 +137,13 @@ class BranchVerdict:
 
 
 @dataclass(frozen=True, slots=True)
-class EngineLoad:
-    """The gauges of one moment; pages are pages of the KV cache."""
+class EngineGauges:
+    """The gauges of one moment; blocks are blocks of the KV cache."""
 
     running: int
     waiting: int
-    pages_used: int
-    pages_total: int
+    blocks_used: int
+    blocks_total: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,13 +153,13 @@ class StepReport:
     ``slots`` gives the slot of each of ``outputs`` (0 <= slot < max_num_seqs), -1 for a request that never
     ran. ``queued_seconds`` lists the requests that got their first step, with the time that they had waited;
     ``prefix_queries`` counts their prompts' tokens, ``prefix_hits`` those that were found in the cache.
-    ``preempted`` lists requests that gave their pages up and wait again, once for each row. ``verdicts``: on
+    ``preempted`` lists requests that gave their blocks up and wait again, once for each row. ``verdicts``: on
     branches that came to their end in this step.
     """
 
     outputs: tuple[RequestOutput, ...]
     slots: tuple[int, ...]
-    load: EngineLoad
+    gauges: EngineGauges
     queued_seconds: tuple[tuple[str, float], ...]
     duration: float
     """seconds the step took"""
@@ -204,7 +204,7 @@ DecoderChoice = Literal["auto", "torch", "modules"]
 where it does), torch operations at best, or transformers' modules"""
 KernelsChoice = Literal["auto", "torch", "numba", "triton"]
 """which implementation attends, measures and draws: auto is Triton on CUDA and native loops on the CPU"""
-DEFAULT_PAGE_SIZE: Final = 16
+DEFAULT_BLOCK_SIZE: Final = 16
 DEFAULT_KV_CACHE_BYTES: Final = 1 << 29
 DEFAULT_BATCHED_TOKENS: Final = 512
 
@@ -219,12 +219,12 @@ class EngineOptions:
     max_num_seqs: int = 16
     max_num_batched_tokens: int | None = None
     """tokens of one step: decode rows and prefill chunks together; None: the engine's own number"""
-    page_size: int | None = None
+    block_size: int | None = None
     """tokens of a KV cache block; None: the engine's own number"""
     kv_cache_bytes: int | None = None
     """None: DEFAULT_KV_CACHE_BYTES, or vLLM's share of a GPU"""
     enable_prefix_caching: bool = True
-    """take the pages of a prompt's beginning from requests that had the same beginning"""
+    """take the blocks of a prompt's beginning from requests that had the same beginning"""
     dtype: str = "auto"
     device: str = "auto"
     threads: int | None = None

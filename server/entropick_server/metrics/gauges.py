@@ -7,17 +7,17 @@ from collections.abc import Callable, Iterator
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from ..engine.types import EngineLoad
+from ..engine.types import EngineGauges
 
 
 class GaugesCollector(Collector):
     """A collector of the running and waiting rows and the share of the KV cache in use."""
 
     def __init__(self) -> None:
-        self._read: Callable[[], EngineLoad] | None = None
+        self._read: Callable[[], EngineGauges] | None = None
         self._model_name = ""
 
-    def bind(self, model_name: str, read: Callable[[], EngineLoad]) -> None:
+    def bind(self, model_name: str, read: Callable[[], EngineGauges]) -> None:
         """Names the model; ``read`` returns the gauges of a moment."""
         self._model_name = model_name
         self._read = read
@@ -37,7 +37,7 @@ class GaugesCollector(Collector):
             (
                 "kv_cache_usage_ratio",
                 "Share of the KV cache in use, 0 to 1; average or maximum over servers.",
-                now.pages_used / max(now.pages_total, 1),
+                now.blocks_used / max(now.blocks_total, 1),
             ),
         )
         for name, help_text, value in figures:

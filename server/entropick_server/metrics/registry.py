@@ -11,7 +11,7 @@ from prometheus_client.exposition import choose_encoder
 
 from entropick_sampler.params import Strategy
 
-from ..engine.types import EngineLoad, StepReport
+from ..engine.types import EngineGauges, StepReport
 from .exemplars import exemplar
 from .gauges import GaugesCollector
 from .signals import SignalCollector
@@ -81,7 +81,7 @@ class Metrics:
         )
         self._step = self._histogram("engine_step_seconds", "Duration of an engine step.", _SHORT)
 
-    def bind(self, model_name: str, load: Callable[[], EngineLoad]) -> None:
+    def bind(self, model_name: str, load: Callable[[], EngineGauges]) -> None:
         """Names the model, once it is loaded; ``load`` returns the gauges of a moment."""
         self._model_name = model_name
         self._signals.bind(model_name)

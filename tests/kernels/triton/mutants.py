@@ -117,8 +117,8 @@ MUTANTS = (
     Mutant(
         "the keys' strides taken for those of a plain cache",
         LAUNCHES,
-        "*k_pages.stride()[:3], *values",
-        "*k_pages.contiguous().stride()[:3], *values",
+        "*k_blocks.stride()[:3], *values",
+        "*k_blocks.contiguous().stride()[:3], *values",
         MEASURE,
     ),
     Mutant(

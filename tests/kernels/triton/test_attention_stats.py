@@ -23,17 +23,17 @@ RESOLUTION = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 
 
 class Cache:
-    """Rows of random keys and values in scattered pages; what no row owns is NaN."""
+    """Rows of random keys and values in scattered blocks; what no row owns is NaN."""
 
     def __init__(
-        self, device, lengths, kv_heads, width, *, page=16, dtype=torch.float32, seed=0, columns=None, at=0
+        self, device, lengths, kv_heads, width, *, block=16, dtype=torch.float32, seed=0, columns=None, at=0
     ):
-        counts = [-(-n // page) for n in lengths]
+        counts = [-(-n // block) for n in lengths]
         total = sum(counts) + 3
         order = torch.randperm(total, generator=torch.Generator().manual_seed(seed)).tolist()
-        shape = (total, kv_heads, page, width)
+        shape = (total, kv_heads, block, width)
         self.k, self.v = (torch.full(shape, math.nan, dtype=dtype, device=device) for _ in range(2))
-        # beyond a row's pages: any valid id, here of a page that is NaN
+        # beyond a row's blocks: any valid id, here of a block that is NaN
         table = torch.full((len(lengths), columns or max(counts)), order.pop(), dtype=torch.int32)
         self.lengths = torch.tensor(lengths, dtype=torch.int32, device=device)
         self.keys, self.values = [], []
@@ -41,11 +41,11 @@ class Cache:
             ids = torch.tensor([order.pop() for _ in range(count)])
             table[row, :count] = ids
             g = torch.Generator().manual_seed(1000 + n)
-            for pages, kept in ((self.k, self.keys), (self.v, self.values)):
+            for blocks, kept in ((self.k, self.keys), (self.v, self.values)):
                 drawn = torch.randn(n, kv_heads, width, generator=g).to(dtype)
                 kept.append(drawn)
                 slots = torch.arange(n)
-                pages[ids[slots // page].to(device), :, (slots % page).to(device)] = drawn.to(device)
+                blocks[ids[slots // block].to(device), :, (slots % block).to(device)] = drawn.to(device)
         self.table = table.to(device)
 
     def attend(self, q, scale=0.3, window=None, softcap=None, **options):
@@ -104,12 +104,12 @@ def assert_same(a, b):
 
 @pytest.mark.parametrize("dtype", RESOLUTION, ids=str)
 @pytest.mark.parametrize(
-    ("kv_heads", "group", "width", "page"),
+    ("kv_heads", "group", "width", "block"),
     [(2, 1, 24, 16), (1, 2, 16, 16), (1, 3, 64, 5), (1, 4, 64, 16), (1, 7, 16, 16), (1, 8, 24, 16)],
 )
-def test_every_ratio_width_page_and_type(device, dtype, kv_heads, group, width, page):
+def test_every_ratio_width_block_and_type(device, dtype, kv_heads, group, width, block):
     lengths = [1, 2, 15, 16, 17, 63, 65]
-    cache = Cache(device, lengths, kv_heads, width, dtype=dtype, page=page)
+    cache = Cache(device, lengths, kv_heads, width, dtype=dtype, block=block)
     check(cache, queries(len(lengths), kv_heads * group, width, dtype), dtype, **SMALL)
 
 
@@ -129,7 +129,7 @@ def test_windows_over_many_splits(device, window):
 
 
 def test_more_splits_and_tiles_than_a_block_of_the_merge(device):
-    cache = Cache(device, [16 * 16 + 5, 16 * 128 + 40], 1, 16, page=64)
+    cache = Cache(device, [16 * 16 + 5, 16 * 128 + 40], 1, 16, block=64)
     check(cache, queries(2, 2, 16), torch.float32, split=16, tile=16)
 
 
@@ -199,7 +199,7 @@ def test_a_row_is_the_same_bits_wherever_it_is(device, window, split, longest):
         assert_same(alone, (whole[0][[row]], [figure[[row]] for figure in whole[1]]))
 
 
-def test_what_a_page_held_before_does_not_matter(device):
+def test_what_a_block_held_before_does_not_matter(device):
     lengths = [5, 70, 200]
     q = queries(3, 4, 16)
     cache = Cache(device, lengths, 2, 16)
@@ -243,13 +243,13 @@ def test_the_public_function_agrees_with_torch(device, dtype):
     packed = queries(3, 10, 20, dtype).to(device)
     arguments = (packed[:, :4], cache.k, cache.v, cache.table.long(), cache.lengths.long())
     options = {"scale": 0.4, "window": 200, "softcap": 8.0}
-    out, stats = decode_attention(*arguments, **options, implementation="triton")
-    want, figures = decode_attention(*arguments, **options, implementation="torch")
+    out, stats = decode_attention(*arguments, **options, kernels="triton")
+    want, figures = decode_attention(*arguments, **options, kernels="torch")
     torch.testing.assert_close(out, want, rtol=RESOLUTION[dtype], atol=RESOLUTION[dtype])
     for got, figure in zip(stats, figures, strict=True):
         assert got.dtype == figure.dtype
         torch.testing.assert_close(got, figure, rtol=1e-4, atol=2e-5)
-    bare, nothing = decode_attention(*arguments, **options, want_stats=False, implementation="triton")
+    bare, nothing = decode_attention(*arguments, **options, want_stats=False, kernels="triton")
     assert nothing is None
     assert torch.equal(bare, out)
 
@@ -265,7 +265,7 @@ def test_without_the_deviation_the_rest_is_the_same(device):
         assert torch.equal(getattr(stats, name), getattr(heads, name)), name
 
 
-def test_strided_pages(device):
+def test_strided_blocks(device):
     cache = Cache(device, [33, 70], 2, 16)
     q = queries(2, 4, 16)
     want = cache.attend(q)
@@ -282,8 +282,8 @@ def test_prefill_statistics_are_torchs(device, options):
     cache = Cache(device, [90], 2, 16, columns=12)
     q = queries(7, 6, 16).to(device)
     arguments = (q, cache.k, cache.v, cache.table[0], 90)
-    out, stats = prefill_attention(*arguments, scale=0.3, **options, implementation="triton")
-    want, figures = prefill_attention(*arguments, scale=0.3, **options, implementation="torch")
+    out, stats = prefill_attention(*arguments, scale=0.3, **options, kernels="triton")
+    want, figures = prefill_attention(*arguments, scale=0.3, **options, kernels="torch")
     assert torch.equal(out, want)
     for got, figure in zip(stats, figures, strict=True):
         assert got.shape == figure.shape
@@ -296,5 +296,5 @@ def test_what_the_kernels_cannot_serve_is_refused(device):
     q = queries(1, 4, 16).to(device)
     for wrong in (q.double(), q.transpose(1, 2).contiguous().transpose(1, 2)):
         with pytest.raises(ValueError, match="float32"):
-            decode_attention(wrong, *arguments, scale=1.0, implementation="triton")
+            decode_attention(wrong, *arguments, scale=1.0, kernels="triton")
         decode_attention(wrong, *arguments, scale=1.0)

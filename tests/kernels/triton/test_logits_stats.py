@@ -28,7 +28,7 @@ NAN, INF = math.nan, math.inf
 
 
 def measure(logits: torch.Tensor, device: torch.device) -> LogitsStats:
-    stats = logits_stats(logits.to(device), implementation="triton")
+    stats = logits_stats(logits.to(device), kernels="triton")
     return LogitsStats(*(field.cpu() for field in stats))
 
 
@@ -183,7 +183,7 @@ def test_rows_that_hurt(vocabulary, device):
     assert stats.varentropy[at["two"]] == 0
     assert stats.entropy[at["two"]] == 1
     assert stats.entropy[at["one-hot"]] == 0
-    torch_stats = logits_stats(x, implementation="torch")
+    torch_stats = logits_stats(x, kernels="torch")
     for name, value in torch_stats._asdict().items():
         torch.testing.assert_close(
             getattr(stats, name),
@@ -198,14 +198,14 @@ def test_rows_that_hurt(vocabulary, device):
 def test_the_input_is_left_alone_and_no_rows_are_no_work(device):
     x = noise(2, 100)
     given = x.to(device)
-    logits_stats(given, implementation="triton")
+    logits_stats(given, kernels="triton")
     assert torch.equal(given.cpu(), x)
     assert all(field.shape == (0,) for field in measure(x[:0], device))
 
 
 def test_what_it_does_not_serve_is_refused(device):
     with pytest.raises(ValueError, match="float64"):
-        logits_stats(torch.zeros(1, 4, dtype=torch.float64, device=device), implementation="triton")
+        logits_stats(torch.zeros(1, 4, dtype=torch.float64, device=device), kernels="triton")
 
 
 def test_triton_is_imported_at_its_first_use_alone():

@@ -30,7 +30,7 @@ def queries(rows, heads, width, dtype=torch.float32):
 
 
 def inputs_of(q, keys, scale=0.3, window=None, softcap=None):
-    return PagedQueries(q, keys.pages, None, keys.table, keys.lengths, scale, window, softcap)
+    return PagedQueries(q, keys.blocks, None, keys.table, keys.lengths, scale, window, softcap)
 
 
 def measure(device, q, keys, scale=0.3, window=None, softcap=None, **options):
@@ -46,7 +46,7 @@ def assert_exact(stats, q, keys, scale=0.3, **options):
         if length == 0:
             assert [figure.any().item() for figure in got] == [False] * 5
             continue
-        scores = ref.paged_scores(q[row], keys.pages, keys.table[row], length, scale=scale, **options)
+        scores = ref.paged_scores(q[row], keys.blocks, keys.table[row], length, scale=scale, **options)
         assert got.keys == scores.shape[-1]
         assert np.abs(got.entropy.numpy() - ref.head_entropy(scores)).max() <= 1e-5
         assert np.abs(got.entropy_normalized.numpy() - ref.head_entropy_normalized(scores)).max() <= 1e-5
@@ -73,12 +73,12 @@ def poisoned_memory():
 
 
 def workers(q, keys, count):
-    """The queries and pages of each of ``count`` workers; a key-value head may be held by several."""
-    heads, kv_heads = q.shape[1], keys.pages.shape[1]
+    """The queries and blocks of each of ``count`` workers; a key-value head may be held by several."""
+    heads, kv_heads = q.shape[1], keys.blocks.shape[1]
     own, group = heads // count, heads // kv_heads
     for first in range(0, heads, own):
         of_keys = slice(first // group, (first + own - 1) // group + 1)
-        yield q[:, first : first + own], keys._replace(pages=keys.pages[:, of_keys])
+        yield q[:, first : first + own], keys._replace(blocks=keys.blocks[:, of_keys])
 
 
 def sharded(device, q, keys, count, spoil=lambda total: total, **options):
@@ -105,7 +105,7 @@ def assert_like_one(parts, whole):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "layout", "kv_heads", "group", "width", "page"),
+    ("dtype", "layout", "kv_heads", "group", "width", "block"),
     [
         (torch.float32, "NHD", 2, 4, 24, 16),
         (torch.float32, "HND", 1, 7, 16, 5),
@@ -116,9 +116,9 @@ def assert_like_one(parts, whole):
     ],
     ids=str,
 )
-def test_every_type_layout_and_ratio(device, paged_keys, dtype, layout, kv_heads, group, width, page):
+def test_every_type_layout_and_ratio(device, paged_keys, dtype, layout, kv_heads, group, width, block):
     lengths = [1, 0, 15, 16, 17, 63, 130]
-    keys = paged_keys(lengths, kv_heads, width, page=page, layout=layout, dtype=dtype)
+    keys = paged_keys(lengths, kv_heads, width, block=block, layout=layout, dtype=dtype)
     q = queries(len(lengths), kv_heads * group, width, dtype)
     assert_exact(measure(device, q, keys, **SMALL), q, keys)
 
@@ -131,8 +131,8 @@ def test_the_bits_are_those_of_decode_attention(device, paged_keys, layout, opti
     keys = paged_keys(lengths, 1, 16, layout=layout).on(device)
     q = queries(len(lengths), 3, 16).to(device)
     inputs = inputs_of(q, keys, **options)
-    values = torch.ones(keys.pages.shape, device=device)
-    _, want = decode_attention_triton(inputs._replace(v_pages=values))
+    values = torch.ones(keys.blocks.shape, device=device)
+    _, want = decode_attention_triton(inputs._replace(v_blocks=values))
     assert_same(measure_attention_triton(inputs), want)
 
 
@@ -207,19 +207,19 @@ def test_a_row_among_workers_is_the_same_bits_wherever_it_is(device, paged_keys)
 def test_the_public_function_measures_with_the_kernels(device, paged_keys):
     keys = paged_keys([33, 0, 260], 2, 20, layout="HND").on(device)
     packed = queries(3, 10, 20).to(device)
-    arguments = (packed[:, :4], keys.pages, keys.table.long(), keys.lengths.long())
+    arguments = (packed[:, :4], keys.blocks, keys.table.long(), keys.lengths.long())
     options = {"scale": 0.4, "window": 200, "softcap": 8.0}
-    stats = measure_attention(*arguments, **options, implementation="triton")
+    stats = measure_attention(*arguments, **options, kernels="triton")
     assert_same(stats, measure_attention_triton(inputs_of(packed[:, :4], keys, **options)))
-    want = measure_attention(*arguments, **options, implementation="torch")
+    want = measure_attention(*arguments, **options, kernels="torch")
     for name in HeadStats._fields:
         got, figure = getattr(stats, name), getattr(want, name)
         assert got.dtype == figure.dtype
         torch.testing.assert_close(got, figure, rtol=1e-4, atol=2e-5, msg=name)
-    values = torch.zeros_like(keys.pages)
+    values = torch.zeros_like(keys.blocks)
     _, decoded = decode_attention(
-        packed[[0, 2], :4], keys.pages, values, keys.table[[0, 2]], keys.lengths[[0, 2]],
-        **options, implementation="triton",
+        packed[[0, 2], :4], keys.blocks, values, keys.table[[0, 2]], keys.lengths[[0, 2]],
+        **options, kernels="triton",
     )  # fmt: skip
     assert_same(HeadStats(*(figure[[0, 2]] for figure in stats)), decoded)
 
@@ -232,7 +232,7 @@ def test_tables_and_lengths_with_strides(device, paged_keys):
     assert strided.table.stride(1) != 1
     assert strided.lengths.stride(0) != 1
     plain = inputs_of(q.to(device), keys.on(device))
-    moved = plain._replace(page_table=strided.table.to(device), lengths=strided.lengths.to(device))
+    moved = plain._replace(block_table=strided.table.to(device), lengths=strided.lengths.to(device))
     assert_same(measure_attention_triton(moved), measure_attention_triton(plain))
 
 
@@ -242,7 +242,7 @@ def test_a_sum_of_another_shape_is_refused(device, paged_keys):
         measure(device, queries(1, 4, 16), keys, shards=HeadShards(8, lambda part: part[:, 1:]))
     with pytest.raises(ValueError, match="float32"):
         measure_attention(
-            queries(1, 4, 16).double().to(device), *keys.on(device), scale=1.0, implementation="triton"
+            queries(1, 4, 16).double().to(device), *keys.on(device), scale=1.0, kernels="triton"
         )
 
 
@@ -250,7 +250,7 @@ def test_a_sum_of_another_shape_is_refused(device, paged_keys):
     lengths=st.lists(st.integers(0, 80), min_size=1, max_size=2),
     kv_heads=st.integers(1, 2),
     group=st.integers(1, 5),
-    page=st.sampled_from([4, 16]),
+    block=st.sampled_from([4, 16]),
     layout=st.sampled_from(["plain", "HND", "NHD"]),
     window=st.none() | st.integers(1, 90),
     softcap=st.none() | st.floats(0.5, 30),
@@ -259,9 +259,9 @@ def test_a_sum_of_another_shape_is_refused(device, paged_keys):
 )
 @settings(max_examples=12, deadline=None)
 def test_any_rows_windows_and_workers(
-    device, paged_keys, lengths, kv_heads, group, page, layout, window, softcap, count, seed
+    device, paged_keys, lengths, kv_heads, group, block, layout, window, softcap, count, seed
 ):
-    keys = paged_keys(lengths, kv_heads * count, 16, page=page, layout=layout, seed=seed)
+    keys = paged_keys(lengths, kv_heads * count, 16, block=block, layout=layout, seed=seed)
     q = queries(len(lengths), kv_heads * group * count, 16)
     options = {"window": window, "softcap": softcap}
     whole = measure(device, q, keys, **SMALL, **options)

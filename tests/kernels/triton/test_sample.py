@@ -73,13 +73,13 @@ def parameters(on):
 
 
 def drawn(x, arguments, u, **hint):
-    return draw(x, *arguments, u, implementation="triton", **hint).cpu()
+    return draw(x, *arguments, u, kernels="triton", **hint).cpu()
 
 
 def agree(x, arguments, u, **hint):
     """Triton, torch and the reference draw the same; the reference sees what the type of x holds."""
     tokens = drawn(x, arguments, u, **hint)
-    assert torch.equal(tokens, draw(x, *arguments, u, implementation="torch").cpu())
+    assert torch.equal(tokens, draw(x, *arguments, u, kernels="torch").cpu())
     on_host = [a.cpu() for a in (x.float(), *arguments, u)]
     np.testing.assert_array_equal(tokens.numpy(), draw_reference(*on_host))
     return tokens
@@ -92,7 +92,7 @@ def test_philox_known_words(counter, key, words, on):
     assert tuple(out.tolist()) == words
     if counter[3] == 0:
         seed = key[0] + 2**32 * key[1]
-        u = philox_uniform(*(on(a) for a in (seed, *counter[:3])), implementation="triton")
+        u = philox_uniform(*(on(a) for a in (seed, *counter[:3])), kernels="triton")
         assert u.item() == (words[0] * 2**21 + (words[1] >> 11)) / 2**53
 
 
@@ -111,7 +111,7 @@ def test_philox_equals_the_reference_bit_for_bit(on):
         (seed[::3], position[:14], torch.tensor([2]), torch.tensor([0])),
         (seed[:0], torch.tensor(1), torch.tensor(1), torch.tensor(1)),
     ):
-        u = philox_uniform(*(on(a) for a in shapes), implementation="triton")
+        u = philox_uniform(*(on(a) for a in shapes), kernels="triton")
         expected = philox_uniform_reference(*shapes)
         assert u.dtype == torch.float64
         assert u.shape == expected.shape
@@ -205,7 +205,7 @@ def test_rows_without_a_distribution_give_the_top_token(k, on, parameters):
     u = on(torch.tensor([[0.3, *ENDS]], dtype=torch.float64).expand(9, -1))
     tokens = drawn(on(x), arguments, u)
     assert tokens.tolist() == [[t] * 3 for t in (400, 2500, 0, 2100, 2999, 0, 2200, 1234, 77)]
-    assert torch.equal(tokens, draw(on(x), *arguments, u, implementation="torch").cpu())
+    assert torch.equal(tokens, draw(on(x), *arguments, u, kernels="torch").cpu())
 
 
 @pytest.mark.parametrize("k", [0, 4, 100])
@@ -237,7 +237,7 @@ def mixed(on, parameters):
 def test_a_row_draws_the_same_alone_and_in_a_batch(on, parameters):
     x, arguments, u = mixed(on, parameters)
     together = drawn(x, arguments, u)
-    assert torch.equal(together, draw(x, *arguments, u.contiguous(), implementation="torch").cpu())
+    assert torch.equal(together, draw(x, *arguments, u.contiguous(), kernels="torch").cpu())
     for row in range(6):
         one = slice(row, row + 1)
         alone = drawn(x[one].clone(), tuple(a[one].clone() for a in arguments), u[one].clone())

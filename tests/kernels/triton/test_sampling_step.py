@@ -55,8 +55,7 @@ def test_tokens_are_torchs_and_only_the_kernels_that_rows_need_run(
     resident = SamplerRows.build(rows, None, device, streams=[0, 1, 1 << 16])
     columns = StepColumns.of([StepRow(2), StepRow(0, forced=7), StepRow(9, clarify=3)]).to(device)
     got, want = (
-        sample_step(logits, attention, None, resident, columns, implementation)
-        for implementation in ("triton", "torch")
+        sample_step(logits, attention, None, resident, columns, kernels) for kernels in ("triton", "torch")
     )
     assert launched == kernels
     assert torch.equal(got.ids, want.ids)

@@ -35,8 +35,8 @@ from entropick_server.engine.types import EngineOptions, FinishReason, Request, 
 VOCAB = 300
 END = 256
 CONTEXT = 256
-PAGE = 8
-PAGE_BYTES = 2 * 3 * 2 * 16 * PAGE * 4
+BLOCK = 8
+BLOCK_BYTES = 2 * 3 * 2 * 16 * BLOCK * 4
 CHAT = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
 
 
@@ -93,7 +93,7 @@ def tiny_config(name: str) -> PreTrainedConfig:
 
 def tiny_model(name: str, seed: int = 0) -> PreTrainedModel:
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(tiny_config(name), attn_implementation="eager")
+    model = AutoModelForCausalLM.from_config(tiny_config(name), attn_kernels="eager")
     return model.eval().requires_grad_(False)
 
 
@@ -153,7 +153,7 @@ def make_request() -> Callable[..., Request]:
             params,
             policy,
             time.monotonic(),
-            forced_token_ids=forced,
+            replayed_token_ids=forced,
         )
 
     return make
@@ -248,15 +248,15 @@ class Room:
 
 @pytest.fixture
 def room(model_folder: Callable[[str], Path]) -> Iterator[Callable[..., Room]]:
-    """``room(pages)``: a fresh engine."""
+    """``room(blocks)``: a fresh engine."""
 
-    def opened(pages: int = 400, name: str = "llama", **more: Any) -> Room:
+    def opened(blocks: int = 400, name: str = "llama", **more: Any) -> Room:
         options = EngineOptions(
             model=str(model_folder(name)),
             device="cpu",
             threads=1,
-            page_size=PAGE,
-            kv_cache_bytes=(pages + 1) * PAGE_BYTES,
+            block_size=BLOCK,
+            kv_cache_bytes=(blocks + 1) * BLOCK_BYTES,
             **more,
         )
         return Room(EngineCore(load_model(options), options, None))

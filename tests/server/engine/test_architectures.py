@@ -17,12 +17,12 @@ from entropick_kernels.attention_stats import reference
 from entropick_sampler.signals import ATTENTION_SIGNALS
 from entropick_server.engine.base import ModelLoadError
 from entropick_server.engine.embedded import native_decoder
+from entropick_server.engine.embedded.block_pool import BlockPool
 from entropick_server.engine.embedded.cache import CacheShape, KVCache
 from entropick_server.engine.embedded.decoders import choose_decoder
 from entropick_server.engine.embedded.llama_family import FAMILY, in_family
 from entropick_server.engine.embedded.model_runner import ModelRunner
 from entropick_server.engine.embedded.modules_decoder import ATTENTION_NAME, paged_attention, register
-from entropick_server.engine.embedded.pages import PagePool
 from entropick_server.engine.embedded.scheduler import Scheduler
 from entropick_server.engine.embedded.sequence import Sequence
 from entropick_server.engine.types import DecoderChoice, Request
@@ -87,15 +87,15 @@ def served(
     make: Callable[..., Request],
     budget: int,
     decoder: DecoderChoice = "modules",
-    page: int = 8,
+    block: int = 8,
 ) -> list[list[Row]]:
     """What the engine's own forward gives for the same texts, all in one run."""
     register()
     model.set_attn_implementation(ATTENTION_NAME)
     config = model.config
-    pool = PagePool(200)
-    scheduler = Scheduler(pool, page, 16, budget)
-    shape = CacheShape(config.num_hidden_layers, 2, 16, page, 201, torch.float32)
+    pool = BlockPool(200)
+    scheduler = Scheduler(pool, block, 16, budget)
+    shape = CacheShape(config.num_hidden_layers, 2, 16, block, 201, torch.float32)
     cache = KVCache(shape, torch.device("cpu"))
     for tensor in (*cache.keys, *cache.values):
         tensor.fill_(math.nan)  # whatever is not written must not matter
@@ -128,7 +128,7 @@ FUSED = [name for name in ARCHITECTURES if tiny_config(name).model_type in FAMIL
 
 
 @pytest.mark.parametrize(
-    ("name", "decoder", "page"),
+    ("name", "decoder", "block"),
     [
         *((n, "modules", 8) for n in ARCHITECTURES),
         *((n, d, 8) for n in FUSED for d in ("torch", "auto")),
@@ -136,7 +136,7 @@ FUSED = [name for name in ARCHITECTURES if tiny_config(name).model_type in FAMIL
     ],
 )
 def test_logits_and_signals_equal_eager_attention(
-    name: str, decoder: DecoderChoice, page: int, make_request: Callable[..., Request]
+    name: str, decoder: DecoderChoice, block: int, make_request: Callable[..., Request]
 ) -> None:
     model = tiny_model(name)
     for parameter in model.parameters():
@@ -146,7 +146,7 @@ def test_logits_and_signals_equal_eager_attention(
     texts = random_texts((70, 5, 33, 1))
     with torch.inference_mode():
         wanted = [expected(model, ids, prompt) for ids, prompt in texts]
-        got = served(model, texts, make_request, budget=23, decoder=decoder, page=page)
+        got = served(model, texts, make_request, budget=23, decoder=decoder, block=block)
     for gs, ws in zip(got, wanted, strict=True):
         assert len(gs) == STEPS + 1
         for (logits, signals), (reference_logits, reference_signals) in zip(gs, ws, strict=True):

@@ -15,7 +15,7 @@ from entropick_sampler.params import SCORERS, BranchConfig, PolicyConfig, Strate
 from entropick_server.engine import rollout
 from entropick_server.engine.embedded.forward import ForwardOutput
 from entropick_server.engine.embedded.model_runner import ModelRunner
-from entropick_server.engine.types import EngineLoad, FinishReason, Request, Token
+from entropick_server.engine.types import EngineGauges, FinishReason, Request, Token
 
 from .conftest import Room, same
 
@@ -35,7 +35,7 @@ def policy(overrides: dict[str, float] | None = None, **branch: Any) -> PolicyCo
 def told(room: Room, request: Request) -> list[Token]:
     room.add(request)
     room.finish()
-    assert room.core.load().pages_used == 0
+    assert room.core.gauges().blocks_used == 0
     return room.tokens[request.request_id]
 
 
@@ -79,7 +79,7 @@ def branch_alone(room: Room, request: Request, said: list[int], branch: int, dep
     begun = [*said, chosen.detail.candidates[0].token_id]
     rest = [] if depth == 1 else continued(room, request, begun, branch, depth - 1)
     # the figures of the first token: it is forced upon a request that ends there
-    given = replace(request, request_id=f"given-{len(room.tokens)}", forced_token_ids=tuple(begun))
+    given = replace(request, request_id=f"given-{len(room.tokens)}", replayed_token_ids=tuple(begun))
     first = told(room, given)[-1]
     first = replace(first, strategy=chosen.strategy, parameters=chosen.parameters, forced=False)
     return [first] if first.token_id in request.sampling.stop_token_ids else [first, *rest]
@@ -209,19 +209,19 @@ def crowd(make: Make, count: int, tokens: int) -> list[Request]:
 
 
 @pytest.mark.parametrize(
-    ("pages", "rows"), [(400, 64), (400, 3), (18, 16), (11, 2)], ids=["roomy", "slots", "pages", "both"]
+    ("blocks", "rows"), [(400, 64), (400, 3), (18, 16), (11, 2)], ids=["roomy", "slots", "blocks", "both"]
 )
 def test_a_text_is_the_same_alone_and_in_a_crowd(
-    pages: int, rows: int, room: Open, make_request: Make
+    blocks: int, rows: int, room: Open, make_request: Make
 ) -> None:
     requests = crowd(make_request, 8, 40)
-    here = room(pages, max_num_seqs=rows)
+    here = room(blocks, max_num_seqs=rows)
     for request in requests:
         here.add(request)
         here.step()
     here.finish()
-    assert here.core.load() == EngineLoad(0, 0, 0, here.core.load().pages_total)
-    if pages < 400:
+    assert here.core.gauges() == EngineGauges(0, 0, 0, here.core.gauges().blocks_total)
+    if blocks < 400:
         assert here.preempted
     won = 0
     for request in requests:
@@ -263,7 +263,7 @@ def test_requests_of_all_kinds_under_pressure(seed: int, room: Open, make_reques
         leaves -= 1
         if not leaves:
             here.core.cancel(gone)
-    assert here.core.load() == EngineLoad(0, 0, 0, here.core.load().pages_total)
+    assert here.core.gauges() == EngineGauges(0, 0, 0, here.core.gauges().blocks_total)
     assert len(here.preempted) > 3
     opened = 0
     for request in several:
@@ -292,11 +292,11 @@ def test_cancelling_in_the_middle_frees_every_branch(room: Open, make_request: M
         here.add(request)
         for _ in range(6):
             here.step()
-        load = here.core.load()
+        load = here.core.gauges()
         assert (load.running + load.waiting) == 5
         assert here.tokens[request.request_id] == []
         here.core.cancel(request.request_id)
-        assert here.core.load().pages_used == 0
+        assert here.core.gauges().blocks_used == 0
         assert here.core.idle
         here.core.report_between()
         same(told(here, other), told(room(), other))

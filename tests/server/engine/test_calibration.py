@@ -200,7 +200,7 @@ async def test_calibration_limits_its_requests_itself(model_folder: Folder, tmp_
     seen: list[int] = []
 
     async def calibrate(engine: Engine) -> Profile:
-        engine.subscribe(lambda report: seen.append(report.load.running + report.load.waiting))
+        engine.subscribe(lambda report: seen.append(report.gauges.running + report.gauges.waiting))
         return await calibrate_first(engine, concurrency=2)
 
     engine = EmbeddedEngine(options, calibrate, profile_cache=tmp_path)

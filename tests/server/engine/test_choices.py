@@ -13,9 +13,9 @@ from entropick_kernels.sample import philox_uniform
 from entropick_sampler.params import BranchConfig, PolicyConfig, Strategy
 from entropick_server.engine.types import FinishReason, Request, StepReport
 
-from .conftest import PAGE, Room, same
-from .test_shared_pages import CLARIFY as OFTEN
-from .test_shared_pages import FIXED, SEED
+from .conftest import BLOCK, Room, same
+from .test_shared_blocks import CLARIFY as OFTEN
+from .test_shared_blocks import FIXED, SEED
 
 Make = Callable[..., Request]
 Open = Callable[..., Room]
@@ -45,7 +45,7 @@ class Counting:
     def finish(self) -> None:
         while not self.room.core.idle:
             self.step()
-        assert self.room.core.load().pages_used == 0
+        assert self.room.core.gauges().blocks_used == 0
 
 
 def choices(request: Request, n: int) -> list[Request]:
@@ -76,7 +76,7 @@ def test_every_choice_is_the_one_it_is_alone(
 ) -> None:
     here, other = room(enable_prefix_caching=caching), room()
     tokens = 70 if policy is CLARIFY else 17
-    for length in (1, PAGE, PAGE + 5, 2 * PAGE, 2 * PAGE + 1, 41):
+    for length in (1, BLOCK, BLOCK + 5, 2 * BLOCK, 2 * BLOCK + 1, 41):
         request = make_request(
             tuple(range(length, 2 * length)), policy=policy, seed=length, max_tokens=tokens
         )
@@ -90,11 +90,11 @@ def test_every_choice_is_the_one_it_is_alone(
         assert all(forced) == any(forced) == (policy is CLARIFY)
         # the first is the request without choices
         same(here.tokens[four[0].request_id], other.tokens[alone(other, replace(request, choice=0))])
-    assert here.core.load().pages_used == 0
+    assert here.core.gauges().blocks_used == 0
 
 
 @pytest.mark.parametrize("caching", [True, False])
-@pytest.mark.parametrize("length", [PAGE, PAGE + 1, 3 * PAGE - 1, 3 * PAGE, 100])
+@pytest.mark.parametrize("length", [BLOCK, BLOCK + 1, 3 * BLOCK - 1, 3 * BLOCK, 100])
 def test_the_prompt_is_computed_once(length: int, caching: bool, room: Open, make_request: Make) -> None:
     here = Counting(room(enable_prefix_caching=caching, max_num_batched_tokens=40))
     for one in choices(make_request(tuple(range(length))), 5):
@@ -102,14 +102,14 @@ def test_the_prompt_is_computed_once(length: int, caching: bool, room: Open, mak
     most = 0
     while not here.room.core.idle:
         here.step()
-        most = max(most, here.room.core.load().pages_used)
+        most = max(most, here.room.core.gauges().blocks_used)
     # the prompt, then its last token for each of the others
     assert here.fed == length + 4
-    full, rest = divmod(length - 1, PAGE)
+    full, rest = divmod(length - 1, BLOCK)
     assert here.copied == (4 if rest else 0)
-    # 8 tokens are said: what is not shared is at most two pages of each
+    # 8 tokens are said: what is not shared is at most two blocks of each
     assert most <= full + 5 * 2
-    assert here.room.core.load().pages_used == 0
+    assert here.room.core.gauges().blocks_used == 0
     # nothing of the others counts as looked up
     assert here.room.queries == (length if caching else 0)
     assert here.room.hits == 0
@@ -120,10 +120,10 @@ def test_more_choices_than_slots(room: Open, make_request: Make) -> None:
     seven = choices(make_request(tuple(range(50)), max_tokens=9), 7)
     for one in seven:
         here.room.add(one)
-    assert here.room.core.load().waiting == 7
+    assert here.room.core.gauges().waiting == 7
     here.finish()
-    # pairs end together, so the third has nobody to fork from and finds the full pages in the cache
-    assert here.fed < 50 + 6 * (1 + PAGE)
+    # pairs end together, so the third has nobody to fork from and finds the full blocks in the cache
+    assert here.fed < 50 + 6 * (1 + BLOCK)
     check(here.room, seven, room())
 
 
@@ -205,7 +205,7 @@ def test_bad_logits_end_one_choice(room: Open, make_request: Make, monkeypatch: 
     here.finish()
     assert here.ends[three[0].request_id] is FinishReason.ERROR
     check(here, three[1:], other)
-    assert here.core.load().pages_used == 0
+    assert here.core.gauges().blocks_used == 0
 
 
 def test_a_group_has_one_prompt(room: Open, make_request: Make) -> None:

@@ -138,12 +138,12 @@ async def test_the_prompt_is_computed_and_counted_once(client: httpx.AsyncClient
     assert first["prompt_tokens"] == 100
     assert first["prompt_tokens_details"] == {"cached_tokens": 0}
     second = (await whole(client, fields))["usage"]
-    # the pages of the first request; the other choices do not count again
+    # the blocks of the first request; the other choices do not count again
     assert second["prompt_tokens_details"] == {"cached_tokens": 96}
-    page = (await client.get("/metrics")).text
-    assert 'entropick_prompt_tokens_total{model_name="llama"} 200.0' in page
-    assert 'entropick_prefix_cache_queries_total{model_name="llama"} 200.0' in page
-    assert 'entropick_prefix_cache_hits_total{model_name="llama"} 96.0' in page
+    block = (await client.get("/metrics")).text
+    assert 'entropick_prompt_tokens_total{model_name="llama"} 200.0' in block
+    assert 'entropick_prefix_cache_queries_total{model_name="llama"} 200.0' in block
+    assert 'entropick_prefix_cache_hits_total{model_name="llama"} 96.0' in block
 
 
 async def test_temperature_0_says_the_same_n_times(client: httpx.AsyncClient) -> None:

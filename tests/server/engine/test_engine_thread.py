@@ -20,12 +20,12 @@ from entropick_server.engine.embedded.thread import (
     Stop,
     UseProfile,
 )
-from entropick_server.engine.types import EngineLoad, FinishReason, Request, RequestOutput, StepReport
+from entropick_server.engine.types import EngineGauges, FinishReason, Request, RequestOutput, StepReport
 
 from .test_loader import profile
 
 Make = Callable[..., Request]
-LOAD = EngineLoad(0, 0, 0, 0)
+LOAD = EngineGauges(0, 0, 0, 0)
 
 
 class FakeCore:
@@ -42,7 +42,7 @@ class FakeCore:
     def idle(self) -> bool:
         return not self.names
 
-    def load(self) -> EngineLoad:
+    def gauges(self) -> EngineGauges:
         return LOAD
 
     def add(self, request: Request) -> None:

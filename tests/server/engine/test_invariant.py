@@ -20,7 +20,7 @@ from entropick_server.engine.embedded.loader import load_model
 from entropick_server.engine.embedded.startup import build
 from entropick_server.engine.types import EngineOptions, Request
 
-from .conftest import PAGE_BYTES, Room, several
+from .conftest import BLOCK_BYTES, Room, several
 
 Make = Callable[..., Request]
 Open = Callable[..., Room]
@@ -69,7 +69,7 @@ def assert_as_alone(busy: Room, rows: Rows, requests: list[Request], room: Open,
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen3"])
-def test_among_neighbours_in_chunks_and_over_known_pages(name: str, room: Open, make_request: Make) -> None:
+def test_among_neighbours_in_chunks_and_over_known_blocks(name: str, room: Open, make_request: Make) -> None:
     requests = several(make_request, 32, random.Random(1), 90, (5, 30), (FIXED, SEED), (None, 3))
     busy = room(name=name, max_num_batched_tokens=37)
     rows = tapped(busy)
@@ -83,7 +83,7 @@ def test_among_neighbours_in_chunks_and_over_known_pages(name: str, room: Open, 
     assert_as_alone(busy, rows, requests, room, name=name, enable_prefix_caching=False)
 
 
-def test_when_pages_run_out(room: Open, make_request: Make) -> None:
+def test_when_blocks_run_out(room: Open, make_request: Make) -> None:
     requests = several(make_request, 16, random.Random(3), 60, (5, 30), (FIXED, SEED), (None, 3))
     busy = room(14, max_num_seqs=6, max_num_batched_tokens=29)
     rows = tapped(busy)
@@ -127,7 +127,7 @@ def options(folder: Path, **more: Any) -> EngineOptions:
 
 
 def test_the_mode_serves_the_family(model_folder: Callable[[str], Path], make_request: Make) -> None:
-    chosen = options(model_folder("llama"), kv_cache_bytes=100 * PAGE_BYTES)
+    chosen = options(model_folder("llama"), kv_cache_bytes=100 * BLOCK_BYTES)
     with torch.inference_mode():
         room = Room(build(load_model(chosen), chosen, None))
         request = make_request()

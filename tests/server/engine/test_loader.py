@@ -170,10 +170,10 @@ def test_options_that_leave_no_room(more: dict[str, Any], message: str, model_fo
 
 def test_a_small_cache_shortens_the_context(model_folder: Folder) -> None:
     loaded = load_model(options(model_folder("llama")))
-    page = 2 * 3 * 2 * 16 * 16 * 4
-    core = EngineCore(loaded, options(model_folder("llama"), kv_cache_bytes=5 * page), None)
+    block = 2 * 3 * 2 * 16 * 16 * 4
+    core = EngineCore(loaded, options(model_folder("llama"), kv_cache_bytes=5 * block), None)
     assert core.info.max_model_len == 4 * 16
-    assert core.load().pages_total == 4
+    assert core.gauges().blocks_total == 4
 
 
 def profile(layers: tuple[int, ...], model: str = "hash") -> Profile:

@@ -8,21 +8,21 @@ from collections.abc import Callable
 import pytest
 
 from entropick_server.engine.embedded.batch import Batch
-from entropick_server.engine.embedded.pages import PagePool
+from entropick_server.engine.embedded.block_pool import BlockPool
 from entropick_server.engine.embedded.scheduler import Scheduler
 from entropick_server.engine.embedded.sequence import Sequence
 from entropick_server.engine.types import Request
 
 from .conftest import take
 
-PAGE = 4
+BLOCK = 4
 
 
 def build(
-    pages: int = 64, seqs: int = 4, tokens: int = 16, caching: bool = True
-) -> tuple[PagePool, Scheduler]:
-    pool = PagePool(pages)
-    return pool, Scheduler(pool, PAGE, seqs, tokens, caching)
+    blocks: int = 64, seqs: int = 4, tokens: int = 16, caching: bool = True
+) -> tuple[BlockPool, Scheduler]:
+    pool = BlockPool(blocks)
+    return pool, Scheduler(pool, BLOCK, seqs, tokens, caching)
 
 
 @pytest.fixture
@@ -67,37 +67,37 @@ def test_decode_goes_first_and_prompts_share_what_is_left(sequence: Callable[...
 
 
 def test_first_in_first_out_even_where_a_later_one_would_fit(sequence: Callable[..., Sequence]) -> None:
-    _, scheduler = build(pages=5)
+    _, scheduler = build(blocks=5)
     running, large, small = sequence(8, 8), sequence(12, 4), sequence(1, 1)
     for s in (running, large, small):
         scheduler.add(s)
     assert scheduler.schedule().sequences == [running]
-    assert scheduler.load().waiting == 2
+    assert scheduler.gauges().waiting == 2
 
 
-def test_pages_come_with_the_prompt_and_then_one_by_one(sequence: Callable[..., Sequence]) -> None:
-    pool, scheduler = build(pages=6)
+def test_blocks_come_with_the_prompt_and_then_one_by_one(sequence: Callable[..., Sequence]) -> None:
+    pool, scheduler = build(blocks=6)
     s = sequence(7, 8)
     scheduler.add(s)
     held = []
     while not scheduler.idle:
         batch = scheduler.schedule()
-        held.append(len(s.pages))
+        held.append(len(s.blocks))
         assert pool.used == held[-1]
         run(scheduler, batch)
     assert held == [2, 2, 3, 3, 3, 3, 4, 4]
 
 
-def test_admission_leaves_a_page_for_everyone_who_runs(sequence: Callable[..., Sequence]) -> None:
-    _, scheduler = build(pages=4)
+def test_admission_leaves_a_block_for_everyone_who_runs(sequence: Callable[..., Sequence]) -> None:
+    _, scheduler = build(blocks=4)
     first, second, third = sequence(4, 8), sequence(4, 8), sequence(4, 8)
     for s in (first, second, third):
         scheduler.add(s)
     assert scheduler.schedule().sequences == [first, second]
 
 
-def test_the_last_admitted_gives_its_pages_up_and_waits_in_front(sequence: Callable[..., Sequence]) -> None:
-    pool, scheduler = build(pages=6, seqs=3)
+def test_the_last_admitted_gives_its_blocks_up_and_waits_in_front(sequence: Callable[..., Sequence]) -> None:
+    pool, scheduler = build(blocks=6, seqs=3)
     first, second, third, last = (sequence(3, 13) for _ in range(4))
     for s in (first, second, third, last):
         scheduler.add(s)
@@ -105,7 +105,7 @@ def test_the_last_admitted_gives_its_pages_up_and_waits_in_front(sequence: Calla
     while not scheduler.idle:
         batch = scheduler.schedule()
         orders.append(list(batch.preempted))
-        assert all(s.slot == -1 and s.pages == [] and s.computed == 0 for s in batch.preempted)
+        assert all(s.slot == -1 and s.blocks == [] and s.computed == 0 for s in batch.preempted)
         assert not (batch.preempted and batch.looked_up)
         run(scheduler, batch)
     assert [s for order in orders for s in order][:2] == [third, second]
@@ -114,7 +114,7 @@ def test_the_last_admitted_gives_its_pages_up_and_waits_in_front(sequence: Calla
         assert s.tokens[3:] == [7] * 13
 
 
-def test_a_prompt_takes_the_known_pages_of_its_beginning(sequence: Callable[..., Sequence]) -> None:
+def test_a_prompt_takes_the_known_blocks_of_its_beginning(sequence: Callable[..., Sequence]) -> None:
     pool, scheduler = build()
     first = sequence(10, 4)
     scheduler.add(first)
@@ -132,9 +132,9 @@ def test_a_prompt_takes_the_known_pages_of_its_beginning(sequence: Callable[...,
     assert found[again] == 8
     assert found[longer] == 8
     assert found[other] == 0
-    assert again.pages[:2] == longer.pages[:2]
+    assert again.blocks[:2] == longer.blocks[:2]
     assert found[turn] == 12
-    assert pool.references(again.pages[0]) == 3
+    assert pool.references(again.blocks[0]) == 3
     assert batch.looked_up == tuple(found)
 
 
@@ -161,8 +161,8 @@ def test_without_prefix_caching_nothing_is_found(sequence: Callable[..., Sequenc
 
 
 def test_a_sequence_larger_than_the_cache_is_refused(sequence: Callable[..., Sequence]) -> None:
-    _, scheduler = build(pages=3)
-    with pytest.raises(ValueError, match="pages"):
+    _, scheduler = build(blocks=3)
+    with pytest.raises(ValueError, match="blocks"):
         scheduler.add(sequence(10, 4))
 
 
@@ -179,12 +179,12 @@ def test_a_budget_that_starves_prompts_is_refused() -> None:
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_random_arrivals_and_cancels_lose_no_page_and_no_request(
+def test_random_arrivals_and_cancels_lose_no_block_and_no_request(
     seed: int, sequence: Callable[..., Sequence]
 ) -> None:
     rng = random.Random(seed)
     seqs, tokens = rng.randint(1, 5), rng.randint(6, 24)
-    pool, scheduler = build(pages=rng.randint(12, 40), seqs=seqs, tokens=tokens)
+    pool, scheduler = build(blocks=rng.randint(12, 40), seqs=seqs, tokens=tokens)
     live: list[Sequence] = []
     cancelled: set[Sequence] = set()
     for _ in range(150):
@@ -206,20 +206,20 @@ def test_random_arrivals_and_cancels_lose_no_page_and_no_request(
         check(batch, pool, seqs, tokens)
         run(scheduler, batch)
     assert pool.used == 0
-    assert scheduler.load().running == 0
+    assert scheduler.gauges().running == 0
     for s in live:
         assert s in cancelled or s.reply.length == s.request.sampling.max_tokens
 
 
-def check(batch: Batch, pool: PagePool, seqs: int, tokens: int) -> None:
+def check(batch: Batch, pool: BlockPool, seqs: int, tokens: int) -> None:
     everyone = batch.sequences
     assert batch.tokens <= tokens
     assert len(everyone) == len(set(everyone)) <= seqs
     slots = [s.slot for s in everyone]
     assert len(set(slots)) == len(slots)
     assert all(0 <= slot < seqs for slot in slots)
-    held = {page for s in everyone for page in s.pages}
+    held = {block for s in everyone for block in s.blocks}
     assert len(held) <= pool.used
     fed = {c.sequence: c.start + c.length for c in batch.chunks}
     for s in everyone:
-        assert len(s.pages) * PAGE >= fed.get(s, len(s.tokens))
+        assert len(s.blocks) * BLOCK >= fed.get(s, len(s.tokens))

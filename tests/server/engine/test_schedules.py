@@ -1,4 +1,4 @@
-"""Random schedules with a model that is a hash: pages, copies and tokens are checked after every step."""
+"""Random schedules with a model that is a hash: blocks, copies and tokens are checked after every step."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 
 from entropick_sampler.params import PolicyConfig, SamplingParams
 from entropick_server.engine.embedded.batch import Batch, TailCopy
-from entropick_server.engine.embedded.pages import PagePool
+from entropick_server.engine.embedded.block_pool import BlockPool
 from entropick_server.engine.embedded.scheduler import Scheduler
 from entropick_server.engine.embedded.sequence import Sequence
 from entropick_server.engine.types import FinishReason, Request
 
 from .conftest import take
 
-PAGE = 4
+BLOCK = 4
 LIMIT = 48
 STOP = 5
 SEEN: Counter[str] = Counter()
@@ -36,11 +36,11 @@ def next_token(tokens: list[int], word: int) -> int:
 class Driver:
     """An engine around the scheduler, whose cache holds a number for each token."""
 
-    def __init__(self, pages: int, seqs: int, budget: int, caching: bool) -> None:
-        self.pool = PagePool(pages)
+    def __init__(self, blocks: int, seqs: int, budget: int, caching: bool) -> None:
+        self.pool = BlockPool(blocks)
         self.seqs = seqs
-        self.scheduler = Scheduler(self.pool, PAGE, seqs, seqs + budget, caching)
-        self.cells = [[0] * PAGE for _ in range(pages + 1)]
+        self.scheduler = Scheduler(self.pool, BLOCK, seqs, seqs + budget, caching)
+        self.cells = [[0] * BLOCK for _ in range(blocks + 1)]
         self.requests: dict[str, Sequence] = {}
         self.live: set[str] = set()
         self.plain: set[str] = set()
@@ -85,7 +85,7 @@ class Driver:
 
     def copy(self, tail: TailCopy) -> None:
         for target in tail.targets:
-            assert self.pool.references(target) == 1, "a shared page is overwritten"
+            assert self.pool.references(target) == 1, "a shared block is overwritten"
             self.cells[target] = self.cells[tail.source].copy()
 
     def adopt(self, row: Sequence) -> None:
@@ -107,9 +107,9 @@ class Driver:
         SEEN["cancelled"] += 1
 
     def poison(self, row: Sequence) -> None:
-        """A row's numbers are bad: its own pages are overwritten, its request ends."""
-        for page in self.scheduler.poisoned(row):
-            self.cells[page] = [-1] * PAGE
+        """A row's numbers are bad: its own blocks are overwritten, its request ends."""
+        for block in self.scheduler.poisoned(row):
+            self.cells[block] = [-1] * BLOCK
         self.cancel(row)
 
     def step(self) -> Batch:
@@ -117,7 +117,7 @@ class Driver:
         SEEN["preempted"] += len(batch.preempted)
         SEEN["hits"] += sum(s.cached for s in batch.looked_up)
         for s in batch.preempted:
-            assert (s.slot, s.pages, s.computed) == (-1, [], 0)
+            assert (s.slot, s.blocks, s.computed) == (-1, [], 0)
         for copy in batch.copies:
             SEEN["choices that copy"] += len(copy.targets)
             self.copy(copy)
@@ -139,9 +139,9 @@ class Driver:
         assert len(set(batch.sequences)) == len(batch.sequences)
         self.scheduler.advance(batch)
         for row in rows:
-            # what a row attends to is what its tokens give, wherever the pages came from
+            # what a row attends to is what its tokens give, wherever the blocks came from
             for at in range(len(row.tokens)):
-                cell = self.cells[row.pages[at // PAGE]][at % PAGE]
+                cell = self.cells[row.blocks[at // BLOCK]][at % BLOCK]
                 assert cell == key(row.tokens[: at + 1])
             reason = take(row, next_token(row.tokens, row.philox_stream))
             self.scheduler.register([row])
@@ -155,27 +155,29 @@ class Driver:
         return batch
 
     def write(self, s: Sequence, at: int) -> None:
-        page = s.pages[at // PAGE]
-        assert self.pool.references(page) == 1, "a shared page is written"
-        self.cells[page][at % PAGE] = key(s.tokens[: at + 1])
+        block = s.blocks[at // BLOCK]
+        assert self.pool.references(block) == 1, "a shared block is written"
+        self.cells[block][at % BLOCK] = key(s.tokens[: at + 1])
 
     def check(self) -> None:
         rows, pool = self.rows(), self.pool
-        held = Counter(page for row in rows for page in row.pages)
-        for page in range(1, pool.total + 1):
-            assert pool.references(page) == held[page]
+        held = Counter(block for row in rows for block in row.blocks)
+        for block in range(1, pool.total + 1):
+            assert pool.references(block) == held[block]
         assert 0 not in held
         assert pool.used == len(held)
         assert pool.free + pool.cached + pool.used == pool.total
         for row in rows:
-            assert len(set(row.pages)) == len(row.pages)
-            assert row.computed <= len(row.pages) * PAGE
-            assert len(row.pages) <= -(-len(row.tokens) // PAGE)
-            assert all(held[page] == 1 for page in row.pages[row.computed // PAGE :]), "a part page is shared"
-            assert bool(row.pages) == (row.slot >= 0)
+            assert len(set(row.blocks)) == len(row.blocks)
+            assert row.computed <= len(row.blocks) * BLOCK
+            assert len(row.blocks) <= -(-len(row.tokens) // BLOCK)
+            assert all(held[block] == 1 for block in row.blocks[row.computed // BLOCK :]), (
+                "a part block is shared"
+            )
+            assert bool(row.blocks) == (row.slot >= 0)
         slots = [row.slot for row in rows if row.slot >= 0]
         assert len(set(slots)) == len(slots) <= self.seqs
-        load = self.scheduler.load()
+        load = self.scheduler.gauges()
         assert load.running == len(slots)
         assert load.waiting == sum(row.slot < 0 and row.ended is None for row in rows)
         SEEN["shared"] += any(count > 1 for count in held.values())
@@ -194,16 +196,16 @@ OPERATIONS = st.one_of(
 
 @settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(
-    pages=st.integers(5, 20),
+    blocks=st.integers(5, 20),
     seqs=st.integers(1, 7),
     budget=st.integers(1, 20),
     caching=st.sampled_from([True, True, False]),
     operations=st.lists(OPERATIONS, min_size=12, max_size=50),
 )
 def random_schedule(
-    pages: int, seqs: int, budget: int, caching: bool, operations: list[tuple[str, int, int, int]]
+    blocks: int, seqs: int, budget: int, caching: bool, operations: list[tuple[str, int, int, int]]
 ) -> None:
-    driver = Driver(pages, seqs, budget, caching)
+    driver = Driver(blocks, seqs, budget, caching)
     for name, *numbers in operations:
         rows = driver.rows()
         if name == "add":
@@ -246,7 +248,7 @@ def alone(sequence: Sequence) -> list[int]:
     return again.tokens
 
 
-def test_random_schedules_lose_no_page_and_no_token() -> None:
+def test_random_schedules_lose_no_block_and_no_token() -> None:
     SEEN.clear()
     random_schedule()
     for what in ("preempted", "hits", "evicted", "cancelled", "refused", "shared", "whole"):

@@ -27,7 +27,7 @@ OTHERWISE: dict[str, Any] = {
     "max_model_len": 100,
     "max_num_seqs": 3,
     "max_num_batched_tokens": 77,
-    "page_size": 64,
+    "block_size": 64,
     "kv_cache_bytes": 12345678,
     "enable_prefix_caching": False,
     "dtype": "bfloat16",

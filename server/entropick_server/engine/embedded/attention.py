@@ -8,7 +8,7 @@ from torch import Tensor
 
 from entropick_kernels.attention_stats import (
     HeadStats,
-    Implementation,
+    Kernels,
     decode_attention,
     prefill_attention,
     write_kv,
@@ -25,11 +25,11 @@ def attend(
     scale: float,
     window: int | None,
     softcap: float | None,
-    implementation: Implementation | None,
+    kernels: Kernels | None,
 ) -> tuple[Tensor, HeadStats | None]:
     """Writes a layer's keys and values into the cache and attends to it: q [T, H, D], k and v [T, Hk, D].
 
-    ``implementation``: the kernels to use, None for the fastest. Returns the attention's output [T, H, D] and
+    ``kernels``: the kernels to use, None for the fastest. Returns the attention's output [T, H, D] and
     the statistics of the rows, None where there are no rows or the layer is not monitored."""
     keys, values = step.keys[layer], step.values[layer]
     write_kv(k, v, keys, values, step.cache_index)
@@ -40,7 +40,7 @@ def attend(
             q[begin : begin + chunk.count],
             keys,
             values,
-            chunk.pages,
+            chunk.blocks,
             chunk.length,
             scale=scale,
             window=window,
@@ -55,13 +55,13 @@ def attend(
             q[-step.rows :],
             keys,
             values,
-            step.page_table,
+            step.block_table,
             step.lengths,
             scale=scale,
             window=window,
             softcap=softcap,
             want_stats=layer in step.monitored,
-            implementation=implementation,
+            kernels=kernels,
         )
         out.append(of_rows)
     return (out[0] if len(out) == 1 else torch.cat(out)), stats

@@ -23,7 +23,7 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class TailCopy:
-    """A page that is not full yet, ``source``, to be copied into ``targets`` before the next forward."""
+    """A block that is not full yet, ``source``, to be copied into ``targets`` before the next forward."""
 
     source: int
     targets: tuple[int, ...]
@@ -34,7 +34,7 @@ class Batch:
     """One step: the sequences that decode, with one token each, and the chunks of those that do not yet.
 
     ``rows``: the sequences that get logits, those that decode, then those that a chunk ends. ``preempted``:
-    sequences that gave their pages up for this step. ``looked_up``: requests that begin with it and whose
+    sequences that gave their blocks up for this step. ``looked_up``: requests that begin with it and whose
     prompts were looked up in the cache. ``copies`` come before its forward.
     """
 

@@ -73,7 +73,7 @@ class Committer:
         report = StepReport(
             tuple(self._outputs),
             tuple(self._slots),
-            self._scheduler.load(),
+            self._scheduler.gauges(),
             queued,
             duration,
             sum(sequence.prompt_length for sequence in batch.looked_up),

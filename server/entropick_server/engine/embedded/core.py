@@ -12,9 +12,9 @@ from ..base import ModelLoadError
 from ..reply import check_request
 from ..types import (
     DEFAULT_BATCHED_TOKENS,
+    DEFAULT_BLOCK_SIZE,
     DEFAULT_KV_CACHE_BYTES,
-    DEFAULT_PAGE_SIZE,
-    EngineLoad,
+    EngineGauges,
     EngineOptions,
     FinishReason,
     ModelInfo,
@@ -23,13 +23,13 @@ from ..types import (
     StepReport,
 )
 from .batch import Batch
-from .cache import CacheShape, KVCache, pages_that_fit
+from .block_pool import BlockPool
+from .cache import CacheShape, KVCache, blocks_that_fit
 from .commit import Committer
 from .decoders import choose_decoder
 from .loader import Loaded
 from .model_runner import ModelRunner
 from .modules_decoder import ModulesDecoder
-from .pages import PagePool
 from .sampling import StepSampler
 from .scheduler import Scheduler
 from .sequence import Sequence
@@ -46,9 +46,9 @@ class EngineCore:
         """Raises ModelLoadError where the options leave no room for a cache or for prompts."""
         model = loaded.model
         parameter = next(model.parameters())
-        page_size = options.page_size or DEFAULT_PAGE_SIZE
-        shape = CacheShape(loaded.layers, loaded.kv_heads, loaded.head_dim, page_size, 1, parameter.dtype)
-        pages = pages_that_fit(
+        block_size = options.block_size or DEFAULT_BLOCK_SIZE
+        shape = CacheShape(loaded.layers, loaded.kv_heads, loaded.head_dim, block_size, 1, parameter.dtype)
+        blocks = blocks_that_fit(
             shape,
             options.kv_cache_bytes or DEFAULT_KV_CACHE_BYTES,
             None if options.enable_prefix_caching else options.max_num_seqs,
@@ -56,12 +56,12 @@ class EngineCore:
         )
         # a request may fill the cache alone, never more than that
         self.info: ModelInfo = replace(
-            loaded.info, max_model_len=min(loaded.info.max_model_len, pages * page_size)
+            loaded.info, max_model_len=min(loaded.info.max_model_len, blocks * block_size)
         )
         try:
             self._scheduler = Scheduler(
-                PagePool(pages),
-                page_size,
+                BlockPool(blocks),
+                block_size,
                 options.max_num_seqs,
                 options.max_num_batched_tokens or DEFAULT_BATCHED_TOKENS,
                 options.enable_prefix_caching,
@@ -73,7 +73,7 @@ class EngineCore:
         if not options.measure and isinstance(decoder, TorchDecoder | ModulesDecoder):
             raise ModelLoadError("measure: only the native decoder can leave measuring out")
         monitored = self.info.monitored_layers if options.measure else ()
-        cache = KVCache(replace(shape, pages=pages + 1), parameter.device)
+        cache = KVCache(replace(shape, blocks=blocks + 1), parameter.device)
         self._runner = ModelRunner(decoder, cache, monitored)
         self._sampler = StepSampler(
             loaded.tokenizer, profile, monitored, parameter.device, kernels, options.measure
@@ -89,9 +89,9 @@ class EngineCore:
         """Tells whether no request waits or runs."""
         return self._scheduler.idle
 
-    def load(self) -> EngineLoad:
+    def gauges(self) -> EngineGauges:
         """Counts the gauges of this moment."""
-        return self._scheduler.load()
+        return self._scheduler.gauges()
 
     def set_profile(self, profile: Profile) -> None:
         """Decides with another profile from the next step on."""
@@ -108,7 +108,7 @@ class EngineCore:
             self._committer.tell(output)
 
     def cancel(self, request_id: str) -> None:
-        """Forgets a request and its branches, if it has not ended; its pages are free at once."""
+        """Forgets a request and its branches, if it has not ended; its blocks are free at once."""
         sequence = self._scheduler.find(request_id)
         if sequence is not None:
             self._committer.end(sequence, FinishReason.CANCELLED)

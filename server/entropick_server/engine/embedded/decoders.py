@@ -5,7 +5,7 @@ from __future__ import annotations
 from transformers import PreTrainedModel
 
 from entropick_kernels import decoder
-from entropick_kernels.attention_stats import Implementation
+from entropick_kernels.attention_stats import Kernels
 
 from ..base import ModelLoadError
 from ..types import DecoderChoice, EngineOptions
@@ -50,14 +50,14 @@ def choose_decoder(
     model: PreTrainedModel,
     max_len: int,
     choice: DecoderChoice,
-    implementation: Implementation | None = None,
+    kernels: Kernels | None = None,
 ) -> Decoder:
     """Picks the fastest decoder that serves a model and that ``choice`` allows.
 
-    ``implementation``: the kernels that attend and measure; None for the fastest, and needed as "numba" or
+    ``kernels``: the kernels that attend and measure; None for the fastest, and needed as "numba" or
     None by the native decoder, which has loops of its own."""
-    if choice == "auto" and implementation in (None, "numba") and native_decoder.serves(model):
+    if choice == "auto" and kernels in (None, "numba") and native_decoder.serves(model):
         return native_decoder.pack_decoder(model, max_len)
     if choice != "modules" and in_family(model):
-        return TorchDecoder(model, max_len, implementation)
-    return ModulesDecoder(model, implementation)
+        return TorchDecoder(model, max_len, kernels)
+    return ModulesDecoder(model, kernels)

@@ -16,7 +16,7 @@ from entropick_sampler.profile import Profile
 from ..base import Calibrator, EngineDeadError, EngineError, Tokenizer
 from ..profiles import default_cache
 from ..start import start_with_profile
-from ..types import EngineLoad, EngineOptions, ModelInfo, Request, RequestOutput, StepReport
+from ..types import EngineGauges, EngineOptions, ModelInfo, Request, RequestOutput, StepReport
 from .startup import Opened, open_core
 from .thread import Add, Cancel, EngineThread, Stop, UseProfile
 
@@ -129,9 +129,9 @@ class EmbeddedEngine:
                 self._leaving[name] = asyncio.Event()
                 self._thread.send(Cancel(name))
 
-    def load(self) -> EngineLoad:
+    def gauges(self) -> EngineGauges:
         """Returns the gauges after the last step or command."""
-        return self._thread.load
+        return self._thread.gauges
 
     def subscribe(self, listener: Callable[[StepReport], None]) -> None:
         """Calls ``listener`` in the event loop with every report.

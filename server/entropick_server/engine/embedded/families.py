@@ -10,15 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from .pages import PagePool
+from .block_pool import BlockPool
 from .sequence import Family, Sequence, family_of
 
 
 @dataclass(frozen=True, slots=True)
 class Beginning:
-    """Keys of a sequence's first ``tokens``: in full pages to share, the rest to be copied from ``part``."""
+    """Keys of a sequence's first ``tokens``: in full blocks to share, the rest to be copied from ``part``."""
 
-    pages: list[int]
+    blocks: list[int]
     tokens: int
     part: int | None = None
     forked: bool = False
@@ -106,10 +106,10 @@ class Families:
 class Sharing:
     """Looks for the longest known beginning of a sequence, without taking anything."""
 
-    def __init__(self, pool: PagePool, page_size: int, families: Families, caching: bool) -> None:
-        """``caching``: whether pages are looked up by their digests; choices share in any case."""
+    def __init__(self, pool: BlockPool, block_size: int, families: Families, caching: bool) -> None:
+        """``caching``: whether blocks are looked up by their digests; choices share in any case."""
         self._pool = pool
-        self._page_size = page_size
+        self._block_size = block_size
         self._families = families
         self._caching = caching
 
@@ -125,19 +125,19 @@ class Sharing:
         if donor is None and mates:
             # it computes the prompt now: every step brings it nearer to its end
             return None
-        pages = self._cached(sequence) if donor is None or prompt < len(sequence.tokens) - 1 else []
-        if donor is None or len(pages) * self._page_size >= prompt:
-            return Beginning(pages, len(pages) * self._page_size)
-        full, rest = divmod(prompt, self._page_size)
-        return Beginning(donor.pages[:full], prompt, donor.pages[full] if rest else None, forked=True)
+        blocks = self._cached(sequence) if donor is None or prompt < len(sequence.tokens) - 1 else []
+        if donor is None or len(blocks) * self._block_size >= prompt:
+            return Beginning(blocks, len(blocks) * self._block_size)
+        full, rest = divmod(prompt, self._block_size)
+        return Beginning(donor.blocks[:full], prompt, donor.blocks[full] if rest else None, forked=True)
 
     def _cached(self, sequence: Sequence) -> list[int]:
-        """Lists the longest chain of known pages that a sequence begins with, its last token left out."""
+        """Lists the longest chain of known blocks that a sequence begins with, its last token left out."""
         found: list[int] = []
         if self._caching:
-            for index in range((len(sequence.tokens) - 1) // self._page_size):
-                page = self._pool.find(sequence.digest(index, self._page_size))
-                if page is None:
+            for index in range((len(sequence.tokens) - 1) // self._block_size):
+                block = self._pool.find(sequence.digest(index, self._block_size))
+                if block is None:
                     break
-                found.append(page)
+                found.append(block)
         return found

@@ -15,9 +15,9 @@ from torch import Tensor
 from entropick_kernels.decoder import DecoderStep, PrefillChunk
 
 from .batch import Batch, TailCopy
+from .block_tables import BlockTables
 from .cache import KVCache
 from .forward import Decoder, ForwardOutput
-from .page_tables import PageTables
 
 
 class ModelRunner:
@@ -28,10 +28,10 @@ class ModelRunner:
         self._cache = cache
         self._device = cache.keys[0].device
         self._monitored = frozenset(monitored_layers)
-        self._tables = PageTables(cache.shape.page_size, self._device)
+        self._tables = BlockTables(cache.shape.block_size, self._device)
 
     def forward(self, batch: Batch) -> ForwardOutput | None:
-        """Copies the pages that a batch needs copied, then feeds its tokens.
+        """Copies the blocks that a batch needs copied, then feeds its tokens.
 
         Returns None where no row of the batch wants a token yet.
         """
@@ -43,16 +43,16 @@ class ModelRunner:
         return None if found is None else ForwardOutput(batch.rows, *found)
 
     def copy(self, copies: Seq[TailCopy]) -> None:
-        """Copies part pages for sequences that were forked."""
+        """Copies part blocks for sequences that were forked."""
         for copy in copies:
             self._cache.copy(copy.source, copy.targets)
 
-    def clear(self, pages: Seq[int]) -> None:
-        """Zeroes the pages of a sequence whose numbers went bad."""
-        self._cache.clear(pages)
+    def clear(self, blocks: Seq[int]) -> None:
+        """Zeroes the blocks of a sequence whose numbers went bad."""
+        self._cache.clear(blocks)
 
     def _pack(self, batch: Batch) -> DecoderStep:
-        rows, size = batch.rows, self._cache.shape.page_size
+        rows, size = batch.rows, self._cache.shape.block_size
         ids: list[int] = []
         positions: list[int] = []
         cache_index: list[int] = []
@@ -63,17 +63,17 @@ class ModelRunner:
             if not count:
                 continue
             stop = chunk.start + count
-            pages = chunk.sequence.pages
-            chunks.append(PrefillChunk(count, self._tensor(pages), stop))
+            blocks = chunk.sequence.blocks
+            chunks.append(PrefillChunk(count, self._tensor(blocks), stop))
             ids += chunk.sequence.tokens[chunk.start : stop]
             positions += range(chunk.start, stop)
-            cache_index += [pages[p // size] * size + p % size for p in range(chunk.start, stop)]
+            cache_index += [blocks[p // size] * size + p % size for p in range(chunk.start, stop)]
         ends: list[int] = []
         for sequence in rows:
             newest = len(sequence.tokens) - 1
             ids.append(sequence.tokens[newest])
             positions.append(newest)
-            cache_index.append(sequence.pages[newest // size] * size + newest % size)
+            cache_index.append(sequence.blocks[newest // size] * size + newest % size)
             ends.append(newest + 1)
         n = len(ids)
         packed = torch.tensor(ids + positions).to(self._device, non_blocking=True)
@@ -86,7 +86,7 @@ class ModelRunner:
             keys=self._cache.keys,
             values=self._cache.values,
             chunks=chunks,
-            page_table=self._tables.of(rows),
+            block_table=self._tables.of(rows),
             lengths=packed32[n:],
             rows=len(rows),
             monitored=self._monitored,

@@ -8,7 +8,7 @@ from typing import Any, Final
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
-from entropick_kernels.attention_stats import HeadStats, Implementation
+from entropick_kernels.attention_stats import HeadStats, Kernels
 from entropick_kernels.decoder import Decoded, DecoderStep
 
 from ..base import ModelLoadError
@@ -26,17 +26,17 @@ class ModulesStep:
     """
 
     step: DecoderStep
-    implementation: Implementation | None
+    kernels: Kernels | None
     stats: list[HeadStats] = field(default_factory=list)
 
 
 class ModulesDecoder:
     """A transformers model as a decoder."""
 
-    def __init__(self, model: PreTrainedModel, implementation: Implementation | None) -> None:
-        """``implementation``: the kernels that attend and measure, None for the fastest."""
+    def __init__(self, model: PreTrainedModel, kernels: Kernels | None) -> None:
+        """``kernels``: the kernels that attend and measure, None for the fastest."""
         self._model = model
-        self._implementation = implementation
+        self._implementation = kernels
 
     def __call__(self, step: DecoderStep) -> Decoded | None:
         """Runs the modules.
@@ -81,7 +81,7 @@ def paged_attention(
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     scale = q.shape[2] ** -0.5 if scaling is None else scaling
     call = entropick
-    out, stats = attend(layer, q, k, v, call.step, scale, sliding_window, softcap, call.implementation)
+    out, stats = attend(layer, q, k, v, call.step, scale, sliding_window, softcap, call.kernels)
     if stats is not None:
         call.stats.append(stats)
     return out.unsqueeze(0), None
@@ -90,6 +90,6 @@ def paged_attention(
 def register() -> None:
     """Makes the function known to transformers; a model asks for it by name.
 
-    No mask function is registered with it: transformers then builds no mask, which the pages make needless.
+    No mask function is registered with it: transformers then builds no mask, which the blocks make needless.
     """
     AttentionInterface.register(ATTENTION_NAME, paged_attention)

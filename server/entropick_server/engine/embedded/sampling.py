@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from entropick_kernels.logits_stats import Implementation
+from entropick_kernels.logits_stats import Kernels
 from entropick_sampler.batch import SampledBatch
 from entropick_sampler.packed import unpack
 from entropick_sampler.profile import DEFAULT_CLARIFY_TEXT, Profile
@@ -29,7 +29,7 @@ class StepSampler:
         profile: Profile | None,
         monitored_layers: tuple[int, ...],
         device: torch.device,
-        kernels: Implementation | None = None,
+        kernels: Kernels | None = None,
         measure: bool = True,
     ) -> None:
         """``kernels``: the implementation that measures and draws, None for the fastest.

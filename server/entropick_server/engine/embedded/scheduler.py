@@ -1,20 +1,19 @@
-"""Chooses what runs in the next step: continuous batching with packed, chunked prefill and pages on demand.
+"""Chooses what runs in the next step: continuous batching with packed, chunked prefill and blocks on demand.
 
-Pure Python, no tensors. A sequence gets its pages when it needs them. Where there are none left, cached pages
-that no sequence uses go first, then the sequence that was admitted last gives its own back and waits at the
-front of the queue, to be computed again from its tokens. The sequence that was admitted first always goes on,
-and every queued sequence fits into the cache alone, so every request ends.
-"""
+Pure Python, no tensors. A sequence gets its blocks when it needs them. Where there are none left, cached
+blocks that no sequence uses go first, then the sequence that was admitted last gives its own back and waits
+at the front of the queue, to be computed again from its tokens. The sequence that was admitted first always
+goes on, and every queued sequence fits into the cache alone, so every request ends."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
 
-from ..types import EngineLoad
+from ..types import EngineGauges
 from .batch import Batch, Chunk, TailCopy
+from .block_pool import BlockPool
 from .families import Beginning, Families, Sharing
-from .pages import PagePool
 from .sequence import Sequence, family_of
 
 
@@ -27,13 +26,13 @@ class Scheduler:
 
     def __init__(
         self,
-        pool: PagePool,
-        page_size: int,
+        pool: BlockPool,
+        block_size: int,
         max_num_seqs: int,
         max_num_batched_tokens: int,
         prefix_caching: bool = True,
     ) -> None:
-        """``prefix_caching``: whether a prompt takes pages that other sequences have computed.
+        """``prefix_caching``: whether a prompt takes blocks that other sequences have computed.
 
         Raises ValueError where decoding sequences alone could fill a step.
         """
@@ -43,7 +42,7 @@ class Scheduler:
                 f"({max_num_seqs}), or prompts would wait until sequences end"
             )
         self._pool = pool
-        self._page_size = page_size
+        self._block_size = block_size
         self._budget = max_num_batched_tokens
         self._prefix_caching = prefix_caching
         self._waiting: deque[Sequence] = deque()
@@ -51,7 +50,7 @@ class Scheduler:
         self._decoding: tuple[Sequence, ...] = ()
         self._slots = list(range(max_num_seqs - 1, -1, -1))
         self._families = Families()
-        self._sharing = Sharing(pool, page_size, self._families, prefix_caching)
+        self._sharing = Sharing(pool, block_size, self._families, prefix_caching)
         self._admissions = 0
 
     @property
@@ -59,20 +58,20 @@ class Scheduler:
         """Tells whether nothing waits and nothing runs; ended sequences may still await a verdict."""
         return not (self._waiting or self._prefilling or self._decoding)
 
-    def load(self) -> EngineLoad:
+    def gauges(self) -> EngineGauges:
         """Counts the gauges of this moment."""
         running = len(self._prefilling) + len(self._decoding)
-        return EngineLoad(running, len(self._waiting), self._pool.used, self._pool.total)
+        return EngineGauges(running, len(self._waiting), self._pool.used, self._pool.total)
 
     def add(self, sequence: Sequence) -> None:
         """Queues a request's own sequence.
 
         Raises ValueError for a request id that is in use and for a sequence that could never be admitted.
         """
-        pages = self._pages_for(sequence.limit)
-        if pages > self._pool.total:
+        blocks = self._blocks_for(sequence.limit)
+        if blocks > self._pool.total:
             raise ValueError(
-                f"{sequence.limit} tokens need {pages} pages of the KV cache, which has {self._pool.total}"
+                f"{sequence.limit} tokens need {blocks} blocks of the KV cache, which has {self._pool.total}"
             )
         self._families.open(sequence)
         self._waiting.append(sequence)
@@ -86,12 +85,12 @@ class Scheduler:
         return [family.root for family in self._families]
 
     def finish(self, sequence: Sequence) -> None:
-        """Forgets a sequence wherever it is, and its branches with it; pages and slots are free at once."""
+        """Forgets a sequence wherever it is, and its branches with it; blocks and slots are free at once."""
         for row in self._families.close(sequence):
             self.suspend(row)
 
     def suspend(self, sequence: Sequence) -> None:
-        """Takes a sequence's pages and slot away; it stays a sequence of its request."""
+        """Takes a sequence's blocks and slot away; it stays a sequence of its request."""
         if sequence.slot < 0:
             if sequence in self._waiting:
                 self._waiting.remove(sequence)
@@ -100,21 +99,21 @@ class Scheduler:
             self._prefilling.remove(sequence)
         else:
             self._decoding = tuple(s for s in self._decoding if s is not sequence)
-        self._pool.release(sequence.pages)
+        self._pool.release(sequence.blocks)
         self._slots.append(sequence.slot)
-        sequence.pages, sequence.slot = [], -1
+        sequence.blocks, sequence.slot = [], -1
         sequence.computed = sequence.registered = 0
 
     def fork(self, parent: Sequence, count: int) -> tuple[list[Sequence], TailCopy | None]:
         """Makes ``count`` branches that continue a sequence of a request, and run beside it.
 
-        They share its full pages. A branch for which there is no slot or no page waits at the front of the
+        They share its full blocks. A branch for which there is no slot or no block waits at the front of the
         queue, like a preempted sequence; so do all branches where ``parent`` is not decoding. Returns the
-        branches and the part page that the caller must copy for them before the next forward. Raises
+        branches and the part block that the caller must copy for them before the next forward. Raises
         ValueError for a sequence that has ended.
         """
         branches = self._families.fork(parent, count)
-        full, rest = divmod(parent.computed, self._page_size)
+        full, rest = divmod(parent.computed, self._block_size)
         targets: list[int] = []
         behind: list[Sequence] = []
         for branch in branches:
@@ -122,13 +121,13 @@ class Scheduler:
             if tail is None:
                 behind.append(branch)
                 continue
-            self._pool.share(parent.pages[:full])
+            self._pool.share(parent.blocks[:full])
             targets += tail
-            self._enter(branch, parent.pages[:full] + tail, parent.computed)
+            self._enter(branch, parent.blocks[:full] + tail, parent.computed)
             branch.registered = parent.registered
             self._decoding = (*self._decoding, branch)
         self._waiting.extendleft(reversed(behind))
-        return branches, TailCopy(parent.pages[full], tuple(targets)) if targets else None
+        return branches, TailCopy(parent.blocks[full], tuple(targets)) if targets else None
 
     def adopt(self, branch: Sequence) -> Sequence:
         """Makes a branch its request's only sequence; ``branch`` may be the request's own.
@@ -147,17 +146,17 @@ class Scheduler:
             return root
         if root.slot >= 0 and branch.slot >= 0:
             root.slot, branch.slot = branch.slot, root.slot  # the request keeps its slot
-        pages, slot = branch.pages, branch.slot
+        blocks, slot = branch.blocks, branch.slot
         computed, registered, admitted = branch.computed, branch.registered, branch.admitted
         self.suspend(root)
         root.continue_as(branch)
         if slot >= 0:
-            root.pages, root.slot = pages, slot
+            root.blocks, root.slot = blocks, slot
             root.computed, root.registered, root.admitted = computed, registered, admitted
         self._prefilling = [root if s is branch else s for s in self._prefilling]
         self._decoding = tuple(root if s is branch else s for s in self._decoding)
         self._waiting = deque(root if s is branch else s for s in self._waiting)
-        branch.pages, branch.slot = [], -1
+        branch.blocks, branch.slot = [], -1
         self._families.close(branch)
         self._resume(root)
         return root
@@ -174,7 +173,7 @@ class Scheduler:
             budget -= self._chunk(sequence, budget, chunks)
         looked_up: list[Sequence] = []
         copies: dict[int, list[int]] = {}
-        # a step that takes pages away does not hand them to the queue
+        # a step that takes blocks away does not hand them to the queue
         while budget > 0 and not preempted and self._waiting and self._slots:
             sequence = self._waiting[0]
             fresh = sequence.admitted < 0
@@ -193,12 +192,12 @@ class Scheduler:
     def advance(self, batch: Batch) -> bool:
         """Records that a batch was fed: the keys and values of its tokens are in the cache.
 
-        Returns whether a page of it is full now, so that the caller should :meth:`register` its rows.
+        Returns whether a block of it is full now, so that the caller should :meth:`register` its rows.
         """
         filled = bool(batch.chunks)
         for sequence in batch.decode:
             sequence.computed += 1
-            filled |= not sequence.computed % self._page_size
+            filled |= not sequence.computed % self._block_size
         ended: list[Sequence] = []
         for chunk in batch.chunks:
             chunk.sequence.computed += chunk.length
@@ -211,36 +210,36 @@ class Scheduler:
         return filled
 
     def register(self, sequences: Iterable[Sequence]) -> None:
-        """Offers full pages for reuse, of sequences for which a token was drawn from finite logits."""
+        """Offers full blocks for reuse, of sequences for which a token was drawn from finite logits."""
         if not self._prefix_caching:
             return
-        size = self._page_size
+        size = self._block_size
         for sequence in sequences:
-            for page in range(sequence.registered, sequence.computed // size):
-                self._pool.register(sequence.pages[page], sequence.digest(page, size))
-                sequence.registered = page + 1
+            for block in range(sequence.registered, sequence.computed // size):
+                self._pool.register(sequence.blocks[block], sequence.digest(block, size))
+                sequence.registered = block + 1
 
     def poisoned(self, sequence: Sequence) -> list[int]:
-        """Makes the pages of a sequence whose numbers went bad unknown, so that no prompt finds them.
+        """Makes the blocks of a sequence whose numbers went bad unknown, so that no prompt finds them.
 
-        Returns the pages that no other sequence uses; the caller must clear them.
+        Returns the blocks that no other sequence uses; the caller must clear them.
         """
-        self._pool.forget(sequence.pages)
-        return [page for page in sequence.pages if self._pool.references(page) == 1]
+        self._pool.forget(sequence.blocks)
+        return [block for block in sequence.blocks if self._pool.references(block) == 1]
 
     def _grow(self) -> list[Sequence]:
-        """Gives a page to every decoding sequence that is at the end of its last page.
+        """Gives a block to every decoding sequence that is at the end of its last block.
 
-        Returns the sequences that had to give their pages up.
+        Returns the sequences that had to give their blocks up.
         """
-        size = self._page_size
-        needy = [s for s in self._decoding if s.computed == len(s.pages) * size]
+        size = self._block_size
+        needy = [s for s in self._decoding if s.computed == len(s.blocks) * size]
         preempted: list[Sequence] = []
         for sequence in sorted(needy, key=_admission):
             while sequence.slot >= 0:
-                page = self._pool.allocate(1)
-                if page is not None:
-                    sequence.pages += page
+                block = self._pool.allocate(1)
+                if block is not None:
+                    sequence.blocks += block
                     break
                 last = max((*self._prefilling, *self._decoding), key=_admission)
                 self.suspend(last)
@@ -249,31 +248,31 @@ class Scheduler:
         return preempted
 
     def _admit(self, sequence: Sequence, beginning: Beginning, copies: dict[int, list[int]]) -> bool:
-        """Moves the first of the queue into the running set, if there are pages for all its tokens.
+        """Moves the first of the queue into the running set, if there are blocks for all its tokens.
 
-        A page for each running sequence stays free: it will need one soon. A part page that is to be copied
+        A block for each running sequence stays free: it will need one soon. A part block that is to be copied
         is added to ``copies``: source -> targets.
         """
-        found = beginning.pages
-        wanted = self._pages_for(len(sequence.tokens)) - len(found)
-        unused = sum(not self._pool.references(page) for page in found)
+        found = beginning.blocks
+        wanted = self._blocks_for(len(sequence.tokens)) - len(found)
+        unused = sum(not self._pool.references(block) for block in found)
         running = len(self._prefilling) + len(self._decoding)
         if self._pool.available - unused < wanted + running:
             return False
         self._pool.share(found)
-        pages = self._pool.allocate(wanted)
-        if pages is None:
-            raise RuntimeError("the page pool's figures are wrong")
+        blocks = self._pool.allocate(wanted)
+        if blocks is None:
+            raise RuntimeError("the block pool's figures are wrong")
         self._waiting.popleft()
         if beginning.part is not None:
-            copies.setdefault(beginning.part, []).append(pages[0])
-        self._enter(sequence, found + pages, beginning.tokens)
+            copies.setdefault(beginning.part, []).append(blocks[0])
+        self._enter(sequence, found + blocks, beginning.tokens)
         sequence.registered = len(found)
         self._prefilling.append(sequence)
         return True
 
-    def _enter(self, sequence: Sequence, pages: list[int], computed: int) -> None:
-        sequence.pages, sequence.slot, sequence.computed = pages, self._slots.pop(), computed
+    def _enter(self, sequence: Sequence, blocks: list[int], computed: int) -> None:
+        sequence.blocks, sequence.slot, sequence.computed = blocks, self._slots.pop(), computed
         sequence.admitted = self._admissions
         self._admissions += 1
 
@@ -282,8 +281,8 @@ class Scheduler:
         if sequence.slot < 0 and sequence.ended is None and sequence not in self._waiting:
             self._waiting.appendleft(sequence)
 
-    def _pages_for(self, tokens: int) -> int:
-        return -(-tokens // self._page_size)
+    def _blocks_for(self, tokens: int) -> int:
+        return -(-tokens // self._block_size)
 
     @staticmethod
     def _chunk(sequence: Sequence, budget: int, chunks: list[Chunk]) -> int:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from ..reply import Reply, philox_stream
 from ..types import FinishReason, Request, Token
-from .pages import page_digest
+from .block_pool import block_digest
 
 
 @dataclass(slots=True, eq=False)
@@ -27,8 +27,8 @@ class Family:
 class Sequence:
     """A running or waiting sequence: a request's own, or one of its branches.
 
-    The scheduler fills ``family``, ``slot``, ``pages``, ``computed``, ``registered``, ``admitted`` and
-    ``cached``; a page list only grows in place, or is replaced. The commit of a step changes the rest.
+    The scheduler fills ``family``, ``slot``, ``blocks``, ``computed``, ``registered``, ``admitted`` and
+    ``cached``; a block list only grows in place, or is replaced. The commit of a step changes the rest.
     """
 
     request: Request
@@ -43,13 +43,13 @@ class Sequence:
     """tokens whose keys are in the cache: all but the newest while the sequence decodes"""
     slot: int = -1
     """its number among the running sequences; -1 while it does not run"""
-    pages: list[int] = field(default_factory=list)
+    blocks: list[int] = field(default_factory=list)
     registered: int = 0
-    """pages from the first on that were offered for reuse"""
+    """blocks from the first on that were offered for reuse"""
     admitted: int = -1
     """how many sequences were admitted before it"""
     cached: int = 0
-    """tokens of the prompt whose pages were found at the first admission"""
+    """tokens of the prompt whose blocks were found at the first admission"""
     first_step: float | None = None
     """time.monotonic() of its first step"""
     undelivered: list[Token] = field(default_factory=list)
@@ -90,13 +90,13 @@ class Sequence:
         """Tells whether nothing is missing for the verdict on its rollout."""
         return self.ended is not None or self.reply.length >= self.reply.rollout_end
 
-    def digest(self, page: int, size: int) -> bytes:
-        """Computes the digest of a full page of this sequence, once."""
+    def digest(self, block: int, size: int) -> bytes:
+        """Computes the digest of a full block of this sequence, once."""
         known = self._digests
-        while len(known) <= page:
+        while len(known) <= block:
             at = len(known) * size
-            known.append(page_digest(known[-1] if known else b"", self.tokens[at : at + size]))
-        return known[page]
+            known.append(block_digest(known[-1] if known else b"", self.tokens[at : at + size]))
+        return known[block]
 
     def fork(self, branch: int) -> Sequence:
         """Makes a branch without a slot that continues this sequence, with draws of its own."""

@@ -15,7 +15,7 @@ import torch
 from entropick_sampler.profile import Profile
 
 from ..base import EngineError
-from ..types import EngineLoad, Request, StepReport
+from ..types import EngineGauges, Request, StepReport
 from .core import EngineCore
 from .startup import Opened
 
@@ -77,7 +77,7 @@ class EngineThread:
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._fruitless = 0
-        self.load = EngineLoad(0, 0, 0, 0)
+        self.gauges = EngineGauges(0, 0, 0, 0)
         """the gauges after the last step or command"""
 
     def start(self) -> asyncio.Future[Opened]:
@@ -109,7 +109,7 @@ class EngineThread:
             except Exception as error:  # noqa: BLE001 - the top of the thread: start() raises it
                 _call(loop, _fail, opened, error)
                 return
-            self.load = core.load()
+            self.gauges = core.gauges()
             _call(loop, _settle, opened, model)
             try:
                 self._serve(core, loop)
@@ -126,7 +126,7 @@ class EngineThread:
                 idle = core.idle
             report = core.report_between() if idle else self._step(core)
             if report is not None:
-                self.load = report.load
+                self.gauges = report.gauges
                 _call(loop, self._listener.on_report, report)
 
     def _step(self, core: EngineCore) -> StepReport:

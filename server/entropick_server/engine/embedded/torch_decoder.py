@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from entropick_kernels.attention_stats import HeadStats, Implementation
+from entropick_kernels.attention_stats import HeadStats, Kernels
 from entropick_kernels.decoder import Decoded, DecoderStep
 
 from .attention import attend
@@ -68,14 +68,12 @@ class _Layer:
 class TorchDecoder:
     """A model of the family on joined weights, on any device."""
 
-    def __init__(
-        self, model: PreTrainedModel, max_len: int, implementation: Implementation | None = None
-    ) -> None:
+    def __init__(self, model: PreTrainedModel, max_len: int, kernels: Kernels | None = None) -> None:
         """Joins the weights of ``model`` in place: it keeps working, on views of the joined weights.
 
-        ``implementation``: the kernels that attend and measure, None for the fastest.
+        ``kernels``: the kernels that attend and measure, None for the fastest.
         """
-        self._implementation = implementation
+        self._implementation = kernels
         config, body = model.config, model.model
         self._heads = int(config.num_attention_heads)
         self._kv_heads = int(config.num_key_value_heads)

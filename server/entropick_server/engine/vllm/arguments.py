@@ -19,7 +19,7 @@ PASSED_ON: Final = {
     "max_model_len": "max_model_len",
     "max_num_seqs": "max_num_seqs",
     "max_num_batched_tokens": "max_num_batched_tokens",
-    "page_size": "block_size",
+    "block_size": "block_size",
     "kv_cache_bytes": "kv_cache_memory_bytes",
     "enable_prefix_caching": "enable_prefix_caching",
     "dtype": "dtype",

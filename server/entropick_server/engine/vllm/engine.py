@@ -19,7 +19,7 @@ from ..reply import check_request
 from ..source import Source, read_source
 from ..start import start_with_profile
 from ..types import (
-    EngineLoad,
+    EngineGauges,
     EngineOptions,
     FinishReason,
     ModelInfo,
@@ -56,7 +56,7 @@ class VllmEngine:
         self._calibrator = calibrator if options.calibrate else None
         self._profile_cache = profile_cache or default_cache()
         self._scheduler = SchedulerGauges()
-        self._reporter = Reporter(self.load)
+        self._reporter = Reporter(self.gauges)
         self._source: Source | None = None
         self._info: ModelInfo | None = None
         self._profile: Profile | None = None
@@ -149,7 +149,7 @@ class VllmEngine:
             if not ended:
                 self._reporter.add(RequestOutput(name, (), FinishReason.CANCELLED), slot, [])
 
-    def load(self) -> EngineLoad:
+    def gauges(self) -> EngineGauges:
         """Returns the gauges that vLLM reported last."""
         return self._scheduler.now(idle=self._slots.idle)
 
@@ -188,7 +188,7 @@ class VllmEngine:
         await workers.open(config, arguments, self._scheduler.logger, profile, source.monitored_layers)
         self._profile = profile
         self._info = launch.describe(options, source, config)
-        self._scheduler.pages_total = int(config.cache_config.num_gpu_blocks or 0)
+        self._scheduler.blocks_total = int(config.cache_config.num_gpu_blocks or 0)
         self._slots = RequestSlots(int(config.scheduler_config.max_num_seqs))
         self._segments = VllmSegments(workers, source.monitored_layers)
         self._alive = True

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..types import EngineLoad
+from ..types import EngineGauges
 
 
 class SchedulerGauges:
     """The newest statistics of vLLM's scheduler, which AsyncLLM hands to a stat logger."""
 
     def __init__(self) -> None:
-        self.pages_total = 0
+        self.blocks_total = 0
         self._running = self._waiting = self._used = 0
 
     def logger(self, config: Any, engine_index: int = 0) -> Any:
@@ -39,10 +39,10 @@ class SchedulerGauges:
     def record(self, stats: Any) -> None:
         """Keeps the statistics of a step."""
         self._running, self._waiting = stats.num_running_reqs, stats.num_waiting_reqs
-        self._used = round(stats.kv_cache_usage * self.pages_total)
+        self._used = round(stats.kv_cache_usage * self.blocks_total)
 
-    def now(self, idle: bool) -> EngineLoad:
+    def now(self, idle: bool) -> EngineGauges:
         """Returns the gauges. ``idle``: nothing runs, which vLLM does not tell after the last step."""
         if idle:
-            return EngineLoad(0, 0, 0, self.pages_total)
-        return EngineLoad(self._running, self._waiting, self._used, self.pages_total)
+            return EngineGauges(0, 0, 0, self.blocks_total)
+        return EngineGauges(self._running, self._waiting, self._used, self.blocks_total)

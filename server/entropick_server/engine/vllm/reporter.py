@@ -6,13 +6,13 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from ..types import BranchVerdict, EngineLoad, RequestOutput, StepReport
+from ..types import BranchVerdict, EngineGauges, RequestOutput, StepReport
 
 
 class Reporter:
     """A collector of outputs, which are reported to listeners together: all of one turn of the event loop."""
 
-    def __init__(self, gauges: Callable[[], EngineLoad]) -> None:
+    def __init__(self, gauges: Callable[[], EngineGauges]) -> None:
         self._gauges = gauges
         self._listeners: list[Callable[[StepReport], None]] = []
         self._outputs: list[tuple[RequestOutput, int]] = []

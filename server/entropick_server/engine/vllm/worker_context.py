@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from entropick_kernels.attention_stats import Implementation
+from entropick_kernels.attention_stats import Kernels
 from entropick_sampler.profile import PROFILE_FILE, Profile, ProfileError
 
 from .attention.buffers import LayerBuffers, StepTables, join
@@ -36,7 +36,7 @@ class WorkerContext:
     this worker has all heads. ``kernels``: the implementation that measures and draws, None for the fastest.
     """
 
-    def __init__(self, layers: Sequence[int], kernels: Implementation | None = None) -> None:
+    def __init__(self, layers: Sequence[int], kernels: Kernels | None = None) -> None:
         self.layers = tuple(sorted(layers))
         self.kernels = kernels
         self.profile: Profile | None = None
@@ -87,7 +87,7 @@ class WorkerContext:
         self._buffers[layer] = buffers
 
     def set_tables(self, layers: Sequence[int], tables: StepTables) -> None:
-        """Sets the page tables of some layers in this step."""
+        """Sets the block tables of some layers in this step."""
         self._tables.update((layer, tables) for layer in layers if layer in self.layers)
 
     def attention(self, rows: int) -> Attention | None:

@@ -29,12 +29,12 @@ class LayerBuffers(NamedTuple):
 
 
 class StepTables(NamedTuple):
-    """The tables of one step, for the layers that share a page table.
+    """The tables of one step, for the layers that share a block table.
 
-    ``pages`` int [B, N], ``lengths`` int [B]; ``longest``: the largest length or more.
+    ``blocks`` int [B, N], ``lengths`` int [B]; ``longest``: the largest length or more.
     """
 
-    pages: Tensor
+    blocks: Tensor
     lengths: Tensor
     longest: int
 
@@ -47,7 +47,7 @@ def join(layer: LayerBuffers, step: StepTables) -> Captured | None:
     return Captured(
         layer.newest[: step.lengths.shape[0]],
         cache,
-        step.pages,
+        step.blocks,
         step.lengths,
         step.longest,
         layer.scale,

@@ -15,7 +15,7 @@ from torch import Tensor
 from entropick_kernels.attention_stats import (
     HeadShards,
     HeadStats,
-    Implementation,
+    Kernels,
     head_stats,
     layer_signals,
     measure_attention,
@@ -35,15 +35,14 @@ its cache without them"""
 class Captured(NamedTuple):
     """The newest queries of one layer in one step, and the keys that they saw.
 
-    ``queries`` [B, H, D]: of each row's newest token. ``keys``: the cache, [P, Hk, page, D or more] with keys
-    in the first D columns, or, ``transposed``, [P, Hk, D or more, page] with keys in the first D rows.
-    ``pages`` int [B, N], ``lengths`` int [B]: as in ``decode_attention``; ``longest``: the largest length or
-    more. ``window``: the last so many keys, None for all; ``softcap`` 0: none.
-    """
+    ``queries`` [B, H, D]: of each row's newest token. ``keys``: the cache, [P, Hk, block, D or more] with
+    keys in the first D columns, or, ``transposed``, [P, Hk, D or more, block] with keys in the first D rows.
+    ``blocks`` int [B, N], ``lengths`` int [B]: as in ``decode_attention``; ``longest``: the largest length or
+    more. ``window``: the last so many keys, None for all; ``softcap`` 0: none."""
 
     queries: Tensor
     keys: Tensor
-    pages: Tensor
+    blocks: Tensor
     lengths: Tensor
     longest: int
     scale: float
@@ -76,18 +75,18 @@ class Attention(NamedTuple):
 
 
 def scores(layer: Captured, rows: int) -> Tensor:
-    """Computes the scores of a transposed layer, float32 [B, H, N * page].
+    """Computes the scores of a transposed layer, float32 [B, H, N * block].
 
     Scores of keys beyond a row's length mean nothing.
     """
-    kv_heads, page, width = layer.keys.shape[1], layer.keys.shape[3], layer.queries.shape[2]
-    pages = layer.pages[:rows, : -(-layer.longest // page)].long()
-    keys = layer.keys[:, :, :width][pages].float()  # [B, N, Hk, D, page]
+    kv_heads, block, width = layer.keys.shape[1], layer.keys.shape[3], layer.queries.shape[2]
+    blocks = layer.blocks[:rows, : -(-layer.longest // block)].long()
+    keys = layer.keys[:, :, :width][blocks].float()  # [B, N, Hk, D, block]
     grouped = layer.queries[:rows].float().view(rows, 1, kv_heads, -1, width)
-    found = torch.matmul(grouped, keys).mul_(layer.scale)  # [B, N, Hk, g, page]
+    found = torch.matmul(grouped, keys).mul_(layer.scale)  # [B, N, Hk, g, block]
     if layer.softcap:
         found.div_(layer.softcap).tanh_().mul_(layer.softcap)
-    return found.permute(0, 2, 3, 1, 4).reshape(rows, -1, pages.shape[1] * page)
+    return found.permute(0, 2, 3, 1, 4).reshape(rows, -1, blocks.shape[1] * block)
 
 
 def valid_keys(layer: Captured, rows: int, span: int) -> Tensor:
@@ -102,14 +101,14 @@ def measure(
     layers: Sequence[Captured],
     rows: int,
     group: TensorParallelGroup | None = None,
-    implementation: Implementation | None = None,
+    kernels: Kernels | None = None,
 ) -> Attention:
     """Measures ``rows`` rows in every layer; with ``group`` the heads of all its workers.
 
-    ``implementation``: see :func:`measure_attention`.
+    ``kernels``: see :func:`measure_attention`.
     """
     if group is not None or not layers[0].transposed:
-        heads = _by_kernel(layers, rows, group, implementation)
+        heads = _by_kernel(layers, rows, group, kernels)
     elif _native is not None and _small(layers, rows):
         return _natively(layers, rows)
     else:
@@ -122,9 +121,9 @@ def _by_kernel(
     layers: Sequence[Captured],
     rows: int,
     group: TensorParallelGroup | None,
-    implementation: Implementation | None,
+    kernels: Kernels | None,
 ) -> HeadStats:
-    """Layer by layer, every row in one launch while they fit into SCRATCH, pages read in place."""
+    """Layer by layer, every row in one launch while they fit into SCRATCH, blocks read in place."""
     found = []
     for layer in layers:
         heads, width = layer.queries.shape[1:]
@@ -133,14 +132,14 @@ def _by_kernel(
             measure_attention(
                 layer.queries[part],
                 keys,
-                layer.pages[part, : -(-layer.longest // keys.shape[2])],
+                layer.blocks[part, : -(-layer.longest // keys.shape[2])],
                 layer.lengths[part],
                 scale=layer.scale,
                 window=layer.window,
                 softcap=layer.softcap or None,
                 shards=None if group is None else HeadShards(heads * group.size, group.all_reduce),
                 # native loops know no group
-                implementation=None if implementation == "numba" else implementation,
+                kernels=None if kernels == "numba" else kernels,
             )
             for part in _parts(layer, rows)
         ]
@@ -186,7 +185,7 @@ def _small(layers: Sequence[Captured], rows: int) -> bool:
     heads, width = first.queries.shape[1:]
     return rows * first.longest * heads * width < _native.WORTH_THREADS and all(
         _native.serves(layer.queries, layer.keys)
-        and layer.pages is first.pages
+        and layer.blocks is first.blocks
         and layer.queries.shape == first.queries.shape
         and layer.keys.shape[1:] == first.keys.shape[1:]
         for layer in layers
@@ -199,7 +198,7 @@ def _natively(layers: Sequence[Captured], rows: int) -> Attention:
     return Attention(
         *_native.measure_transposed(
             [_native.TransposedLayer(c.queries[:rows], c.keys, c.scale, c.window, c.softcap) for c in layers],
-            first.pages[:rows, :columns],
+            first.blocks[:rows, :columns],
             first.lengths[:rows],
         )
     )

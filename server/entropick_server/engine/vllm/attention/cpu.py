@@ -1,6 +1,6 @@
 """CPU_ATTN, vLLM's attention on a CPU, with the newest queries captured.
 
-A page of the cache holds keys as K^T [D, page] before its values where the kernels' layout is "vec"; other
+A block of the cache holds keys as K^T [D, block] before its values where the kernels' layout is "vec"; other
 layouts (vec16, amx, neon, ...) are not read: their layers are not measured.
 """
 
@@ -62,7 +62,7 @@ class MeasuredCPUAttention(CPUAttentionBackendImpl):
         number = layer_number(layer.layer_name)
         if number not in self._context.layers:
             return out
-        pages, kv_heads, page, width = kv_cache.shape
+        blocks, kv_heads, block, width = kv_cache.shape
         queries = query.view(-1, self.num_heads, self.head_size)
         if attn_metadata.max_query_len == 1:
             newest = queries[: attn_metadata.seq_lens.shape[0]].clone()
@@ -72,7 +72,7 @@ class MeasuredCPUAttention(CPUAttentionBackendImpl):
             number,
             Captured(
                 newest,
-                kv_cache.view(pages, kv_heads, width, page),
+                kv_cache.view(blocks, kv_heads, width, block),
                 attn_metadata.block_table,
                 attn_metadata.seq_lens,
                 attn_metadata.max_seq_len,

@@ -2,7 +2,7 @@
 
 Under FULL CUDA graphs Python runs in an attention layer at capture only. All that it does here is captured
 with the rest: the rows' last positions index the queries, and the found ones are copied into a buffer that is
-allocated once. The page tables of a step come from the metadata builder, which runs in Python before every
+allocated once. The block tables of a step come from the metadata builder, which runs in Python before every
 step, replayed or not; keys are read in place when the sampler runs, behind the forward on the same stream.
 Nothing waits for the device, and no shape depends on data. Imports no backend: each has a module of its own.
 """
@@ -117,7 +117,7 @@ class QueryCapture:
 
 
 class TableCapture:
-    """A mixin of vLLM's metadata builders that hands a step's page tables to the worker's context."""
+    """A mixin of vLLM's metadata builders that hands a step's block tables to the worker's context."""
 
     layer_names: list[str]
     vllm_config: Any
@@ -136,6 +136,6 @@ class TableCapture:
         self._capture(blk_table, metadata.seq_lens, metadata.max_seq_len)
         return super().update_block_table(metadata, blk_table, slot_mapping)  # type: ignore[misc]
 
-    def _capture(self, pages: Tensor, lengths: Tensor, longest: int) -> None:
+    def _capture(self, blocks: Tensor, lengths: Tensor, longest: int) -> None:
         numbers = [layer_number(name) for name in self.layer_names]
-        WorkerContext.of(self.vllm_config).set_tables(numbers, StepTables(pages, lengths, int(longest)))
+        WorkerContext.of(self.vllm_config).set_tables(numbers, StepTables(blocks, lengths, int(longest)))

@@ -1,4 +1,4 @@
-"""The page tables of a step's rows, as the attention reads them; kept and patched from step to step."""
+"""The block tables of a step's rows, as the attention reads them; kept and patched from step to step."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch import Tensor
 from .sequence import Sequence
 
 
-class PageTables:
+class BlockTables:
     """Remembers the rows of the last step: only what changed since then is written again."""
 
-    def __init__(self, page_size: int, device: torch.device) -> None:
-        self._page_size = page_size
+    def __init__(self, block_size: int, device: torch.device) -> None:
+        self._block_size = block_size
         self._device = device
         self._host = np.zeros((0, 1), dtype=np.int32)
         self._lists: list[list[int]] = []
@@ -21,21 +21,21 @@ class PageTables:
         self._table = torch.zeros(0, 1, dtype=torch.int32, device=device)
 
     def of(self, rows: tuple[Sequence, ...]) -> Tensor:
-        """[B, N] int32 page ids, N just wide enough for the row with the most pages."""
-        lists = [s.pages for s in rows]
+        """[B, N] int32 block ids, N just wide enough for the row with the most blocks."""
+        lists = [s.blocks for s in rows]
         changed = len(lists) != len(self._lists)
         if changed or any(a is not b for a, b in zip(lists, self._lists, strict=True)):
             # a row holds no more than its limit, so that the table never grows while the rows stay
-            widest = max((-(-s.limit // self._page_size) for s in rows), default=1)
+            widest = max((-(-s.limit // self._block_size) for s in rows), default=1)
             self._host = np.zeros((len(rows), widest), dtype=np.int32)
             self._lists = lists
             self._written = [0] * len(rows)
             changed = True
-        for i, pages in enumerate(lists):
+        for i, blocks in enumerate(lists):
             have = self._written[i]
-            if len(pages) > have:
-                self._host[i, have : len(pages)] = pages[have:]
-                self._written[i] = len(pages)
+            if len(blocks) > have:
+                self._host[i, have : len(blocks)] = blocks[have:]
+                self._written[i] = len(blocks)
                 changed = True
         if changed:
             width = max(self._written, default=1)

@@ -112,15 +112,15 @@ async def test_a_seeded_request_is_the_same_alone_and_in_a_batch(
                 )
 
 
-async def test_closing_a_stream_frees_its_pages(open_engine: Open, make_request: Make) -> None:
+async def test_closing_a_stream_frees_its_blocks(open_engine: Open, make_request: Make) -> None:
     async with open_engine() as engine:
         stream = engine.generate(make_request(max_tokens=200, stop_token_ids=()))
         await anext(stream)
-        assert engine.load().running == 1
-        assert engine.load().pages_used > 0
+        assert engine.gauges().running == 1
+        assert engine.gauges().blocks_used > 0
         await stream.aclose()  # type: ignore[attr-defined]
-        await until(lambda: engine.load().pages_used == 0)
-        assert engine.load().running == 0
+        await until(lambda: engine.gauges().blocks_used == 0)
+        assert engine.gauges().running == 0
 
 
 async def test_cancelling_the_reader_cancels_the_request(open_engine: Open, make_request: Make) -> None:
@@ -130,11 +130,11 @@ async def test_cancelling_the_reader_cancels_the_request(open_engine: Open, make
         readers = [
             asyncio.create_task(run(engine, make_request(prompt(20, i), max_tokens=200))) for i in range(5)
         ]
-        await until(lambda: engine.load().running == 5)
+        await until(lambda: engine.gauges().running == 5)
         for reader in readers:
             reader.cancel()
         await asyncio.gather(*readers, return_exceptions=True)
-        await until(lambda: engine.load().pages_used == 0)
+        await until(lambda: engine.gauges().blocks_used == 0)
         await until(
             lambda: sum(o.finish_reason is FinishReason.CANCELLED for r in reports for o in r.outputs) == 5
         )
@@ -150,7 +150,7 @@ async def test_reports_reach_listeners(open_engine: Open, make_request: Make) ->
     assert all(len(r.slots) == len(r.outputs) for r in reports)
     assert {slot for r in reports for slot in r.slots} <= {0, 1, 2}
     assert all(r.duration > 0 for r in reports)
-    assert reports[-1].load.pages_used == 0
+    assert reports[-1].load.blocks_used == 0
 
 
 async def test_why_requests_end(open_engine: Open, make_request: Make) -> None:
@@ -291,7 +291,7 @@ async def test_bad_logits_fail_their_request_alone(
         assert (len(bad), bad_end.finish_reason) == (2, FinishReason.ERROR)
         assert "not finite" in (bad_end.error or "")
         assert (len(good), good_end.finish_reason) == (8, FinishReason.LENGTH)
-        assert engine.load().pages_used == 0
+        assert engine.gauges().blocks_used == 0
 
 
 async def test_a_step_that_raises_ends_its_requests_and_the_engine_goes_on(
@@ -310,7 +310,7 @@ async def test_a_step_that_raises_ends_its_requests_and_the_engine_goes_on(
         assert last.finish_reason is FinishReason.ERROR
         assert "log says why" in (last.error or "")
         assert "out of luck" not in (last.error or ""), "inner errors may hold paths"
-        await until(lambda: engine.load().pages_used == 0)
+        await until(lambda: engine.gauges().blocks_used == 0)
         assert engine.ready
         assert len((await run(engine, make_request()))[0]) == 8
 
@@ -368,7 +368,7 @@ def calibrator(layers: tuple[int, ...], seen: list[bool]) -> Callable[[EmbeddedE
     async def calibrate(engine: EmbeddedEngine) -> Any:
         seen.append(engine.ready)
         request = Request(
-            "c", (1, 2), SamplingParams(), PolicyConfig(policy="fixed"), 0.0, forced_token_ids=(3, 4)
+            "c", (1, 2), SamplingParams(), PolicyConfig(policy="fixed"), 0.0, replayed_token_ids=(3, 4)
         )
         assert ids((await run(engine, request))[0]) == [3, 4]
         return profile(layers, engine.model_hash)
@@ -424,7 +424,7 @@ async def test_leaving_after_the_end_arrived_forgets_the_request(
     async with open_engine() as engine:
         stream = engine.generate(make_request(request_id="twice", max_tokens=3))
         await anext(stream)
-        await until(lambda: engine.load().running == 0)
+        await until(lambda: engine.gauges().running == 0)
         await asyncio.sleep(0)
         await stream.aclose()  # type: ignore[attr-defined]
         async with asyncio.timeout(10):

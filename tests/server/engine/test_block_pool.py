@@ -1,14 +1,14 @@
 import pytest
 
-from entropick_server.engine.embedded.pages import PagePool, page_digest
+from entropick_server.engine.embedded.block_pool import BlockPool, block_digest
 
 
-def figures(pool: PagePool) -> tuple[int, int, int]:
+def figures(pool: BlockPool) -> tuple[int, int, int]:
     return pool.free, pool.cached, pool.used
 
 
-def test_pages_are_handed_out_once_and_come_back() -> None:
-    pool = PagePool(5)
+def test_blocks_are_handed_out_once_and_come_back() -> None:
+    pool = BlockPool(5)
     first, second = pool.allocate(2), pool.allocate(3)
     assert first is not None
     assert second is not None
@@ -18,47 +18,47 @@ def test_pages_are_handed_out_once_and_come_back() -> None:
     assert (pool.used, pool.available, pool.total) == (3, 2, 5)
 
 
-def test_too_many_pages_take_none() -> None:
-    pool = PagePool(3)
+def test_too_many_blocks_take_none() -> None:
+    pool = BlockPool(3)
     assert pool.allocate(4) is None
     assert pool.used == 0
 
 
-@pytest.mark.parametrize("page", [0, 1, 4])
-def test_a_page_that_is_not_handed_out_cannot_be_used(page: int) -> None:
-    pool = PagePool(3)
+@pytest.mark.parametrize("block", [0, 1, 4])
+def test_a_block_that_is_not_handed_out_cannot_be_used(block: int) -> None:
+    pool = BlockPool(3)
     with pytest.raises(ValueError, match="not handed out"):
-        pool.release([page])
+        pool.release([block])
     with pytest.raises(ValueError, match="not handed out"):
-        pool.share([page])
+        pool.share([block])
     with pytest.raises(ValueError, match="not handed out"):
-        pool.register(page, b"x")
+        pool.register(block, b"x")
 
 
 def test_an_empty_pool_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one"):
-        PagePool(0)
+        BlockPool(0)
 
 
-def test_a_shared_page_is_used_until_nobody_uses_it() -> None:
-    pool = PagePool(2)
-    pages = pool.allocate(1)
-    assert pages is not None
-    pool.share(pages)
-    assert pool.references(pages[0]) == 2
-    pool.release(pages)
+def test_a_shared_block_is_used_until_nobody_uses_it() -> None:
+    pool = BlockPool(2)
+    blocks = pool.allocate(1)
+    assert blocks is not None
+    pool.share(blocks)
+    assert pool.references(blocks[0]) == 2
+    pool.release(blocks)
     assert figures(pool) == (1, 0, 1)
-    pool.release(pages)
+    pool.release(blocks)
     assert figures(pool) == (2, 0, 0)
     with pytest.raises(ValueError, match="not handed out"):
-        pool.release(pages)
+        pool.release(blocks)
 
 
-def test_known_pages_are_found_until_they_are_evicted_the_longest_unused_first() -> None:
-    pool = PagePool(4)
+def test_known_blocks_are_found_until_they_are_evicted_the_longest_unused_first() -> None:
+    pool = BlockPool(4)
     a, b, c, d = pool.allocate(4) or []
-    for page, name in ((a, b"a"), (b, b"b"), (c, b"c")):
-        pool.register(page, name)
+    for block, name in ((a, b"a"), (b, b"b"), (c, b"c")):
+        pool.register(block, name)
     pool.release([a, b])  # a chain: its end is of no use without its beginning
     pool.release([c])
     pool.release([d])
@@ -73,8 +73,8 @@ def test_known_pages_are_found_until_they_are_evicted_the_longest_unused_first()
     assert figures(pool) == (0, 0, 4)
 
 
-def test_the_first_page_of_a_digest_stays_the_known_one() -> None:
-    pool = PagePool(2)
+def test_the_first_block_of_a_digest_stays_the_known_one() -> None:
+    pool = BlockPool(2)
     a, b = pool.allocate(2) or []
     pool.register(a, b"same")
     pool.register(b, b"same")
@@ -84,8 +84,8 @@ def test_the_first_page_of_a_digest_stays_the_known_one() -> None:
     assert figures(pool) == (1, 0, 1)
 
 
-def test_forgotten_pages_are_not_found_whoever_uses_them() -> None:
-    pool = PagePool(2)
+def test_forgotten_blocks_are_not_found_whoever_uses_them() -> None:
+    pool = BlockPool(2)
     a, b = pool.allocate(2) or []
     pool.register(a, b"a")
     pool.register(b, b"b")
@@ -99,12 +99,12 @@ def test_forgotten_pages_are_not_found_whoever_uses_them() -> None:
 
 def test_a_digest_is_of_the_whole_chain() -> None:
     digests = {
-        page_digest(b"", (1, 2)),
-        page_digest(b"", (2, 1)),
-        page_digest(b"", (1, 2, 0)),
-        page_digest(b"", (258,)),
-        page_digest(page_digest(b"", (1, 2)), (1, 2)),
-        page_digest(page_digest(b"", (1, 3)), (1, 2)),
+        block_digest(b"", (1, 2)),
+        block_digest(b"", (2, 1)),
+        block_digest(b"", (1, 2, 0)),
+        block_digest(b"", (258,)),
+        block_digest(block_digest(b"", (1, 2)), (1, 2)),
+        block_digest(block_digest(b"", (1, 3)), (1, 2)),
     }
     assert len(digests) == 6
-    assert page_digest(b"", [1, 2]) in digests
+    assert block_digest(b"", [1, 2]) in digests

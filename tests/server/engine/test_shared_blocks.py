@@ -15,7 +15,7 @@ from entropick_server.engine.embedded.scheduler import Scheduler
 from entropick_server.engine.embedded.sequence import Sequence
 from entropick_server.engine.types import FinishReason, Request, Token
 
-from .conftest import PAGE, Room, same, several
+from .conftest import BLOCK, Room, same, several
 
 Make = Callable[..., Request]
 FIXED = PolicyConfig(policy="fixed")
@@ -57,7 +57,7 @@ def test_under_pressure_every_text_is_the_one_it_has_alone(
         assert small.hits == sum(small.cached.values())
     else:
         assert small.queries == small.hits == 0
-    assert small.core.load().pages_used == 0
+    assert small.core.gauges().blocks_used == 0
     assert any(t.forced for tokens in small.tokens.values() for t in tokens)
     clarified = False
     for request in requests:
@@ -71,7 +71,7 @@ def test_under_pressure_every_text_is_the_one_it_has_alone(
     assert clarified, "a request with clarifying texts was preempted"
 
 
-def test_a_chat_goes_on_from_the_pages_of_its_last_turn(
+def test_a_chat_goes_on_from_the_blocks_of_its_last_turn(
     room: Callable[..., Room], make_request: Make
 ) -> None:
     warm = room()
@@ -81,7 +81,7 @@ def test_a_chat_goes_on_from_the_pages_of_its_last_turn(
     warm.finish()
     assert warm.cached[first.request_id] == 0
     turn = (*prompt, *warm.text(first.request_id), 7, 8, 9)
-    # the same beginning asked for in other ways: the pages do not depend on them
+    # the same beginning asked for in other ways: the blocks do not depend on them
     requests = [
         make_request(turn, policy=policy, seed=11, max_tokens=12, temperature=t, logprobs=2)
         for policy, t in ((FIXED, 0.8), (SEED, 1.0), (CLARIFY, 1.0), (FIXED, 0.0))
@@ -89,16 +89,16 @@ def test_a_chat_goes_on_from_the_pages_of_its_last_turn(
     for request in requests:
         warm.add(request)
         warm.finish()
-        # 30 + 21 tokens, of which the last was never fed: 6 full pages of 8
+        # 30 + 21 tokens, of which the last was never fed: 6 full blocks of 8
         assert warm.cached[request.request_id] >= 48
         cold = room(enable_prefix_caching=False)
         cold.add(request)
         cold.finish()
         same(warm.tokens[request.request_id], cold.tokens[request.request_id])
-    assert warm.core.load().pages_used == 0
+    assert warm.core.gauges().blocks_used == 0
 
 
-def test_forced_tokens_are_measured_alike_over_known_pages(
+def test_forced_tokens_are_measured_alike_over_known_blocks(
     room: Callable[..., Room], make_request: Make
 ) -> None:
     warm = room()
@@ -126,10 +126,10 @@ def test_branches_go_on_as_their_parent_and_leave_it_alone(
         for _ in range(steps):
             forked.step()
         parent = forked.row(request.request_id)
-        used = forked.core.load().pages_used
+        used = forked.core.gauges().blocks_used
         branches = forked.core.fork(parent, 3)
         assert [b.branch for b in branches] == [1, 2, 3]
-        assert forked.core.load().pages_used - used == (3 if parent.computed % PAGE else 0)
+        assert forked.core.gauges().blocks_used - used == (3 if parent.computed % BLOCK else 0)
         for _ in range(20):
             forked.step()
         # drawn with numbers of their own, measured over the same beginning
@@ -141,7 +141,7 @@ def test_branches_go_on_as_their_parent_and_leave_it_alone(
             forked.core.drop(branch)
         forked.finish()
         same(forked.tokens[request.request_id], alone.tokens[request.request_id])
-        assert forked.core.load().pages_used == 0
+        assert forked.core.gauges().blocks_used == 0
 
 
 def check_by_replay(fresh: Room, make: Make, row: Sequence) -> None:
@@ -182,13 +182,13 @@ def test_an_adopted_branch_is_the_reply_also_under_pressure(
         assert len(here.tokens[request.request_id]) == 7
         here.core.adopt(rows[winner])
         assert parent.branch == 0
-        assert all(row.pages == [] for row in rows[1:])
+        assert all(row.blocks == [] for row in rows[1:])
         here.finish()
         tokens = here.tokens[request.request_id]
         assert tokens[7:17] == kept
         assert len(tokens) == 50
         assert here.ends[request.request_id] is FinishReason.LENGTH
-        assert here.core.load().pages_used == 0
+        assert here.core.gauges().blocks_used == 0
         if crowded:
             assert request.request_id in here.preempted
             for other in others:
@@ -212,7 +212,7 @@ def test_branches_that_end_wait_for_the_verdict(room: Callable[..., Room], make_
     for _ in range(20):
         here.step()
     assert (parent.ended, one.ended, two.ended) == (FinishReason.LENGTH,) * 3
-    assert here.core.load().pages_used == 0
+    assert here.core.gauges().blocks_used == 0
     assert request.request_id not in here.ends
     with pytest.raises(ValueError, match="ended"):
         here.core.fork(one, 1)
@@ -234,14 +234,14 @@ def test_cancelling_a_request_frees_all_of_its_rows(room: Callable[..., Room], m
     here.step()
     branches = here.core.fork(here.row(request.request_id), 5)
     here.step()
-    assert here.core.load().running == 4
-    assert here.core.load().waiting == 2
+    assert here.core.gauges().running == 4
+    assert here.core.gauges().waiting == 2
     here.core.cancel(request.request_id)
     here.step()
     assert here.ends == {request.request_id: FinishReason.CANCELLED}
-    assert here.core.load() == here.core.load().__class__(0, 0, 0, here.core.load().pages_total)
+    assert here.core.gauges() == here.core.gauges().__class__(0, 0, 0, here.core.gauges().blocks_total)
     assert here.core.idle
-    assert all(b.pages == [] for b in branches)
+    assert all(b.blocks == [] for b in branches)
 
 
 def poison(monkeypatch: pytest.MonkeyPatch, bad: Callable[[Sequence], bool]) -> None:
@@ -257,7 +257,7 @@ def poison(monkeypatch: pytest.MonkeyPatch, bad: Callable[[Sequence], bool]) -> 
     monkeypatch.setattr(ModelRunner, "forward", poisoned)
 
 
-def test_bad_logits_hurt_no_sharer_and_leave_no_page_behind(
+def test_bad_logits_hurt_no_sharer_and_leave_no_block_behind(
     room: Callable[..., Room], make_request: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = room()
@@ -273,13 +273,13 @@ def test_bad_logits_hurt_no_sharer_and_leave_no_page_behind(
     assert here.ends == {bad.request_id: FinishReason.ERROR}
     here.add(later)
     here.finish()
-    assert here.cached[later.request_id] == 0, "pages of a row that went bad are not found"
+    assert here.cached[later.request_id] == 0, "blocks of a row that went bad are not found"
     monkeypatch.undo()
     for request in (good, later):
         alone = room()
         alone.add(request)
         same(here.tokens[request.request_id], alone.finish().tokens[request.request_id])
-    assert here.core.load().pages_used == 0
+    assert here.core.gauges().blocks_used == 0
 
 
 @pytest.mark.parametrize("whose", ["branch", "parent"])
@@ -300,7 +300,7 @@ def test_bad_logits_of_a_branch_end_the_branch_and_of_the_request_the_request(
         same(here.tokens[request.request_id], alone.tokens[request.request_id])
     else:
         assert here.ends == {request.request_id: FinishReason.ERROR}
-    assert here.core.load().pages_used == 0
+    assert here.core.gauges().blocks_used == 0
 
 
 def test_a_step_that_raises_hurts_nobody_outside_it(
@@ -331,7 +331,7 @@ def test_a_step_that_raises_hurts_nobody_outside_it(
     alone = room()
     alone.add(third)
     same(here.tokens[third.request_id], alone.finish().tokens[third.request_id])
-    assert here.core.load().pages_used == 0
+    assert here.core.gauges().blocks_used == 0
 
 
 def test_a_failing_schedule_ends_the_requests_of_that_moment_and_no_others(
@@ -360,19 +360,19 @@ def test_a_failing_schedule_ends_the_requests_of_that_moment_and_no_others(
     third = make_request(tuple(range(9)), max_tokens=5)
     here.add(third)
     assert here.finish().ends[third.request_id] is FinishReason.LENGTH
-    assert here.core.load().pages_used == 0
+    assert here.core.gauges().blocks_used == 0
 
 
 def test_the_cache_is_as_large_as_its_bytes_whatever_max_num_seqs(
     room: Callable[..., Room], make_request: Make
 ) -> None:
     """A prompt is found again although other contexts than ``max_num_seqs`` hold were computed since."""
-    here = room(pages=200, max_num_seqs=1)
-    assert here.core.load().pages_total == 200
+    here = room(blocks=200, max_num_seqs=1)
+    assert here.core.gauges().blocks_total == 200
     prompts = [tuple((i * 31 + k) % 256 for k in range(100)) for i in range(12)]
     for _ in range(2):
         for prompt in prompts:
             here.add(make_request(prompt, max_tokens=2))
             here.finish()
     assert here.hits == len(prompts) * 96
-    assert room(pages=200, max_num_seqs=1, enable_prefix_caching=False).core.load().pages_total == 32
+    assert room(blocks=200, max_num_seqs=1, enable_prefix_caching=False).core.gauges().blocks_total == 32
