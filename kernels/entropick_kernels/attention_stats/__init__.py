@@ -90,9 +90,9 @@ def decode_attention(
     """
     inputs = PagedQueries(q, k_blocks, v_blocks, block_table, lengths, scale, window, softcap)
     inputs.check()
-    kernels = _kernels(kernels, q, *inputs.blocks)
-    if kernels is not None:
-        measured: tuple[Tensor, HeadStats | None] = kernels.decode_attention_triton(
+    triton = _triton_kernels(kernels, q, *inputs.blocks)
+    if triton is not None:
+        measured: tuple[Tensor, HeadStats | None] = triton.decode_attention_triton(
             inputs, want="all" if want_stats else "none"
         )
         return measured
@@ -133,9 +133,9 @@ def measure_attention(
     inputs = PagedQueries(q, k_blocks, None, block_table, lengths, scale, window, softcap)
     inputs.check()
     check_shards(shards, q.shape[1])
-    kernels = _kernels(kernels, q, k_blocks)
-    if kernels is not None:
-        measured: HeadStats = kernels.measure_attention_triton(inputs, shards)
+    triton = _triton_kernels(kernels, q, k_blocks)
+    if triton is not None:
+        measured: HeadStats = triton.measure_attention_triton(inputs, shards)
         return measured
     native = kernels != "torch" and _loops is not None and shards is None
     if native and _loops.supports(q, k_blocks):
@@ -147,7 +147,7 @@ def measure_attention(
     return measure_attention_torch(inputs, shards)
 
 
-def _kernels(kernels: str | None, q: Tensor, *blocks: Tensor) -> Any | None:
+def _triton_kernels(kernels: str | None, q: Tensor, *blocks: Tensor) -> Any | None:
     """Returns the Triton kernels where they are to serve these tensors, else None.
 
     Raises ValueError where they are demanded and cannot.
@@ -184,16 +184,16 @@ def prefill_attention(
         raise ValueError(
             f"{q.shape[0]} queries, {length} keys, {block_row.shape[0]} blocks of {block} do not fit"
         )
-    kernels = _kernels(kernels, q, k_blocks, v_blocks) if want_stats else None
+    triton = _triton_kernels(kernels, q, k_blocks, v_blocks) if want_stats else None
     out, stats = prefill_attention_torch(
         q, k_blocks, v_blocks, block_row, length,
-        scale=scale, window=window, softcap=softcap, want_stats=want_stats and kernels is None,
+        scale=scale, window=window, softcap=softcap, want_stats=want_stats and triton is None,
     )  # fmt: skip
-    if kernels is not None:
+    if triton is not None:
         table = block_row[None, : -(-length // block)]
         ends = torch.full((1,), length, dtype=torch.int32, device=q.device)
         newest = PagedQueries(q[-1:], k_blocks, v_blocks, table, ends, scale, window, softcap)
-        of_last = kernels.decode_attention_triton(newest)[1]
+        of_last = triton.decode_attention_triton(newest)[1]
         stats = HeadStats(*(figure[0] for figure in of_last))
     return out, stats
 

@@ -54,9 +54,9 @@ def logits_stats(logits: Tensor, *, kernels: Kernels | None = None) -> LogitsSta
     if not logits.is_floating_point():
         raise TypeError(f"logits must be floating point, got {logits.dtype}")
     if logits.dtype in _TRITON_DTYPES:
-        kernels = chosen(__name__, kernels, logits)
-        if kernels is not None:
-            stats: LogitsStats = kernels.logits_stats_triton(logits)
+        triton = chosen(__name__, kernels, logits)
+        if triton is not None:
+            stats: LogitsStats = triton.logits_stats_triton(logits)
             return stats
     elif kernels == "triton":
         raise ValueError(f"the Triton kernels read float32, bfloat16 and float16, got {logits.dtype}")

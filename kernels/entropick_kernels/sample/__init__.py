@@ -47,9 +47,9 @@ def philox_uniform(
     the number does not depend on what else is drawn. ``kernels`` as for :func:`draw`; all give the
     same bits.
     """
-    kernels = chosen(__name__, kernels, seed, position, draw, stream)
-    if kernels is not None:
-        uniforms: Tensor = kernels.philox_uniform_triton(seed, position, draw, stream)
+    triton = chosen(__name__, kernels, seed, position, draw, stream)
+    if triton is not None:
+        uniforms: Tensor = triton.philox_uniform_triton(seed, position, draw, stream)
         return uniforms
     if _native((seed, position, draw, stream), kernels):
         return _loops.philox_uniform_numba(seed, position, draw, stream)
@@ -94,9 +94,9 @@ def draw(
             raise ValueError(f"{name} must have shape [{rows[0]}], got {tuple(value.shape)}")
     tensors = (logits, temperature, top_k, top_p, min_p, uniforms)
     wide = kernels is None and logits.dtype == torch.float64
-    kernels = None if wide else chosen(__name__, kernels, *tensors)
-    if kernels is not None:
-        tokens: Tensor = kernels.draw_triton(*tensors, max_top_k=max_top_k)
+    triton = None if wide else chosen(__name__, kernels, *tensors)
+    if triton is not None:
+        tokens: Tensor = triton.draw_triton(*tensors, max_top_k=max_top_k)
         return tokens
     if _native(tensors, kernels):
         return _loops.draw_numba(*tensors)
