@@ -1,4 +1,4 @@
-"""Prometheus: every metric moves, nothing stays behind, the block is well formed."""
+"""Prometheus: every metric moves, nothing stays behind, the page is well formed."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from prometheus_client.parser import text_string_to_metric_families as parse_pla
 from entropick_sampler.signals import SIGNALS, Signal
 from entropick_server.engine.types import FinishReason, RequestOutput, StepReport
 from entropick_server.metrics import Metrics
-from entropick_server.metrics.signals import SignalHistogram
+from entropick_server.metrics.signals import SignalHistograms
 
 CHAT = "/v1/chat/completions"
 BODY = {"messages": [{"role": "user", "content": "Hi"}]}
 
 
 async def samples(client: httpx.AsyncClient) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-    block = (await client.get("/metrics")).text
+    page = (await client.get("/metrics")).text
     return {
         (s.name, frozenset(s.labels.items())): s.value
-        for family in parse_plain(block)
+        for family in parse_plain(page)
         for s in family.samples
         if s.name.startswith("entropick_")
     }
@@ -34,7 +34,7 @@ def total(found: dict[Any, float], name: str, **labels: str) -> float:
     return sum(v for (n, have), v in found.items() if n == name and set(labels.items()) <= set(have))
 
 
-async def test_the_block_before_the_model_is_loaded(engine: Any, serve: Any) -> None:
+async def test_the_page_before_the_model_is_loaded(engine: Any, serve: Any) -> None:
     engine.load_gate.clear()
     async with serve(engine, wait=False) as client:
         assert (await client.get("/metrics")).status_code == 200
@@ -164,8 +164,8 @@ async def test_a_report_between_steps_is_no_step(engine: Any, serve: Any) -> Non
 
 async def test_help_says_choices_where_choices_are_counted(client: httpx.AsyncClient) -> None:
     await client.post("/v1/completions", json={"prompt": ["a", "b"], "n": 3, "max_tokens": 2})
-    block = (await client.get("/metrics")).text
-    families = {family.name: family for family in parse_plain(block)}
+    page = (await client.get("/metrics")).text
+    families = {family.name: family for family in parse_plain(page)}
     found = await samples(client)
     for name, metric in (
         ("request_success", "request_success_total"),
@@ -184,9 +184,9 @@ async def test_help_says_choices_where_choices_are_counted(client: httpx.AsyncCl
 
 async def test_openmetrics_with_exemplars(client: httpx.AsyncClient) -> None:
     answer = await client.post(CHAT, json=BODY)
-    block = await client.get("/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"})
-    assert block.headers["content-type"].startswith("application/openmetrics-text")
-    families = {family.name: family for family in parse_open(block.text)}
+    page = await client.get("/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"})
+    assert page.headers["content-type"].startswith("application/openmetrics-text")
+    families = {family.name: family for family in parse_open(page.text)}
     for name in ("entropick_logits_entropy_bits", "entropick_time_to_first_token_seconds"):
         exemplars = [s.exemplar for s in families[name].samples if s.exemplar]
         assert {e.labels["request_id"] for e in exemplars} == {answer.json()["id"]}
@@ -197,15 +197,17 @@ async def test_openmetrics_with_exemplars(client: httpx.AsyncClient) -> None:
 @pytest.mark.parametrize("signal", SIGNALS, ids=lambda s: s.name)
 def test_histograms_agree_with_counting(signal: Signal) -> None:
     rng = np.random.default_rng(0)
-    histogram = SignalHistogram(signal)
+    histograms, column = SignalHistograms(), SIGNALS.index(signal)
     bounds = np.array(signal.buckets)
     values = np.concatenate([rng.uniform(0, bounds[-1] * 1.2, 200), bounds, [np.nan, np.inf]])
-    for part in np.array_split(values, 7):
-        histogram.observe(part, ["r"] * len(part))
+    rows = rng.uniform(0, 1, (len(values), len(SIGNALS)))
+    rows[:, column] = values
+    for part in np.array_split(rows, 7):
+        histograms.observe(part, ["r"] * len(part))
     known = values[np.isfinite(values)]
-    found = {
-        s.labels["le"]: s.value for s in histogram.family("m").samples if s.name == f"{signal.metric}_bucket"
-    }
+    samples = histograms.family(column, "m").samples
+    found = {s.labels["le"]: s.value for s in samples if s.name == f"{signal.metric}_bucket"}
+    assert next(s.value for s in samples if s.name == f"{signal.metric}_sum") == pytest.approx(known.sum())
     for bound in signal.buckets:
         assert found[str(float(bound))] == np.sum(known <= bound)
     assert found["+Inf"] == len(known)

@@ -81,11 +81,11 @@ class Metrics:
         )
         self._step = self._histogram("engine_step_seconds", "Duration of an engine step.", _SHORT)
 
-    def bind(self, model_name: str, load: Callable[[], EngineGauges]) -> None:
-        """Names the model, once it is loaded; ``load`` returns the gauges of a moment."""
+    def bind(self, model_name: str, gauges: Callable[[], EngineGauges]) -> None:
+        """Names the model, once it is loaded; ``gauges`` returns the gauges of a moment."""
         self._model_name = model_name
         self._signals.bind(model_name)
-        self._gauges.bind(model_name, load)
+        self._gauges.bind(model_name, gauges)
 
     def on_step(self, report: StepReport) -> None:
         """Counts one engine step (the listener for Engine.subscribe)."""

@@ -18,46 +18,54 @@ from ..engine.types import StepReport, Token
 from .exemplars import exemplar
 
 
-class SignalHistogram:
-    """The histogram of one signal; a batch of values is bucketed by one numpy call."""
+class SignalHistograms:
+    """The histograms of all signals; a batch of values is bucketed in one pass."""
 
-    def __init__(self, signal: Signal) -> None:
-        self._signal = signal
-        self._bounds = np.asarray(signal.buckets, dtype=np.float64)
-        self._counts = np.zeros(len(signal.buckets) + 1, dtype=np.int64)
-        self._sum = 0.0
-        self._largest: dict[int, tuple[str, float, float]] = {}
-        """bucket -> the newest exemplar: request id, value, time"""
+    def __init__(self) -> None:
+        widest = max(len(signal.buckets) for signal in SIGNALS)
+        # one line a signal; a bound of infinity, which no value exceeds, fills the shorter lines
+        self._bounds = np.full((len(SIGNALS), widest), np.inf)
+        for line, signal in zip(self._bounds, SIGNALS, strict=True):
+            line[: len(signal.buckets)] = signal.buckets
+        self._columns = np.arange(len(SIGNALS))
+        self._counts = np.zeros((len(SIGNALS), widest + 1), dtype=np.int64)
+        self._sums = np.zeros(len(SIGNALS))
+        self._largest: tuple[dict[int, tuple[str, float, float]], ...] = tuple({} for _ in SIGNALS)
+        """of each signal: bucket -> the newest exemplar, as request id, value, time"""
 
     def observe(self, values: NDArray[np.float64], request_ids: Sequence[str]) -> None:
-        """Adds a step's values, NaN where a row was not measured; the largest becomes an exemplar."""
-        known = np.isfinite(values)
-        if not known.any():
-            return
-        # bucket "le" holds value <= bound, hence side="left"
-        buckets = np.searchsorted(self._bounds, values[known], side="left")
-        self._counts += np.bincount(buckets, minlength=len(self._counts))
-        self._sum += float(values[known].sum())
-        top = int(np.argmax(np.where(known, values, -np.inf)))
-        value = float(values[top])
-        bucket = int(np.searchsorted(self._bounds, value, side="left"))
-        self._largest[bucket] = request_ids[top], value, time.time()
+        """Adds a step's values [rows, signals], NaN where a signal was not measured.
 
-    def family(self, model_name: str) -> HistogramMetricFamily:
-        """Returns the exposition of this moment."""
-        help_text = f"{self._signal.help} One observation a token."
-        family = HistogramMetricFamily(self._signal.metric, help_text, labels=["model_name"])
-        bounds = [*map(floatToGoString, self._signal.buckets), "+Inf"]
-        totals = np.cumsum(self._counts)
+        The largest value of each signal becomes an exemplar.
+        """
+        known = np.isfinite(values)
+        # bucket "le" holds value <= bound
+        buckets = (values[:, :, None] > self._bounds).sum(-1)
+        np.add.at(self._counts, (np.broadcast_to(self._columns, buckets.shape), buckets), known)
+        self._sums += np.where(known, values, 0.0).sum(0)
+        tops = np.where(known, values, -np.inf).argmax(0).tolist()
+        now = time.time()
+        for column, row in enumerate(tops):
+            if known[row, column]:
+                exemplar_of = request_ids[row], float(values[row, column]), now
+                self._largest[column][int(buckets[row, column])] = exemplar_of
+
+    def family(self, column: int, model_name: str) -> HistogramMetricFamily:
+        """Returns the exposition of one signal's histogram at this moment."""
+        signal = SIGNALS[column]
+        help_text = f"{signal.help} One observation a token."
+        family = HistogramMetricFamily(signal.metric, help_text, labels=["model_name"])
+        bounds = [*map(floatToGoString, signal.buckets), "+Inf"]
+        totals = np.cumsum(self._counts[column, : len(bounds)])
         buckets: list[tuple[str, float] | tuple[str, float, Exemplar]] = []
         for bucket, (bound, total) in enumerate(zip(bounds, totals, strict=True)):
             plain = (bound, float(total))
-            if (known := self._largest.get(bucket)) is None:
+            if (known := self._largest[column].get(bucket)) is None:
                 buckets.append(plain)
             else:
                 request_id, value, at = known
                 buckets.append((*plain, Exemplar(exemplar(request_id), value, at)))
-        family.add_metric([model_name], buckets, self._sum)
+        family.add_metric([model_name], buckets, float(self._sums[column]))
         return family
 
 
@@ -65,7 +73,7 @@ class SignalCollector(Collector):
     """Every signal twice: a histogram over all tokens, and the last value of each running choice by slot."""
 
     def __init__(self) -> None:
-        self._histograms = [SignalHistogram(signal) for signal in SIGNALS]
+        self._histograms = SignalHistograms()
         self._live: dict[int, tuple[str, Token]] = {}
         self._model_name = ""
 
@@ -79,8 +87,7 @@ class SignalCollector(Collector):
         if rows:
             ids = [request_id for request_id, _ in rows]
             values = np.array([token.signals for _, token in rows], dtype=np.float64)
-            for column, histogram in enumerate(self._histograms):
-                histogram.observe(values[:, column], ids)
+            self._histograms.observe(values, ids)
         for output, slot in zip(report.outputs, report.slots, strict=True):
             if slot < 0:
                 continue
@@ -98,8 +105,8 @@ class SignalCollector(Collector):
         """Yields the families, at every scrape; none before the model is named."""
         if not self._model_name:
             return
-        for histogram in self._histograms:
-            yield histogram.family(self._model_name)
+        for column in range(len(SIGNALS)):
+            yield self._histograms.family(column, self._model_name)
         for column, signal in enumerate(SIGNALS):
             yield self._gauge(column, signal)
 
