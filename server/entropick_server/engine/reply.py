@@ -1,4 +1,4 @@
-"""What a reply is, on every engine: its length, the tokens it must emit next, the policy's memory of it.
+"""The reply on every engine: its length, the tokens it must emit next, the policy's memory of it.
 
 The embedded engine keeps a :class:`Reply` for each sequence, a vLLM worker for each row, the server for each
 request and branch that runs on vLLM. All of them change it through :meth:`Reply.take` alone.
@@ -68,7 +68,7 @@ class Drawn(NamedTuple):
 
 @dataclass(slots=True)
 class Reply:
-    """The state of a reply between two steps; whatever runs it changes it through :meth:`take` alone.
+    """The state of a reply between two steps. The caller must change it through :meth:`take` alone.
 
     ``length``: tokens so far, which is the position of the next draw. ``limit``: tokens that it may have.
     ``stops``: token ids that end it. ``pending``: tokens to emit next instead of drawing, the rest of a
@@ -124,7 +124,7 @@ class Reply:
     def take(
         self, token_id: int, tokenizer: Tokenizer, clarifying: Sequence[int] = ()
     ) -> FinishReason | None:
-        """Appends an emitted token to the reply and updates what the policy remembers.
+        """Appends an emitted token to the reply and updates the policy's memory.
 
         ``clarifying``: the tokens of the clarifying text that begins with this token. Returns the reason for
         which the reply ends with it, None where it goes on.
@@ -152,7 +152,7 @@ class Reply:
 
 
 def step_columns(replies: Sequence[Reply], text: ClarifyingText) -> tuple[StepColumns, list[tuple[int, ...]]]:
-    """Lays out what the sampling step must know of every row's reply, on the host.
+    """Lays out the sampling step's inputs from every row's reply, on the host.
 
     Returns the columns and the clarifying text of each row, () where none may begin.
     """

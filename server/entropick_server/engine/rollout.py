@@ -37,7 +37,7 @@ def first_tokens(request: Request, drawn: Drawn) -> list[Token]:
 
 
 class RolledOut(NamedTuple):
-    """A branch at the end of its rollout: its number, its tokens from the branching one on."""
+    """A branch at the end of its rollout: its number, its tokens from the branching token on."""
 
     number: int
     tokens: Sequence[Token]
@@ -58,7 +58,7 @@ class Verdict:
 
 
 def judge(request: Request, branches: Sequence[RolledOut]) -> Verdict | None:
-    """Scores the branches of a rollout and picks the best of those that did not fail.
+    """Scores the branches of a rollout and picks the best branch that did not fail.
 
     Returns None where all of them failed.
     """

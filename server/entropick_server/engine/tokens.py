@@ -121,7 +121,10 @@ def attention_details(
 def token_detail(
     attention: AttentionDetail, layers: Sequence[int], candidates: Sequence[tuple[int, float, float]]
 ) -> TokenDetail:
-    """Makes what telemetry ``full`` adds to a token. ``layers``: the numbers of the monitored layers."""
+    """Makes the detail that telemetry ``full`` adds to a token.
+
+    ``layers``: the numbers of the monitored layers.
+    """
     columns = zip(*attention.per_layer, strict=True)
     return TokenDetail(
         tuple(layers),

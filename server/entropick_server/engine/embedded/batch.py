@@ -1,4 +1,4 @@
-"""The batch of one step: what the scheduler hands to the model runner."""
+"""The batch of one step, which the scheduler hands to the model runner."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class TailCopy:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One step: the sequences that decode, with one token each, and the chunks of those that do not yet.
+    """A step: the sequences that decode, each with a single token, and the prefill chunks of the others.
 
     ``rows``: the sequences that get logits, those that decode, then those that a chunk ends. ``preempted``:
     sequences that gave their blocks up for this step. ``looked_up``: requests that begin with it and whose

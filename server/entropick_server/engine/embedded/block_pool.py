@@ -24,10 +24,15 @@ def block_digest(parent: bytes, tokens: Sequence[int]) -> bytes:
 
 
 class BlockPool:
-    """Free blocks as a stack: a block that was freed last is used first, while it is still in the caches."""
+    """The blocks of the cache. Free blocks are a stack: the block that was freed last is used first, while it
+    is still in the processor's caches.
+    """
 
     def __init__(self, total: int) -> None:
-        """``total``: blocks that can be handed out, numbered 1 .. total."""
+        """Makes a pool of ``total`` free blocks, numbered 1 ..
+
+        total. Raises ValueError where there is none.
+        """
         if total < 1:
             raise ValueError(f"a block pool needs at least one block, got {total}")
         self.total = total
@@ -41,12 +46,12 @@ class BlockPool:
 
     @property
     def free(self) -> int:
-        """Blocks that hold nothing."""
+        """Counts the blocks that hold nothing."""
         return len(self._free)
 
     @property
     def cached(self) -> int:
-        """Blocks that nobody uses and that a prompt may find again."""
+        """Counts the blocks that no sequence uses and that a prompt may find again."""
         return len(self._cached)
 
     @property
@@ -56,20 +61,21 @@ class BlockPool:
 
     @property
     def available(self) -> int:
-        """Blocks that can be handed out: the free ones, then the cached ones."""
+        """Counts the blocks that can be handed out: free blocks, then cached blocks."""
         return len(self._free) + len(self._cached)
 
     @property
     def evictions(self) -> int:
-        """Cached blocks that were handed out as new ones so far."""
+        """Counts the cached blocks that were handed out as new blocks so far."""
         return self._evictions
 
     def references(self, block: int) -> int:
-        """How many sequences use a block."""
+        """Counts the sequences that use a block."""
         return self._references[block]
 
     def allocate(self, count: int) -> list[int] | None:
-        """``count`` block ids of one reference each, or None (and nothing taken) where there are not so many.
+        """Hands out ``count`` blocks with a single reference each. Returns None, and takes nothing, for too
+        many.
 
         Free blocks first, then the cached blocks that were used the longest ago, which are then unknown.
         """
@@ -89,7 +95,7 @@ class BlockPool:
         return blocks
 
     def share(self, blocks: Iterable[int]) -> None:
-        """One more reference to each block. Raises ValueError for a block that holds nothing."""
+        """Adds a reference to each block. Raises ValueError for a block that holds nothing."""
         for block in blocks:
             if block in self._cached:
                 del self._cached[block]
@@ -98,7 +104,8 @@ class BlockPool:
             self._references[block] += 1
 
     def release(self, blocks: Sequence[int]) -> None:
-        """Take back one reference of each block; one without any is cached if it is known, else free.
+        """Takes back a reference of each block; a block without references is cached if it is known, else
+        free.
 
         The last block counts as used the longest ago: a chain is of use only from its beginning. Raises
         ValueError for a block that is not handed out: it would be used twice.
@@ -115,7 +122,7 @@ class BlockPool:
                 self._free.append(block)
 
     def register(self, block: int, digest: bytes) -> None:
-        """Make a full block in use known; nothing happens where another block is known by this digest."""
+        """Makes a full block in use known. Does nothing where another block is known by this digest."""
         if not self._in_use(block):
             raise ValueError(f"block {block} is not handed out")
         if block not in self._digest and digest not in self._by_digest:
@@ -123,11 +130,11 @@ class BlockPool:
             self._by_digest[digest] = block
 
     def find(self, digest: bytes) -> int | None:
-        """The block that is known by a digest."""
+        """Finds the block that is known by a digest. Returns None where there is none."""
         return self._by_digest.get(digest)
 
     def forget(self, blocks: Iterable[int]) -> None:
-        """Make blocks unknown, whoever uses them."""
+        """Makes blocks unknown, also blocks in use."""
         for block in blocks:
             self._unregister(block)
             if block in self._cached:

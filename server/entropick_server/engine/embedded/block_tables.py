@@ -10,7 +10,7 @@ from .sequence import Sequence
 
 
 class BlockTables:
-    """Remembers the rows of the last step: only what changed since then is written again."""
+    """The block tables of the last step's rows, of which only the changes since then are written again."""
 
     def __init__(self, block_size: int, device: torch.device) -> None:
         self._block_size = block_size
@@ -21,7 +21,9 @@ class BlockTables:
         self._table = torch.zeros(0, 1, dtype=torch.int32, device=device)
 
     def of(self, rows: tuple[Sequence, ...]) -> Tensor:
-        """[B, N] int32 block ids, N just wide enough for the row with the most blocks."""
+        """Writes the block table of these rows: int32 [B, N], just wide enough for the row with the most
+        blocks.
+        """
         lists = [s.blocks for s in rows]
         changed = len(lists) != len(self._lists)
         if changed or any(a is not b for a, b in zip(lists, self._lists, strict=True)):

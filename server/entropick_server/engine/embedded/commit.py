@@ -39,7 +39,7 @@ class Committer:
         return bool(self._outputs)
 
     def commit(self, batch: Batch, drawn: Seq[Drawn], began: float) -> StepReport:
-        """Records that a batch was fed and gives each of its rows what was drawn for it.
+        """Records that a batch was fed and gives each of its rows the token that was drawn for it.
 
         ``drawn``: one for each of ``batch.rows``; ``began``: time.monotonic() at the step's beginning.
         Returns the report of the step.
@@ -69,7 +69,7 @@ class Committer:
         queued: tuple[tuple[str, float], ...] = (),
         duration: float = 0.0,
     ) -> StepReport:
-        """Makes the report of everything since the last one. ``duration`` 0 tells that no step was run."""
+        """Makes the report of everything since the last report. ``duration`` 0 tells that no step was run."""
         report = StepReport(
             tuple(self._outputs),
             tuple(self._slots),

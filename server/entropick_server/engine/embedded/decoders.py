@@ -1,4 +1,4 @@
-"""Chooses the decoder of a model, and knows whether its bits may depend on what else runs."""
+"""Chooses the decoder of a model, and knows whether its bits may depend on the rest of a batch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .torch_decoder import TorchDecoder
 
 
 def check_batch_invariant(model: PreTrainedModel, options: EngineOptions) -> None:
-    """Refuses, with ModelLoadError, a model whose bits would depend on what else is in a batch.
+    """Refuses, with ModelLoadError, a model whose bits would depend on the rest of a batch.
 
     Those of the native decoder never do; libraries choose their kernels by the shape of a batch.
     """

@@ -1,4 +1,6 @@
-"""Which sequences belong together, and what a waiting one need not compute because of it. No tensors.
+"""Families of sequences and groups of requests, and the keys that a waiting sequence can share with them.
+
+Knows nothing of tensors.
 
 A request's own sequence and its branches are a family; the choices of one prompt are a group of requests. The
 full blocks of equal beginnings are found by their digests. Choices of one prompt also fork from each other:
@@ -104,17 +106,20 @@ class Families:
 
 
 class Sharing:
-    """Looks for the longest known beginning of a sequence, without taking anything."""
+    """A search for the longest known beginning of a sequence, which takes nothing."""
 
     def __init__(self, pool: BlockPool, block_size: int, families: Families, caching: bool) -> None:
-        """``caching``: whether blocks are looked up by their digests; choices share in any case."""
+        """Keeps the places to search.
+
+        ``caching``: whether blocks are looked up; choices share in any case.
+        """
         self._pool = pool
         self._block_size = block_size
         self._families = families
         self._caching = caching
 
     def find(self, sequence: Sequence) -> Beginning | None:
-        """Finds what a waiting sequence can begin with.
+        """Finds the keys that a waiting sequence can begin with.
 
         At least one token is left to compute, because its logits are wanted. Returns None where the sequence
         should wait for another choice's prompt.

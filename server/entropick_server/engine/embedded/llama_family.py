@@ -1,4 +1,4 @@
-"""The architectures that differ little from Llama: how to recognise them, and what their decoders share."""
+"""The architectures that differ little from Llama: their recognition, and the parts that decoders share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The forward of a step: packs what the scheduler chose into one row of tokens and runs the decoder over it.
+"""The forward of a step: packs the scheduler's batch into one row of tokens and runs the decoder over it.
 
 The rows of a step are the newest tokens of its decoding sequences, then those of the prompts that end in it,
 in that order. In the packed row they come last, behind the other tokens of the prompts, so that "the last B"

@@ -34,7 +34,7 @@ class ModulesDecoder:
     """A transformers model as a decoder."""
 
     def __init__(self, model: PreTrainedModel, kernels: Kernels | None) -> None:
-        """``kernels``: the kernels that attend and measure, None for the fastest."""
+        """Takes a model. ``kernels``: the kernels that attend and measure, None for the fastest."""
         self._model = model
         self._implementation = kernels
 

@@ -1,4 +1,4 @@
-"""The sampling step: the output of a forward in, what was drawn for every row out. Changes no sequence."""
+"""The sampling step: draws a token for every row of a forward's output. Changes no sequence."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .sequence import Sequence
 
 
 class StepSampler:
-    """Draws the next token of every row of a step.
+    """The sampler of the engine's steps.
 
     Keeps the parameters of the rows laid out as tensors, and lays them out anew when other sequences run.
     What the policy remembers of a sequence lies in its reply alone.
@@ -32,7 +32,7 @@ class StepSampler:
         kernels: Kernels | None = None,
         measure: bool = True,
     ) -> None:
-        """``kernels``: the implementation that measures and draws, None for the fastest.
+        """Prepares a sampler. ``kernels``: the kernels that measure and draw, None for the fastest.
 
         ``measure`` False leaves the signals out; then only policy ``fixed`` is served.
         """

@@ -1,4 +1,4 @@
-"""Chooses what runs in the next step: continuous batching with packed, chunked prefill and blocks on demand.
+"""Chooses the batch of the next step: continuous batching with chunked prefill and blocks on demand.
 
 Pure Python, no tensors. A sequence gets its blocks when it needs them. Where there are none left, cached
 blocks that no sequence uses go first, then the sequence that was admitted last gives its own back and waits
@@ -32,7 +32,8 @@ class Scheduler:
         max_num_batched_tokens: int,
         prefix_caching: bool = True,
     ) -> None:
-        """``prefix_caching``: whether a prompt takes blocks that other sequences have computed.
+        """Begins with an empty queue. ``prefix_caching``: whether prompts take blocks that others have
+        computed.
 
         Raises ValueError where decoding sequences alone could fill a step.
         """
