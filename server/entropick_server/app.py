@@ -1,4 +1,4 @@
-"""The application: routes, middleware, errors, and the engine's life."""
+"""The application: routes, middleware and errors; it starts and ends the state."""
 
 from __future__ import annotations
 

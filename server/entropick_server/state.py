@@ -1,4 +1,4 @@
-"""The state that the routes share: one object for each app, at ``app.state.server``."""
+"""The state that the routes share, and the engine's loading and end: one object for each app."""
 
 from __future__ import annotations
 

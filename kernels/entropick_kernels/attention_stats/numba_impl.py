@@ -1,4 +1,4 @@
-"""Decode attention on the CPU in float32: the native loops behind the public functions."""
+"""Decode attention on the CPU: allocates results and calls the native loops, on threads that read one record."""
 
 from __future__ import annotations
 

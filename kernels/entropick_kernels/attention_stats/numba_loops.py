@@ -1,4 +1,4 @@
-"""Native loops of decode attention with statistics: CPU, float32, paged KV cache.
+"""The arithmetic of decode attention with statistics, as native loops: CPU, float32, paged KV cache.
 
 One unit of work is (row, key-value head): keys are read once for the whole group of query heads, scores are
 kept, and every sum runs over the row's own keys in their order. So a row's numbers depend on that row alone.

@@ -1,4 +1,4 @@
-"""The arguments of the native program, by name: records of a step, a layer and a run of prompt tokens.
+"""The layout of the native program's arguments, by name: types of a step, a layer and a run of prompt tokens.
 
 A field is a number or the address of an array, whose shape is in its comment. T tokens are those of the
 prefill chunks, then those of the B rows. Widths are padded to whole panels of 16 where it says so.

@@ -1,4 +1,4 @@
-"""The native decoder: packed weights, buffers that live from step to step, one call a step."""
+"""The native decoder: packed weights, buffers and the arguments' record live from step to step; a call runs one."""
 
 from __future__ import annotations
 

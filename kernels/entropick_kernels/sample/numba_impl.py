@@ -1,4 +1,4 @@
-"""The draw and its uniform numbers on the CPU: the native loops behind the public functions."""
+"""The draw and its uniform numbers on the CPU: allocates results and calls the native loops."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""One layer's attention over a packed step and the paged cache, measured while it runs, in torch or by
-kernels."""
+"""One layer's attention over a packed step and the paged cache, measured while it runs."""
 
 from __future__ import annotations
 

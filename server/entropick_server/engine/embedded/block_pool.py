@@ -1,5 +1,4 @@
-"""The ledger of KV cache blocks: how many sequences use each, and which of them hold the keys of known
-tokens.
+"""The ledger of KV cache blocks: their users, and the digests by which known blocks are found again.
 
 Knows nothing of tensors. Block 0 is never handed out: it stays empty so that the unused ends of a block table
 have a block to name. Every other block is free, cached (no sequence uses it, but it is known by the digest of

@@ -1,4 +1,4 @@
-"""The vLLM engine behind the HTTP side: an AsyncLLM that is driven from the asyncio loop."""
+"""The vLLM engine behind the HTTP side: an AsyncLLM that is driven from the event loop and watched for death."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class VllmEngine:
         self._segments: VllmSegments | None = None
         self._slots = RequestSlots(0)
         self._started = self._alive = self._ready = False
-        self._watcher: asyncio.Task[None] | None = None
+        self._death_watch: asyncio.Task[None] | None = None
 
     @property
     def info(self) -> ModelInfo:
@@ -106,10 +106,10 @@ class VllmEngine:
     async def close(self) -> None:
         """Stops vLLM; open streams end with EngineDeadError. Harmless when called again."""
         self._ready = self._alive = False
-        if self._watcher is not None:
-            self._watcher.cancel()
-            await asyncio.wait({self._watcher})
-            self._watcher = None
+        if self._death_watch is not None:
+            self._death_watch.cancel()
+            await asyncio.wait({self._death_watch})
+            self._death_watch = None
         if self._workers is not None:
             await self._workers.close()
 
@@ -192,7 +192,7 @@ class VllmEngine:
         self._slots = RequestSlots(int(config.scheduler_config.max_num_seqs))
         self._segments = VllmSegments(workers, source.monitored_layers)
         self._alive = True
-        self._watcher = asyncio.create_task(self._watch(workers.llm))
+        self._death_watch = asyncio.create_task(self._watch(workers.llm))
         await self._warm_up()
         return profile
 

@@ -1,4 +1,4 @@
-"""The mixins of the GPU backends: newest queries, in a buffer that a captured graph fills at every replay.
+"""The mixins of the GPU backends: newest queries, kept in a buffer; layers that cannot be measured are refused.
 
 Under FULL CUDA graphs Python runs in an attention layer at capture only. All that it does here is captured
 with the rest: the rows' last positions index the queries, and the found ones are copied into a buffer that is
