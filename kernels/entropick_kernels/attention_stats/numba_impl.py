@@ -1,4 +1,4 @@
-"""Decode attention on the CPU: allocates results and calls the native loops, on threads that read one record."""
+"""Decode attention on the CPU: allocates results and calls the native loops, on one or more threads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The native decoder: packed weights, buffers and the arguments' record live from step to step; a call runs one."""
+"""The native decoder: packed weights, buffers and the arguments' record, which live from step to step."""
 
 from __future__ import annotations
 

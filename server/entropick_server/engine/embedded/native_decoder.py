@@ -1,4 +1,4 @@
-"""The decoder of the Llama family on the CPU in float32: one native call a step, which measures attention too.
+"""The decoder of the Llama family on the CPU in float32: one native call a step, which measures too.
 
 The weights are packed for it and taken from the transformers model, which is empty afterwards: a large model
 is not kept twice.

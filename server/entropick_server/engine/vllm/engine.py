@@ -1,4 +1,4 @@
-"""The vLLM engine behind the HTTP side: an AsyncLLM that is driven from the event loop and watched for death."""
+"""The vLLM engine behind the HTTP side: an AsyncLLM, driven from the event loop and watched for its death."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The mixins of the GPU backends: newest queries, kept in a buffer; layers that cannot be measured are refused.
+"""The mixins of the GPU backends: they keep newest queries, and refuse layers that cannot be measured.
 
 Under FULL CUDA graphs Python runs in an attention layer at capture only. All that it does here is captured
 with the rest: the rows' last positions index the queries, and the found ones are copied into a buffer that is
