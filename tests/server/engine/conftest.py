@@ -93,7 +93,7 @@ def tiny_config(name: str) -> PreTrainedConfig:
 
 def tiny_model(name: str, seed: int = 0) -> PreTrainedModel:
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(tiny_config(name), attn_kernels="eager")
+    model = AutoModelForCausalLM.from_config(tiny_config(name), attn_implementation="eager")
     return model.eval().requires_grad_(False)
 
 

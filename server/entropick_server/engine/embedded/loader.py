@@ -54,7 +54,7 @@ def load_model(options: EngineOptions) -> Loaded:
         made: Any = AutoModelForCausalLM.from_pretrained(
             source.folder,
             dtype=dtype,
-            attn_kernels=ATTENTION_NAME,
+            attn_implementation=ATTENTION_NAME,
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
