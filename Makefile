@@ -176,7 +176,7 @@ evaluate: $(BIN)/.dev ## entropy against truth, strategies by kind of prompt
 	$(BIN)/python benchmarks/clarify.py
 
 .PHONY: determinism
-determinism: $(BIN)/.dev ## 500 sampled requests alone and among 15 others, to the bit, and the mode's price
+determinism: $(BIN)/.dev ## 500 sampled requests alone, among 15 others and after a restart, to the bit, and the mode's price
 	$(BIN)/python benchmarks/determinism.py $(ARGS)
 
 .PHONY: soak

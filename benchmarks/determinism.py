@@ -1,10 +1,13 @@
-"""The same sampled request alone and among 15 random neighbours, to the bit; and what the mode costs.
+"""The same sampled request alone, among 15 random neighbours and after a restart, to the bit; and the cost.
 
 Prompts, lengths, policies, presets and seeds vary; the engine that is busy shares prompts' beginnings, cuts
 prompts into chunks and begins a request whenever one ends, so that every request meets 15 others at random
 points of theirs. Every row of logits is compared by its digest, every token by all of its figures. A text
 that differs is explained: how far the two runs' signals are apart at its first token that differs, and how
 close the request's uniform number is to a step of the distribution (float64, same prefix).
+
+Before that, the busy run twice in processes of their own: one that compiles the native code (an empty cache)
+and one that loads it.
 
     python benchmarks/determinism.py [--requests 500] [--model DIR] [--threads N]
 """
@@ -13,8 +16,13 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import os
+import pickle
 import random
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -160,13 +168,10 @@ def explain(model_dir: str, request: Request, a: list[Token], b: list[Token]) ->
     )
 
 
-def compare(name: str, options: EngineOptions, args: argparse.Namespace) -> None:
-    """One mode: all requests alone, without a prefix cache, and all of them busy, with it."""
-    alone = Observed(replace(options, enable_prefix_caching=False))
-    crowd = Observed(replace(options, max_num_batched_tokens=128))
-    requests = make_requests(alone, args.requests, args.seed, args.max_tokens)
-    first = {r.request_id: alone.run(iter([r]), 1)[r.request_id] for r in requests}
-    second = crowd.run(busy(requests, args.seed), AT_ONCE)
+def tell(
+    name: str, requests: Sequence[Request], first: dict[str, Told], second: dict[str, Told]
+) -> list[Request]:
+    """Prints how much of two runs differs and returns the requests whose texts do."""
     rows = logits = tokens = 0
     different = []
     for request in requests:
@@ -188,9 +193,45 @@ def compare(name: str, options: EngineOptions, args: argparse.Namespace) -> None
         f"in their logits, {tokens} in a signal, a probability or a parameter",
         flush=True,
     )
-    for request in different[: args.explain]:
+    return different
+
+
+def compare(name: str, options: EngineOptions, args: argparse.Namespace) -> None:
+    """One mode: all requests alone, without a prefix cache, and all of them busy, with it."""
+    alone = Observed(replace(options, enable_prefix_caching=False))
+    crowd = Observed(replace(options, max_num_batched_tokens=128))
+    requests = make_requests(alone, args.requests, args.seed, args.max_tokens)
+    first = {r.request_id: alone.run(iter([r]), 1)[r.request_id] for r in requests}
+    second = crowd.run(busy(requests, args.seed), AT_ONCE)
+    for request in tell(name, requests, first, second)[: args.explain]:
         name = request.request_id
         print("   ", explain(options.model, request, first[name].tokens, second[name].tokens), flush=True)
+
+
+def write_start(options: EngineOptions, args: argparse.Namespace) -> None:
+    """Writes the requests and their busy run in a new process, and how long its start took."""
+    begin = time.perf_counter()
+    crowd = Observed(replace(options, batch_invariant=True))
+    seconds = time.perf_counter() - begin
+    requests = make_requests(crowd, args.requests, args.seed, args.max_tokens)
+    told = crowd.run(busy(requests, args.seed), AT_ONCE)
+    args.write_start.write_bytes(pickle.dumps((requests, told, seconds)))
+
+
+def compare_starts() -> None:
+    """A process that compiles the native code and, after it, one that loads that code from disk."""
+    starts = []
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(2):
+            file = Path(folder) / "start.pickle"
+            subprocess.run(
+                [sys.executable, __file__, *sys.argv[1:], "--write-start", str(file)],
+                env=os.environ | {"NUMBA_CACHE_DIR": folder},
+                check=True,
+            )
+            starts.append(pickle.loads(file.read_bytes()))
+    (requests, cold, compiling), (_, warm, loading) = starts
+    tell(f"cold start ({compiling:.1f} s) and warm start ({loading:.1f} s)", requests, cold, warm)
 
 
 def price(options: EngineOptions, args: argparse.Namespace) -> None:
@@ -237,15 +278,21 @@ def main() -> None:
     parser.add_argument("--explain", type=int, default=5, help="texts that differ to explain, in each mode")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--model")
+    parser.add_argument("--write-start", type=Path, help="only write the busy run, to this file")
     args = parser.parse_args()
     threads = args.threads or default_threads()
     torch.set_num_threads(threads)
     options = EngineOptions(
         model=args.model or str(model_path()), device="cpu", threads=threads, max_num_seqs=AT_ONCE
     )
+    if args.write_start:
+        with torch.inference_mode():
+            write_start(options, args)
+        return
     print(
         f"{Path(options.model).name}, {threads} threads, each request alone and among {AT_ONCE - 1} others\n"
     )
+    compare_starts()
     with torch.inference_mode():
         for name, mode in MODES.items():
             compare(name, replace(options, **mode), args)

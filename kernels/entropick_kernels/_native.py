@@ -3,7 +3,8 @@
 numba keeps the machine code of a function until the function's own file changes. That code contains the
 functions that it calls, whatever file they are in, and the instructions that :mod:`.decoder._tile` emits.
 Here it is kept until any source file of this package or of the function's own package changes, in whichever
-folder numba keeps it: beside the sources, under NUMBA_CACHE_DIR, or in the user's cache folder.
+folder numba keeps it: beside the sources, under NUMBA_CACHE_DIR, or in the user's cache folder. It is
+self-contained, so that the process that compiles it runs the same instructions as those that load it.
 """
 
 from __future__ import annotations
@@ -17,9 +18,12 @@ from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
 import numba
+from llvmlite.binding import Linkage
 from numba import types
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 from numba.core.ccallback import CFunc
+from numba.core.codegen import JITCodeLibrary
+from numba.core.compiler import Compiler
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 _HERE: Final = Path(__file__).parent
@@ -63,6 +67,45 @@ class _SourcesCache(FunctionCache):  # type: ignore[misc]
         )
 
 
+class _SelfContainedLibrary(JITCodeLibrary):  # type: ignore[misc]
+    """The machine code of one function, which runs its own copies of the functions that it calls.
+
+    numba links callees into the caller's code and optimises them there once more, so a copy may sum in
+    another order than the callee's own code (``reassoc``). A copy that is not inlined is a weak symbol in
+    numba's code: of all definitions of its name the one that the process got first serves every caller. A
+    process that compiles gets the callee's own first, a process that loads never gets it, and their last
+    bits differ. Internal copies are the caller's alone, in every process.
+    """
+
+    def _finalize_final_module(self) -> None:
+        """Makes the copies of callees internal, then gives the module to the execution engine.
+
+        What callers of this function link is left as numba makes it, so that they unite equal copies.
+        """
+        self._shared_module = self._final_module.clone()
+        for name in _defined_functions(self._final_module, Linkage.external):
+            self._shared_module.get_function(name).linkage = Linkage.linkonce_odr
+        for name in _defined_functions(self._final_module, Linkage.linkonce_odr):
+            self._final_module.get_function(name).linkage = Linkage.internal
+        super()._finalize_final_module()
+
+
+def _defined_functions(module: Any, linkage: Linkage) -> list[str]:
+    """Returns the names of the functions that a module defines with this linkage."""
+    return [f.name for f in module.functions if not f.is_declaration and f.linkage == linkage]
+
+
+class _SelfContainedCompiler(Compiler):  # type: ignore[misc]
+    """numba's compiler, which makes libraries that are self-contained."""
+
+    def compile_extra(self, func: Callable[..., Any]) -> Any:
+        """Compiles a function and returns numba's compile result."""
+        library = _SelfContainedLibrary(self.state.targetctx.codegen(), func.__qualname__)
+        library.enable_object_caching()
+        self.state.library = library
+        return super().compile_extra(func)
+
+
 def _keep_on_disk(compiled: Any, function: Callable[..., Any]) -> None:
     """Gives a numba function its cache on disk, or warns once that nothing is kept."""
     try:
@@ -88,7 +131,9 @@ def native(*flags: str) -> Callable[[Function], Function]:
     """
 
     def compile_lazily(function: Function) -> Function:
-        compiled = numba.njit(nogil=True, fastmath=set(flags), error_model="numpy")(function)
+        compiled = numba.njit(
+            nogil=True, fastmath=set(flags), error_model="numpy", pipeline_class=_SelfContainedCompiler
+        )(function)
         _keep_on_disk(compiled, function)
         return cast(Function, compiled)
 
@@ -100,7 +145,7 @@ def native_worker(function: Callable[[Any], None]) -> Any:
 
     :func:`entropick_kernels._threads.run` starts it on torch's threads.
     """
-    worker = CFunc(function, ((types.CPointer(types.int64),), types.void), {}, {})
+    worker = CFunc(function, ((types.CPointer(types.int64),), types.void), {}, {}, _SelfContainedCompiler)
     _keep_on_disk(worker, function)
     worker.compile()
     return worker
