@@ -1,4 +1,4 @@
-"""Decode attention on the CPU: allocates results and calls the native loops, on one or more threads."""
+"""Decode attention on the CPU: allocates results and calls the native loops, on threads where that pays."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from .._exp2 import LOG2_E, exp2
 from .._native import native
+from ..attention_stats.numba_loops import check
 from ._tile import LANES
 
 Float32 = npt.NDArray[np.float32]
@@ -62,3 +63,20 @@ def check_tokens(ids: Any, positions: Any, cache_index: Any, vocab: int, longest
             raise IndexError("a position is beyond the rotary table")
         if cache_index[t] < 0 or cache_index[t] >= cells:
             raise IndexError("a cache index is outside the cache")
+
+
+@native()
+def check_step(
+    ids: Any,
+    positions: Any,
+    cache_index: Any,
+    vocab: int,
+    longest: int,
+    block_table: Any,
+    lengths: Any,
+    blocks: int,
+    block: int,
+) -> int:
+    """Raises IndexError where an input of a step is out of range. Returns the keys that its rows see."""
+    check_tokens(ids, positions, cache_index, vocab, longest, blocks * block)
+    return check(block_table, lengths, blocks, block, 0, 1) if lengths.shape[0] > 0 else 0

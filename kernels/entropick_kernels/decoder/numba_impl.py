@@ -18,7 +18,7 @@ from ._records import LAYER, RUN, STEP
 from ._team import CELLS, PROGRAM, TEAM_SIZE
 from ._tile import LANES
 from .attention import MOST_ROWS
-from .loops import check_tokens
+from .loops import check_step
 from .products import as_address, pack, pack_bias, pack_pair
 from .program import compiled
 from .step import Decoded, DecoderStep, prompt_runs
@@ -174,9 +174,9 @@ class NativeDecoder:
         if (kv_heads, width) != (shape.kv_heads, shape.width):
             raise ValueError(f"expected blocks [P, {shape.kv_heads}, block, {shape.width}]")
         ids, positions, cache_index = step.ids.numpy(), step.positions.numpy(), step.cache_index.numpy()
-        check_tokens(ids, positions, cache_index, shape.vocab, self._longest, blocks * block)
         ends, block_table = step.lengths.numpy(), step.block_table.numpy()
-        seen = check(block_table, ends, blocks, block, 0) if rows else 0
+        vocab, longest = shape.vocab, self._longest
+        seen = check_step(ids, positions, cache_index, vocab, longest, block_table, ends, blocks, block)
         for chunk in step.chunks:
             if not 1 <= chunk.count <= chunk.length:
                 raise ValueError(f"a chunk of {chunk.count} tokens cannot end a text of {chunk.length}")

@@ -144,7 +144,7 @@ class NativeStep:
         a["next_row"], a["vocabulary"], a["measure"] = 0, x.shape[1], measure
         a["logits"], a["attention"], a["attended"] = x.data_ptr(), at, where
         a["columns"], a["lines"] = inputs.data_ptr(), lines.data_ptr()
-        threads = min(self._rows, threads_for(x.numel() * _WORK_PER_LOGIT))
+        threads = 1 if self._rows == 1 else min(self._rows, threads_for(x.numel() * _WORK_PER_LOGIT))
         worker = _compiled_worker()
         if threads > 1:
             run(worker, self._data, threads)

@@ -150,7 +150,7 @@ async def test_reports_reach_listeners(open_engine: Open, make_request: Make) ->
     assert all(len(r.slots) == len(r.outputs) for r in reports)
     assert {slot for r in reports for slot in r.slots} <= {0, 1, 2}
     assert all(r.duration > 0 for r in reports)
-    assert reports[-1].load.blocks_used == 0
+    assert reports[-1].gauges.blocks_used == 0
 
 
 async def test_why_requests_end(open_engine: Open, make_request: Make) -> None:

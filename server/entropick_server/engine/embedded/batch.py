@@ -14,11 +14,8 @@ class Chunk:
     sequence: Sequence
     start: int
     length: int
-
-    @property
-    def last(self) -> bool:
-        """Tells whether the chunk ends the sequence's tokens, so that its last token gives logits."""
-        return self.start + self.length == len(self.sequence.tokens)
+    last: bool
+    """whether the chunk ends the sequence's tokens, so that its last token gives logits"""
 
 
 @dataclass(frozen=True, slots=True)

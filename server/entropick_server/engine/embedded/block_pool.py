@@ -42,6 +42,8 @@ class BlockPool:
         # in the order in which they were last used, the longest ago first
         self._cached: dict[int, None] = {}
         self._evictions = 0
+        self.used = 0
+        """blocks with at least one reference"""
 
     @property
     def free(self) -> int:
@@ -52,11 +54,6 @@ class BlockPool:
     def cached(self) -> int:
         """Counts the blocks that no sequence uses and that a prompt may find again."""
         return len(self._cached)
-
-    @property
-    def used(self) -> int:
-        """Counts the blocks with at least one reference."""
-        return self.total - len(self._free) - len(self._cached)
 
     @property
     def available(self) -> int:
@@ -90,6 +87,7 @@ class BlockPool:
                 self._unregister(block)
                 del self._cached[block]
             self._references[block] = 1
+            self.used += 1
             blocks.append(block)
         return blocks
 
@@ -98,6 +96,7 @@ class BlockPool:
         for block in blocks:
             if block in self._cached:
                 del self._cached[block]
+                self.used += 1
             elif not self._in_use(block):
                 raise ValueError(f"block {block} is not handed out")
             self._references[block] += 1
@@ -115,6 +114,7 @@ class BlockPool:
             self._references[block] -= 1
             if self._references[block]:
                 continue
+            self.used -= 1
             if block in self._digest:
                 self._cached[block] = None
             else:

@@ -287,8 +287,9 @@ class Scheduler:
 
     @staticmethod
     def _chunk(sequence: Sequence, budget: int, chunks: list[Chunk]) -> int:
-        length = min(budget, len(sequence.tokens) - sequence.computed)
-        chunks.append(Chunk(sequence, sequence.computed, length))
+        left = len(sequence.tokens) - sequence.computed
+        length = min(budget, left)
+        chunks.append(Chunk(sequence, sequence.computed, length, last=length == left))
         return length
 
 

@@ -118,8 +118,8 @@ class EngineThread:
                 _call(loop, self._listener.on_death, f"the engine died: {error}")
 
     def _serve(self, core: EngineCore, loop: asyncio.AbstractEventLoop) -> None:
+        idle = core.idle
         while True:
-            idle = core.idle
             if idle or not self._commands.empty():
                 if not self._take_commands(core, loop):
                     return
@@ -127,6 +127,7 @@ class EngineThread:
             report = core.report_between() if idle else self._step(core)
             if report is not None:
                 self.gauges = report.gauges
+                idle = not (report.gauges.running or report.gauges.waiting)
                 _call(loop, self._listener.on_report, report)
 
     def _step(self, core: EngineCore) -> StepReport:
