@@ -179,6 +179,10 @@ evaluate: $(BIN)/.dev ## entropy against truth, strategies by kind of prompt
 determinism: $(BIN)/.dev ## 500 sampled requests alone, among 15 others and after a restart, to the bit, and the mode's price
 	$(BIN)/python benchmarks/determinism.py $(ARGS)
 
+.PHONY: trace
+trace: $(BIN)/.dev ## how often a chat request changes module, and the calls of one row (ARGS='--calls')
+	$(BIN)/python benchmarks/trace.py $(ARGS)
+
 .PHONY: soak
 soak: $(BIN)/.dev ## 64 streaming clients for 10 minutes, a fifth of them leaving (ARGS='--minutes 1')
 	$(BIN)/python benchmarks/soak.py $(ARGS)
