@@ -1,1 +1,1 @@
-"""The engines: the embedded torch engine (and, with an extra, vLLM) behind one protocol."""
+"""The engines behind one protocol: the part that both share, and beside each other ``embedded`` and ``vllm``."""
