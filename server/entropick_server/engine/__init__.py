@@ -1,1 +1,1 @@
-"""The engines behind one protocol: the part that both share, and beside each other ``embedded`` and ``vllm``."""
+"""The engines behind one protocol: the part that both share, then ``embedded`` and ``vllm`` side by side."""
