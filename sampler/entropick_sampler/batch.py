@@ -1,4 +1,4 @@
-"""The resident parameters of a batch and its sampling step, without memory between steps.
+"""The batch that an engine samples: its composed parameters, and the step in native or tensor form.
 
 One class for the two ways a step can go: as one native call on the CPU in float32, or as tensor operations.
 """

@@ -1,4 +1,4 @@
-"""The resident parameters of a batch, composed from one record a row.
+"""The parameters of a batch, composed from one record a row and the profile's quantiles.
 
 A record holds every number that the policy reads of a row. It is made once for each combination of sampling
 fields, overrides and profile, and kept; to compose a batch is to join the records of its rows. Knows no

@@ -1,4 +1,4 @@
-"""The six attention signals of a layer and their mean over layers: the native ``stats.layer_signals``.
+"""The six attention signals of each layer, over the keys in its window, and their mean over layers: native.
 
 A caller says by a zero of that type in which precision sums are made: float64 in the native decoder, float32
 where a few rows are measured layer by layer, as torch sums those of many rows.

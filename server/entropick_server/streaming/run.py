@@ -171,8 +171,10 @@ class Run:
             self._prompt.begin()
             self.first_token_seconds = now - self.request.arrival
             # the choices of one prompt have it together
-            size = 0 if self.request.choice else len(self.request.prompt_token_ids)
-            self._server.metrics.on_first_token(self.request.request_id, self.first_token_seconds, size)
+            request = self.request
+            # a prompt counts once, with its first choice
+            prompt_tokens = 0 if request.choice else len(request.prompt_token_ids)
+            self._server.metrics.on_first_token(request.request_id, self.first_token_seconds, prompt_tokens)
         elif tokens:
             self._server.metrics.on_tokens(now - self._last, tokens)
         self._last = now
