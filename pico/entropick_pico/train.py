@@ -1,4 +1,4 @@
-"""The training recipe, which writes a checkpoint, its configuration and its log: ``python -m entropick_pico.train``.
+"""The training recipe, which writes a checkpoint with its log: ``python -m entropick_pico.train --out DIR``.
 
 One thread, fixed seeds and a schedule counted in steps make a run reproducible on one kind of machine;
 between kinds of machine only the metrics are comparable.
