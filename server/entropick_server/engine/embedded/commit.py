@@ -34,8 +34,8 @@ class Committer:
         self._verdicts: list[BranchVerdict] = []
 
     @property
-    def untold(self) -> bool:
-        """Tells whether there are outputs that no report has told yet."""
+    def has_outputs(self) -> bool:
+        """Tells whether there are outputs for the next report."""
         return bool(self._outputs)
 
     def commit(self, batch: Batch, drawn: Seq[Drawn], began: float) -> StepReport:
@@ -84,14 +84,14 @@ class Committer:
         self._outputs, self._slots, self._verdicts = [], [], []
         return report
 
-    def tell(self, output: RequestOutput, slot: int = -1) -> None:
+    def add_output(self, output: RequestOutput, slot: int = -1) -> None:
         """Adds an output to the next report; ``slot`` -1: of a request that never ran."""
         self._outputs.append(output)
         self._slots.append(slot)
 
     def end(self, root: Sequence, reason: FinishReason, error: str | None = None) -> None:
         """Ends a request without a token, with all of its branches."""
-        self.tell(RequestOutput(root.request.request_id, (), reason, error), root.slot)
+        self.add_output(RequestOutput(root.request.request_id, (), reason, error), root.slot)
         self._scheduler.finish(root)
 
     def fork(self, parent: Sequence, count: int) -> list[Sequence]:
@@ -164,7 +164,7 @@ class Committer:
         if root.undelivered or root.ended is not None:
             tokens, spent = tuple(root.undelivered), root.branch_spent
             output = RequestOutput(root.request.request_id, tokens, root.ended, None, root.cached, spent)
-            self.tell(output, root.slot)
+            self.add_output(output, root.slot)
             root.undelivered = []
         if root.ended is not None:
             self._scheduler.finish(root)

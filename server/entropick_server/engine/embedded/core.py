@@ -105,7 +105,7 @@ class EngineCore:
             self._scheduler.add(Sequence.of(request, self.info.max_model_len))
         except ValueError as error:
             output = RequestOutput(request.request_id, (), FinishReason.ERROR, str(error))
-            self._committer.tell(output)
+            self._committer.add_output(output)
 
     def cancel(self, request_id: str) -> None:
         """Forgets a request and its branches, if it has not ended; its blocks are free at once."""
@@ -152,4 +152,4 @@ class EngineCore:
 
     def report_between(self) -> StepReport | None:
         """Reports cancelled and refused requests without a step. Returns None where there are none."""
-        return self._committer.report() if self._committer.untold else None
+        return self._committer.report() if self._committer.has_outputs else None

@@ -44,7 +44,7 @@ class EmbeddedEngine:
         self._listeners: list[Callable[[StepReport], None]] = []
         self._opened: Opened | None = None
         self._applied: asyncio.Future[None] | None = None
-        """a profile that the thread was sent and has not told of"""
+        """a profile that was sent to the thread and is not in force yet"""
         self._profile: Profile | None = None
         self._started = False
         self._alive = False

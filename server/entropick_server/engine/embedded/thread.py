@@ -168,11 +168,11 @@ class EngineThread:
             except torch.AcceleratorError:
                 raise
             except EngineError as error:
-                self._tell(loop, command, error)
+                self._report_failure(loop, command, error)
             except Exception:  # noqa: BLE001 - whatever a command trips over, only its request ends
                 name = type(command).__name__
                 _log.exception("the command %s failed", name)
-                self._tell(
+                self._report_failure(
                     loop,
                     command,
                     EngineError(f"the engine failed at the command {name}; the server's log says why"),
@@ -189,7 +189,7 @@ class EngineThread:
                 core.set_profile(profile)
                 _call(loop, _settle, applied, None)
 
-    def _tell(self, loop: asyncio.AbstractEventLoop, command: Command, error: EngineError) -> None:
+    def _report_failure(self, loop: asyncio.AbstractEventLoop, command: Command, error: EngineError) -> None:
         """Tells the sender of a command why it failed."""
         match command:
             case Add(request):
