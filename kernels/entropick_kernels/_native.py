@@ -1,4 +1,4 @@
-"""The compiler of native functions: numba, without the GIL, with a cache on disk where that is possible.
+"""The compiler of native functions: numba, without the GIL, with a disk cache keyed by the sources' digest.
 
 numba keeps the machine code of a function until the function's own file changes. That code contains the
 functions that it calls, whatever file they are in, and the instructions that :mod:`.decoder._tile` emits.

@@ -1,4 +1,4 @@
-"""The calibration profile that a model is served with: where it lies, and which one an engine refuses."""
+"""The calibration profile of a model: its places, its refusal for other layers, its renewed model hash."""
 
 from __future__ import annotations
 

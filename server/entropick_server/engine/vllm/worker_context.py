@@ -1,4 +1,4 @@
-"""The context that the parts of one vLLM worker share.
+"""The context that the parts of one vLLM worker share: profile, kernels, layers' buffers, a step's tables.
 
 vLLM builds the logits processor, the attention layers, their metadata builders and the worker apart, and
 tells each of them no more than its VllmConfig, of which it makes copies. All copies share one compilation

@@ -1,4 +1,4 @@
-"""The buffers of a layer and the tables of a step, which arrive apart and are measured together.
+"""The types of a layer's buffers and a step's tables, which arrive apart and are measured together.
 
 Knows nothing of vLLM.
 """
