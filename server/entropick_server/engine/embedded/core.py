@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from dataclasses import replace
 
@@ -35,7 +34,6 @@ from .scheduler import Scheduler
 from .sequence import Sequence
 from .torch_decoder import TorchDecoder
 
-_log = logging.getLogger(__name__)
 _STEP_FAILED = "the engine failed while it ran this request; the server's log says why"
 
 

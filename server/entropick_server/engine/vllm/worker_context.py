@@ -8,7 +8,6 @@ parts that hold it.
 
 from __future__ import annotations
 
-import logging
 import os
 import weakref
 from collections.abc import Mapping, Sequence
@@ -23,7 +22,6 @@ from .attention.capture import Attention, Captured, TensorParallelGroup, measure
 from .names import CONFIG, LAYERS_VARIABLE, PROFILE_VARIABLE
 from .side_channel import Outbox
 
-_log = logging.getLogger(__name__)
 # the one place where the parts of a worker can find each other: vLLM passes nothing else between them
 _contexts: Final[weakref.WeakValueDictionary[int, WorkerContext]] = weakref.WeakValueDictionary()
 
