@@ -2,8 +2,8 @@
 
 A line holds temperature, top_p, min_p, strategy, top_k, candidates drawn, whether a clarifying text begins,
 flags; then C + 1 token ids (the emitted one, C = N + W drawn), as many log probabilities, C scores, the
-signals that the policy sees, the emitted token's surprisal, the largest logit and ln z. Ids are exact below
-2^53.
+signals that the policy sees, the emitted token's surprisal and its excess, the largest logit and ln z. Ids
+are exact below 2^53.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ HEADER: Final = 8
 FIXED_COLUMNS: Final = HEADER + 4 + len(SIGNALS)
 """The number of columns of a line beside the three of each drawn token."""
 _SURPRISAL: Final = SIGNAL_NAMES.index("surprisal")
+"""Where the emitted token's signals begin among all."""
 _STRATEGIES: Final = (*Strategy, None)
 """The strategies by number; STRATEGY_OFF, -1, is the last."""
 
@@ -63,9 +64,9 @@ def unpack(packed: Tensor, candidates: int | None = None) -> list[TokenRow]:
     rows = []
     for line in packed.tolist():
         temperature, top_p, min_p, strategy, top_k, drawn, inserted, flags, token = line[:ids]
-        *signals, surprisal, max_logit, log_z = line[values:]
+        *signals, surprisal, excess, max_logit, log_z = line[values:]
         drawn = int(drawn)
-        signals.insert(_SURPRISAL, surprisal)
+        signals[_SURPRISAL:_SURPRISAL] = surprisal, excess
         if math.isnan(sum(signals)):  # seldom: something was not measured
             signals = [None if math.isnan(x) else x for x in signals]
         rows.append(

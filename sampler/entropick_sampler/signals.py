@@ -39,7 +39,9 @@ class Signal:
 
 _BITS = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 12.0, 16.0)
 _BITS2 = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0)
+_EXCESS = (-8.0, -4.0, -2.0, -1.0, -0.5, -0.25, -0.1, -0.01, 0.01, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 _UNIT = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
+_SHARE = (0.001, 0.003, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0)
 _VAR = (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.4, 0.6, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
 _SCORE = (0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 32.0)
 _SMALL = (0.0003, 0.001, 0.003, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -74,6 +76,17 @@ SIGNALS: Final[tuple[Signal, ...]] = (
         _BITS,
         "Logits",
         "entropick_surprisal_bits",
+    ),
+    Signal(
+        "excess_surprisal",
+        "bits",
+        "token",
+        "Surprisal of the emitted token minus the entropy of its distribution: about 0 where the model chose "
+        "freely among equals, large where it had to be right and was not sure, below 0 for a likely token.",
+        "entropick_kernels.logits_stats.reference.excess_surprisal",
+        _EXCESS,
+        "Logits",
+        "entropick_excess_surprisal_bits",
     ),
     Signal(
         "attention_entropy",
@@ -139,6 +152,17 @@ SIGNALS: Final[tuple[Signal, ...]] = (
         _SCORE,
         "Attention",
         "entropick_interaction_strength_score",
+    ),
+    Signal(
+        "attention_to_previous",
+        "probability",
+        "attention",
+        "Attention of the newest token to the token just before it, mean over heads, then over the monitored "
+        "layers; absent where that token does not exist or lies outside a layer's sliding window.",
+        "entropick_kernels.attention_stats.reference.attention_to_previous",
+        _SHARE,
+        "Attention",
+        "entropick_attention_to_previous_probability",
     ),
 )
 """Every signal, in the order of a telemetry row."""

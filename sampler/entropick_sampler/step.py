@@ -80,9 +80,10 @@ class StepResult(NamedTuple):
     """The decisions and the draws of a step.
 
     ``ids`` int64, ``logprobs`` [B, 1 + C]: the emitted token, the N candidates, the W first tokens of further
-    branches, C = N + W; ``scores`` [B, C]: the guide's, of all but the emitted one; ``surprisal`` [B, 1]:
-    the emitted token's; ``normaliser`` [B, 2]: the largest logit and ln z. ``flags`` [B]: 1 NaN, 2 +inf,
-    4 all -inf in the row's logits: its token means nothing then.
+    branches, C = N + W; ``scores`` [B, C]: the guide's, of all but the emitted one; ``surprisal`` and
+    ``excess`` [B, 1]: the emitted token's surprisal, and that minus the entropy; ``normaliser`` [B, 2]: the
+    largest logit and ln z. ``flags`` [B]: 1 NaN, 2 +inf, 4 all -inf in the row's logits: its token means
+    nothing then.
     """
 
     ids: Tensor
@@ -90,6 +91,7 @@ class StepResult(NamedTuple):
     scores: Tensor
     stats: StepStats
     surprisal: Tensor
+    excess: Tensor
     normaliser: Tensor
     decision: Decision
     flags: Tensor
@@ -108,24 +110,30 @@ class StepResult(NamedTuple):
                 d.insert_clarify.unsqueeze(1),
                 self.flags.unsqueeze(1),
                 self.ids,
-                torch.cat((self.logprobs, self.scores, values, self.surprisal, self.normaliser), dim=1),
+                torch.cat(
+                    (self.logprobs, self.scores, values, self.surprisal, self.excess, self.normaliser), dim=1
+                ),
             ),
             dim=1,
         )
 
 
 def step_stats(measured: LogitsStats, attention: Tensor | None, attention_valid: Tensor | None) -> StepStats:
-    """Returns the signals of both sources in one table: logits [B] and attention [B, 6] (or None)."""
+    """Returns the signals of both sources in one table: logits [B] and attention [B, 7] (or None).
+
+    An attention signal that is NaN is not valid: a query may see no previous key.
+    """
     entropy, varentropy = measured.entropy.unsqueeze(1), measured.varentropy.unsqueeze(1)
     if attention is None:
         attention = entropy.new_zeros(entropy.shape[0], _N_ATTENTION)
-        attention_valid = torch.zeros_like(measured.entropy, dtype=torch.bool)
+        there = torch.zeros_like(attention, dtype=torch.bool)
+    else:
+        there = attention == attention
+        attention = torch.where(there, attention, 0.0)
+        if attention_valid is not None:
+            there &= attention_valid.unsqueeze(1)
     values = torch.cat((entropy, varentropy, attention.to(entropy.dtype)), dim=1)
-    if attention_valid is None:
-        return StepStats(values)
-    seen = torch.ones_like(values, dtype=torch.bool)
-    seen[:, 2:] = attention_valid.unsqueeze(1)
-    return StepStats(values, seen)
+    return StepStats(values, torch.nn.functional.pad(there, (2, 0), value=True))
 
 
 def sample_step(
@@ -138,10 +146,10 @@ def sample_step(
 ) -> StepResult:
     """Measures, decides and draws for a batch.
 
-    ``logits`` [B, V], masks and bans applied; ``attention`` [B, 6] in the order of ATTENTION_SIGNALS, None
-    where it was not measured; ``attention_valid`` bool [B]: the rows whose attention was measured, None for
-    all; ``columns``: the new inputs of the rows; ``kernels``: the kernels to use, None for the
-    fastest. Returns the tokens and their telemetry on the logits' device.
+    ``logits`` [B, V], masks and bans applied; ``attention`` [B, 7] in the order of ATTENTION_SIGNALS, None
+    where it was not measured, NaN in the place of a signal that does not exist; ``attention_valid`` bool [B]:
+    the rows whose attention was measured, None for all; ``columns``: the new inputs of the rows; ``kernels``:
+    the kernels to use, None for the fastest. Returns the tokens and their telemetry on the logits' device.
     """
     measured = logits_stats(logits, kernels=kernels)
     stats = step_stats(measured, attention, attention_valid)
@@ -183,12 +191,14 @@ def sample_step(
     ids = torch.cat((token.unsqueeze(1), drawn), dim=1)
     logprobs = logprobs_of(ids)
     emitted = logprobs[:, :1].clamp_max_(0)
+    surprisal = (emitted / _LN2).abs_()
     return StepResult(
         ids,
         logprobs,
         score_candidates(logprobs[:, 1:], stats),
         stats,
-        (emitted / _LN2).abs_(),
+        surprisal,
+        surprisal - measured.entropy.unsqueeze(1),
         torch.cat((top, log_z), dim=1),
         decision,
         measured.flags,

@@ -80,6 +80,7 @@ def _detail(detail: TokenDetail) -> DetailRow:
         layers=list(detail.layers),
         attention_entropy=[list(heads) for heads in detail.attention_entropy],
         interaction_strength=[list(heads) for heads in detail.interaction_strength],
+        attention_to_previous=[list(heads) for heads in detail.attention_to_previous],
         per_layer={name: list(values) for name, values in detail.per_layer.items()},
     )
 

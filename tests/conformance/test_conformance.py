@@ -186,7 +186,7 @@ def test_levels_of_telemetry(server: str) -> None:
         assert detail["layers"] == [0, 1, 2, 3]
         assert set(detail["per_layer"]) == {s.name for s in ATTENTION_SIGNALS}
         assert all(len(values) == 4 for values in detail["per_layer"].values())
-        for name in ("attention_entropy", "interaction_strength"):
+        for name in ("attention_entropy", "interaction_strength", "attention_to_previous"):
             assert [len(heads) for heads in detail[name]] == [4] * 4
             mean = sum(map(sum, detail[name])) / 16
             assert row["signals"][name] == pytest.approx(mean, rel=1e-5)

@@ -1,4 +1,4 @@
-"""The six signals of a layer: the native form against the torch form and the reference."""
+"""The seven signals of a layer: the native form against the torch form and the reference."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ NAMES = (
     "agreement",
     "agreement_seed",
     "interaction_strength",
+    "attention_to_previous",
 )
 PRECISIONS = pytest.mark.parametrize("zero", [np.float32(0), 0.0], ids=["float32", "float64"])
 
@@ -26,8 +27,8 @@ PRECISIONS = pytest.mark.parametrize("zero", [np.float32(0), 0.0], ids=["float32
 def test_the_native_signals_are_the_torch_ones_and_the_references(heads: int, zero: float) -> None:
     scores = torch.randn(heads, 70, generator=torch.Generator().manual_seed(heads)) * 2
     stats = head_stats(scores)
-    figures = torch.stack(stats[:4], -1).numpy()
-    found = np.empty(6, dtype=np.float32)
+    figures = torch.stack(stats[:-1], -1).numpy()
+    found = np.empty(7, dtype=np.float32)
     layer_signals_into(figures, 70, zero, found)
     np.testing.assert_allclose(found, layer_signals(stats).numpy(), rtol=2e-6, atol=2e-6)
     wanted = [getattr(reference, name)(scores) for name in NAMES]
@@ -36,8 +37,8 @@ def test_the_native_signals_are_the_torch_ones_and_the_references(heads: int, ze
 
 @PRECISIONS
 def test_the_mean_over_layers(zero: float) -> None:
-    by_layer = np.random.default_rng(1).random((3, 5, 6), dtype=np.float32)
-    found = np.empty((5, 6), dtype=np.float32)
+    by_layer = np.random.default_rng(1).random((3, 5, 7), dtype=np.float32)
+    found = np.empty((5, 7), dtype=np.float32)
     mean_signals_into(by_layer, zero, found)
     np.testing.assert_allclose(found, by_layer.mean(0), rtol=1e-6)
 
@@ -75,7 +76,9 @@ def test_layers_over_transposed_blocks_have_the_references_signals() -> None:
             )  # fmt: skip
             wanted = [getattr(reference, name)(scores) for name in NAMES]
             np.testing.assert_allclose(found.by_layer[at, row], wanted, rtol=1e-4, atol=2e-5)
-    torch.testing.assert_close(found.signals, found.by_layer.mean(0))
+    torch.testing.assert_close(found.signals, found.by_layer.mean(0), equal_nan=True)
+    assert found.heads.previous[:, 0].isnan().all()
+    assert not found.heads.previous[:, 1:].isnan().any()
 
 
 def test_a_row_of_transposed_blocks_does_not_depend_on_its_neighbours() -> None:

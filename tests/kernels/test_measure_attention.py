@@ -1,6 +1,7 @@
 """Measuring from the keys alone, on the CPU: against float64, against decode_attention, and among workers."""
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import pairwise
 from math import nan
 from threading import Barrier
@@ -22,9 +23,11 @@ from entropick_kernels.attention_stats import (
 )
 from entropick_kernels.attention_stats import reference as ref
 
+# a row of less than two keys has NaN for its attention to the previous key
+close = partial(torch.testing.assert_close, equal_nan=True)
 LAYOUTS = ["plain", "HND", "NHD"]
 OPTIONS = [{}, {"window": 7}, {"softcap": 2.0}, {"window": 33, "softcap": 5.0}]
-FIGURES = ("entropy", "entropy_normalized", "mean_abs_score", "deviation")
+FIGURES = ("entropy", "entropy_normalized", "mean_abs_score", "deviation", "previous")
 
 
 def queries(rows, heads, width, dtype=torch.float32):
@@ -35,13 +38,15 @@ def exact(q, keys, row, **options):
     """A row's figures in float64."""
     length = int(keys.lengths[row])
     if length == 0:
-        return HeadStats(*(torch.zeros(q.shape[1], dtype=torch.float64) for _ in FIGURES), torch.tensor(0))
+        nothing = torch.zeros(q.shape[1], dtype=torch.float64)
+        return HeadStats(*[nothing] * 4, nothing * nan, torch.tensor(0))
     scores = ref.paged_scores(q[row], keys.blocks, keys.table[row], length, **options)
     return HeadStats(
         torch.tensor(ref.head_entropy(scores)),
         torch.tensor(ref.head_entropy_normalized(scores)),
         torch.tensor(np.abs(scores).mean(-1)),
         torch.tensor(ref.head_deviation(scores)),
+        torch.tensor(ref.head_to_previous(scores)),
         torch.tensor(scores.shape[-1]),
     )
 
@@ -51,13 +56,13 @@ def assert_exact(stats, q, keys, rtol=1e-4, atol=1e-5, **options):
         want = exact(q, keys, row, **options)
         for name in FIGURES:
             got = getattr(stats, name)[row]
-            torch.testing.assert_close(got.double(), getattr(want, name), rtol=rtol, atol=atol, msg=name)
+            close(got.double(), getattr(want, name), rtol=rtol, atol=atol, msg=name)
         assert stats.keys[row] == want.keys
 
 
 def assert_same(a, b):
     for name in HeadStats._fields:
-        assert torch.equal(getattr(a, name), getattr(b, name)), name
+        close(getattr(a, name), getattr(b, name), rtol=0, atol=0, msg=name)
 
 
 def test_the_reference_reads_the_blocks_by_hand():
@@ -137,7 +142,8 @@ def test_what_a_padded_row_holds_does_not_matter(paged_keys, kernels, options):
     again = measure_attention(q, *keys, **given)
     assert_same(again, first)
     for name in FIGURES:
-        assert not getattr(first, name)[[1, 3]].any()
+        padded = getattr(first, name)[[1, 3]]
+        assert padded.isnan().all() if name == "previous" else not padded.any()
         assert getattr(first, name)[0].all()
     assert first.keys[1] == first.keys[3] == 0
 
@@ -187,11 +193,9 @@ def test_workers_measure_what_one_would(paged_keys, layout, count, options):
     with ThreadPoolExecutor(count) as pool:
         parts = list(pool.map(run, range(count), workers(q, keys, count)))
     assert total.calls == [1] * count
-    gathered = HeadStats(*(torch.cat(f, dim=1) for f in list(zip(*parts, strict=True))[:4]), parts[0].keys)
+    gathered = HeadStats(*(torch.cat(f, dim=1) for f in list(zip(*parts, strict=True))[:5]), parts[0].keys)
     for name in HeadStats._fields:
-        torch.testing.assert_close(
-            getattr(gathered, name), getattr(whole, name), rtol=1e-5, atol=1e-6, msg=name
-        )
+        close(getattr(gathered, name), getattr(whole, name), rtol=1e-5, atol=1e-6, msg=name)
     assert_exact(gathered, q, keys, scale=0.5, **options)
 
 
@@ -217,9 +221,7 @@ def test_heads_spread_in_any_way(cuts, rows, layers, span, seed):
     for share in shares:
         got = head_stats(scores[..., share, :], valid, HeadShards(12, lambda part: total))
         for name in FIGURES:
-            torch.testing.assert_close(
-                getattr(got, name), getattr(whole, name)[..., share], rtol=1e-9, atol=1e-9, msg=name
-            )
+            close(getattr(got, name), getattr(whole, name)[..., share], rtol=1e-9, atol=1e-9, msg=name)
 
 
 def test_wrong_arguments_are_refused(paged_keys):

@@ -7,7 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from entropick_kernels.logits_stats.reference import logits_entropy, logits_varentropy, surprisal
+from entropick_kernels.logits_stats.reference import (
+    excess_surprisal,
+    logits_entropy,
+    logits_varentropy,
+    surprisal,
+)
 from entropick_sampler.columns import StepColumns, StepRow
 from entropick_sampler.packed import TokenRow, unpack
 from entropick_sampler.params import BranchConfig, PolicyConfig, SamplingParams, Strategy
@@ -75,6 +80,9 @@ def test_signals_are_those_of_the_references() -> None:
             float(logits_varentropy(exact)), rel=1e-4, abs=1e-5
         )
         assert signals["surprisal"] == pytest.approx(float(surprisal(exact, row.token)), rel=1e-4, abs=1e-5)
+        assert signals["excess_surprisal"] == pytest.approx(
+            float(excess_surprisal(exact, row.token)), rel=1e-4, abs=2e-5
+        )
         assert row.logprob == pytest.approx(-signals["surprisal"] * math.log(2), abs=1e-6)
         assert [signals[s.name] for s in ATTENTION_SIGNALS] == pytest.approx(attention[i].tolist())
 
@@ -96,6 +104,19 @@ def test_what_is_not_measured_is_absent() -> None:
     for row in got:
         for name, value in zip(SIGNAL_NAMES, row.signals, strict=True):
             assert (value is None) == (name in {s.name for s in ATTENTION_SIGNALS})
+
+
+def test_a_signal_that_does_not_exist_is_absent_and_the_others_decide() -> None:
+    """NaN for an attention signal: the first token of a text has no token before it."""
+    logits, attention, rows = random_case()
+    missing = attention.clone()
+    missing[::2, -1] = math.nan
+    for i, (row, whole) in enumerate(
+        zip(run(logits, rows, attention=missing), run(logits, rows, attention=attention), strict=True)
+    ):
+        assert row.signals[:-1] == whole.signals[:-1]
+        assert (row.signals[-1] is None) == (i % 2 == 0)
+        assert row._replace(signals=()) == whole._replace(signals=())
 
 
 def test_seed_and_position_decide_the_draw() -> None:

@@ -151,6 +151,7 @@ async def test_full_adds_layers_and_candidates(client: httpx.AsyncClient) -> Non
         "layers": [0, 1],
         "attention_entropy": [[1.0, 2.0], [1.0, 2.0]],
         "interaction_strength": [[3.0, 4.0], [3.0, 4.0]],
+        "attention_to_previous": [[0.25, None], [0.25, None]],
         "per_layer": {"agreement": [0.1, 0.2]},
     }
     assert row["candidates"] == [{"token": "A", "token_id": 65, "logprob": -1.0, "score": 2.0}]

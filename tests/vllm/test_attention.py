@@ -59,7 +59,7 @@ def test_as_the_kernel_measures(
         )
         wanted.append(layer_signals(stats))
     got = measure(captured, rows)
-    assert got.by_layer.shape == (layers, rows, 6)
+    assert got.by_layer.shape == (layers, rows, 7)
     torch.testing.assert_close(got.by_layer, torch.stack(wanted), atol=2e-5, rtol=1e-4)
     torch.testing.assert_close(got.signals, torch.stack(wanted).mean(0), atol=2e-5, rtol=1e-4)
 

@@ -32,7 +32,7 @@ def a_step(rows: int = 3) -> tuple[torch.Tensor, list[TokenRow], int]:
 
 
 def marks(key: str, rows: int = 3) -> list[Mark]:
-    detail = AttentionDetail([[1.0]], [[2.0]], [[1.0] * 6])
+    detail = AttentionDetail([[1.0]], [[2.0]], [[None]], [[1.0] * 7])
     return [Mark(key, i, i == 1, ((3, -0.5),), detail if i == 0 else None) for i in range(rows)]
 
 

@@ -118,9 +118,10 @@ def measure_attention(
 
     Arguments and figures as there. ``k_blocks`` [P, Hk, block, D] may have any strides where D is contiguous
     (a view of blocks that hold keys and values side by side). A row may have length 0, as a padded row of a
-    CUDA graph's batch: its figures are 0, and its query and block ids may be anything. On CUDA nothing
-    synchronises; the scratch is 2 bytes for each row, head and key of the block table's capacity, and tiles
-    of it without keys cost a program each: give it no more columns than the longest row needs.
+    CUDA graph's batch: its figures are 0, ``previous`` is NaN, and its query and block ids may be anything.
+    On CUDA nothing synchronises; the scratch is 2 bytes for each row, head and key of the block table's
+    capacity, and tiles of it without keys cost a program each: give it no more columns than the longest row
+    needs.
 
     With ``shards`` q [B, H, D] holds this worker's heads, k_blocks its key-value heads, and a head's
     deviation is from the mean head of all workers. All else is by head: a caller that wants all heads gathers

@@ -23,7 +23,7 @@ from .._threads import (
 )
 from ._inputs import PagedQueries
 from .numba_loops import attend, check, compare_heads, store
-from .stats import HeadStats, named_figures
+from .stats import FIGURES, HeadStats, named_figures
 
 _SCRATCH_FLOATS: Final = 1 << 24
 """probabilities kept at a time (64 MiB): a larger batch goes through in parts"""
@@ -52,7 +52,7 @@ def _worker(data: Any) -> None:
     blocks, per_head = (a.blocks, a.kv_heads, a.block, a.width), (a.rows, a.heads, a.width)
     lengths = numba.carray(address(a.lengths), (a.rows,), np.int32)
     probabilities = numba.carray(address(a.probabilities), (a.rows, a.heads, a.span), np.float32)
-    figures = numba.carray(address(a.figures), (a.rows, a.heads, 4), np.float32)
+    figures = numba.carray(address(a.figures), (a.rows, a.heads, FIGURES), np.float32)
     unit = claim(data, 0)
     if a.compares:
         while unit < a.rows:
@@ -116,7 +116,7 @@ def _run(inputs: PagedQueries, out: Any, want_stats: bool) -> HeadStats:
     span = min(columns * block, window) if window else columns * block
     at_once = min(rows, max(1, _SCRATCH_FLOATS // (heads * span)))
     probabilities = np.empty((at_once, heads, span), dtype=np.float32)
-    figures = np.empty((rows, heads, 4), dtype=np.float32)
+    figures = np.empty((rows, heads, FIGURES), dtype=np.float32)
     scale, softcap = np.float32(inputs.scale), np.float32(inputs.softcap or 0.0)
     threads = threads_for(check(table, ends, count, block, window, 1 if attends else 0) * heads * width)
     for lo in range(0, rows, at_once):

@@ -21,6 +21,7 @@ Int32 = npt.NDArray[np.int32]
 _ZERO: Final = np.float32(0.0)
 _HALF: Final = np.float32(0.5)
 _ONE: Final = np.float32(1.0)
+_NAN: Final = np.float32(math.nan)
 
 
 @native("contract", "reassoc", "nsz")
@@ -96,9 +97,10 @@ def blend(weights: Float32, at: int, values: Float32, first: int, count: int, ou
 
 @native("contract", "reassoc", "nsz")
 def softmax(scores: Float32, n: int, figures: Float32) -> None:
-    """Replaces scores[:n] by their probabilities; sets three figures of the head.
+    """Replaces scores[:n] by their probabilities; sets all figures of the head but its deviation, figures[3].
 
-    The figures are the entropy in bits, the entropy over log2 n, and the mean of |score|.
+    The figures are the entropy in bits, the entropy over log2 n, the mean of |score|, and figures[4], the
+    probability of the second newest key, NaN where there is one key.
     """
     top = scores[0]
     for t in range(n):
@@ -119,6 +121,7 @@ def softmax(scores: Float32, n: int, figures: Float32) -> None:
     figures[0] = entropy
     figures[1] = entropy / np.float32(math.log2(np.float32(n))) if n > 1 else _ZERO
     figures[2] = size / np.float32(n)
+    figures[4] = scores[n - 2] if n > 1 else _NAN
 
 
 @native("contract", "reassoc", "nsz")
@@ -177,11 +180,11 @@ def attend(
     begin: int,
     end: int,
 ) -> None:
-    """Computes units begin..end of (row, key-value head): probabilities, three figures, outputs.
+    """Computes units begin..end of (row, key-value head): probabilities, outputs, figures but the deviation.
 
     queries, out [B, H, D]; keys, values [P, Hk, block, D], or ``transposed`` keys [P, Hk, D or more, block]
     in the first D rows; block_table [B, N], lengths [B]; probabilities [B, H, K], from the first key that a
-    row sees; figures [B, H, 4], the float fields of ``HeadStats``. ``window`` and ``softcap`` are 0 where
+    row sees; figures [B, H, 5], the float fields of ``HeadStats``. ``window`` and ``softcap`` are 0 where
     there is none. Unless it ``attends``, neither values nor outputs are touched. The arguments have passed
     :func:`check`."""
     kv_heads = keys.shape[1]
@@ -195,6 +198,7 @@ def attend(
         if n == 0:
             for g in range(h * group, h * group + group):
                 figures[b, g] = _ZERO
+                figures[b, g, 4] = _NAN
             continue
         t = start
         while t < length:

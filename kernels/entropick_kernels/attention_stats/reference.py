@@ -95,6 +95,21 @@ def head_jsd(scores: ArrayLike, valid: ArrayLike | None = None) -> FloatArray:
     return np.asarray(_entropy_bits(p.mean(axis=-2)) - _entropy_bits(p).mean(axis=-1))
 
 
+def head_to_previous(scores: ArrayLike, valid: ArrayLike | None = None) -> FloatArray:
+    """Computes each head's attention to the key one position before the newest valid key, 0..1; [.., H].
+
+    The newest valid key is the query's own: keys lie in the order of their positions. NaN where the key
+    before it is masked (outside a sliding window) or does not exist (there is one key). Source: RAUQ, arXiv
+    2505.20045.
+    """
+    p = attention_probabilities(scores, valid)
+    mask = np.broadcast_to(_checked(scores, valid)[1], p.shape)
+    previous = p.shape[-1] - 2 - mask[..., ::-1].argmax(axis=-1, keepdims=True)
+    at = np.maximum(previous, 0)
+    there = np.take_along_axis(mask, at, axis=-1) & (previous >= 0)
+    return np.where(there, np.take_along_axis(p, at, axis=-1), np.nan)[..., 0]
+
+
 def attention_entropy(scores: ArrayLike, valid: ArrayLike | None = None) -> float:
     """Averages the head entropy over heads, in bits; mean over layers."""
     return float(head_entropy(scores, valid).mean())
@@ -125,3 +140,11 @@ def interaction_strength(scores: ArrayLike, valid: ArrayLike | None = None) -> f
     """Averages |score| over heads and valid keys, in score units; mean over layers."""
     s, mask = _checked(scores, valid)
     return float((np.abs(s).sum(axis=-1) / mask.sum(axis=-1)).mean())
+
+
+def attention_to_previous(scores: ArrayLike, valid: ArrayLike | None = None) -> float:
+    """Averages the attention to the previous key over heads, 0..1; mean over layers.
+
+    NaN where a layer's query does not see the previous key (:func:`head_to_previous`).
+    """
+    return float(head_to_previous(scores, valid).mean())

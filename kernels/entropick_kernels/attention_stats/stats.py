@@ -1,4 +1,4 @@
-"""The figures of the newest query's attention, head by head, and the six signals of a layer, in torch."""
+"""The figures of the newest query's attention, head by head, and the seven signals of a layer, in torch."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ from torch import Tensor
 _LOG2_E: Final = 1.0 / math.log(2.0)
 _FLOOR: Final = -800.0
 # exp(-800) is 0 in float32 and float64 alike, and 0 * -800 is 0 where 0 * -inf would be NaN
+FIGURES: Final = 5
+"""figures of a head: the float fields of :class:`HeadStats`"""
+LAYER_SIGNALS: Final = 7
+"""signals of a layer, see :func:`layer_signals`"""
 
 
 class HeadStats(NamedTuple):
@@ -25,14 +29,16 @@ class HeadStats(NamedTuple):
     """mean of |score| entering the softmax"""
     deviation: Tensor
     """half the L1 distance of the head's attention to the mean head"""
+    previous: Tensor
+    """attention to the key one position before the newest; NaN where the query does not see one"""
     keys: Tensor
     """number of valid keys, int64 [..]"""
 
 
 def named_figures(figures: Tensor, keys: Tensor) -> HeadStats:
-    """Returns figures [.., H, 4], which an implementation keeps side by side, and keys [..] by name."""
-    entropy, normalized, size, deviation = figures.unbind(-1)
-    return HeadStats(entropy, normalized, size, deviation, keys)
+    """Returns figures [.., H, 5], which an implementation keeps side by side, and keys [..] by name."""
+    entropy, normalized, size, deviation, previous = figures.unbind(-1)
+    return HeadStats(entropy, normalized, size, deviation, previous, keys)
 
 
 class HeadShards(NamedTuple):
@@ -67,17 +73,19 @@ def check_shards(shards: HeadShards | None, heads: int) -> None:
 
 
 def layer_signals(stats: HeadStats) -> Tensor:
-    """Computes the six attention signals of a layer, [.., 6], in the order of ``signals.ATTENTION_SIGNALS``.
+    """Computes the seven attention signals of a layer, [.., 7], ordered as ``signals.ATTENTION_SIGNALS``.
 
     attention_entropy (bits), attention_entropy_normalized, attention_varentropy (bits^2), agreement,
-    agreement_seed, interaction_strength. A mean over layers is taken of these, never before. The native form
-    is in ``numba_signals``.
+    agreement_seed, interaction_strength, attention_to_previous (NaN where the query sees no previous key). A
+    mean over layers is taken of these, never before. The native form is in ``numba_signals``.
     """
-    figures = (stats.entropy, stats.entropy_normalized, stats.deviation, stats.mean_abs_score)
+    figures = (
+        stats.entropy, stats.entropy_normalized, stats.deviation, stats.mean_abs_score, stats.previous,
+    )  # fmt: skip
     mean = torch.stack(figures).mean(-1)
     spread = (stats.entropy - mean[0].unsqueeze(-1)).square().mean(-1)
     seed = 2.0 * mean[2] / stats.keys.clamp(min=1)
-    return torch.stack((mean[0], mean[1], spread, 1.0 - mean[2], seed, mean[3]), dim=-1)
+    return torch.stack((mean[0], mean[1], spread, 1.0 - mean[2], seed, mean[3], mean[4]), dim=-1)
 
 
 def softmax_stats(
@@ -114,8 +122,24 @@ def softmax_stats(
         entropy_normalized=torch.where(count > 1, entropy / ceiling, 0.0),
         mean_abs_score=size / count,
         deviation=deviation,
+        previous=_to_previous(p, valid),
         keys=keys,
     )
+
+
+def _to_previous(p: Tensor, valid: Tensor | None) -> Tensor:
+    """Returns the attention p [..., H, K] to the key one position before the newest valid key, [..., H].
+
+    NaN where that key does not exist or is not valid.
+    """
+    if valid is None:
+        return p[..., -2] if p.shape[-1] > 1 else torch.full_like(p[..., 0], math.nan)
+    position = torch.arange(valid.shape[-1], device=valid.device)
+    newest = (position * valid).amax(-1, keepdim=True)
+    at = (newest - 1).clamp_(min=0)
+    there = valid.gather(-1, at) & (newest > 0)
+    found = p.gather(-1, at.unsqueeze(-2).expand(*p.shape[:-1], 1)).squeeze(-1)
+    return torch.where(there, found, math.nan)
 
 
 def head_stats(scores: Tensor, valid: Tensor | None = None, shards: HeadShards | None = None) -> HeadStats:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .numba_loops import check, measure_transposed_layer
 from .numba_signals import all_signals_into
-from .stats import HeadStats, named_figures
+from .stats import FIGURES, LAYER_SIGNALS, HeadStats, named_figures
 
 WORTH_THREADS: Final = 1 << 22
 """multiply-adds of a layer from which torch's threads and products are faster"""
@@ -39,9 +39,9 @@ class LayerFigures(NamedTuple):
     """The figures of a batch of rows in several layers."""
 
     signals: Tensor
-    """[B, 6], the mean over layers, in the order of ``layer_signals``"""
+    """[B, 7], the mean over layers, in the order of ``layer_signals``"""
     by_layer: Tensor
-    """[L, B, 6]"""
+    """[L, B, 7]"""
     heads: HeadStats
     """fields [L, B, H], ``keys`` [L, B]"""
 
@@ -65,9 +65,9 @@ def measure_transposed(
     ends = lengths.to(torch.int32).contiguous().numpy()
     windows = np.array([layer.window or 0 for layer in layers], dtype=np.int32)
     probabilities = np.empty((rows, heads, table.shape[1] * block), dtype=np.float32)
-    figures = np.empty((len(layers), rows, heads, 4), dtype=np.float32)
-    by_layer = np.empty((len(layers), rows, 6), dtype=np.float32)
-    signals = np.empty((rows, 6), dtype=np.float32)
+    figures = np.empty((len(layers), rows, heads, FIGURES), dtype=np.float32)
+    by_layer = np.empty((len(layers), rows, LAYER_SIGNALS), dtype=np.float32)
+    signals = np.empty((rows, LAYER_SIGNALS), dtype=np.float32)
     for layer, of_layer in zip(layers, figures, strict=True):
         queries, blocks, window = layer.queries.contiguous().numpy(), layer.blocks.numpy(), layer.window or 0
         check(table, ends, blocks.shape[0], block, window)

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from .._triton import interpreting
 from ._inputs import PagedQueries
-from .stats import HeadShards, HeadStats, added, named_figures
+from .stats import FIGURES, HeadShards, HeadStats, added, named_figures
 from .triton_kernels import attend, deviate, merge, sum_heads, total
 
 SPLIT: Final = 512
@@ -91,7 +91,7 @@ def _launch(
     # what a launch does not touch stands in where it has no tensor
     values = k_blocks if v_blocks is None else v_blocks
     partial = sums if out is None else scratch(rows, heads, splits, width)
-    figures, softmax = (scratch(rows, heads, n) if stats else sums for n in (4, 2))
+    figures, softmax = (scratch(rows, heads, n) if stats else sums for n in (FIGURES, 2))
     keys = scratch(rows, dtype=torch.int64) if stats else lengths
     tiles = splits * (split // tile)
     # 16 bits a weight, in a type that every tool knows
@@ -101,7 +101,7 @@ def _launch(
     common = {"SPLIT": split, "TILE": tile}
     with torch.cuda.device_of(q):
         attend[(rows * kv_heads, splits)](
-            q, k_blocks, values, table, lengths, partial, sums, weights, tops,
+            q, k_blocks, values, table, lengths, partial, sums, weights, tops, figures,
             scale, softcap or 1.0, reach, capacity, splits, table.stride(0), *q.stride()[:2],
             *k_blocks.stride()[:3], *values.stride()[:3],
             KV_HEADS=kv_heads, GROUP=group, GROUP_PAD=max(16, triton.next_power_of_2(group)), WIDTH=width,

@@ -17,6 +17,8 @@ _LOG2_E = tl.constexpr(1.4426950408889634)
 _LOWEST = tl.constexpr(-1e38)
 # 2^-200 is 0 in float32, and 0 * -200 is 0
 _FLOOR = tl.constexpr(-200.0)
+# of a head: the float fields of HeadStats
+FIGURES = tl.constexpr(5)
 _SPLIT_BLOCK = tl.constexpr(16)
 _TILE_BLOCK = tl.constexpr(128)
 
@@ -58,7 +60,7 @@ def _unpack(packed):
 
 @triton.jit(do_not_specialize=["window", "capacity", "splits", "table_row"])
 def attend(
-    q, k_blocks, v_blocks, table, lengths, partial, sums, weights, tops,
+    q, k_blocks, v_blocks, table, lengths, partial, sums, weights, tops, figures,
     scale, softcap, window, capacity, splits, table_row, q_row, q_head,
     k_block, k_head, k_offset, v_block, v_head, v_offset,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, GROUP_PAD: tl.constexpr, WIDTH: tl.constexpr,
@@ -68,7 +70,8 @@ def attend(
 ):  # fmt: skip
     """Attends to one split of keys with the query heads of one key-value head: partial [.., D], sums.
 
-    The sums are (m, L, T, S).
+    The sums are (m, L, T, S). The score of the second newest key goes to the last figure of its head, where
+    ``merge`` finds it.
 
     Without VALUES neither values nor an output exist: ``v_blocks`` and ``partial`` are not touched.
     """
@@ -129,6 +132,9 @@ def attend(
         if STATS:
             t = fade * (t + shift[:, None] * mass) + p * y
             size += tl.where(valid[None, :], tl.abs(s), 0.0)
+            previous = figures + (heads * FIGURES + 4)[:, None] + tl.zeros([TILE], tl.int64)[None, :]
+            second = valid & (position == end - 2)
+            tl.store(previous, s, mask=(g < GROUP)[:, None] & second[None, :])
         mass = fade * mass + p
         if VALUES:
             out = fade * out + tl.dot(p.to(v.dtype), v, input_precision="ieee")
@@ -156,7 +162,8 @@ def merge(
 ):  # fmt: skip
     """Merges the splits of one head.
 
-    Sets out [D], figures (H, H / log2 n, mean |s|, NaN), softmax (m, L), the row's n keys.
+    Sets out [D], figures (H, H / log2 n, mean |s|, NaN, attention to the second newest key), softmax (m, L),
+    the row's n keys. That attention is NaN for less than two keys.
     """
     head = tl.program_id(0).to(tl.int64)
     start, end = _span(lengths, head // HEADS, window, capacity)
@@ -197,10 +204,13 @@ def merge(
         bits = tl.log2(mass) - t / mass
         bits = tl.where(bits < 0, 0.0, bits)
         ceiling = tl.log2(tl.maximum(n, 2).to(tl.float32))
-        tl.store(figures + head * 4, bits)
-        tl.store(figures + head * 4 + 1, tl.where(n > 1, bits / ceiling, 0.0))
-        tl.store(figures + head * 4 + 2, size / tl.maximum(n, 1).to(tl.float32))
-        tl.store(figures + head * 4 + 3, float("nan"))
+        tl.store(figures + head * FIGURES, bits)
+        tl.store(figures + head * FIGURES + 1, tl.where(n > 1, bits / ceiling, 0.0))
+        tl.store(figures + head * FIGURES + 2, size / tl.maximum(n, 1).to(tl.float32))
+        tl.store(figures + head * FIGURES + 3, float("nan"))
+        score = tl.load(figures + head * FIGURES + 4, mask=n > 1, other=m)
+        second = tl.exp2((score - m) * _LOG2_E) / mass
+        tl.store(figures + head * FIGURES + 4, tl.where(n > 1, second, float("nan")))
         tl.store(softmax + head * 2, m)
         tl.store(softmax + head * 2 + 1, mass)
         if head % HEADS == 0:
@@ -304,4 +314,4 @@ def total(
         tile = at + tl.arange(0, _TILE_BLOCK)
         place = distances + head * (splits * (SPLIT // TILE)) + tile
         found += tl.load(place, mask=tile < stop, other=0.0)
-    tl.store(figures + head * 4 + 3, 0.5 * tl.sum(found, 0))
+    tl.store(figures + head * FIGURES + 3, 0.5 * tl.sum(found, 0))

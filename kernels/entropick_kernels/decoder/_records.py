@@ -26,11 +26,11 @@ STEP: Final = record_type(
     # between the stages, [T, padded]: the residual stream, its norm, the products of q, k, v or of gate and
     # up, queries [Hk, T, group, width], outputs of the heads, the gated ffn
     "residual normed joined queries attended gated "
-    # [rows_at_once, heads, span]; the figures [B, heads, 4] of a layer that is not monitored
+    # [rows_at_once, heads, span]; the figures [B, heads, 5] of a layer that is not monitored
     "probabilities unmonitored_figures "
     # prompt tokens: RUN [run_count], keys that a run has room for, and each thread's room in floats
     "runs run_count run_span scratch scratch_floats "
-    # results: [monitored, B, heads, 4], [monitored + 1, B, 6], [B, padded vocabulary]
+    # results: [monitored, B, heads, 5], [monitored + 1, B, 7], [B, padded vocabulary]
     "figures signals logits",
     "eps",
 )

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from .._native import native
 from .._threads import address
 from ..attention_stats.numba_loops import softmax
+from ..attention_stats.stats import FIGURES
 from ._tile import LANES, paged_tile
 
 Float32 = npt.NDArray[np.float32]
@@ -72,7 +73,7 @@ class QueryRun(NamedTuple):
     out: int
     """[tokens, group, width]"""
     figures: int
-    """[tokens, group, figures_stride], of which the first three are filled"""
+    """[tokens, group, figures_stride], of which all but the deviation are filled"""
     figures_stride: int
 
 
@@ -250,13 +251,13 @@ def first_key(length: int, window: int, block: int) -> int:
 
 @native()
 def attend(run: QueryRun) -> None:
-    """Computes the attention of a run: probabilities, outputs, and the first three figures of each row."""
+    """Computes the attention of a run: probabilities, outputs, each row's figures but the deviation."""
     base = first_key(run.length, run.window, run.block)
     _scores(run, base)
     for r in range(run.tokens * run.group):
         seen = run.length + r // run.group
         start = max(seen - run.window, 0) if run.window else 0
         place = run.probabilities + (r * run.span + start - base) * FLOAT
-        figures = vector(run.figures + r * run.figures_stride * FLOAT, 4)
+        figures = vector(run.figures + r * run.figures_stride * FLOAT, FIGURES)
         softmax(vector(place, seen - start), seen - start, figures)
     _outputs(run, base)

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from .._threads import record, run, threads_for, torch_openmp
-from ..attention_stats import HeadStats
 from ..attention_stats.numba_loops import check
+from ..attention_stats.stats import FIGURES, LAYER_SIGNALS, named_figures
 from ._records import LAYER, RUN, STEP
 from ._team import CELLS, PROGRAM, TEAM_SIZE
 from ._tile import LANES
@@ -117,20 +117,17 @@ class NativeDecoder:
         # packed products are twice as fast as the loops that this threshold was measured for
         threads = threads_for(work // 2)
         self._share(step, threads)
-        figures = torch.empty(len(step.monitored), rows, shape.heads, 4)
-        signals = torch.empty(len(step.monitored) + 1, rows, 6)
+        figures = torch.empty(len(step.monitored), rows, shape.heads, FIGURES)
+        signals = torch.empty(len(step.monitored) + 1, rows, LAYER_SIGNALS)
         logits = torch.empty(rows, self._panels * LANES)
         self._set(figures=figures.data_ptr(), signals=signals.data_ptr(), logits=logits.data_ptr())
         self._run(threads)
         if not rows:
             return None
         keys = torch.minimum(step.lengths, self._limits)
-        entropy, normalized, size, deviation = figures.unbind(-1)
         if self._panels * LANES != shape.vocab:
             logits = logits[:, : shape.vocab].contiguous()
-        return Decoded(
-            logits, HeadStats(entropy, normalized, size, deviation, keys), signals[:-1], signals[-1]
-        )
+        return Decoded(logits, named_figures(figures, keys), signals[:-1], signals[-1])
 
     def _set(self, **fields: Any) -> None:
         """Sets fields of the program's arguments."""
@@ -192,7 +189,7 @@ class NativeDecoder:
         span = columns * block
         at_once = min(rows, max(1, _SCRATCH_FLOATS // (shape.heads * span)))
         self._room("probabilities", at_once * shape.heads * span)
-        self._room("unmonitored_figures", rows * shape.heads * 4)
+        self._room("unmonitored_figures", rows * shape.heads * FIGURES)
         self._set(
             block=block,
             columns=columns,

@@ -16,6 +16,7 @@ from .._native import native, native_worker
 from .._threads import address, claim
 from ..attention_stats.numba_loops import deviations
 from ..attention_stats.numba_signals import layer_signals_into, mean_signals_into
+from ..attention_stats.stats import FIGURES, LAYER_SIGNALS
 from ._records import LAYER, RUN, STEP
 from ._team import PROGRAM, TICKET, UNIT, meet, spread, team_size
 from ._tile import LANES
@@ -149,10 +150,10 @@ def _attend_unit(step: Any, layer: Any, me: int, unit: int, prompts: int, lo: in
         lengths = numba.carray(address(step.lengths), (step.rows,), np.int32)
         first, count, length = step.tokens - step.rows + lo + b, 1, np.int64(lengths[lo + b])
         place = step.block_table + (lo + b) * step.columns * 4
-        span, stride = step.span, 4
+        span, stride = step.span, FIGURES
         p = step.probabilities + (b * heads + head * group) * span * FLOAT
         out = step.attended + (first * heads + head * group) * width * FLOAT
-        figures = of_layer + ((lo + b) * heads + head * group) * 4 * FLOAT
+        figures = of_layer + ((lo + b) * heads + head * group) * FIGURES * FLOAT
     inside = head * block * width * FLOAT
     # the one place where tokens attend, rows and prompts alike: the same instructions for all
     attend(
@@ -187,7 +188,7 @@ def _attention(cells: Any, step: Any, layer: Any, me: int, threads: int) -> None
     for head in range(kv_heads):
         _cache_head(step, layer, head, me * tokens // threads, (me + 1) * tokens // threads)
     meet(cells, threads)
-    of_layer = step.figures + layer.monitored * rows * heads * 4 * FLOAT
+    of_layer = step.figures + layer.monitored * rows * heads * FIGURES * FLOAT
     of_layer = step.unmonitored_figures if layer.monitored < 0 else of_layer
     lo = 0
     while True:
@@ -228,9 +229,11 @@ def _measure(step: Any, layer: Any, lo: int, b: int, of_layer: int) -> None:
     n = length - start
     place = step.probabilities + (b * heads * span + start - first_key(length, window, step.block)) * FLOAT
     p = numba.carray(address(place), (heads, span), np.float32)
-    figures = numba.carray(address(of_layer + (lo + b) * heads * 4 * FLOAT), (heads, 4), np.float32)
+    row_figures = of_layer + (lo + b) * heads * FIGURES * FLOAT
+    figures = numba.carray(address(row_figures), (heads, FIGURES), np.float32)
     deviations(p, n, np.empty(n, dtype=np.float32), figures)
-    signals = vector(step.signals + (layer.monitored * rows + lo + b) * 6 * FLOAT, 6)
+    place = step.signals + (layer.monitored * rows + lo + b) * LAYER_SIGNALS * FLOAT
+    signals = vector(place, LAYER_SIGNALS)
     layer_signals_into(figures, n, 0.0, signals)
 
 
@@ -274,9 +277,10 @@ def _logits(cells: Any, step: Any, me: int, threads: int) -> None:
     first = step.tokens - rows
     _norms(step, step.norm, first, me, threads)
     if me == 0 and monitored:
-        by_layer = numba.carray(address(step.signals), (monitored, rows, 6), np.float32)
-        mean = step.signals + monitored * rows * 6 * FLOAT
-        mean_signals_into(by_layer, 0.0, numba.carray(address(mean), (rows, 6), np.float32))
+        by_layer = numba.carray(address(step.signals), (monitored, rows, LAYER_SIGNALS), np.float32)
+        place = step.signals + monitored * rows * LAYER_SIGNALS * FLOAT
+        mean = numba.carray(address(place), (rows, LAYER_SIGNALS), np.float32)
+        mean_signals_into(by_layer, 0.0, mean)
     meet(cells, threads)
     _project(
         cells, step.normed + first * hidden * FLOAT, rows, hidden, step.hidden, step.head, _NONE,

@@ -56,9 +56,9 @@ class Decoded(NamedTuple):
     heads: HeadStats
     """fields [L, B, H] of the L monitored layers"""
     by_layer: Tensor
-    """[L, B, 6], signals in the order of ``attention_stats.layer_signals``"""
+    """[L, B, 7], signals in the order of ``attention_stats.layer_signals``"""
     signals: Tensor
-    """[B, 6], the mean over layers"""
+    """[B, 7], the mean over layers"""
 
 
 def prompt_runs(chunks: Sequence[PrefillChunk], tokens: int) -> list[tuple[int, int, int, int]]:

@@ -79,6 +79,15 @@ def surprisal(logits: ArrayLike, token: ArrayLike) -> FloatArray:
     return np.asarray((_moments(d)[0] - chosen) / np.log(2.0))[()]
 
 
+def excess_surprisal(logits: ArrayLike, token: ArrayLike) -> FloatArray:
+    """Computes -log2 p(token) - H in bits; logits [..., V], token int [...] -> [...].
+
+    Below 0 for a likely token, 0 on average over draws of the distribution, and for every token of a choice among equals; +inf for a
+    masked token. Raises as :func:`surprisal`.
+    """
+    return np.asarray(surprisal(logits, token) - logits_entropy(logits))[()]
+
+
 def logits_stats_reference(logits: ArrayLike) -> ReferenceStats:
     """Computes every field of ``LogitsStats`` at temperature 1, in float64; logits [..., V].
 

@@ -137,6 +137,8 @@ def measure_row(x: Float32, attention: Float32, attended: int, measure: bool, s:
         s.values[i] = 0.0
         if s.valid[i]:
             s.values[i] = s.figures[i] if i < _FROM_LOGITS else attention[i - _FROM_LOGITS]
+            if i >= _FROM_LOGITS and math.isnan(s.values[i]):
+                s.valid[i], s.values[i] = 0, 0.0
     return best, flag
 
 
@@ -185,7 +187,7 @@ def sample_row(
 ) -> None:
     """Writes the line of a row, as :mod:`entropick_sampler.packed` describes it.
 
-    ``x`` [V]: its logits; ``attention`` [6], measured where ``attended``; ``columns``: its StepRow; ``row``:
+    ``x`` [V]: its logits; ``attention`` [7], measured where ``attended``; ``columns``: its StepRow; ``row``:
     its ROW; ``measure`` False: no signal is measured.
     """
     best, flag = measure_row(x, attention, attended, measure, s)
@@ -236,5 +238,7 @@ def sample_row(
         line[ids + 1 + j] = s.tokens[j]
         line[logprobs + 1 + j] = logprob
         line[scores + j] = np.float32(logprob + np.float32(confidence))
-    line[values + N_SIGNALS] = abs(np.float32(emitted / _LN2)) if measure else math.nan
-    line[values + N_SIGNALS + 1], line[values + N_SIGNALS + 2] = s.figures[2], s.figures[3]
+    surprisal = abs(np.float32(emitted / _LN2))
+    line[values + N_SIGNALS] = surprisal if measure else math.nan
+    line[values + N_SIGNALS + 1] = np.float32(surprisal - s.figures[0]) if measure else math.nan
+    line[values + N_SIGNALS + 2], line[values + N_SIGNALS + 3] = s.figures[2], s.figures[3]

@@ -40,7 +40,7 @@ ARGUMENTS: Final = np.dtype(
 
 ``next_row``: the row that a thread takes next; ``here``: the address of these arguments; ``rows``,
 ``vocabulary``: B, V; ``candidates``, ``draws``: N, C = N + W; ``steps``: Q - 1; ``measure``: 0 or 1. The
-others are addresses: of the composition's arrays, of logits float32 [B, V], attention float32 [B, 6],
+others are addresses: of the composition's arrays, of logits float32 [B, V], attention float32 [B, 7],
 attended uint8 [B], columns STEP [B], and the lines float64 [B, ...].
 """
 
@@ -127,7 +127,7 @@ class NativeStep:
     ) -> Tensor:
         """Returns the packed lines float64 [B, ...] of a step.
 
-        ``logits`` float32 [B, V]; ``attention`` [B, 6], measured where ``attended`` bool [B] is (None: in all
+        ``logits`` float32 [B, V]; ``attention`` [B, 7], measured where ``attended`` bool [B] is (None: in all
         rows); ``measure`` False: no signal is measured, every signal is absent. The caller must make sure
         that all tensors have B rows, and measure where a row's policy is on.
         """

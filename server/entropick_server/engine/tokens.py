@@ -17,18 +17,23 @@ from entropick_sampler.signals import ATTENTION_SIGNALS, SIGNAL_NAMES
 
 from .types import Candidate, Token, TokenDetail, TokenParameters
 
+_ENTROPY = SIGNAL_NAMES.index("logits_entropy")
 _SURPRISAL = SIGNAL_NAMES.index("surprisal")
+_EXCESS = SIGNAL_NAMES.index("excess_surprisal")
 TopLogprobs = tuple[tuple[int, float], ...]
 """token ids with their log probabilities (nats), the most probable first"""
 
 
 class AttentionDetail(NamedTuple):
-    """One row's attention figures by monitored layer: ``entropy`` (bits) and ``scores`` [L][H],
-    ``per_layer`` [L][6] in the order of ATTENTION_SIGNALS."""
+    """One row's attention figures by monitored layer: ``entropy`` (bits), ``scores`` and ``previous`` [L][H],
+    ``per_layer`` [L][7] in the order of ATTENTION_SIGNALS.
+
+    None in the place of a figure that does not exist: the query saw no previous key."""
 
     entropy: Sequence[Sequence[float]]
     scores: Sequence[Sequence[float]]
-    per_layer: Sequence[Sequence[float]]
+    previous: Sequence[Sequence[float | None]]
+    per_layer: Sequence[Sequence[float | None]]
 
 
 def token_of(
@@ -65,7 +70,9 @@ def drawn_beside(token: Token, token_id: int, logprob: float, score: float) -> T
     """Makes the token that was drawn once from the distribution of ``token``, for a branch to begin with."""
     emitted = min(logprob, 0.0)
     signals = list(token.signals)
-    signals[_SURPRISAL] = abs(emitted / math.log(2.0))
+    surprisal, entropy = abs(emitted / math.log(2.0)), token.signals[_ENTROPY]
+    signals[_SURPRISAL] = surprisal
+    signals[_EXCESS] = None if entropy is None else surprisal - entropy
     detail = token.detail
     return replace(
         token,
@@ -105,17 +112,25 @@ def attention_details(
 ) -> dict[int, AttentionDetail]:
     """Copies the attention figures of the wanted rows to the host.
 
-    ``heads``: fields [L, B, H]; ``by_layer`` [L, B, 6].
+    ``heads``: fields [L, B, H]; ``by_layer`` [L, B, 7].
     """
     if not wanted:
         return {}
-    entropy = select_rows(heads.entropy.transpose(0, 1), wanted).tolist()
-    scores = select_rows(heads.mean_abs_score.transpose(0, 1), wanted).tolist()
-    layers = select_rows(by_layer.transpose(0, 1), wanted).tolist()
+    figures = (heads.entropy, heads.mean_abs_score, heads.previous, by_layer)
+    entropy, scores, previous, layers = (
+        select_rows(figure.transpose(0, 1), wanted).tolist() for figure in figures
+    )
     return {
-        row: AttentionDetail(*figures)
-        for row, figures in zip(wanted, zip(entropy, scores, layers, strict=True), strict=True)
+        row: AttentionDetail(*of_row)
+        for row, *of_row in zip(
+            wanted, entropy, scores, map(_none_for_nan, previous), map(_none_for_nan, layers), strict=True
+        )
     }
+
+
+def _none_for_nan(rows: list[list[float]]) -> list[list[float | None]]:
+    """Puts None in the place of every NaN."""
+    return [[None if math.isnan(x) else x for x in row] for row in rows]
 
 
 def token_detail(
@@ -130,6 +145,7 @@ def token_detail(
         tuple(layers),
         tuple(map(tuple, attention.entropy)),
         tuple(map(tuple, attention.scores)),
+        tuple(map(tuple, attention.previous)),
         {signal.name: tuple(column) for signal, column in zip(ATTENTION_SIGNALS, columns, strict=True)},
         tuple(Candidate(*candidate) for candidate in candidates),
     )

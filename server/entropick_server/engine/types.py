@@ -74,7 +74,9 @@ class TokenDetail:
     """[layers][heads], bits"""
     interaction_strength: tuple[tuple[float, ...], ...]
     """[layers][heads]"""
-    per_layer: Mapping[str, tuple[float, ...]]
+    attention_to_previous: tuple[tuple[float | None, ...], ...]
+    """[layers][heads]; None where the query saw no previous key"""
+    per_layer: Mapping[str, tuple[float | None, ...]]
     """signal name -> [layers]"""
     candidates: tuple[Candidate, ...]
 

@@ -67,7 +67,10 @@ class DetailRow(BaseModel):
     layers: list[int]
     attention_entropy: list[list[float]] = Field(description="[layers][heads], bits")
     interaction_strength: list[list[float]] = Field(description="[layers][heads]")
-    per_layer: dict[str, list[float]]
+    attention_to_previous: list[list[float | None]] = Field(
+        description="[layers][heads]; null where the newest token sees no previous token"
+    )
+    per_layer: dict[str, list[float | None]]
 
 
 class TokenRow(BaseModel):

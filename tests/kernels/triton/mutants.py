@@ -91,6 +91,24 @@ MUTANTS = (
         "sliding window ignored", ATTENTION, "return tl.maximum(end - window, 0), end", "return end * 0, end"
     ),
     Mutant(
+        "the newest key taken for the previous one",
+        ATTENTION,
+        "second = valid & (position == end - 2)",
+        "second = valid & (position == end - 1)",
+    ),
+    Mutant(
+        "the previous key's weight not shifted by the largest score",
+        ATTENTION,
+        "second = tl.exp2((score - m) * _LOG2_E) / mass",
+        "second = tl.exp2(score * _LOG2_E) / mass",
+    ),
+    Mutant(
+        "a previous key beyond the window",
+        ATTENTION,
+        'tl.where(n > 1, second, float("nan"))',
+        "second",
+    ),
+    Mutant(
         "the mean over one worker's heads",
         ATTENTION,
         "mean = mean / ALL_HEADS",

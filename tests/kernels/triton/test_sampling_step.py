@@ -51,7 +51,7 @@ def test_tokens_are_torchs_and_only_the_kernels_that_rows_need_run(
         monkeypatch.setattr(triton_impl, name, Recorded(getattr(triton_impl, name), name, launched))
     generator = torch.Generator().manual_seed(5)
     logits = (torch.randn(3, 1000, generator=generator) * 3).to(device)
-    attention = torch.rand(3, 6, generator=generator).to(device)
+    attention = torch.rand(3, 7, generator=generator).to(device)
     resident = SamplerRows.build(rows, None, device, streams=[0, 1, 1 << 16])
     columns = StepColumns.of([StepRow(2), StepRow(0, forced=7), StepRow(9, clarify=3)]).to(device)
     got, want = (

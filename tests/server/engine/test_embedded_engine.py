@@ -268,6 +268,8 @@ async def test_full_telemetry_is_for_those_who_ask(open_engine: Open, make_reque
             assert sum(layers) / 2 == pytest.approx(by_name[name], rel=1e-5, abs=1e-7)
         means = [sum(row) / 4 for row in token.detail.attention_entropy]
         assert means == pytest.approx(token.detail.per_layer["attention_entropy"], rel=1e-5)
+        means = [sum(row) / 4 for row in token.detail.attention_to_previous]
+        assert means == pytest.approx(token.detail.per_layer["attention_to_previous"], rel=1e-5)
         assert len(token.detail.candidates) == token.parameters.n_candidates
 
 

@@ -31,8 +31,8 @@ class Decoder(Protocol):
 class ForwardOutput:
     """The output of a forward for its B rows, ``sequences``.
 
-    ``logits`` [B, V]; ``heads``: each field [L, B, H] over the monitored layers; ``by_layer`` [L, B, 6] and
-    its mean over layers ``signals`` [B, 6], in the order of ATTENTION_SIGNALS.
+    ``logits`` [B, V]; ``heads``: each field [L, B, H] over the monitored layers; ``by_layer`` [L, B, 7] and
+    its mean over layers ``signals`` [B, 7], in the order of ATTENTION_SIGNALS.
     """
 
     sequences: tuple[Sequence, ...]

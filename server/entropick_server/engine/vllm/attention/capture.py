@@ -64,7 +64,7 @@ class TensorParallelGroup(NamedTuple):
 
 
 class Attention(NamedTuple):
-    """The attention figures of a step: ``signals`` [B, 6], the mean over layers of ``by_layer`` [L, B, 6].
+    """The attention figures of a step: ``signals`` [B, 7], the mean over layers of ``by_layer`` [L, B, 7].
 
     ``heads``: fields [L, B, H].
     """
@@ -147,9 +147,9 @@ def _by_kernel(
     stats = HeadStats(*(torch.stack(figures) for figures in zip(*found, strict=True)))
     if group is None:
         return stats
-    every = group.all_gather(torch.stack(stats[:4]))
-    entropy, normalized, size, deviation = every.unbind(0)
-    return HeadStats(entropy, normalized, size, deviation, stats.keys)
+    every = group.all_gather(torch.stack(stats[:-1]))
+    entropy, normalized, size, deviation, previous = every.unbind(0)
+    return HeadStats(entropy, normalized, size, deviation, previous, stats.keys)
 
 
 def _parts(layer: Captured, rows: int) -> Iterator[slice]:
