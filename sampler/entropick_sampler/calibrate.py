@@ -18,6 +18,8 @@ from .signals import POLICY_SIGNALS
 
 _H: Final = 0
 _V: Final = 1
+_UNREAD: Final = frozenset({"attention_to_previous"})
+"""Signals that have quantiles, and that no formula of the policy reads."""
 MIN_LABELLED: Final = 20
 """Positions of each kind below which no discriminant is fitted."""
 
@@ -129,12 +131,13 @@ def cut_points(measured: MeasuredTokens) -> tuple[dict[str, float], list[str]]:
 def _discriminant(measured: MeasuredTokens, profile: Profile) -> tuple[Mapping[str, float], float, list[str]]:
     """Returns weights, bias and notes of the line between ambiguous tokens and others in CLARIFY's corner.
 
-    Over the signals that were measured, and the tokens that have all of these. True entropy and varentropy
-    cannot tell an ambiguous question from a free choice of the same size; the attention may.
+    Over the signals that were measured and are read, and the tokens that have all of these. True entropy and
+    varentropy cannot tell an ambiguous question from a free choice of the same size; the attention may.
     """
     h, v = measured.values[:, _H], measured.values[:, _V]
     t = profile.thresholds
-    columns = [i for i, signal in enumerate(POLICY_SIGNALS) if signal.name in profile.quantiles]
+    read = profile.quantiles.keys() - _UNREAD
+    columns = [i for i, signal in enumerate(POLICY_SIGNALS) if signal.name in read]
     corner = (h > t["clarify_entropy"]) & (v < t["clarify_varentropy"])
     corner &= measured.valid[:, columns].all(1)
     positive, negative = corner & measured.ambiguous, corner & ~measured.ambiguous

@@ -139,6 +139,25 @@ def test_the_id_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert replace(profile, tokens=1).id != profile.id
 
 
+def test_a_profile_of_before_a_signal_loads_and_decides_alike(tmp_path: Path) -> None:
+    """No formula reads the attention to the previous token: its quantiles say nothing to a decision."""
+    old = replace(PLAIN, quantiles={n: q for n, q in PLAIN.quantiles.items() if n != "attention_to_previous"})
+    old.save(tmp_path / "old.toml")
+    loaded = Profile.load(tmp_path / "old.toml")
+    assert "attention_to_previous" in PLAIN.quantiles
+    assert "attention_to_previous" not in loaded.quantiles
+    assert "attention_to_previous" not in PLAIN.clarify_weights
+    assert set(PLAIN.clarify_weights) == set(NAMES) - {"attention_to_previous"}
+    data = measured()
+    other = data.values.clone()
+    other[:, NAMES.index("attention_to_previous")] = 0.5
+    want = strategies(PLAIN, data)
+    assert want.unique().numel() > 3
+    for profile in (PLAIN, loaded):
+        for values in (data.values, other):
+            assert torch.equal(strategies(profile, replace(data, values=values)), want)
+
+
 def test_quantiles_are_those_of_the_data() -> None:
     data, profile = measured(), make()
     want = torch.quantile(data.values[:, 3], torch.tensor(QUANTILE_LEVELS, dtype=torch.float64))

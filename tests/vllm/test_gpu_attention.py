@@ -171,7 +171,8 @@ def test_replays_are_measured(parallel: Any, softcap: float) -> None:
         got = context.attention(len(lengths))
         assert got is not None
         wanted = runner.expected(len(lengths), windows, softcap)
-        torch.testing.assert_close(got.by_layer, wanted, atol=2e-5, rtol=1e-4)
+        # a row of one key has NaN for its attention to the previous key
+        torch.testing.assert_close(got.by_layer, wanted, atol=2e-5, rtol=1e-4, equal_nan=True)
         assert context.attention(len(lengths)) is None  # once a step
 
 

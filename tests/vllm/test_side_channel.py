@@ -13,6 +13,7 @@ import torch
 from entropick_sampler.columns import StepColumns, StepRow
 from entropick_sampler.packed import TokenRow, unpack
 from entropick_sampler.params import PolicyConfig, SamplingParams
+from entropick_sampler.signals import SIGNAL_NAMES
 from entropick_sampler.step import SamplerRows, sample_step
 from entropick_server.engine.base import EngineError
 from entropick_server.engine.tokens import AttentionDetail
@@ -66,7 +67,7 @@ def test_messages_are_whole() -> None:
     got = decode(encode(marks("k"), packed, candidates))
     assert [figures.mark for figures in got] == marks("k")
     assert [figures.row for figures in got] == rows
-    assert rows[0].signals[3] is None
+    assert rows[0].signals[SIGNAL_NAMES.index("agreement")] is None
     (whole,) = encode(marks("k"), packed, candidates)
     cut = [[whole[:size]] for size in (0, 31, 32, 100, len(whole) // 2, len(whole) - 1)]
     for nonsense in ([b"{}", b""], [b"x"], [], [b"\xff" * len(whole)], *cut):

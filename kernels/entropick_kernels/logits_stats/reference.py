@@ -82,8 +82,8 @@ def surprisal(logits: ArrayLike, token: ArrayLike) -> FloatArray:
 def excess_surprisal(logits: ArrayLike, token: ArrayLike) -> FloatArray:
     """Computes -log2 p(token) - H in bits; logits [..., V], token int [...] -> [...].
 
-    Below 0 for a likely token, 0 on average over draws of the distribution, and for every token of a choice among equals; +inf for a
-    masked token. Raises as :func:`surprisal`.
+    Below 0 for a likely token, 0 for every token of a choice among equals and on average over draws of the
+    distribution; +inf for a masked token. Raises as :func:`surprisal`.
     """
     return np.asarray(surprisal(logits, token) - logits_entropy(logits))[()]
 
