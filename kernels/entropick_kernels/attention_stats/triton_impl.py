@@ -51,8 +51,8 @@ def decode_attention_triton(
     programs are launched. Tensors as :func:`supports` demands.
     """
     out = torch.empty(inputs.q.shape, dtype=inputs.q.dtype, device=inputs.q.device)
-    stats = _launch(inputs, out, want, None, split, tile)
-    return out, None if want == "none" else stats
+    figures, keys = _launch(inputs, out, want, None, split, tile)
+    return out, None if want == "none" else named_figures(figures, keys)
 
 
 def measure_attention_triton(
@@ -64,13 +64,13 @@ def measure_attention_triton(
     the capacity of the block table, or of the window, in whole splits; beyond a row's own tiles it holds
     anything, and its sums there are not read.
     """
-    return _launch(inputs, None, "all", shards, split, tile)
+    return named_figures(*_launch(inputs, None, "all", shards, split, tile))
 
 
 def _launch(
     inputs: PagedQueries, out: Tensor | None, want: Want, shards: HeadShards | None, split: int, tile: int
-) -> HeadStats:
-    """Fills ``out`` where there are values. Returns the statistics, which mean nothing unless wanted."""
+) -> tuple[Tensor, Tensor]:
+    """Fills ``out`` where there are values. Returns figures and keys, which mean nothing unless wanted."""
     q, k_blocks, v_blocks, block_table, lengths, scale, window, softcap = inputs
     rows, heads, width = q.shape
     _, kv_heads, block, _ = k_blocks.shape
@@ -134,4 +134,4 @@ def _launch(
             total[(rows * heads,)](
                 distances, lengths, figures, reach, capacity, splits, HEADS=heads, **common, num_warps=4
             )
-    return named_figures(figures, keys)
+    return figures, keys
