@@ -22,6 +22,8 @@ HEADER: Final = 8
 """The number of columns before the token ids; the first of the ids is the emitted token."""
 FIXED_COLUMNS: Final = HEADER + 4 + len(SIGNALS)
 """The number of columns of a line beside the three of each drawn token."""
+SURPRISAL: Final = -3
+"""The column of the emitted token's surprisal, counted from the end of a line."""
 _SURPRISAL: Final = SIGNAL_NAMES.index("surprisal")
 _STRATEGIES: Final = (*Strategy, None)
 """The strategies by number; STRATEGY_OFF, -1, is the last."""
