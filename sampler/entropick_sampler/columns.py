@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -40,8 +41,9 @@ class StepRow(NamedTuple):
     surprisal: float = 0.0
 
 
-_WHOLE: Final = len(StepRow._fields) - 1
-"""The fields that are whole numbers; the last field is a float64."""
+_SURPRISAL: Final = StepRow._fields.index("surprisal")
+_pack: Final = struct.Struct("=6qd").pack
+"""The bytes of a row: six whole numbers and the surprisal."""
 
 
 class PolicyMemory(NamedTuple):
@@ -66,13 +68,11 @@ class StepColumns:
     @classmethod
     def of(cls, rows: Sequence[StepRow]) -> StepColumns:
         """Returns the columns of these rows on the CPU."""
-        numbers = np.empty((len(rows), len(StepRow._fields)), dtype=np.int64)
-        if rows:
-            numbers[:, :_WHOLE] = [
-                (*row[:4], NEVER if row.since_clarify is None else row.since_clarify, row.tokens)
-                for row in rows
-            ]
-            numbers.view(np.float64)[:, _WHOLE] = [row.surprisal for row in rows]
+        lines = [
+            _pack(*row[:4], NEVER if row.since_clarify is None else row.since_clarify, *row[5:])
+            for row in rows
+        ]
+        numbers = np.frombuffer(bytearray().join(lines), np.int64).reshape(len(rows), len(StepRow._fields))
         return cls(torch.from_numpy(numbers))
 
     def to(self, device: torch.device | str) -> StepColumns:
@@ -98,5 +98,5 @@ class StepColumns:
     def memory(self) -> PolicyMemory:
         """Returns the policy memory of the rows' sequences."""
         data = self.data
-        surprisal = data.view(torch.float64)[:, _WHOLE]
+        surprisal = data.view(torch.float64)[:, _SURPRISAL]
         return PolicyMemory(data[:, 3], data[:, 4], data[:, 5], surprisal)
