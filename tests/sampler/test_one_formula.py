@@ -19,7 +19,7 @@ from entropick_sampler.columns import StepColumns, StepRow
 from entropick_sampler.compose import validate_request
 from entropick_sampler.one_formula import ONE_FORMULA
 from entropick_sampler.one_formula_reference import parameter
-from entropick_sampler.packed import TokenRow, unpack
+from entropick_sampler.packed import SURPRISAL, TokenRow, unpack
 from entropick_sampler.params import (
     FORMULA_BASE,
     PARAM_RANGES,
@@ -29,6 +29,7 @@ from entropick_sampler.params import (
     formula_params,
     resolve,
 )
+from entropick_sampler.signals import SIGNAL_NAMES
 from entropick_sampler.step import SamplerRows, sample_step
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "cases.json").read_text())["13_dslider_and_peers"]
@@ -311,6 +312,13 @@ def test_a_number_out_of_range_is_named_with_its_limits(name: str) -> None:
             validate_request(SamplingParams(), PolicyConfig("edt", overrides={name: value}), None)
     for value in (low, high):
         validate_request(SamplingParams(), PolicyConfig("edt", overrides={name: value}), None)
+
+
+def test_the_surprisal_of_a_line_is_where_the_workers_read_it() -> None:
+    logits = torch.randn(5, 97, generator=torch.Generator().manual_seed(8))
+    lines = SampledBatch([(SILENT, PolicyConfig("mirostat"))] * 5, None).step(logits, None, None, at(0, 5))
+    at_name = SIGNAL_NAMES.index("surprisal")
+    assert lines[:, SURPRISAL].tolist() == [row.signals[at_name] for row in unpack(lines)]
 
 
 def test_what_is_not_measured_cannot_be_decided_by() -> None:
