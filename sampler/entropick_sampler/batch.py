@@ -76,7 +76,7 @@ class SampledBatch:
                 f"{tuple(inputs.shape)} of {inputs.dtype}"
             )
         native = self._native if logits.dtype == torch.float32 else None
-        if not measure and (self._composition.any_enabled or native is None):
+        if not measure and (self._composition.measured or native is None):
             raise ValueError("only the native step of rows of policy 'fixed' can leave measuring out")
         if native is not None:
             return native.step(logits, attention, attended, columns, measure)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -23,10 +24,12 @@ class StepRow(NamedTuple):
     of the drawn token. ``clarify``: the first token of the clarifying text as it would stand here, NOTHING
     where the text cannot be inserted. ``clarify_used`` and ``since_clarify`` are the policy memory of the
     row's sequence: the number of clarifying texts so far, and of tokens since the last text began (None:
-    there was no text).
+    there was no text). ``tokens`` and ``surprisal`` belong to it too: the number of tokens so far whose
+    surprisal is known, and its sum (bits).
 
     The caller must keep the memory: after a step whose line says that a text was inserted, ``clarify_used``
-    grows by 1 and ``since_clarify`` is 0; after any other step ``since_clarify`` grows by 1.
+    grows by 1 and ``since_clarify`` is 0; after any other step ``since_clarify`` grows by 1. After every step
+    whose token the sequence takes, ``tokens`` grows by 1 and ``surprisal`` by the token's.
     """
 
     position: int
@@ -34,26 +37,42 @@ class StepRow(NamedTuple):
     clarify: int = NOTHING
     clarify_used: int = 0
     since_clarify: int | None = None
+    tokens: int = 0
+    surprisal: float = 0.0
+
+
+_SURPRISAL: Final = StepRow._fields.index("surprisal")
+_pack: Final = struct.Struct("=6qd").pack
+"""The bytes of a row: six whole numbers and the surprisal."""
 
 
 class PolicyMemory(NamedTuple):
-    """The policy memory of B sequences, as in :class:`StepRow`; both int64 [B]."""
+    """The policy memory of B sequences, as in :class:`StepRow`; int64 [B], ``surprisal`` float64."""
 
     clarify_used: Tensor
     since_clarify: Tensor
+    tokens: Tensor
+    surprisal: Tensor
 
 
 @dataclass(frozen=True, slots=True)
 class StepColumns:
-    """The new inputs of B rows: ``data`` int64 [B, 5], contiguous, a column for each field of StepRow."""
+    """The new inputs of B rows.
+
+    ``data`` int64 [B, 7], contiguous, a column for each field of StepRow; the last one, ``surprisal``, holds
+    the bits of float64 numbers.
+    """
 
     data: Tensor
 
     @classmethod
     def of(cls, rows: Sequence[StepRow]) -> StepColumns:
         """Returns the columns of these rows on the CPU."""
-        lines = [(*row[:4], NEVER if row.since_clarify is None else row.since_clarify) for row in rows]
-        numbers = np.array(lines, dtype=np.int64).reshape(len(rows), len(StepRow._fields))
+        lines = [
+            _pack(*row[:4], NEVER if row.since_clarify is None else row.since_clarify, *row[5:])
+            for row in rows
+        ]
+        numbers = np.frombuffer(bytearray().join(lines), np.int64).reshape(len(rows), len(StepRow._fields))
         return cls(torch.from_numpy(numbers))
 
     def to(self, device: torch.device | str) -> StepColumns:
@@ -78,4 +97,6 @@ class StepColumns:
     @property
     def memory(self) -> PolicyMemory:
         """Returns the policy memory of the rows' sequences."""
-        return PolicyMemory(self.data[:, 3], self.data[:, 4])
+        data = self.data
+        surprisal = data.view(torch.float64)[:, _SURPRISAL]
+        return PolicyMemory(data[:, 3], data[:, 4], data[:, 5], surprisal)

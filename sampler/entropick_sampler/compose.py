@@ -10,22 +10,27 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from .formulas import PARAMETERS, Floats, table
+from .one_formula import ONE_FORMULA, Figure, OneFormula
 from .params import (
     FIXED_BASE,
+    FORMULA_BASE,
     SEED_PARAMS,
     STRATEGY_OFF,
+    FormulaParams,
     PolicyConfig,
+    PolicyName,
     PolicyParams,
     SamplingParams,
     Strategy,
     check_overrides,
+    formula_params,
     resolve,
 )
 from .profile import QUANTILE_LEVELS, Profile
@@ -52,6 +57,11 @@ ROW: Final = np.dtype(
         ("stream", np.int64),
         ("ranked", np.uint8),
         ("unread", np.uint8, (N_SIGNALS,)),
+        ("figure", np.int64),
+        ("sets_min_p", np.uint8),
+        ("inputs", np.float64, (2,)),
+        ("terms", np.float64, (3,)),
+        ("temperatures", np.float64, (2,)),
     ],
     align=True,
 )
@@ -63,7 +73,9 @@ ROW: Final = np.dtype(
 parameters of a draw under each strategy, affine in the signals and then clipped. ``choices``: the rows LABEL,
 DRAWN and BUDGET for each strategy. ``cooldown``: tokens between two clarifying texts. ``seed``, ``stream``:
 the key of the draws and their Philox stream. ``ranked``: 1 where the formulas read quantile ranks (preset
-``calibrated``).
+``calibrated``). Of a policy with one formula (:mod:`.one_formula`): ``figure``, a Figure, 0 of all other
+rows; ``sets_min_p``, 0 where it sets the temperature; ``inputs`` of the figure; ``terms``: offset, scale and
+weight; ``temperatures``: the limits of a temperature.
 """
 LABEL: Final = 0
 """The row of ``choices`` with the strategy as it is reported: STRATEGY_OFF where the policy is off."""
@@ -111,7 +123,7 @@ class RowParams(NamedTuple):
     ``record``: the bytes of a ROW whose seed and stream are 0. ``enabled``: the policy is on. ``ranked``:
     preset ``calibrated``. ``candidates``: the largest number of candidates. ``draws``: the temperature is not
     0. ``max_top_k``: the largest top_k of any strategy, 0 where neither top_k nor top_p ever drops a token,
-    None where nothing limits it.
+    None where nothing limits it. ``figure``: what the row's one formula reads, None where it has none.
     """
 
     record: bytes
@@ -120,12 +132,20 @@ class RowParams(NamedTuple):
     candidates: int
     draws: bool
     max_top_k: int | None
+    figure: Figure | None = None
 
     @classmethod
-    def of(cls, params: PolicyParams, enabled: bool, profile: Profile | None) -> RowParams:
+    def of(
+        cls,
+        params: PolicyParams,
+        enabled: bool,
+        profile: Profile | None,
+        formula: tuple[OneFormula, FormulaParams] | None = None,
+    ) -> RowParams:
         """Returns the parameters of a row; temperature 0 switches its policy off.
 
-        ``profile``: the profile of a row of preset ``calibrated``, None for all other rows.
+        ``profile``: the profile of a row of preset ``calibrated``, None for all other rows; ``formula``: of a
+        policy with one formula, with its numbers.
         """
         ranked, draws = profile is not None, params.temperature > 0
         enabled = enabled and draws
@@ -146,7 +166,15 @@ class RowParams(NamedTuple):
             choices[BUDGET, Strategy.CLARIFY] = params.clarify_budget
         record["cooldown"], record["ranked"] = params.clarify_cooldown, ranked
         candidates = params.n_candidates if enabled else 1
-        return cls(record.tobytes(), enabled, ranked, candidates, draws, _max_top_k(params, record, ranked))
+        figure = None
+        if formula is not None and draws:
+            policy, numbers = formula
+            figure, terms = policy.figure, policy.terms(params, numbers)
+            record["figure"], record["sets_min_p"] = figure, policy.sets == "min_p"
+            record["inputs"], record["terms"] = terms.inputs, terms[:3]
+            record["temperatures"] = params.temperature_min, params.temperature_max
+        max_top_k = _max_top_k(params, record, ranked)
+        return cls(record.tobytes(), enabled, ranked, candidates, draws, max_top_k, figure)
 
 
 def _max_top_k(params: PolicyParams, record: Any, ranked: bool) -> int | None:
@@ -167,8 +195,8 @@ class Composition(NamedTuple):
     row; ``firsts``: the largest number W of further branches whose first tokens a row draws. ``any_enabled``:
     the policy of some row is on; ``any_ranked``, ``all_ranked``: some or all rows are ranked. ``max_top_k``:
     the largest top_k of the rows that draw, 0 where they have no filter, None where nothing limits it (the
-    promise of :func:`entropick_kernels.sample.draw`). The host knows these, so that a step of plain rows can
-    skip work.
+    promise of :func:`entropick_kernels.sample.draw`). ``figures``: for each figure that a row's one formula
+    reads, the numbers of these rows. The host knows these, so that a step of plain rows can skip work.
     """
 
     records: npt.NDArray[Any]
@@ -179,12 +207,22 @@ class Composition(NamedTuple):
     any_ranked: bool
     all_ranked: bool
     max_top_k: int | None
+    figures: Mapping[Figure, tuple[int, ...]]
+
+    @property
+    def measured(self) -> bool:
+        """Tells whether the draw of some row depends on its signals."""
+        return self.any_enabled or bool(self.figures)
 
     @classmethod
     def of(cls, rows: Sequence[RowParams], profile: Profile | None, firsts: int = 0) -> Composition:
         """Returns the records of these rows side by side; seeds and streams are 0."""
         joined = bytearray().join([row.record for row in rows])
         ranked = [row.ranked for row in rows]
+        figures: dict[Figure, tuple[int, ...]] = {}
+        for i, row in enumerate(rows):
+            if row.figure is not None:
+                figures[row.figure] = (*figures.get(row.figure, ()), i)
         limits = {row.max_top_k for row in rows if row.draws}
         known = [limit for limit in limits if limit is not None]
         # no promise holds for rows with a filter and rows without
@@ -198,6 +236,7 @@ class Composition(NamedTuple):
             any(ranked),
             all(ranked),
             None if mixed else max(known, default=0),
+            figures,
         )
 
 
@@ -218,12 +257,15 @@ def _row_params(
     top_k: int | None,
     min_p: float | None,
     overrides: tuple[tuple[str, float], ...],
-    entropix: bool,
+    policy: PolicyName,
     profile: Profile | None,
 ) -> RowParams:
-    base = profile.params if profile else SEED_PARAMS if entropix else FIXED_BASE
-    sampling = SamplingParams(temperature, top_p, top_k, min_p)
-    return RowParams.of(resolve(base, sampling, dict(overrides)), entropix, profile)
+    one = ONE_FORMULA.get(policy)
+    base = profile.params if profile else SEED_PARAMS if policy == "entropix" else FIXED_BASE
+    sampling, given = SamplingParams(temperature, top_p, top_k, min_p), dict(overrides)
+    params = resolve(base if one is None else FORMULA_BASE, sampling, given)
+    formula = None if one is None else (one, formula_params(given))
+    return RowParams.of(params, policy == "entropix", profile, formula)
 
 
 def row_params(sampling: SamplingParams, policy: PolicyConfig, profile: Profile | None) -> RowParams:
@@ -231,8 +273,7 @@ def row_params(sampling: SamplingParams, policy: PolicyConfig, profile: Profile 
 
     Raises ValueError for a bad override, and for preset ``calibrated`` without a profile.
     """
-    entropix = policy.policy == "entropix"
-    calibrated = entropix and policy.preset == "calibrated"
+    calibrated = policy.policy == "entropix" and policy.preset == "calibrated"
     if calibrated and profile is None:
         raise ValueError("preset 'calibrated' needs a profile; this model has none, use preset 'seed'")
     check_overrides(policy.overrides)  # here, because True is not told from 1 by a cache
@@ -242,7 +283,7 @@ def row_params(sampling: SamplingParams, policy: PolicyConfig, profile: Profile 
         sampling.top_k,
         sampling.min_p,
         tuple(policy.overrides.items()),
-        entropix,
+        policy.policy,
         profile if calibrated else None,
     )
 

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 from torch import Tensor
 
 from .params import Strategy
-from .signals import SIGNAL_NAMES, SIGNALS
+from .signals import POLICY_SIGNALS, SIGNAL_NAMES, SIGNALS
 
 TEMPERATURE, TOP_P, MIN_P, STRATEGY, TOP_K, N_CANDIDATES, INSERTED, FLAGS = range(8)
 """The columns of a line's header."""
@@ -22,6 +22,9 @@ HEADER: Final = 8
 """The number of columns before the token ids; the first of the ids is the emitted token."""
 FIXED_COLUMNS: Final = HEADER + 4 + len(SIGNALS)
 """The number of columns of a line beside the three of each drawn token."""
+_OF_EMITTED: Final = [signal.name for signal in SIGNALS if signal not in POLICY_SIGNALS]
+SURPRISAL: Final = _OF_EMITTED.index("surprisal") - len(_OF_EMITTED) - 2
+"""The column of the emitted token's surprisal, counted from the end of a line."""
 _SURPRISAL: Final = SIGNAL_NAMES.index("surprisal")
 """Where the emitted token's signals begin among all."""
 _STRATEGIES: Final = (*Strategy, None)

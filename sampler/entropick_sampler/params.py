@@ -11,7 +11,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final, Literal, get_args
 
-PolicyName = Literal["entropix", "fixed"]
+PolicyName = Literal[
+    "entropix",
+    "fixed",
+    "edt",
+    "dynamic_temperature",
+    "target_entropy",
+    "top_n_sigma",
+    "mirostat",
+    "top_h",
+]
 PresetName = Literal["calibrated", "seed"]
 TelemetryLevel = Literal["none", "summary", "tokens", "full"]
 Scorer = Literal["mean_logprob", "confidence", "lowest_group", "vote", "seed"]
@@ -89,6 +98,24 @@ class PolicyParams:
     clarify_cooldown: int = 32
 
 
+@dataclass(frozen=True, slots=True)
+class FormulaParams:
+    """The numbers of the policies with one formula, for one request; each is read by one policy alone.
+
+    What they mean: :mod:`entropick_sampler.one_formula`. Entropies are in bits.
+    """
+
+    edt_theta: float = 0.1
+    edt_base: float = 0.8
+    dynatemp_range: float = 0.5
+    dynatemp_exponent: float = 1.0
+    target_entropy: float = 1.0
+    top_n_sigma: float = 1.0
+    mirostat_tau: float = 5.0
+    mirostat_eta: float = 0.1
+    top_h_alpha: float = 0.4
+
+
 SEED_PARAMS: Final = PolicyParams()
 """Preset ``seed``: the 2024 guide's numbers to the letter."""
 
@@ -105,6 +132,9 @@ CALIBRATED_BASE: Final = PolicyParams(
 
 FIXED_BASE: Final = PolicyParams(temperature=1.0, top_p=1.0, top_k=0, min_p=0.0, n_candidates=1)
 """Policy ``fixed``: the ordinary sampler; thresholds are never read."""
+
+FORMULA_BASE: Final = replace(FIXED_BASE, temperature_min=0.01, temperature_max=5.0)
+"""The policies with one formula: the base values of ``fixed``, and limits for a temperature that they set."""
 
 MAX_CANDIDATES: Final = 64
 LOWEST_TEMPERATURE: Final = 1e-5
@@ -130,10 +160,24 @@ PARAM_RANGES: Final[Mapping[str, tuple[float, float]]] = {
     "temperature_max": (0.01, 5.0),
     "clarify_budget": (0, 16),
     "clarify_cooldown": (0, 1_000_000),
+    "edt_theta": (0.0, 64.0),
+    "edt_base": (0.01, 1.0),
+    "dynatemp_range": (0.0, 5.0),
+    "dynatemp_exponent": (0.01, 64.0),
+    "target_entropy": _BITS,
+    "top_n_sigma": (0.0, 1000.0),
+    "mirostat_tau": _BITS,
+    "mirostat_eta": (0.0, 10.0),
+    "top_h_alpha": (0.0, 1.0),
 }
 """Inclusive limits of every override."""
 
-PARAM_NAMES: Final[tuple[str, ...]] = tuple(f.name for f in fields(PolicyParams))
+_POLICY_PARAM_NAMES: Final = frozenset(f.name for f in fields(PolicyParams))
+PARAM_NAMES: Final[tuple[str, ...]] = (
+    *(f.name for f in fields(PolicyParams)),
+    *(f.name for f in fields(FormulaParams)),
+)
+"""The names of every override."""
 INTEGER_PARAMS: Final[frozenset[str]] = frozenset(
     f.name for f in fields(PolicyParams) if isinstance(f.default, int)
 )
@@ -237,6 +281,15 @@ def with_values(base: PolicyParams, values: Mapping[str, float]) -> PolicyParams
     return replace(base, **typed)
 
 
+def formula_params(overrides: Mapping[str, float]) -> FormulaParams:
+    """Returns the numbers of the policies with one formula, replaced by a request's overrides.
+
+    The caller must have checked the overrides (:func:`check_overrides`).
+    """
+    known = {f.name for f in fields(FormulaParams)}
+    return FormulaParams(**{name: float(value) for name, value in overrides.items() if name in known})
+
+
 def resolve(base: PolicyParams, sampling: SamplingParams, overrides: Mapping[str, float]) -> PolicyParams:
     """Returns the parameters of a preset, replaced by a request's ordinary fields and then by its overrides.
 
@@ -248,7 +301,7 @@ def resolve(base: PolicyParams, sampling: SamplingParams, overrides: Mapping[str
         for name in ("temperature", "top_p", "top_k", "min_p")
         if (value := getattr(sampling, name)) is not None
     }
-    params = with_values(base, {**sent, **overrides})
+    params = with_values(base, {**sent, **{k: v for k, v in overrides.items() if k in _POLICY_PARAM_NAMES}})
     if params.temperature < LOWEST_TEMPERATURE:
         params = replace(params, temperature=0.0)
     elif "temperature" in sent or "temperature" in overrides:

@@ -68,9 +68,9 @@ class PolicyRows(NamedTuple):
     """The resident tensors of a batch of B rows: the fields of its records.
 
     Named and shaped as in :data:`.compose.ROW`, which explains them, with B in front: float64; int64 for
-    ``choices``, ``cooldown``, ``seed`` and ``stream``; bool for ``ranked`` and ``unread``. ``off``: the
-    decision where no row's policy is on. ``any_ranked`` and ``all_ranked`` are known to the host and do not
-    depend on device data.
+    ``choices``, ``cooldown``, ``seed``, ``stream`` and ``figure``; bool for ``ranked``, ``unread`` and
+    ``sets_min_p``. ``off``: the decision where no row's policy is on. ``any_ranked`` and ``all_ranked`` are
+    known to the host and do not depend on device data.
     """
 
     cuts: Tensor
@@ -86,6 +86,11 @@ class PolicyRows(NamedTuple):
     stream: Tensor
     ranked: Tensor
     unread: Tensor
+    figure: Tensor
+    sets_min_p: Tensor
+    inputs: Tensor
+    terms: Tensor
+    temperatures: Tensor
     shared: Constants
     off: Decision
     any_ranked: bool

@@ -18,6 +18,7 @@ from entropick_kernels.sample import draw, philox_uniform
 
 from .columns import StepColumns
 from .compose import Composition, compose
+from .one_formula_torch import FigureRows, adjust, figure_rows
 from .params import PolicyConfig, SamplingParams
 from .policy import Decision, PolicyRows, decide
 from .profile import Profile
@@ -34,7 +35,8 @@ class SamplerRows(NamedTuple):
 
     ``seeds`` int64 [B, 1], ``draws`` [1, C], ``streams`` [B, C]: the numbers of the C = N + W draws beside
     the position, for N candidates and the first tokens of W further branches. ``candidates`` N,
-    ``any_enabled`` and ``max_top_k`` as in :class:`.compose.Composition`.
+    ``any_enabled`` and ``max_top_k`` as in :class:`.compose.Composition`. ``figures``: the rows of policies
+    with one formula, by figure.
     """
 
     policy: PolicyRows
@@ -44,6 +46,7 @@ class SamplerRows(NamedTuple):
     candidates: int
     any_enabled: bool
     max_top_k: int | None
+    figures: tuple[FigureRows, ...]
 
     @classmethod
     def of(
@@ -62,6 +65,7 @@ class SamplerRows(NamedTuple):
             composition.candidates,
             composition.any_enabled,
             composition.max_top_k,
+            figure_rows(composition, policy),
         )
 
     @classmethod
@@ -158,6 +162,8 @@ def sample_step(
     decision = rows.policy.off
     if rows.any_enabled:
         decision = decide(stats, columns.memory, rows.policy, (clarify >= 0).logical_and_(free))
+    if rows.figures:
+        decision = adjust(decision, logits, measured, columns.memory, rows.figures, kernels)
     drawn = draw(
         logits,
         decision.temperature,

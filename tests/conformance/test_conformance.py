@@ -284,6 +284,59 @@ def test_fixed_and_temperature_zero_decide_nothing(server: str) -> None:
         assert all(row["signals"]["attention_entropy"] > 0 for row in rows_of(answer))
 
 
+FORMULAS: dict[str, dict[str, float]] = {
+    "edt": {"edt_theta": 0.8},
+    "dynamic_temperature": {"dynatemp_range": 0.6},
+    "target_entropy": {"target_entropy": 1.5},
+    "top_n_sigma": {"top_n_sigma": 2.0},
+    "mirostat": {"mirostat_tau": 1.5, "mirostat_eta": 0.3},
+    "top_h": {"top_h_alpha": 0.8},
+}
+
+
+@pytest.mark.parametrize("policy", FORMULAS)
+def test_a_policy_with_one_formula(server: str, policy: str) -> None:
+    """It sets its parameter, alone and in company alike; the server's own list of policies has it."""
+    told = httpx.get(f"{server}/v1/policy").json()["formulas"]
+    assert set(told) == set(FORMULAS)
+    request: dict[str, Any] = {
+        "max_tokens": 24,
+        "ignore_eos": True,
+        "logprobs": True,
+        "top_logprobs": 1,
+        "temperature": 0.9,
+        "entropick": {"policy": policy, "overrides": FORMULAS[policy], "telemetry": "tokens"},
+    }
+
+    def one(prompt: str) -> dict[str, Any]:
+        return ask(server, prompt, **request)
+
+    alone = one(PROMPTS[2])
+    summary, rows = alone["choices"][0]["entropick"]["summary"], rows_of(alone)
+    assert (summary["policy"], summary["preset"]) == (policy, None)
+    assert {row["strategy"] for row in rows} == {None}
+    sets = told[policy]["sets"]
+    set_here = [row["parameters"][sets] for row in rows]
+    assert len(set(set_here)) > 5
+    other = {"temperature": "min_p", "min_p": "temperature"}[sets]
+    assert {row["parameters"][other] for row in rows} == {0.9 if other == "temperature" else 0.0}
+    if policy == "edt":
+        entropies = [row["signals"]["logits_entropy"] * math.log(2) for row in rows]
+        want = [0.9 * 0.8 ** (0.8 / h) if h > 0.01 else 0.01 for h in entropies]
+        assert set_here == pytest.approx([max(t, 0.01) for t in want], rel=1e-3, abs=1e-3)
+    if policy == "mirostat":
+        mu, best = 3.0, [e["top_logprobs"][0]["logprob"] for e in alone["choices"][0]["logprobs"]["content"]]
+        for row, floor, top in zip(rows, set_here, best, strict=True):
+            assert floor == pytest.approx(
+                math.exp(min((-mu * math.log(2) - top) / 0.9, 0.0)), rel=1e-3, abs=1e-6
+            )
+            mu -= 0.3 * (row["signals"]["surprisal"] - 1.5)
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(one, (PROMPTS[0], PROMPTS[2], PROMPTS[3], PROMPTS[1])))
+    assert text_of(together[1]) == text_of(alone)
+    assert_same(rows_of(together[1]), rows, 1e-3)
+
+
 def test_branches(server: str) -> None:
     """Branches open, the best is kept, losers are counted; the same again gives the same."""
     settings = {

@@ -50,6 +50,8 @@ def case(seed: int, rows: int, vocabulary: int) -> tuple[Tensor, Tensor, StepCol
     columns = [torch.randint(0, 40, (rows,), generator=g)]
     columns += [torch.randint(-6, 3, (rows,), generator=g).clamp_min(-1) for _ in range(2)]
     columns += [torch.randint(0, 3, (rows,), generator=g), torch.randint(0, 80, (rows,), generator=g)]
+    surprisal = torch.rand(rows, generator=g, dtype=torch.float64) * 3 * columns[0]
+    columns += [columns[0], surprisal.view(torch.int64)]
     return logits, attention, StepColumns(torch.stack(columns, 1))
 
 

@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -12,9 +12,11 @@ from entropick_sampler.columns import PolicyMemory, StepColumns, StepRow
 from entropick_sampler.compose import Composition, RowParams, compose
 from entropick_sampler.params import (
     FIXED_BASE,
+    FORMULA_BASE,
     PARAM_NAMES,
     SEED_PARAMS,
     STRATEGY_OFF,
+    FormulaParams,
     PolicyConfig,
     PolicyParams,
     SamplingParams,
@@ -306,8 +308,9 @@ def test_bad_overrides_name_the_field(overrides: dict[str, float], needle: str) 
 
 
 def test_every_parameter_has_a_range_that_holds_the_presets() -> None:
-    check_overrides({name: getattr(SEED_PARAMS, name) for name in PARAM_NAMES})
-    check_overrides({name: getattr(FIXED_BASE, name) for name in PARAM_NAMES})
+    for params in (SEED_PARAMS, FIXED_BASE, FORMULA_BASE, FormulaParams()):
+        check_overrides(asdict(params))
+    assert (*asdict(SEED_PARAMS), *asdict(FormulaParams())) == PARAM_NAMES
 
 
 def test_calibrated_without_profile_is_refused() -> None:

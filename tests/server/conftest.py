@@ -139,7 +139,7 @@ class FakeEngine:
         """A token whose figures depend on seed and position alone; agreement is not measurable."""
         base = (request.sampling.seed + index * 7) % 50 / 10
         signals = tuple(None if n == "agreement" else base + k / 10 for k, n in enumerate(SIGNAL_NAMES))
-        off = request.policy.policy == "fixed" or request.sampling.temperature == 0
+        off = request.policy.policy != "entropix" or request.sampling.temperature == 0
         detail = None
         if request.policy.telemetry == "full":
             detail = TokenDetail(

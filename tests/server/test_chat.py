@@ -136,11 +136,12 @@ async def test_silent_fields_reach_the_engine_as_none(
     assert sent.max_tokens == 5
 
 
-async def test_under_fixed_the_models_own_defaults_count(
-    openai: AsyncOpenAI, client: httpx.AsyncClient, engine: Any
+@pytest.mark.parametrize("policy", ["fixed", "edt", "mirostat"])
+async def test_under_ordinary_samplers_the_models_own_defaults_count(
+    openai: AsyncOpenAI, client: httpx.AsyncClient, engine: Any, policy: str
 ) -> None:
     _use_defaults(client, GenerationDefaults(0.6, 0.9, 20, None))
-    body = {"entropick": {"policy": "fixed"}, "top_k": 7}
+    body = {"entropick": {"policy": policy}, "top_k": 7}
     await openai.chat.completions.create(model="fake", messages=HELLO, extra_body=body)
     sent = engine.requests[0].sampling
     assert (sent.temperature, sent.top_p, sent.top_k, sent.min_p) == (0.6, 0.9, 7, None)

@@ -67,7 +67,7 @@ def test_help_shows_choices_and_units(capsys: pytest.CaptureFixture[str]) -> Non
     text = " ".join(capsys.readouterr().out.split())
     for shown in (
         "auto, float32, bfloat16, float16",
-        "entropix, fixed",
+        "entropix, fixed, edt",
         "calibrated, seed",
         "none, summary, tokens, full",
         "critical, error, warning, info, debug",

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from array import array
-from typing import Any
+from typing import Any, get_args
 
 import httpx
 import pytest
 
-from entropick_sampler.params import BRANCH_NAMES, PARAM_NAMES
+from entropick_sampler.params import BRANCH_NAMES, PARAM_NAMES, PolicyName
 from entropick_sampler.signals import SIGNAL_NAMES
 from entropick_server.engine.base import ModelLoadError
 from entropick_server.recent import Finished, RecentRequests, Series
@@ -105,6 +105,12 @@ async def test_policy_without_a_profile(client: httpx.AsyncClient) -> None:
     assert [signal["name"] for signal in told["signals"]] == list(SIGNAL_NAMES)
     assert set(told["overrides"]) == set(PARAM_NAMES)
     assert set(told["branch"]) == set(BRANCH_NAMES)
+    assert set(told["formulas"]) == {*get_args(PolicyName)} - {"entropix", "fixed"}
+    assert told["formulas"]["edt"]["parameters"]["edt_base"] == 0.8
+    for formula in told["formulas"].values():
+        assert formula["sets"] in ("temperature", "min_p")
+        assert all(name in formula["formula"] for name in formula["parameters"] if "temperature_" not in name)
+        assert set(formula["parameters"]) <= set(told["overrides"])
     assert told["branch"]["width"] == {"min": 2, "max": 16}
 
 

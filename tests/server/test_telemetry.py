@@ -207,10 +207,11 @@ async def test_a_summary_is_made_once_and_a_profile_digested_once(
 
 
 async def test_server_defaults(engine: Any, serve: Any) -> None:
-    async with serve(engine, policy="fixed", telemetry="tokens") as client:
-        told, _ = await whole(client, {"messages": [{"role": "user", "content": "Hi"}]})
-        assert told["summary"]["policy"] == "fixed"
-        assert told["tokens"]
+    for policy in ("fixed", "top_h"):
+        async with serve(engine, policy=policy, telemetry="tokens") as client:
+            told, _ = await whole(client, {"messages": [{"role": "user", "content": "Hi"}]})
+            assert (told["summary"]["policy"], told["summary"]["preset"]) == (policy, None)
+            assert {row["strategy"] for row in told["tokens"]} == {None}
 
 
 def test_a_branch_on_the_wire(engine: Any) -> None:

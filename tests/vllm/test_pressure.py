@@ -40,10 +40,11 @@ async def test_prefill_chunks_and_preemption_change_nothing(make_request: Callab
             preset="calibrated",
             branch=BranchConfig(width=3, depth=4, on=frozenset({Strategy.EXPLORE, Strategy.ADAPTIVE})),
         ),
+        PolicyConfig("mirostat", overrides={"mirostat_tau": 3.0}),
     )
     requests = [
         make_request(
-            (1, *words[i : i + 100 + 12 * i]), policies[i % 3], seed=i, max_tokens=250, ignore_eos=True
+            (1, *words[i : i + 100 + 12 * i]), policies[i % 4], seed=i, max_tokens=250, ignore_eos=True
         )
         for i in range(8)
     ]
@@ -72,6 +73,9 @@ async def test_prefill_chunks_and_preemption_change_nothing(make_request: Callab
         for a, b in zip(mine[:alike], its[:alike], strict=True):
             assert (a.strategy, a.forced) == (b.strategy, b.forced)
             assert a.signals == pytest.approx(b.signals, rel=1e-3, abs=1e-3)
+            assert a.parameters is not None
+            assert b.parameters is not None
+            assert a.parameters.min_p == pytest.approx(b.parameters.min_p, rel=1e-2, abs=1e-4)
     same = sum([t.token_id for t in a] == [t.token_id for t in b] for a, b in zip(wanted, got, strict=True))
     assert same >= 6
 

@@ -30,6 +30,7 @@ from vllm.v1.worker.gpu.sample.logits_processor import (
 )
 
 from entropick_sampler.columns import StepColumns, StepRow
+from entropick_sampler.one_formula import ONE_FORMULA
 from entropick_sampler.params import PolicyConfig, SamplingParams
 from entropick_sampler.step import SamplerRows, sample_step
 from entropick_server.engine.vllm.attention import capture
@@ -135,6 +136,22 @@ def test_one_token_is_left_and_it_is_the_samplers(runner: Any) -> None:
         out = runner.step(logits)
         assert out.isfinite().sum(1).tolist() == [1, 1, 1]
         assert out.argmax(1).tolist() == wanted
+
+
+@pytest.mark.parametrize("policy", ONE_FORMULA)
+def test_a_policy_with_one_formula_follows_the_tokens_that_were_taken(runner: Any, policy: Any) -> None:
+    """The policy memory that a worker keeps is that of the tokens so far: mirostat's limit moves with it."""
+    config = PolicyConfig(policy, overrides={"mirostat_tau": 4.0, "mirostat_eta": 1.0})
+    specs = [RowSpec(SamplingParams(seed=seed), config, f"row-{seed}") for seed in range(3)]
+    rows = SamplerRows.build([(s.sampling, s.policy) for s in specs], None)
+    runner.begin(specs)
+    sums = [0.0] * 3
+    for step in range(12):
+        logits = logits_of(3, step)
+        columns = StepColumns.of([StepRow(step, tokens=step, surprisal=total) for total in sums])
+        result = sample_step(logits.clone(), None, None, rows, columns)
+        assert runner.step(logits).argmax(1).tolist() == result.ids[:, 0].tolist()
+        sums = [total + float(bits) for total, bits in zip(sums, result.surprisal[:, 0], strict=True)]
 
 
 def test_rows_of_others_are_left_as_they_are(runner: Any) -> None:

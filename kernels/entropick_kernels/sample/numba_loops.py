@@ -23,7 +23,7 @@ Int64 = npt.NDArray[np.int64]
 
 _ZERO: Final = np.float32(0.0)
 _BUCKET_SHIFT: Final = 20
-_BUCKETS: Final = (0x3F800000 >> _BUCKET_SHIFT) + 1
+BUCKETS: Final = (0x3F800000 >> _BUCKET_SHIFT) + 1
 # the bits of a float32 in [0, 1] grow with it; the exponent and three bits of the mantissa make a bucket
 _MASK: Final = np.uint64(WORD_MASK)
 _HALF: Final = np.uint64(32)
@@ -70,7 +70,7 @@ def fill_weights(x: Float32, top: Any, scale: Any, weights: Float32) -> None:
 @native()
 def bucket_of(weight: Any) -> Any:
     """Returns the bucket of a weight in (0, 1]."""
-    return min(np.int64(np.float32(weight).view(np.int32)) >> _BUCKET_SHIFT, _BUCKETS - 1)
+    return min(np.int64(np.float32(weight).view(np.int32)) >> _BUCKET_SHIFT, BUCKETS - 1)
 
 
 @native()
@@ -88,7 +88,7 @@ def sorted_bucket(x: Float32, weights: Float32, bucket: int, size: int) -> Int64
 @native()
 def rank_filter(x: Float32, weights: Float32, top_k: int, top_p: float) -> None:
     """Sets to 0 the weights that top-k and then top-p drop."""
-    counts, masses = np.zeros(_BUCKETS, dtype=np.int64), np.zeros(_BUCKETS, dtype=np.float64)
+    counts, masses = np.zeros(BUCKETS, dtype=np.int64), np.zeros(BUCKETS, dtype=np.float64)
     positive = 0
     for i in range(x.shape[0]):
         if weights[i] > 0:
@@ -98,7 +98,7 @@ def rank_filter(x: Float32, weights: Float32, top_k: int, top_p: float) -> None:
             positive += 1
     # the bucket that top-k cuts, and how many of it stay
     k = top_k if 0 < top_k < positive else positive
-    cut, above, mass = _BUCKETS - 1, 0, 0.0
+    cut, above, mass = BUCKETS - 1, 0, 0.0
     while above + counts[cut] < k:
         above += counts[cut]
         mass += masses[cut]
@@ -110,7 +110,7 @@ def rank_filter(x: Float32, weights: Float32, top_k: int, top_p: float) -> None:
             mass += weights[ids[j]]
         target = (top_p - _TOLERANCE) * mass
         # the bucket that top-p cuts: this one or one above
-        last, b, before = cut, _BUCKETS - 1, 0.0
+        last, b, before = cut, BUCKETS - 1, 0.0
         while b > last and before + masses[b] < target:
             before += masses[b]
             b -= 1

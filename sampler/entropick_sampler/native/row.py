@@ -32,6 +32,7 @@ from ..params import Strategy
 from ..profile import QUANTILE_LEVELS
 from ..score import CONFIDENCE_CONSTANT, CONFIDENCE_WEIGHTS
 from ..signals import ATTENTION_SIGNALS
+from .one_formula import adjusted
 
 Float32 = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
@@ -173,6 +174,15 @@ def draw_row(
 
 
 @native()
+def adjust_row(x: Float32, row: Record, columns: Record, s: Scratch) -> None:
+    """Changes ``s.parameters`` as the one formula of a row says."""
+    set_here = _MIN_P if row.sets_min_p else _TEMPERATURE
+    s.parameters[set_here] = adjusted(
+        x, row, columns, s.parameters[_TEMPERATURE], s.parameters[_MIN_P], s.figures, s.weights
+    )
+
+
+@native()
 def sample_row(
     x: Float32,
     attention: Float32,
@@ -193,6 +203,8 @@ def sample_row(
     best, flag = measure_row(x, attention, attended, measure, s)
     strategy = decide_row(row, ranks, s)
     choices = row.choices
+    if row.figure != 0 and flag == 0:
+        adjust_row(x, row, columns, s)
 
     free = columns.forced < 0
     insert = (

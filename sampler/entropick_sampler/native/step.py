@@ -25,7 +25,7 @@ _CHUNK: Final = 1024
 _WORK_PER_LOGIT: Final = 24
 _Address: Final = ctypes.POINTER(ctypes.c_int64)
 
-STEP: Final = np.dtype([(name, np.int64) for name in StepRow._fields])
+STEP: Final = np.dtype([(name, np.float64 if name == "surprisal" else np.int64) for name in StepRow._fields])
 """A line of StepColumns as a record."""
 ARGUMENTS: Final = np.dtype(
     [

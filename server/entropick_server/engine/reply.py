@@ -75,8 +75,10 @@ class Reply:
     clarifying text or, where ``replays``, the tokens that the request named (teacher forcing), with which the
     reply ends. ``clarifies``: whether a clarifying text may begin at all. ``rollout_end``: the length at
     which the reply is judged beside other branches, 0 outside a rollout. ``clarify_used``: clarifying texts
-    so far; ``since_clarify``: tokens since the last text began, None before the first. ``unfinished``: the
-    bytes of a character that the newest tokens began and did not end."""
+    so far; ``since_clarify``: tokens since the last text began, None before the first. ``tokens``: tokens so
+    far whose surprisal is known; ``surprisal``: its sum, bits (both kept where tokens are drawn alone: not in
+    a server beside vLLM). ``unfinished``: the bytes of a character that the newest tokens began and did not
+    end."""
 
     limit: int = _UNLIMITED
     stops: tuple[int, ...] = ()
@@ -87,6 +89,8 @@ class Reply:
     rollout_end: int = 0
     clarify_used: int = 0
     since_clarify: int | None = None
+    tokens: int = 0
+    surprisal: float = 0.0
     unfinished: bytes = b""
 
     @classmethod
@@ -111,7 +115,7 @@ class Reply:
         """Picks the form of the clarifying text that would stand at the next position.
 
         Returns () where no text may begin: during teacher forcing, during rollouts, inside a UTF-8 character,
-        and under policy ``fixed``.
+        and under every policy but ``entropix``.
         """
         if self.unfinished or self.rollout_end or not self.clarifies:
             return ()
@@ -122,14 +126,22 @@ class Reply:
         return bool(clarifying or self.pending)
 
     def take(
-        self, token_id: int, tokenizer: Tokenizer, clarifying: Sequence[int] = ()
+        self,
+        token_id: int,
+        tokenizer: Tokenizer,
+        clarifying: Sequence[int] = (),
+        surprisal: float | None = None,
     ) -> FinishReason | None:
         """Appends an emitted token to the reply and updates the policy's memory.
 
-        ``clarifying``: the tokens of the clarifying text that begins with this token. Returns the reason for
-        which the reply ends with it, None where it goes on.
+        ``clarifying``: the tokens of the clarifying text that begins with this token; ``surprisal``: the
+        token's (bits), None where it is not known. Returns the reason for which the reply ends with it, None
+        where it goes on.
         """
         self.length += 1
+        if surprisal is not None:
+            self.tokens += 1
+            self.surprisal += surprisal
         if clarifying:
             self.pending.extend(clarifying)
             self.clarify_used += 1
@@ -165,6 +177,8 @@ def step_columns(replies: Sequence[Reply], text: ClarifyingText) -> tuple[StepCo
                 of_row[0] if of_row else NOTHING,
                 reply.clarify_used,
                 reply.since_clarify,
+                reply.tokens,
+                reply.surprisal,
             )
             for reply, of_row in zip(replies, texts, strict=True)
         ]

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from entropick_sampler.params import PolicyConfig, SamplingParams, Strategy
+from entropick_sampler.signals import SIGNAL_NAMES
+
+_SURPRISAL: Final = SIGNAL_NAMES.index("surprisal")
 
 
 class FinishReason(enum.StrEnum):
@@ -110,6 +113,11 @@ class Token:
     top_logprobs: tuple[tuple[int, float], ...] = ()
     detail: TokenDetail | None = None
     branches: tuple[BranchRecord, ...] = ()
+
+    @property
+    def surprisal(self) -> float | None:
+        """Returns the token's surprisal in bits, None where it is not known."""
+        return self.signals[_SURPRISAL]
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,8 @@ class EntropickOptions(WireModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     policy: PolicyName | None = Field(
-        None, description="entropix: the signals decide; fixed: an ordinary sampler"
+        None,
+        description="entropix: the signals decide; fixed: an ordinary sampler; others: one formula each",
     )
     preset: PresetName | None = Field(None, description="where the policy's numbers come from")
     overrides: dict[str, Any] | None = Field(None, description="numbers of the policy, by name")
@@ -76,10 +77,10 @@ class EntropickOptions(WireModel):
     def config(self, default: PolicyConfig) -> PolicyConfig:
         """Returns the request's policy over the server's defaults.
 
-        Raises a 400 for branches under policy fixed.
+        Raises a 400 for branches under any policy but entropix.
         """
         policy = self.policy or default.policy
-        if self.branch is not None and policy == "fixed":
+        if self.branch is not None and policy != "entropix":
             message = "entropick.branch: branches open where the signals say so: they need policy 'entropix'."
             raise bad_request(message, "entropick.branch")
         return PolicyConfig(

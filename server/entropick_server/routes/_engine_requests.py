@@ -43,7 +43,7 @@ def build_requests(
         ignore_eos=bool(body.ignore_eos),
         logprobs=body.alternatives,
     )
-    if policy.policy == "fixed":
+    if policy.policy != "entropix":
         base = _with_model_defaults(base, info)
     count = body.completions
     requests: list[Request] = []
@@ -81,7 +81,7 @@ def _policy(body: GenerationRequest, state: ServerState) -> PolicyConfig:
     theirs = {k: v for k, v in default.overrides.items() if getattr(body, k, None) is None}
     default = replace(default, overrides=theirs)
     config = default if asked is None else asked.config(default)
-    if config.policy == "fixed":
+    if config.policy != "entropix":
         config = replace(config, branch=None)
     if config.preset != "calibrated" or state.model.profile_id is not None:
         return config

@@ -8,14 +8,17 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from entropick_sampler.one_formula import ONE_FORMULA, OneFormula
 from entropick_sampler.params import (
     BRANCH_RANGES,
     BRANCH_STRATEGIES,
     FIXED_BASE,
+    FORMULA_BASE,
     PARAM_RANGES,
     SCORERS,
     SEED_PARAMS,
     BranchConfig,
+    FormulaParams,
     Strategy,
 )
 from entropick_sampler.signals import SIGNALS
@@ -68,6 +71,7 @@ async def policy(request: Request) -> dict[str, Any]:
         },
         "presets": presets,
         "fixed": {name: asdict(FIXED_BASE)[name] for name in ("temperature", "top_p", "top_k", "min_p")},
+        "formulas": {name: _formula(row) for name, row in ONE_FORMULA.items()},
         "overrides": {name: {"min": low, "max": high} for name, (low, high) in PARAM_RANGES.items()},
         "branch": {
             **{name: {"min": low, "max": high} for name, (low, high) in BRANCH_RANGES.items()},
@@ -80,6 +84,20 @@ async def policy(request: Request) -> dict[str, Any]:
             {"name": s.name, "unit": s.unit, "group": s.group, "help": s.help, "metric": s.metric}
             for s in SIGNALS
         ],
+    }
+
+
+def _formula(row: OneFormula) -> dict[str, Any]:
+    """Returns a policy with one formula in words: the parameter it sets, how, and its numbers' defaults."""
+    numbers = FormulaParams()
+    limits = ("temperature_min", "temperature_max") if row.sets == "temperature" else ()
+    return {
+        "sets": row.sets,
+        "formula": row.meaning,
+        "parameters": {
+            **{name: getattr(numbers, name) for name in row.names},
+            **{name: getattr(FORMULA_BASE, name) for name in limits},
+        },
     }
 
 

@@ -10,6 +10,7 @@ import torch
 
 from entropick_kernels.sample import triton_impl
 from entropick_sampler.columns import StepColumns, StepRow
+from entropick_sampler.one_formula import ONE_FORMULA
 from entropick_sampler.params import BranchConfig, PolicyConfig, SamplingParams
 from entropick_sampler.step import SamplerRows, sample_step
 
@@ -41,6 +42,8 @@ class Recorded:
             [(SamplingParams(seed=5), PolicyConfig(preset="seed", branch=BranchConfig(width=3)))] * 3,
             ["_draw_short", "draw_any"],
         ),
+        ([(SamplingParams(seed=6), PolicyConfig(policy)) for policy in [*ONE_FORMULA][:3]], ["draw_any"]),
+        ([(SamplingParams(seed=7), PolicyConfig(policy)) for policy in [*ONE_FORMULA][3:]], ["draw_any"]),
     ],
 )
 def test_tokens_are_torchs_and_only_the_kernels_that_rows_need_run(
@@ -60,3 +63,7 @@ def test_tokens_are_torchs_and_only_the_kernels_that_rows_need_run(
     assert launched == kernels
     assert torch.equal(got.ids, want.ids)
     assert torch.equal(got.decision.insert_clarify, want.decision.insert_clarify)
+    for name in ("temperature", "min_p"):
+        torch.testing.assert_close(
+            getattr(got.decision, name), getattr(want.decision, name), rtol=1e-5, atol=1e-6
+        )

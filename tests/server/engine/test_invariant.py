@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from entropick_sampler.one_formula import ONE_FORMULA
 from entropick_sampler.params import BranchConfig, PolicyConfig, Strategy
 from entropick_server.engine.base import ModelLoadError
 from entropick_server.engine.embedded import native_decoder
@@ -93,6 +94,37 @@ def test_when_blocks_run_out(room: Open, make_request: Make) -> None:
     busy.finish()
     assert len(set(busy.preempted)) > 2
     assert_as_alone(busy, rows, requests, room)
+
+
+def test_policies_with_one_formula_where_blocks_run_out(room: Open, make_request: Make) -> None:
+    """Mirostat's sum of surprisals outlives a preemption, and no row's formula sees another row."""
+    policies = tuple(PolicyConfig(policy) for policy in ONE_FORMULA)
+    requests = several(make_request, 18, random.Random(6), 60, (10, 30), policies, (None, 3))
+    busy = room(14, max_num_seqs=6, max_num_batched_tokens=29)
+    rows = tapped(busy)
+    for request in requests:
+        busy.add(request)
+        busy.step()
+    busy.finish()
+    assert len(set(busy.preempted)) > 2
+    assert_as_alone(busy, rows, requests, room)
+    floors = set()
+    for request in requests:
+        tokens = busy.tokens[request.request_id]
+        assert {token.strategy for token in tokens} == {None}
+        if request.policy.policy == "mirostat":
+            floors |= {token.parameters.min_p for token in tokens if token.parameters}
+        # teacher forcing tells the same parameters
+        again = replace(
+            request,
+            request_id=f"{request.request_id}-again",
+            replayed_token_ids=tuple(t.token_id for t in tokens),
+        )
+        replayed = room()
+        replayed.add(again)
+        replayed.finish()
+        assert [t.parameters for t in replayed.tokens[again.request_id]] == [t.parameters for t in tokens]
+    assert len(floors) > 20
 
 
 def test_with_branches(room: Open, make_request: Make) -> None:

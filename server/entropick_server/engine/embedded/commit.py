@@ -133,7 +133,7 @@ class Committer:
 
     def _take(self, row: Sequence, token: Token, clarifying: tuple[int, ...] = ()) -> None:
         row.tokens.append(token.token_id)
-        reason = row.reply.take(token.token_id, self._tokenizer, clarifying)
+        reason = row.reply.take(token.token_id, self._tokenizer, clarifying, token.surprisal)
         family = row.family
         if family is not None and family.branches:
             row.undelivered.append(token)

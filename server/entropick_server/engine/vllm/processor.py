@@ -22,7 +22,7 @@ from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsProcessor
 
 from entropick_sampler.batch import SampledBatch
 from entropick_sampler.columns import StepColumns
-from entropick_sampler.packed import HEADER, INSERTED
+from entropick_sampler.packed import HEADER, INSERTED, SURPRISAL
 from entropick_sampler.profile import DEFAULT_CLARIFY_TEXT
 
 from ..reply import ClarifyingText, step_columns
@@ -166,9 +166,11 @@ class EntropickProcessor(V1Processor, V2Processor):
         host = packed.numpy()
         tokens: list[int] = host[:, HEADER].astype(np.int64).tolist()
         begins: list[float] = host[:, INSERTED].tolist()
+        surprisals: list[float] = host[:, SURPRISAL].tolist()
+        drawn = zip(rows, taken, tokens, texts, begins, surprisals, strict=True)
         forced = [
-            row.drew(count, token, text if inserted else ())
-            for row, count, token, text, inserted in zip(rows, taken, tokens, texts, begins, strict=True)
+            row.drew(count, token, text if inserted else (), surprisal)
+            for row, count, token, text, inserted, surprisal in drawn
         ]
         if self._context.outbox is not None:
             reported = [

@@ -26,6 +26,7 @@ class _Outcome(NamedTuple):
     taken: int
     token_id: int
     clarifying: tuple[int, ...]
+    surprisal: float | None
 
 
 @dataclass(slots=True, eq=False)
@@ -52,19 +53,22 @@ class Row:
         )
         return cls(spec, reply, output)
 
-    def drew(self, taken: int, token_id: int, clarifying: tuple[int, ...]) -> bool:
+    def drew(
+        self, taken: int, token_id: int, clarifying: tuple[int, ...], surprisal: float | None = None
+    ) -> bool:
         """Notes the token that a step drew behind ``taken`` tokens, and tells whether it was forced.
 
-        ``clarifying``: the clarifying text that begins with it, () where none does.
+        ``clarifying``: the clarifying text that begins with it, () where none does; ``surprisal``: its own,
+        bits, None where it is not known.
         """
-        self._outcome = _Outcome(taken, token_id, clarifying)
+        self._outcome = _Outcome(taken, token_id, clarifying, surprisal)
         return self.reply.forces(clarifying)
 
     def settle(self, taken: int, tokenizer: Tokenizer) -> None:
         """Lets the reply take the token that was drawn last if it is among vLLM's ``taken`` tokens by now."""
         outcome, self._outcome = self._outcome, None
         if outcome is not None and taken == outcome.taken + 1:
-            self.reply.take(outcome.token_id, tokenizer, outcome.clarifying)
+            self.reply.take(outcome.token_id, tokenizer, outcome.clarifying, outcome.surprisal)
         if self.reply.length != (length := self.spec.start + taken):
             # a row that joined anew and was not parked: what remains of it is the number of its tokens
             pending = deque(self.spec.replayed[taken:]) if self.reply.replays else self.reply.pending
