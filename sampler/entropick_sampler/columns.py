@@ -23,7 +23,8 @@ class StepRow(NamedTuple):
     of the drawn token. ``clarify``: the first token of the clarifying text as it would stand here, NOTHING
     where the text cannot be inserted. ``clarify_used`` and ``since_clarify`` are the policy memory of the
     row's sequence: the number of clarifying texts so far, and of tokens since the last text began (None:
-    there was no text).
+    there was no text). ``repeated``: the newest tokens of the reply that stood in it before
+    (:mod:`.repetition`).
 
     The caller must keep the memory: after a step whose line says that a text was inserted, ``clarify_used``
     grows by 1 and ``since_clarify`` is 0; after any other step ``since_clarify`` grows by 1.
@@ -32,27 +33,29 @@ class StepRow(NamedTuple):
     position: int
     forced: int = NOTHING
     clarify: int = NOTHING
+    repeated: int = 0
     clarify_used: int = 0
     since_clarify: int | None = None
 
 
 class PolicyMemory(NamedTuple):
-    """The policy memory of B sequences, as in :class:`StepRow`; both int64 [B]."""
+    """The policy memory of B sequences, as in :class:`StepRow`; all int64 [B]."""
 
+    repeated: Tensor
     clarify_used: Tensor
     since_clarify: Tensor
 
 
 @dataclass(frozen=True, slots=True)
 class StepColumns:
-    """The new inputs of B rows: ``data`` int64 [B, 5], contiguous, a column for each field of StepRow."""
+    """The new inputs of B rows: ``data`` int64 [B, 6], contiguous, a column for each field of StepRow."""
 
     data: Tensor
 
     @classmethod
     def of(cls, rows: Sequence[StepRow]) -> StepColumns:
         """Returns the columns of these rows on the CPU."""
-        lines = [(*row[:4], NEVER if row.since_clarify is None else row.since_clarify) for row in rows]
+        lines = [(*row[:5], NEVER if row.since_clarify is None else row.since_clarify) for row in rows]
         numbers = np.array(lines, dtype=np.int64).reshape(len(rows), len(StepRow._fields))
         return cls(torch.from_numpy(numbers))
 
@@ -78,4 +81,4 @@ class StepColumns:
     @property
     def memory(self) -> PolicyMemory:
         """Returns the policy memory of the rows' sequences."""
-        return PolicyMemory(self.data[:, 3], self.data[:, 4])
+        return PolicyMemory(self.data[:, 3], self.data[:, 4], self.data[:, 5])

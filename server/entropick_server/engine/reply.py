@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 from entropick_sampler.columns import NOTHING, StepColumns, StepRow
 from entropick_sampler.compose import validate_request
 from entropick_sampler.profile import Profile
+from entropick_sampler.repetition import TokenHistory
 
 from .base import Tokenizer
 from .types import FinishReason, ModelInfo, Request, Token
@@ -76,7 +77,7 @@ class Reply:
     reply ends. ``clarifies``: whether a clarifying text may begin at all. ``rollout_end``: the length at
     which the reply is judged beside other branches, 0 outside a rollout. ``clarify_used``: clarifying texts
     so far; ``since_clarify``: tokens since the last text began, None before the first. ``unfinished``: the
-    bytes of a character that the newest tokens began and did not end."""
+    bytes of a character that the newest tokens began and did not end. ``history``: the newest tokens."""
 
     limit: int = _UNLIMITED
     stops: tuple[int, ...] = ()
@@ -88,6 +89,7 @@ class Reply:
     clarify_used: int = 0
     since_clarify: int | None = None
     unfinished: bytes = b""
+    history: TokenHistory = field(default_factory=TokenHistory)
 
     @classmethod
     def begin(cls, request: Request, max_model_len: int) -> Reply:
@@ -130,6 +132,7 @@ class Reply:
         which the reply ends with it, None where it goes on.
         """
         self.length += 1
+        self.history.append(token_id)
         if clarifying:
             self.pending.extend(clarifying)
             self.clarify_used += 1
@@ -148,7 +151,7 @@ class Reply:
 
     def copy(self) -> Reply:
         """Copies the reply, for a branch that continues it."""
-        return replace(self, pending=self.pending.copy())
+        return replace(self, pending=self.pending.copy(), history=self.history.copy())
 
 
 def step_columns(replies: Sequence[Reply], text: ClarifyingText) -> tuple[StepColumns, list[tuple[int, ...]]]:
@@ -163,6 +166,7 @@ def step_columns(replies: Sequence[Reply], text: ClarifyingText) -> tuple[StepCo
                 reply.length,
                 reply.pending[0] if reply.pending else NOTHING,
                 of_row[0] if of_row else NOTHING,
+                reply.history.repeated,
                 reply.clarify_used,
                 reply.since_clarify,
             )

@@ -104,7 +104,18 @@ def test_a_clarifying_text_begins_and_goes_on(make_request: Make) -> None:
     assert list(branch.pending) == [1, 2, 3], "a copy goes its own way"
     columns, texts = step_columns([reply, branch], text)
     assert texts == [text.later, text.later]
-    assert columns.data.tolist() == [[5, -1, 9, 1, 3], [2, 1, 9, 1, 0]]
+    assert columns.data.tolist() == [[5, -1, 9, 0, 1, 3], [2, 1, 9, 0, 1, 0]]
+
+
+def test_a_reply_that_repeats_itself_says_so(make_request: Make) -> None:
+    reply = Reply.begin(make_request((1,), max_tokens=50), 100)
+    for token in (4, 5, 6, 4, 5):
+        reply.take(token, LETTERS)
+    branch = reply.copy()
+    branch.take(6, LETTERS)
+    reply.take(9, LETTERS)
+    columns, _ = step_columns([reply, branch], ClarifyingText())
+    assert columns.data[:, 3].tolist() == [0, 3]
 
 
 def test_no_clarifying_text_inside_a_character_nor_under_fixed(make_request: Make) -> None:
