@@ -25,7 +25,8 @@ class StepRow(NamedTuple):
     where the text cannot be inserted. ``clarify_used`` and ``since_clarify`` are the policy memory of the
     row's sequence: the number of clarifying texts so far, and of tokens since the last text began (None:
     there was no text). ``tokens`` and ``surprisal`` belong to it too: the number of tokens so far whose
-    surprisal is known, and its sum (bits).
+    surprisal is known, and its sum (bits). ``repeated``: the newest tokens of the reply that stood in it
+    before (:mod:`.repetition`).
 
     The caller must keep the memory: after a step whose line says that a text was inserted, ``clarify_used``
     grows by 1 and ``since_clarify`` is 0; after any other step ``since_clarify`` grows by 1. After every step
@@ -35,6 +36,7 @@ class StepRow(NamedTuple):
     position: int
     forced: int = NOTHING
     clarify: int = NOTHING
+    repeated: int = 0
     clarify_used: int = 0
     since_clarify: int | None = None
     tokens: int = 0
@@ -42,13 +44,14 @@ class StepRow(NamedTuple):
 
 
 _SURPRISAL: Final = StepRow._fields.index("surprisal")
-_pack: Final = struct.Struct("=6qd").pack
-"""The bytes of a row: six whole numbers and the surprisal."""
+_pack: Final = struct.Struct("=7qd").pack
+"""The bytes of a row: seven whole numbers and the surprisal."""
 
 
 class PolicyMemory(NamedTuple):
     """The policy memory of B sequences, as in :class:`StepRow`; int64 [B], ``surprisal`` float64."""
 
+    repeated: Tensor
     clarify_used: Tensor
     since_clarify: Tensor
     tokens: Tensor
@@ -59,7 +62,7 @@ class PolicyMemory(NamedTuple):
 class StepColumns:
     """The new inputs of B rows.
 
-    ``data`` int64 [B, 7], contiguous, a column for each field of StepRow; the last one, ``surprisal``, holds
+    ``data`` int64 [B, 8], contiguous, a column for each field of StepRow; the last one, ``surprisal``, holds
     the bits of float64 numbers.
     """
 
@@ -69,7 +72,7 @@ class StepColumns:
     def of(cls, rows: Sequence[StepRow]) -> StepColumns:
         """Returns the columns of these rows on the CPU."""
         lines = [
-            _pack(*row[:4], NEVER if row.since_clarify is None else row.since_clarify, *row[5:])
+            _pack(*row[:5], NEVER if row.since_clarify is None else row.since_clarify, *row[6:])
             for row in rows
         ]
         numbers = np.frombuffer(bytearray().join(lines), np.int64).reshape(len(rows), len(StepRow._fields))
@@ -99,4 +102,4 @@ class StepColumns:
         """Returns the policy memory of the rows' sequences."""
         data = self.data
         surprisal = data.view(torch.float64)[:, _SURPRISAL]
-        return PolicyMemory(data[:, 3], data[:, 4], data[:, 5], surprisal)
+        return PolicyMemory(data[:, 3], data[:, 4], data[:, 5], data[:, 6], surprisal)

@@ -53,6 +53,8 @@ ROW: Final = np.dtype(
         ("high", np.float64, (N_STRATEGIES, N_PARAMETERS)),
         ("choices", np.int64, (3, N_STRATEGIES)),
         ("cooldown", np.int64),
+        ("loop_length", np.int64),
+        ("loop_temperature", np.float64),
         ("seed", np.int64),
         ("stream", np.int64),
         ("ranked", np.uint8),
@@ -71,12 +73,16 @@ ROW: Final = np.dtype(
 ``clarify_cut``: the discriminant of CLARIFY, and the number that it must exceed (its bias times -1);
 ``unread``: 1 for each signal without a weight. ``coefficients``, ``constants``, ``low``, ``high``: the
 parameters of a draw under each strategy, affine in the signals and then clipped. ``choices``: the rows LABEL,
-DRAWN and BUDGET for each strategy. ``cooldown``: tokens between two clarifying texts. ``seed``, ``stream``:
-the key of the draws and their Philox stream. ``ranked``: 1 where the formulas read quantile ranks (preset
-``calibrated``). Of a policy with one formula (:mod:`.one_formula`): ``figure``, a Figure, 0 of all other
-rows; ``sets_min_p``, 0 where it sets the temperature; ``inputs`` of the figure; ``terms``: offset, scale and
-weight; ``temperatures``: the limits of a temperature.
+DRAWN and BUDGET for each strategy. ``cooldown``: tokens between two clarifying texts. ``loop_length``,
+``loop_temperature``: the repeated tokens from which on a reply is in a loop, NO_LOOP where this is never
+asked, and the least temperature there. ``seed``, ``stream``: the key of the draws and their Philox stream.
+``ranked``: 1 where the formulas read quantile ranks (preset ``calibrated``). Of a policy with one formula
+(:mod:`.one_formula`): ``figure``, a Figure, 0 of all other rows; ``sets_min_p``, 0 where it sets the
+temperature; ``inputs`` of the figure; ``terms``: offset, scale and weight; ``temperatures``: the limits of a
+temperature.
 """
+NO_LOOP: Final = 1 << 30
+"""The ``loop_length`` of a row for which no reply is in a loop."""
 LABEL: Final = 0
 """The row of ``choices`` with the strategy as it is reported: STRATEGY_OFF where the policy is off."""
 DRAWN: Final = 1
@@ -165,6 +171,8 @@ class RowParams(NamedTuple):
             choices[DRAWN, Strategy.ADAPTIVE] = params.n_candidates
             choices[BUDGET, Strategy.CLARIFY] = params.clarify_budget
         record["cooldown"], record["ranked"] = params.clarify_cooldown, ranked
+        record["loop_length"] = params.loop_length if enabled and params.loop_length else NO_LOOP
+        record["loop_temperature"] = min(params.loop_temperature, params.temperature_max)
         candidates = params.n_candidates if enabled else 1
         figure = None
         if formula is not None and draws:

@@ -96,6 +96,10 @@ class PolicyParams:
     # the clarifying text
     clarify_budget: int = 1
     clarify_cooldown: int = 32
+    # the repeated tokens from which on a reply is in a loop (0: never), and the least temperature there,
+    # which temperature_max limits
+    loop_length: int = 0
+    loop_temperature: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +164,8 @@ PARAM_RANGES: Final[Mapping[str, tuple[float, float]]] = {
     "temperature_max": (0.01, 5.0),
     "clarify_budget": (0, 16),
     "clarify_cooldown": (0, 1_000_000),
+    "loop_length": (0, 32),
+    "loop_temperature": (0.01, 5.0),
     "edt_theta": (0.0, 64.0),
     "edt_base": (0.01, 1.0),
     "dynatemp_range": (0.0, 5.0),

@@ -68,9 +68,9 @@ class PolicyRows(NamedTuple):
     """The resident tensors of a batch of B rows: the fields of its records.
 
     Named and shaped as in :data:`.compose.ROW`, which explains them, with B in front: float64; int64 for
-    ``choices``, ``cooldown``, ``seed``, ``stream`` and ``figure``; bool for ``ranked``, ``unread`` and
-    ``sets_min_p``. ``off``: the decision where no row's policy is on. ``any_ranked`` and ``all_ranked`` are
-    known to the host and do not depend on device data.
+    ``choices``, ``cooldown``, ``loop_length``, ``seed``, ``stream`` and ``figure``; bool for ``ranked``,
+    ``unread`` and ``sets_min_p``. ``off``: the decision where no row's policy is on. ``any_ranked`` and
+    ``all_ranked`` are known to the host and do not depend on device data.
     """
 
     cuts: Tensor
@@ -82,6 +82,8 @@ class PolicyRows(NamedTuple):
     high: Tensor
     choices: Tensor
     cooldown: Tensor
+    loop_length: Tensor
+    loop_temperature: Tensor
     seed: Tensor
     stream: Tensor
     ranked: Tensor
@@ -151,7 +153,8 @@ def decide(
     out by its raised temperature). A row whose policy is off gets its base values and STRATEGY_OFF. Regions
     are asked in the order of Strategy and every comparison is strict; with the presets they do not overlap,
     overrides may make them. Where a profile has a discriminant, CLARIFY asks for it too, and for every signal
-    that it reads. Formulas see raw signals under ``seed`` (0 where not measured) and quantile ranks under
+    that it reads. A reply that repeats its newest ``loop_length`` tokens is in a loop, of which a model is sure:
+    it is never GREEDY, and its temperature is at least ``loop_temperature``. Formulas see raw signals under ``seed`` (0 where not measured) and quantile ranks under
     ``calibrated`` (0.5).
     """
     # float64 once: each of these small operations costs its launch, whatever it computes
@@ -169,6 +172,8 @@ def decide(
     if stats.valid is not None:
         clear &= (stats.valid | rows.unread).all(-1)
     hits.select(1, int(Strategy.CLARIFY)).logical_and_(clear)
+    looping = memory.repeated >= rows.loop_length
+    hits.select(1, int(Strategy.GREEDY)).logical_and_(~looping)
     strategy = hits.view(torch.uint8).argmax(-1)  # the first of several
 
     # products row by row: a matrix product may sum in an order that depends on the batch
@@ -177,6 +182,7 @@ def decide(
     here = strategy.view(-1, 1, 1)
     parameters = cells.gather(1, here.expand(-1, 1, cells.shape[2])).squeeze(1)
     temperature, top_p, top_k, min_p = parameters.unbind(1)
+    temperature = torch.where(looping, torch.maximum(temperature, rows.loop_temperature), temperature)
     label, drawn, budget = rows.choices.gather(2, here.expand(-1, 3, 1)).squeeze(2).unbind(1)
 
     # the budget is 0 but under CLARIFY

@@ -25,6 +25,10 @@ KINDS = (
     (SamplingParams(seed=-5, temperature=0.6, top_k=7, min_p=0.05), FIXED),
     (SamplingParams(seed=6), PolicyConfig(preset="calibrated", branch=BranchConfig(width=3))),
     (SamplingParams(seed=7), PolicyConfig(preset="seed", overrides={"clarify_budget": 2})),
+    (
+        SamplingParams(seed=8),
+        PolicyConfig(preset="seed", overrides={"loop_length": 3, "greedy_entropy": 6.0}),
+    ),
 )
 PROFILE = Profile(
     "m",
@@ -49,6 +53,7 @@ def case(seed: int, rows: int, vocabulary: int) -> tuple[Tensor, Tensor, StepCol
     attention = torch.rand(rows, A, generator=g)
     columns = [torch.randint(0, 40, (rows,), generator=g)]
     columns += [torch.randint(-6, 3, (rows,), generator=g).clamp_min(-1) for _ in range(2)]
+    columns += [torch.randint(0, 6, (rows,), generator=g)]
     columns += [torch.randint(0, 3, (rows,), generator=g), torch.randint(0, 80, (rows,), generator=g)]
     surprisal = torch.rand(rows, generator=g, dtype=torch.float64) * 3 * columns[0]
     columns += [columns[0], surprisal.view(torch.int64)]

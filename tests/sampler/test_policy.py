@@ -174,6 +174,32 @@ def test_clarify_waits_for_the_cooldown_and_for_permission() -> None:
     assert not bool(denied.insert_clarify)
 
 
+def test_a_loop_is_drawn_from_warmly() -> None:
+    stats = make_stats({"logits_entropy": 0.01, "logits_varentropy": 0.01})
+    rows = make_rows(replace(SEED_PARAMS, loop_length=3, loop_temperature=1.1))
+    for repeated, strategy, temperature in ((2, "GREEDY", 0.0), (3, "ADAPTIVE", 1.1), (32, "ADAPTIVE", 1.1)):
+        got = decide(stats, StepColumns.of([StepRow(40, repeated=repeated)]).memory, rows)
+        assert Strategy(int(got.strategy)).name == strategy
+        assert float(got.temperature) == temperature
+
+
+def test_what_limits_the_temperature_of_a_loop() -> None:
+    """A hotter formula stays, temperature_max holds, and without a loop length nothing is a loop."""
+    stats = make_stats({"logits_entropy": 1.0, "logits_varentropy": 1.0})
+    plain = float(decide_one(stats, SEED_PARAMS).temperature)
+    for changes, want in (
+        ({"loop_length": 3, "loop_temperature": 0.2}, plain),
+        ({"loop_length": 3, "loop_temperature": 2.0, "temperature_max": 1.5}, 1.5),
+        ({"loop_length": 0, "loop_temperature": 2.0}, plain),
+    ):
+        rows = make_rows(replace(SEED_PARAMS, **changes))  # type: ignore[arg-type]
+        got = decide(stats, StepColumns.of([StepRow(40, repeated=9)]).memory, rows)
+        assert float(got.temperature) == pytest.approx(want)
+    rows = make_rows(replace(FIXED_BASE, loop_length=3, loop_temperature=2.0), enabled=False)
+    got = decide(stats, StepColumns.of([StepRow(40, repeated=9)]).memory, rows)
+    assert float(got.temperature) == FIXED_BASE.temperature
+
+
 def test_filters_that_are_off_stay_off() -> None:
     off = replace(SEED_PARAMS, top_k=0, top_p=1.0, min_p=0.0)
     for h, v in itertools.product((0.0, 2.0, 4.0, 6.0), (0.05, 1.0, 6.0)):

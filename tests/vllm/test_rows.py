@@ -44,6 +44,21 @@ def test_a_token_that_was_thrown_away_leaves_no_trace() -> None:
     assert not row.drew(2, 3, ())
 
 
+def test_a_row_knows_the_tokens_before_it() -> None:
+    row = Row.of(spec(start=3, newest=(1, 2, 3)))
+    for taken, (token, repeated) in enumerate(((1, 1), (2, 2), (4, 0))):
+        row.drew(taken, token, ())
+        row.settle(taken + 1, Bytes())  # type: ignore[arg-type]
+        assert row.reply.history.repeated == repeated
+    assert row.reply.history.newest == (1, 2, 3, 1, 2, 4)
+
+
+def test_a_row_that_was_not_parked_learns_its_tokens_again() -> None:
+    row = Row.of(spec(start=2, newest=(1, 2)), output=[5, 1, 2])
+    row.settle(3, Bytes())  # type: ignore[arg-type]
+    assert (row.reply.length, row.reply.history.newest, row.reply.history.repeated) == (5, (1, 2, 5, 1, 2), 2)
+
+
 def test_no_text_in_the_middle_of_a_character_or_where_none_may_be() -> None:
     row = Row.of(spec())
     row.drew(0, 200, ())

@@ -45,6 +45,7 @@ specs = st.builds(
     clarify_used=st.integers(0, 16),
     since_clarify=st.none() | st.integers(0, 1000),
     unfinished=st.binary(max_size=3),
+    newest=st.lists(st.integers(0, 1000)).map(tuple),
 )
 
 

@@ -44,6 +44,7 @@ Record = Any
 _FROM_LOGITS: Final = N_SIGNALS - len(ATTENTION_SIGNALS)
 """Signals that come before the attention's."""
 _CLARIFY: Final = int(Strategy.CLARIFY)
+_GREEDY: Final = int(Strategy.GREEDY)
 _TEMPERATURE: Final = PARAMETERS.index("temperature")
 _TOP_P: Final = PARAMETERS.index("top_p")
 _TOP_K: Final = PARAMETERS.index("top_k")
@@ -84,8 +85,8 @@ def rank(value: float, low: Floats, scale: Floats) -> float:
 
 
 @native()
-def decide_row(row: Record, ranks: Ranks, s: Scratch) -> int:
-    """Returns the strategy of a row, and leaves the parameters of its draw in ``s.parameters``."""
+def decide_row(row: Record, repeated: int, ranks: Ranks, s: Scratch) -> int:
+    """Returns the strategy of a row whose reply repeats ``repeated`` tokens, and leaves the parameters of its draw in ``s.parameters``."""
     weights, unread = row.clarify_weights, row.unread
     clear, discriminant = True, 0.0
     for i in range(N_SIGNALS):
@@ -98,10 +99,11 @@ def decide_row(row: Record, ranks: Ranks, s: Scratch) -> int:
         discriminant += weights[i] * s.values[i]
         clear = clear and (s.valid[i] != 0 or unread[i] != 0)
     clear = clear and discriminant > row.clarify_cut
+    looping = repeated >= row.loop_length
     cuts = row.cuts
     strategy = 0
     for candidate in range(N_STRATEGIES):
-        hit = candidate != _CLARIFY or clear
+        hit = (candidate != _CLARIFY or clear) and (candidate != _GREEDY or not looping)
         for axis in range(2):
             hit = hit and s.values[axis] * SIDES[axis, candidate] > cuts[axis, candidate]
         if hit:
@@ -116,6 +118,8 @@ def decide_row(row: Record, ranks: Ranks, s: Scratch) -> int:
         value = low[strategy, p] if value < low[strategy, p] else value
         value = high[strategy, p] if value > high[strategy, p] else value
         s.parameters[p] = (value + ROUNDING[strategy, p]) - ROUNDING[strategy, p]
+    if looping and s.parameters[_TEMPERATURE] < row.loop_temperature:
+        s.parameters[_TEMPERATURE] = row.loop_temperature
     return strategy
 
 
@@ -201,7 +205,7 @@ def sample_row(
     its ROW; ``measure`` False: no signal is measured.
     """
     best, flag = measure_row(x, attention, attended, measure, s)
-    strategy = decide_row(row, ranks, s)
+    strategy = decide_row(row, columns.repeated, ranks, s)
     choices = row.choices
     if row.figure != 0 and flag == 0:
         adjust_row(x, row, columns, s)

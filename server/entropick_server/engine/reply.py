@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 from entropick_sampler.columns import NOTHING, StepColumns, StepRow
 from entropick_sampler.compose import validate_request
 from entropick_sampler.profile import Profile
+from entropick_sampler.repetition import TokenHistory
 
 from .base import Tokenizer
 from .types import FinishReason, ModelInfo, Request, Token
@@ -78,7 +79,7 @@ class Reply:
     so far; ``since_clarify``: tokens since the last text began, None before the first. ``tokens``: tokens so
     far whose surprisal is known; ``surprisal``: its sum, bits (both kept where tokens are drawn alone: not in
     a server beside vLLM). ``unfinished``: the bytes of a character that the newest tokens began and did not
-    end."""
+    end. ``history``: the newest tokens."""
 
     limit: int = _UNLIMITED
     stops: tuple[int, ...] = ()
@@ -92,6 +93,7 @@ class Reply:
     tokens: int = 0
     surprisal: float = 0.0
     unfinished: bytes = b""
+    history: TokenHistory = field(default_factory=TokenHistory)
 
     @classmethod
     def begin(cls, request: Request, max_model_len: int) -> Reply:
@@ -139,6 +141,7 @@ class Reply:
         where it goes on.
         """
         self.length += 1
+        self.history.append(token_id)
         if surprisal is not None:
             self.tokens += 1
             self.surprisal += surprisal
@@ -160,7 +163,7 @@ class Reply:
 
     def copy(self) -> Reply:
         """Copies the reply, for a branch that continues it."""
-        return replace(self, pending=self.pending.copy())
+        return replace(self, pending=self.pending.copy(), history=self.history.copy())
 
 
 def step_columns(replies: Sequence[Reply], text: ClarifyingText) -> tuple[StepColumns, list[tuple[int, ...]]]:
@@ -175,6 +178,7 @@ def step_columns(replies: Sequence[Reply], text: ClarifyingText) -> tuple[StepCo
                 reply.length,
                 reply.pending[0] if reply.pending else NOTHING,
                 of_row[0] if of_row else NOTHING,
+                reply.history.repeated,
                 reply.clarify_used,
                 reply.since_clarify,
                 reply.tokens,

@@ -104,7 +104,7 @@ def test_a_clarifying_text_begins_and_goes_on(make_request: Make) -> None:
     assert list(branch.pending) == [1, 2, 3], "a copy goes its own way"
     columns, texts = step_columns([reply, branch], text)
     assert texts == [text.later, text.later]
-    assert columns.data.tolist() == [[5, -1, 9, 1, 3, 0, 0], [2, 1, 9, 1, 0, 0, 0]]
+    assert columns.data.tolist() == [[5, -1, 9, 0, 1, 3, 0, 0], [2, 1, 9, 0, 1, 0, 0, 0]]
 
 
 def test_the_surprisal_of_a_reply_is_summed_where_it_is_known(make_request: Make) -> None:
@@ -117,6 +117,17 @@ def test_the_surprisal_of_a_reply_is_summed_where_it_is_known(make_request: Make
     assert columns.memory.tokens.tolist() == [2, 3]
     assert columns.memory.surprisal.tolist() == [2.75, 3.75]
     assert [row[0] for row in columns.data.tolist()] == [3, 4]
+
+
+def test_a_reply_that_repeats_itself_says_so(make_request: Make) -> None:
+    reply = Reply.begin(make_request((1,), max_tokens=50), 100)
+    for token in (4, 5, 6, 4, 5):
+        reply.take(token, LETTERS)
+    branch = reply.copy()
+    branch.take(6, LETTERS)
+    reply.take(9, LETTERS)
+    columns, _ = step_columns([reply, branch], ClarifyingText())
+    assert columns.data[:, 3].tolist() == [0, 3]
 
 
 def test_no_clarifying_text_inside_a_character_nor_under_fixed(make_request: Make) -> None:

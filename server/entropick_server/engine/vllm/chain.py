@@ -157,6 +157,7 @@ class Chain:
             clarify_used=reply.clarify_used,
             since_clarify=reply.since_clarify,
             unfinished=reply.unfinished,
+            newest=reply.history.newest,
         )
 
     async def _roll_out(self, opening: Drawn, depth: int) -> RequestOutput:

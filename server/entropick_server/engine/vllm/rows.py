@@ -12,6 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
+from entropick_sampler.repetition import TokenHistory
+
 from ..base import Tokenizer
 from ..reply import Reply
 from .wire import RowSpec
@@ -50,6 +52,7 @@ class Row:
             clarify_used=spec.clarify_used,
             since_clarify=spec.since_clarify,
             unfinished=spec.unfinished,
+            history=TokenHistory(spec.newest),
         )
         return cls(spec, reply, output)
 
@@ -70,9 +73,11 @@ class Row:
         if outcome is not None and taken == outcome.taken + 1:
             self.reply.take(outcome.token_id, tokenizer, outcome.clarifying, outcome.surprisal)
         if self.reply.length != (length := self.spec.start + taken):
-            # a row that joined anew and was not parked: what remains of it is the number of its tokens
+            # a row that joined anew and was not parked: what remains of it is the number of its tokens, and
+            # under V1 the tokens themselves
             pending = deque(self.spec.replayed[taken:]) if self.reply.replays else self.reply.pending
-            self.reply = replace(self.reply, length=length, pending=pending)
+            history = TokenHistory((*self.spec.newest, *self.output))
+            self.reply = replace(self.reply, length=length, pending=pending, history=history)
 
 
 class RowTable:

@@ -35,7 +35,8 @@ class RowSpec:
     ``key`` names its figures on the side channel; None: nobody wants them. ``start``: tokens of the reply
     before the row's first token. ``stream``: the Philox stream of its draws. ``replayed``: tokens that the
     request named, to emit instead of drawing. ``rollout_end``, ``clarify_used``, ``since_clarify`` and
-    ``unfinished`` as in :class:`~..reply.Reply`, of the reply before the row.
+    ``unfinished`` as in :class:`~..reply.Reply`, of the reply before the row; ``newest``: its newest tokens,
+    as many as a repetition depends on.
     """
 
     sampling: SamplingParams
@@ -48,6 +49,7 @@ class RowSpec:
     clarify_used: int = 0
     since_clarify: int | None = None
     unfinished: bytes = b""
+    newest: tuple[int, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the specification for ``extra_args``, in values that any serializer takes."""
@@ -60,6 +62,7 @@ class RowSpec:
             "clarify_used": self.clarify_used,
             "since_clarify": self.since_clarify,
             "unfinished": self.unfinished.hex(),
+            "newest": list(self.newest),
             "sampling": {name: getattr(self.sampling, name) for name in _SAMPLED},
             "policy": self.policy.policy,
             "preset": self.policy.preset,
@@ -101,6 +104,7 @@ def _from_server(values: Mapping[str, Any]) -> RowSpec:
         values["clarify_used"],
         values["since_clarify"],
         bytes.fromhex(values["unfinished"]),
+        tuple(values["newest"]),
     )
 
 
