@@ -13,6 +13,8 @@ import pytest
 
 from .test_conformance import ask, client_of, post, rows_of, settled, text_of
 
+HOT = 2.0
+"""pico is sure of its sums: only so do its replies differ"""
 SUMS = (
     "Add 27 and 58. Think step by step.",
     "Add 64 and 19. Think step by step.",
@@ -21,13 +23,13 @@ SUMS = (
 
 
 def voted(url: str, prompt: str, consensus: dict[str, Any] | None = None, **fields: Any) -> dict[str, Any]:
-    """A vote over replies that are drawn hot, so that they differ."""
+    """A vote over replies that differ."""
     block = {
         "policy": "fixed",
         "telemetry": "full",
         "consensus": {"extract": "last_number", "k": 6, **(consensus or {})},
     }
-    return ask(url, prompt, temperature=1.2, max_tokens=40, entropick=block, **fields)
+    return ask(url, prompt, temperature=HOT, max_tokens=40, entropick=block, **fields)
 
 
 def replies_of(answer: dict[str, Any]) -> list[dict[str, Any]]:
@@ -63,7 +65,7 @@ def test_a_vote_and_its_winner(server: str) -> None:
 def test_reply_i_is_choice_i_and_reply_0_greedy(server: str) -> None:
     replies = [reply["text"] for reply in replies_of(voted(server, SUMS[0], {"stop": "all"}))]
     fields: dict[str, Any] = {"max_tokens": 40, "entropick": {"policy": "fixed"}}
-    choices = ask(server, SUMS[0], temperature=1.2, n=6, **fields)["choices"]
+    choices = ask(server, SUMS[0], temperature=HOT, n=6, **fields)["choices"]
     greedy = text_of(ask(server, SUMS[0], temperature=0, **fields))
     assert replies == [greedy, *(choice["message"]["content"] for choice in choices[1:])]
 
@@ -92,7 +94,7 @@ def test_streamed_and_plain(server: str) -> None:
         "model": "pico",
         "messages": [{"role": "user", "content": SUMS[0]}],
         "seed": 5,
-        "temperature": 1.2,
+        "temperature": HOT,
         "max_tokens": 40,
         "stop": ["="],
         "extra_body": {
