@@ -127,6 +127,13 @@ async def test_cut_replies_weigh_little_and_none_has_an_answer(client: httpx.Asy
     }  # fmt: skip
 
 
+async def test_the_most_typical_reply(client: httpx.AsyncClient) -> None:
+    told = (await ask(client, {**ALL, "extract": "similar"})).json()["choices"][0]
+    # "4", "it is 4", "so 5", "none", "5", "thus 5": 5 shares a word with two, at 2/3 each
+    assert told["message"]["content"] == "5!"
+    assert told["entropick"]["summary"]["consensus"]["share"] == pytest.approx((1 + 4 / 3) / 6)
+
+
 async def test_stop_strings_end_every_reply(client: httpx.AsyncClient) -> None:
     told = (await ask(client, ALL, stop=[" 4", " 5"])).json()
     assert [r["text"] for r in told["choices"][0]["entropick"]["replies"]] == [

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Final, Literal, get_args
 
-from ..answers import Extractor, ExtractorError, extractor
+from ..answers import Extractor, ExtractorError, extractor, whole_text
 
 WeightName = Literal["none", "mean_logprob", "answer_logprob", "median_entropy"]
 RuleName = Literal["all", "esc", "beta", "weighted_beta", "cascade"]
@@ -16,6 +16,8 @@ WEIGHTS: Final[tuple[str, ...]] = get_args(WeightName)
 RULES: Final[tuple[str, ...]] = get_args(RuleName)
 FIRSTS: Final[tuple[str, ...]] = get_args(FirstReply)
 MAX_REPLIES: Final = 32
+SIMILAR: Final = "similar"
+"""the word for ``extract`` where replies are compared as wholes, by likeness"""
 _PLAIN_THRESHOLD: Final = 0.95
 _WEIGHTED_THRESHOLD: Final = 0.8
 
@@ -58,7 +60,7 @@ class ConsensusConfig:
     """The consensus of a request.
 
     ``k``: the most replies; ``extract``: how an answer is taken from a reply, in the words of
-    :mod:`entropick_server.answers`; ``first``: whether reply 0 is greedy or drawn like the others.
+    :mod:`entropick_server.answers`, or SIMILAR; ``first``: whether reply 0 is greedy or drawn like the rest.
     """
 
     extract: str | Mapping[str, str]
@@ -68,9 +70,14 @@ class ConsensusConfig:
     first: FirstReply = "greedy"
 
     @property
+    def similar(self) -> bool:
+        """True where the reply that is most like the others wins, unless equal texts decide earlier."""
+        return self.extract == SIMILAR
+
+    @property
     def extractor(self) -> Extractor:
         """Makes the extractor of answers."""
-        return extractor(self.extract)
+        return whole_text if self.similar else extractor(self.extract)
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the fields as a request would send them."""
@@ -111,9 +118,11 @@ def consensus_config(values: Mapping[str, Any], base: ConsensusConfig | None = N
         given["stop"] = _nested("stop", "rule", values["stop"], base.stop if base else StopConfig())
     if "extract" in values:
         try:
-            extractor(values["extract"])
+            if values["extract"] != SIMILAR:
+                extractor(values["extract"])
         except ExtractorError as error:
-            raise ValueError(f"consensus.extract: {error}") from error
+            hint = f", or '{SIMILAR}'" if "must be one of" in str(error) else ""
+            raise ValueError(f"consensus.extract: {error}{hint}") from error
         given["extract"] = values["extract"]
     elif base is None:
         raise ValueError("consensus.extract: is required")

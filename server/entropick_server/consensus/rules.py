@@ -8,6 +8,7 @@ Sources: ESC, arXiv 2401.10480 (windows); Adaptive-Consistency, arXiv 2305.11860
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -109,12 +110,13 @@ def needed(rule: StopConfig, votes: Sequence[Vote], k: int) -> int:
     return k - len(votes)
 
 
-def judge(rule: StopConfig, votes: Sequence[Vote], k: int) -> Verdict:
+def judge(rule: StopConfig, votes: Sequence[Vote], k: int, *, similar: bool = False) -> Verdict:
     """Returns the verdict on votes that suffice; there must be a vote.
 
     The answer with the most weight wins, of equals (within TIE) the earliest; of its replies the heaviest
-    comes back, of equals the lowest number. Without any answer reply 0 does. Raises ValueError where the rule
-    wants further replies.
+    comes back, of equals the lowest number. Without any answer reply 0 does. ``similar``: where k was reached
+    the reply whose answer is most like all answers wins instead (:func:`likeness`). Raises ValueError where
+    the rule wants further replies.
     """
     reason = stop_reason(rule, votes, k)
     if reason is None:
@@ -122,6 +124,10 @@ def judge(rule: StopConfig, votes: Sequence[Vote], k: int) -> Verdict:
     totals = tally(votes)
     if not totals:
         return Verdict(0, None, None, reason)
+    if similar and reason == "exhausted":
+        likenesses = likeness(votes)
+        winner = select(likenesses)
+        return Verdict(winner, votes[winner].answer, likenesses[winner], reason)
     answer = list(totals)[select(list(totals.values()))]
     own = [number for number, vote in enumerate(votes) if vote.answer == answer]
     winner = own[select([votes[number].weight for number in own])]
@@ -129,3 +135,27 @@ def judge(rule: StopConfig, votes: Sequence[Vote], k: int) -> Verdict:
     # where no vote weighs anything they count alike
     share = totals[answer] / whole if whole else len(own) / sum(vote.answer is not None for vote in votes)
     return Verdict(winner, answer, share, reason)
+
+
+def likeness(votes: Sequence[Vote]) -> list[float]:
+    """Returns how like each vote's answer is to all answers, its own included: 0 to 1, -1 of an abstention.
+
+    It is the mean, by weight, of F1 over the two bags of words: minimum Bayes risk decoding with the votes as
+    the model's distribution (Kumar and Byrne, NAACL 2004). Where answers share no words it is the share of
+    the votes' weight.
+    """
+    bags = [None if vote.answer is None else Counter(vote.answer.split()) for vote in votes]
+    weights = [vote.weight for vote in votes]
+    if not any(weights):
+        weights = [0.0 if bag is None else 1.0 for bag in bags]
+    whole = math.fsum(weights)
+    return [
+        -1.0
+        if bag is None
+        else math.fsum(w * _f1(bag, b) for b, w in zip(bags, weights, strict=True) if b is not None) / whole
+        for bag in bags
+    ]
+
+
+def _f1(a: Counter[str], b: Counter[str]) -> float:
+    return 2.0 * (a & b).total() / (a.total() + b.total())

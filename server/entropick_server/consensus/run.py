@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from .config import StopConfig
-from .rules import Verdict, judge, needed
+from .rules import needed
 from .weights import Vote
 
 KEEP_ALIVE: Final = 10.0
@@ -18,17 +18,15 @@ Report = Callable[[int, int], Awaitable[None]]
 """is told, now and then, how many replies have come to their end and how many were begun"""
 
 
-async def decide(
-    rule: StopConfig, k: int, draw: Draw, report: Report | None = None
-) -> tuple[Verdict, list[Vote]]:
-    """Draws replies until the rule stops. Returns the verdict and the votes, in order of their numbers.
+async def draw_votes(rule: StopConfig, k: int, draw: Draw, report: Report | None = None) -> list[Vote]:
+    """Draws replies until the rule stops. Returns their votes, in order of their numbers.
 
     The first error of a reply ends all of them and is raised. None of them is left behind, whatever happens.
     """
     votes: list[Vote] = []
     while wave := needed(rule, votes, k):
         votes += await _wave(draw, len(votes), wave, report)
-    return judge(rule, votes, k), votes
+    return votes
 
 
 async def _wave(draw: Draw, first: int, count: int, report: Report | None) -> list[Vote]:

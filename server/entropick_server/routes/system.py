@@ -21,7 +21,7 @@ from entropick_sampler.params import (
 from entropick_sampler.signals import SIGNALS
 
 from ..answers import NAMED, PATTERNED
-from ..consensus.config import CHOICES, RANGES
+from ..consensus.config import CHOICES, RANGES, SIMILAR
 from ..state import server_state
 from ..version import server_version
 
@@ -79,7 +79,7 @@ async def policy(request: Request) -> dict[str, Any]:
         },
         "consensus": {
             **{name: {"min": low, "max": high} for name, (low, high) in RANGES.items()},
-            "extract": [*NAMED, *PATTERNED],
+            "extract": [*NAMED, *PATTERNED, SIMILAR],
             **CHOICES,
         },
         "profile": None if profile is None else {"id": profile.id, **profile.as_dict()},

@@ -13,8 +13,8 @@ from entropick_sampler.signals import SIGNAL_NAMES
 
 from ..admission import AdmittedPrompt
 from ..consensus.config import ConsensusConfig
-from ..consensus.rules import Verdict
-from ..consensus.run import Report, decide
+from ..consensus.rules import Verdict, judge
+from ..consensus.run import Report, draw_votes
 from ..consensus.weights import Figures, Vote, vote
 from ..engine.types import FinishReason, Request
 from ..protocol.responses import (
@@ -62,7 +62,10 @@ class VotedPrompt:
 
     async def run(self, server: ServerState, report: Report | None) -> Run:
         """Draws replies until the vote is decided. Returns the reply that won."""
-        verdict, votes = await decide(self._config.stop, self._config.k, partial(self._draw, server), report)
+        rule, k, similar = self._config.stop, self._config.k, self._config.similar
+        votes = await draw_votes(rule, k, partial(self._draw, server), report)
+        size = sum(len(vote.answer or "") for vote in votes) * len(votes) if similar else 0
+        verdict = await server.offload.run(size, partial(judge, rule, votes, k, similar=similar))
         self._place.leave()
         self.winner = winner = self.runs[verdict.winner]
         winner.consensus = self._telemetry(verdict, votes)

@@ -22,6 +22,13 @@ def test_defaults_and_names() -> None:
     assert type(made.k) is int
 
 
+def test_likeness_is_of_whole_texts() -> None:
+    made = consensus_config({"extract": "similar"})
+    assert made.similar
+    assert made.extractor("The Fox!") == ("fox", 0, 8)
+    assert not consensus_config({"extract": "text"}).similar
+
+
 def test_thresholds_of_the_rules() -> None:
     assert StopConfig("beta").confidence == 0.95
     assert StopConfig("weighted_beta").confidence == StopConfig("cascade").confidence == 0.8
@@ -49,6 +56,7 @@ def test_the_fields_come_back_as_they_can_be_sent() -> None:
     [
         ({}, "extract", "is required"),
         ({"extract": "word"}, "extract", "last_number"),
+        ({"extract": "alike"}, "extract", "or 'similar'"),
         ({"extract": {"regex": "(?=a)"}}, "extract", "look-around"),
         ({"extract": "text", "k": 1}, "k", "between 2 and 32"),
         ({"extract": "text", "k": 33}, "k", "between 2 and 32"),

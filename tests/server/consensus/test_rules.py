@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from entropick_server.consensus.beta import beta_cdf
 from entropick_server.consensus.config import RULES, StopConfig
-from entropick_server.consensus.rules import Verdict, judge, needed, stop_reason, tally
+from entropick_server.consensus.rules import Verdict, judge, likeness, needed, stop_reason, tally
 from entropick_server.consensus.weights import Vote
 
 
@@ -139,6 +139,40 @@ def test_without_answers_or_weight() -> None:
     )
     with pytest.raises(ValueError, match="further replies"):
         judge(StopConfig("all"), votes("a"), 2)
+
+
+def test_the_most_typical_text() -> None:
+    """F1 of bags of words: 2 x common / all."""
+    cast = votes("red fox ran", "red fox slept", "blue cat", None, "red fox ran far")
+    # with itself 1; with the second 4/6, the third 0, the last 6/7
+    assert likeness(cast) == pytest.approx(
+        [
+            (1 + 4 / 6 + 0 + 6 / 7) / 4,
+            (4 / 6 + 1 + 0 + 4 / 7) / 4,
+            1 / 4,
+            -1,
+            (6 / 7 + 4 / 7 + 0 + 1) / 4,
+        ]
+    )
+    verdict = judge(StopConfig("all"), cast, 5, similar=True)
+    assert (verdict.winner, verdict.answer) == (0, "red fox ran")
+    assert verdict.share == pytest.approx(likeness(cast)[0])
+    heavy = [*cast[:2], Vote("blue cat", 9.0), *cast[3:]]
+    assert judge(StopConfig("all"), heavy, 5, similar=True).winner == 2
+    weightless = [Vote(vote.answer, 0.0) for vote in cast]
+    assert likeness(weightless) == likeness(cast)
+    # equal texts decide as any answers do
+    assert judge(StopConfig("beta"), votes(*"aaaa"), 9, similar=True) == Verdict(0, "a", 1.0, "agreed")
+
+
+@given(st.lists(st.sampled_from("abc"), min_size=1, max_size=9))
+def test_texts_that_share_nothing_are_voted_on(answers: list[str]) -> None:
+    cast = votes(*answers)
+    k = len(cast)
+    assert likeness(cast) == pytest.approx([answers.count(answer) / k for answer in answers])
+    if k > 1:
+        plain, alike = (judge(StopConfig("all"), cast, k, similar=similar) for similar in (False, True))
+        assert (plain.winner, plain.answer) == (alike.winner, alike.answer)
 
 
 # -- whatever the votes ---------------------------------------------------------------------------------
