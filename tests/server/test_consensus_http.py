@@ -297,6 +297,22 @@ async def test_a_failing_reply_fails_the_request(
     assert state.in_flight == 0
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_server_that_stops_while_replies_are_read(engine: Any, serve: Any, stream: bool) -> None:
+    """Long replies are read in a thread, which is gone."""
+    engine.info = replace(engine.info, max_model_len=5000)
+    engine.per_step = 3000
+    engine.script = lambda request: list(b"7" * 2999)
+    async with serve(engine) as client:
+        assert (await ask(client, ALL, stream=stream)).status_code == 200
+        client.app.state.server.offload.close()
+        answer = await ask(client, ALL, stream=stream)
+        # a stream whose headers are out already says it in an event
+        error = json.loads(answer.text.removeprefix("data: "))["error"]
+        assert (error["code"], error["message"]) == ("engine_stopped", "The server is shutting down.")
+        assert client.app.state.server.in_flight == 0
+
+
 async def test_a_later_reply_that_fails_ends_the_stream(client: httpx.AsyncClient, engine: Any) -> None:
     plain = engine.token
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 
 from entropick_sampler.signals import SIGNAL_NAMES
 
@@ -16,7 +16,9 @@ from ..consensus.config import ConsensusConfig
 from ..consensus.rules import Verdict, judge
 from ..consensus.run import Report, draw_votes
 from ..consensus.weights import Figures, Vote, vote
+from ..engine.base import EngineDeadError
 from ..engine.types import FinishReason, Request
+from ..protocol.errors import ApiError
 from ..protocol.responses import (
     ChatChunkChoice,
     CompletionChoice,
@@ -32,6 +34,7 @@ from .answer import DONE, ROW_SIZE, Write, envelope, event, run_choice
 from .formats import Format
 from .run import Origin, ReplyToken, Run
 
+Result = TypeVar("Result")
 _ENTROPY: Final = SIGNAL_NAMES.index("logits_entropy")
 
 
@@ -65,7 +68,7 @@ class VotedPrompt:
         rule, k, similar = self._config.stop, self._config.k, self._config.similar
         votes = await draw_votes(rule, k, partial(self._draw, server), report)
         size = sum(len(vote.answer or "") for vote in votes) * len(votes) if similar else 0
-        verdict = await server.offload.run(size, partial(judge, rule, votes, k, similar=similar))
+        verdict = await _beside(server, size, partial(judge, rule, votes, k, similar=similar))
         self._place.leave()
         self.winner = winner = self.runs[verdict.winner]
         winner.consensus = self._telemetry(verdict, votes)
@@ -91,9 +94,8 @@ class VotedPrompt:
         await run_choice(server, run, deliver)
         ended = run.finish_reason is FinishReason.STOP
         text, tokens = run.text, [_figures(token) for token in run.tokens]
-        return await server.offload.run(
-            len(text), lambda: vote(text, tokens, ended, self._extract, self._config.weight)
-        )
+        cast = partial(vote, text, tokens, ended, self._extract, self._config.weight)
+        return await _beside(server, len(text), cast)
 
     def _reply(self, number: int) -> Request:
         """Returns the engine's request of a reply."""
@@ -140,6 +142,14 @@ class VotedPrompt:
                 for number, run in sorted(self.runs.items())
             ]
         return told
+
+
+async def _beside(server: ServerState, size: int, work: Callable[[], Result]) -> Result:
+    """Runs ``work`` beside the event loop unless it is small; a stream can tell the error of a shutdown."""
+    try:
+        return await server.offload.run(size, work)
+    except ApiError as error:
+        raise EngineDeadError(error.message) from error
 
 
 def _figures(reply: ReplyToken) -> Figures:
