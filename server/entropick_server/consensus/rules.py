@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
+import numpy as np
+
 from entropick_sampler.branch import TIE, select
 
 from .beta import beta_cdf
@@ -144,18 +146,21 @@ def likeness(votes: Sequence[Vote]) -> list[float]:
     the model's distribution (Kumar and Byrne, NAACL 2004). Where answers share no words it is the share of
     the votes' weight.
     """
-    bags = [None if vote.answer is None else Counter(vote.answer.split()) for vote in votes]
-    weights = [vote.weight for vote in votes]
-    if not any(weights):
-        weights = [0.0 if bag is None else 1.0 for bag in bags]
-    whole = math.fsum(weights)
-    return [
-        -1.0
-        if bag is None
-        else math.fsum(w * _f1(bag, b) for b, w in zip(bags, weights, strict=True) if b is not None) / whole
-        for bag in bags
-    ]
-
-
-def _f1(a: Counter[str], b: Counter[str]) -> float:
-    return 2.0 * (a & b).total() / (a.total() + b.total())
+    bags = [Counter((vote.answer or "").split()) for vote in votes]
+    columns = {word: column for column, word in enumerate(dict.fromkeys(w for bag in bags for w in bag))}
+    counts = np.zeros((len(votes), len(columns)))
+    for row, bag in enumerate(bags):
+        counts[row, [columns[word] for word in bag]] = list(bag.values())
+    answered = np.array([vote.answer is not None for vote in votes])
+    weights = np.array([vote.weight for vote in votes]) * answered
+    if not weights.any():
+        weights = answered.astype(float)
+    sizes = counts.sum(1)
+    made = []
+    for row, vote in enumerate(votes):
+        if vote.answer is None:
+            made.append(-1.0)
+            continue
+        f1 = 2.0 * np.minimum(counts, counts[row]).sum(1) / (sizes + sizes[row])
+        made.append(float(f1 @ weights / weights.sum()))
+    return made
