@@ -50,6 +50,24 @@ def test_slots_and_the_queue_behind_them() -> None:
     assert admission.prompts == 1
 
 
+def test_a_held_prompt_stays_between_its_choices() -> None:
+    admission = Admission(slots=2, max_queue=0)
+    (held,) = admission.admit(1, 1, held=True)
+    held.begin()
+    held.end()
+    assert admission.prompts == 1
+    assert not full(admission), "it takes no slot meanwhile"
+    held.add_waiting()
+    held.add_waiting()
+    assert full(admission), "two more choices of it take both slots"
+    held.begin()
+    held.begin()
+    held.end()
+    held.end()
+    held.leave()
+    assert admission.prompts == 0
+
+
 def test_the_choices_of_a_prompt_wait_as_one_and_run_as_many() -> None:
     admission = Admission(slots=4, max_queue=2)
     first, second, third = (admission.admit(1, 8)[0] for _ in range(3))

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from entropick_sampler.params import BranchConfig, Strategy
+from entropick_server.consensus.config import ConsensusConfig, StopConfig
 from entropick_server.settings import Settings, SettingsError, load_settings
 
 
@@ -69,6 +70,10 @@ def test_an_empty_variable_is_unset(monkeypatch: pytest.MonkeyPatch) -> None:
         ("branch", {"scorer": "best"}),
         ("branch", {"on": ["clarify"]}),
         ("branch", {"no_such_field": 1}),
+        ("consensus", "4"),
+        ("consensus", {}),
+        ("consensus", {"extract": "word"}),
+        ("consensus", {"extract": "text", "k": 17}),
     ],
 )
 def test_errors_name_the_setting(name: str, value: object) -> None:
@@ -98,6 +103,20 @@ def test_engine_options() -> None:
 
 def test_the_key_is_not_shown() -> None:
     assert "s3cret" not in repr(load_settings(api_key="s3cret"))
+
+
+def test_consensus_from_every_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "server.toml"
+    file.write_text('max_n = 20\n[consensus]\nk = 20\nextract = {regex = "a"}\nstop = {rule = "beta"}\n')
+    made = load_settings(file).default_consensus
+    assert made == ConsensusConfig({"regex": "a"}, 20, stop=StopConfig("beta"))
+    monkeypatch.setenv("ENTROPICK_CONSENSUS", '{"extract": "text"}')
+    assert load_settings(file).default_consensus == ConsensusConfig("text")
+    assert load_settings().default_policy == load_settings(consensus='{"extract": "text"}').default_policy
+    with pytest.raises(
+        SettingsError, match=r"^setting consensus: consensus\.k: must be at most max_n \(16\)$"
+    ):
+        load_settings(consensus='{"extract": "text", "k": 17}')
 
 
 def test_branch_and_overrides_from_every_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
