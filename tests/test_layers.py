@@ -65,7 +65,7 @@ NEWCOMERS = {
 
 
 def test_the_contracts_hold_a_module_that_is_added(tmp_path: Path) -> None:
-    roots = ["kernels", "sampler", "server", "pico"]
+    roots = ["kernels", "sampler", "server", "pico", "evaluation"]
     for root in roots:
         ignored = shutil.ignore_patterns("__pycache__", "*.safetensors", "*.json", "*.jsonl")
         shutil.copytree(ROOT / root, tmp_path / root, ignore=ignored)

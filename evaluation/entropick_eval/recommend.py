@@ -1,0 +1,91 @@
+"""Chooses the settings to serve with: the best arm of the fit half, which the test half confirms or not."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from .arms import Arm
+from .comparison import Row, Table
+
+BUDGETS: Final = (1.6, 3.5, math.inf)
+"""tokens as a multiple of the baseline's, up to which an arm is chosen"""
+_BLOCK: Final = "entropick"
+_TELEMETRY: Final = "telemetry"
+
+
+@dataclass(frozen=True, slots=True)
+class Recommendation:
+    """The arm that was chosen under a budget, with its figures on both halves."""
+
+    budget: float
+    arm: str
+    fit: Row
+    test: Row | None
+    """None where no test item has a reply"""
+    confirmed: bool
+    """whether it is not the baseline, and its interval on the test half lies above 0"""
+
+
+def recommend(fit: Table, test: Table | None, baseline: str) -> list[Recommendation]:
+    """Returns the most accurate arm of the fit half under each budget; of equals the cheaper.
+
+    A choice that is that of the smaller budget is left out. Arms without all of their replies are not chosen.
+    """
+    found: list[Recommendation] = []
+    on_test = {row.arm: row for row in test.rows} if test is not None else {}
+    for budget in BUDGETS:
+        complete = [row for row in fit.rows if not row.missing and row.accuracy.n]
+        allowed = [row for row in complete if row.arm == baseline or row.relative <= budget]
+        if not allowed:
+            continue
+        best = max(allowed, key=lambda row: (row.accuracy.estimate, -row.spent))
+        if any(one.arm == best.arm for one in found):
+            continue
+        seen = on_test.get(best.arm)
+        difference = None if seen is None else seen.difference
+        found.append(
+            Recommendation(budget, best.arm, best, seen, difference is not None and difference.low > 0)
+        )
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class ServeWith:
+    """A setting as a client sends it, and as the server's own default."""
+
+    body: str
+    """the fields of a request, JSON"""
+    command: str
+    """the command line that makes them the default"""
+    by_clients: tuple[str, ...]
+    """fields that the server has no option for: clients send them"""
+
+
+def serve_with(arm: Arm, model: str) -> ServeWith:
+    """Returns the ways to serve with a request arm. ``model`` is the argument of ``entropick serve``."""
+    block: Mapping[str, Any] = arm.body.get(_BLOCK, {})
+    policy = block.get("policy", "entropix")
+    options: list[str] = []
+    left: list[str] = []
+    overrides = dict(block.get("overrides") or {})
+    for name, value in arm.body.items():
+        if name == _BLOCK:
+            continue
+        if name in ("temperature", "top_p", "top_k", "min_p") and policy == "entropix" and value != 0:
+            overrides = {name: value, **overrides}
+        else:
+            left.append(name)
+    for name, value in block.items():
+        if name in ("overrides", _TELEMETRY):
+            continue
+        shown = value if isinstance(value, str) else json.dumps(value)
+        options += [f"--{name.replace('_', '-')}", shlex.quote(shown)]
+    if overrides:
+        options += ["--overrides", shlex.quote(json.dumps(overrides))]
+    command = " ".join(["entropick serve", shlex.quote(model), *options])
+    return ServeWith(json.dumps(dict(arm.body)), command, tuple(left))
