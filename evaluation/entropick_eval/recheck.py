@@ -28,7 +28,7 @@ class Rechecked:
     same_text: bool
     """text, end and all counts of tokens are equal"""
     same_figures: bool
-    """every feature is equal, to the tolerance"""
+    """the text is, and every feature, to the tolerance"""
     error: str | None = None
 
 
@@ -76,7 +76,8 @@ async def recheck(
                 done += 1
                 progress(done, len(chosen))
         new = to_result(job, reply, old.code, 0.0, plan.keep)
-        return Rechecked(job.arm.name, job.item.id, job.sample, _same_text(old, new), _same_figures(old, new))
+        same = _same_text(old, new)
+        return Rechecked(job.arm.name, job.item.id, job.sample, same, same and _same_figures(old, new))
 
     return list(await asyncio.gather(*(one(job, old) for job, old in chosen)))
 
