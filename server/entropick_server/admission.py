@@ -8,11 +8,12 @@ from .protocol.errors import unavailable
 class AdmittedPrompt:
     """A prompt that was admitted; its choices wait until their first output, then they run."""
 
-    __slots__ = ("_admission", "_begun", "running", "waiting")
+    __slots__ = ("_admission", "_begun", "_held", "running", "waiting")
 
-    def __init__(self, admission: Admission, choices: int) -> None:
+    def __init__(self, admission: Admission, choices: int, held: bool) -> None:
         self._admission = admission
         self._begun = False
+        self._held = held
         self.waiting = choices
         self.running = 0
 
@@ -27,10 +28,14 @@ class AdmittedPrompt:
         self.waiting -= 1
         self.running += 1
 
+    def add_waiting(self) -> None:
+        """Notes that another choice of the prompt waits."""
+        self.waiting += 1
+
     def end(self) -> None:
         """Notes that a choice which had begun has ended."""
         self.running -= 1
-        if not self.waiting and not self.running:
+        if not (self.waiting or self.running or self._held):
             self.leave()
 
     def leave(self) -> None:
@@ -54,11 +59,11 @@ class Admission:
         """Returns the number of prompts that wait or run."""
         return len(self._prompts)
 
-    def admit(self, prompts: int, choices: int) -> list[AdmittedPrompt]:
+    def admit(self, prompts: int, choices: int, *, held: bool = False) -> list[AdmittedPrompt]:
         """Admits the prompts of one HTTP request, with ``choices`` choices each, all of them or none.
 
-        Returns them in order. The caller must call ``leave()`` of each at the end. Raises the 503 where the
-        queue is full.
+        ``held``: further choices may follow, so a prompt stays until it is told to leave. Returns them in
+        order. The caller must call ``leave()`` of each at the end. Raises the 503 where the queue is full.
         """
         free = self._slots - sum(prompt.running for prompt in self._prompts)
         behind = 0
@@ -74,7 +79,7 @@ class Admission:
                     )
                 behind += 1
             free -= choices
-        admitted = [AdmittedPrompt(self, choices) for _ in range(prompts)]
+        admitted = [AdmittedPrompt(self, choices, held) for _ in range(prompts)]
         self._prompts.update(dict.fromkeys(admitted))
         return admitted
 

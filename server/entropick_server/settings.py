@@ -12,7 +12,14 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -30,6 +37,7 @@ from entropick_sampler.params import (
     check_overrides,
 )
 
+from .consensus.config import ConsensusConfig, consensus_config
 from .engine.types import DEFAULT_BATCHED_TOKENS, DEFAULT_KV_CACHE_BYTES, EngineOptions, KernelsChoice
 
 _PREFIX = "ENTROPICK_"
@@ -121,7 +129,14 @@ class Settings(BaseSettings):
         "defaults); left out: no branches",
     )
     telemetry: TelemetryLevel = Field("summary", description="telemetry of requests that ask for none")
-    max_n: int = Field(16, ge=1, le=4096, description="the most choices that n or best_of may ask for")
+    max_n: int = Field(
+        16, ge=1, le=4096, description="the most choices that n, best_of or consensus.k may ask for"
+    )
+    consensus: Annotated[dict[str, Any] | None, NoDecode, BeforeValidator(_object)] = Field(
+        None,
+        description="consensus of requests for one choice that name none, as a JSON object with extract at "
+        "least; left out: one reply, no vote",
+    )
     log_level: Literal["critical", "error", "warning", "info", "debug"] = Field(
         "info", description="the least severe messages in the log"
     )
@@ -148,6 +163,18 @@ class Settings(BaseSettings):
         if value is not None:
             branch_config(value)
         return value
+
+    @field_validator("consensus")
+    @classmethod
+    def _known_consensus(cls, value: dict[str, Any] | None, info: ValidationInfo) -> dict[str, Any] | None:
+        if value is not None and (k := consensus_config(value).k) > info.data.get("max_n", k):
+            raise ValueError(f"consensus.k: must be at most max_n ({info.data['max_n']})")
+        return value
+
+    @property
+    def default_consensus(self) -> ConsensusConfig | None:
+        """Returns the consensus of a request that names none; None: no vote."""
+        return None if self.consensus is None else consensus_config(self.consensus)
 
     @property
     def default_policy(self) -> PolicyConfig:

@@ -62,6 +62,7 @@ class ServerState:
         self.engine = engine
         self.settings = settings
         self.default_policy = settings.default_policy
+        self.default_consensus = settings.default_consensus
         self.metrics = Metrics()
         self.recent = RecentRequests(settings.recent_requests)
         self.admission = Admission(settings.max_num_seqs, settings.max_queue)

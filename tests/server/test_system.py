@@ -98,6 +98,7 @@ async def test_policy_without_a_profile(client: httpx.AsyncClient) -> None:
         "preset": "seed",
         "overrides": {},
         "branch": None,
+        "consensus": None,
         "telemetry": "summary",
     }
     assert told["profile"] is None

@@ -60,6 +60,15 @@ class Metrics:
             "kept",
         )
         self._branch_tokens = self._counter("branch_tokens", "Tokens of branches that were not kept.")
+        self._verdicts = self._counter(
+            "consensus_verdicts",
+            "Votes that were decided, by why no more replies were drawn (agreed, decided, exhausted).",
+            "reason",
+        )
+        self._consensus_replies = self._counter("consensus_replies", "Replies that took part in votes.")
+        self._consensus_tokens = self._counter(
+            "consensus_tokens", "Tokens of replies that lost a vote, among the generated tokens."
+        )
         self._success = self._counter(
             "request_success",
             "Choices that ran and ended, by reason (stop, length, cancelled, error).",
@@ -134,6 +143,12 @@ class Metrics:
         """Counts ``count`` further tokens of a choice, ``seconds`` after the tokens before them."""
         for _ in range(count):
             self._between.labels(self._model_name).observe(seconds / count)
+
+    def on_consensus(self, reason: str, replies: int, lost: int) -> None:
+        """Counts a verdict over a prompt's replies; ``lost``: tokens of the replies that do not come back."""
+        self._verdicts.labels(self._model_name, reason).inc()
+        self._consensus_replies.labels(self._model_name).inc(replies)
+        self._consensus_tokens.labels(self._model_name).inc(lost)
 
     def on_end(self, request_id: str, reason: str, seconds: float) -> bool:
         """Counts a choice's end, well or not. Returns False, and counts nothing, where it never ran."""

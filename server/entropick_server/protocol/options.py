@@ -5,9 +5,9 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from entropick_sampler.params import (
     BRANCH_NAMES,
@@ -20,6 +20,7 @@ from entropick_sampler.params import (
     check_overrides,
 )
 
+from ..consensus.config import ConsensusConfig, consensus_config
 from .errors import ApiError, bad_request, shown
 from .parsing import WireModel
 
@@ -30,6 +31,10 @@ def _unknown(where: str, what: str, name: str, known: Sequence[str]) -> ApiError
     hint = f"did you mean '{near[0]}'?" if near else f"known names: {', '.join(known)}."
     path = f"{where}.{shown(name)}"
     return bad_request(f"{path}: no such {what}; {hint}", path)
+
+
+_ANY_EXTRACTOR: Final = ConsensusConfig(extract="text")
+"""stands for the server's defaults while fields are checked one by one"""
 
 
 class EntropickOptions(WireModel):
@@ -45,6 +50,11 @@ class EntropickOptions(WireModel):
     branch: dict[str, Any] | None = Field(
         None, description="roll out continuations where the model is in doubt and keep the best"
     )
+    consensus: dict[str, Any] | Literal[False] | None = Field(
+        None,
+        description="draw several replies and return the one whose answer wins a vote; false: not even where "
+        "that is the server's default",
+    )
     telemetry: TelemetryLevel | None = Field(None, description="how much of the measurements comes back")
 
     @model_validator(mode="before")
@@ -57,6 +67,13 @@ class EntropickOptions(WireModel):
                 raise _unknown("entropick", "option", key, [*cls.model_fields])
         return data
 
+    @field_validator("consensus", mode="before")
+    @classmethod
+    def _object_or_false(cls, value: Any) -> Any:
+        if value is None or value is False or isinstance(value, dict):
+            return value
+        raise ValueError("must be an object, or false")
+
     @model_validator(mode="after")
     def _ranges(self) -> EntropickOptions:
         for name in self.overrides or {}:
@@ -68,6 +85,7 @@ class EntropickOptions(WireModel):
         try:
             check_overrides(self.overrides or {})
             branch_config(self.branch or {})
+            consensus_config(self.consensus or {}, _ANY_EXTRACTOR)
         except (ValueError, OverflowError) as error:
             param = f"entropick.{str(error).partition(':')[0]}"
             raise bad_request(f"entropick.{error}", param) from error
@@ -89,6 +107,20 @@ class EntropickOptions(WireModel):
             telemetry=self.telemetry or default.telemetry,
             branch=default.branch if self.branch is None else branch_config(self.branch, default.branch),
         )
+
+    def vote(self, default: ConsensusConfig | None) -> ConsensusConfig | None:
+        """Returns the request's consensus over the server's default; None for none.
+
+        Raises a 400 where neither says what a reply answers.
+        """
+        if self.consensus is None:
+            return default
+        if self.consensus is False:
+            return None
+        try:
+            return consensus_config(self.consensus, default)
+        except ValueError as error:
+            raise bad_request(f"entropick.{error}.", f"entropick.{str(error).partition(':')[0]}") from error
 
 
 def _over(asked: Mapping[str, float], default: Mapping[str, float]) -> dict[str, float]:

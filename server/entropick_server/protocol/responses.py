@@ -91,6 +91,41 @@ class TokenRow(BaseModel):
     )
 
 
+class ConsensusSummary(BaseModel):
+    """A vote at a glance."""
+
+    replies: int = Field(description="that were generated")
+    answered: int = Field(description="of them, with an answer")
+    answer: str | None = Field(description="that won, in the form in which answers are compared; null: none")
+    share: float | None = Field(
+        description="of the votes' weight that it has, 0 to 1; null without an answer"
+    )
+    rule: str
+    reason: str = Field(
+        description="why no more were drawn: agreed (the rule was content), decided (no other answer could "
+        "win any more), exhausted (k)"
+    )
+
+
+class ReplyRow(BaseModel):
+    """One of the replies that took part in a vote."""
+
+    choice: int
+    text: str
+    token_ids: list[int]
+    finish_reason: str
+    answer: str | None
+    weight: float
+    chosen: bool
+
+
+class ConsensusTelemetry(BaseModel):
+    """A vote as its winner tells it."""
+
+    summary: ConsensusSummary
+    replies: list[ReplyRow] | None = None
+
+
 class Summary(BaseModel):
     """One choice at a glance. ``seed`` and ``choice`` replay it."""
 
@@ -103,6 +138,9 @@ class Summary(BaseModel):
     strategies: dict[str, int]
     forced_tokens: int
     branch_tokens: int = Field(description="of branches that lost; no part of the answer")
+    consensus: ConsensusSummary | None = Field(
+        default=None, description="of a reply that won a vote; absent elsewhere"
+    )
 
 
 class ChoiceTelemetry(BaseModel):
@@ -110,6 +148,9 @@ class ChoiceTelemetry(BaseModel):
 
     summary: Summary | None = None
     tokens: list[TokenRow] | None = None
+    replies: list[ReplyRow] | None = Field(
+        default=None, description="telemetry full, of a consensus: every reply; absent elsewhere"
+    )
 
 
 class PromptTokensDetails(BaseModel):
@@ -124,6 +165,9 @@ class CompletionTokensDetails(BaseModel):
     branch_tokens: int
     best_of_tokens: int = Field(
         default=0, description="of completions that best_of left out, part of completion_tokens; absent else"
+    )
+    consensus_tokens: int = Field(
+        default=0, description="of replies that lost a vote, no part of completion_tokens; absent else"
     )
 
 

@@ -74,6 +74,13 @@ def build_requests(
     return requests
 
 
+def temperature_of(body: GenerationRequest, state: ServerState) -> float | None:
+    """Returns the temperature that a request or the server's defaults name; None: the policy's own."""
+    policy = _policy(body, state)
+    asked = policy.overrides.get("temperature", body.temperature)
+    return state.model.info.defaults.temperature if asked is None and policy.policy == "fixed" else asked
+
+
 def _policy(body: GenerationRequest, state: ServerState) -> PolicyConfig:
     asked = body.entropick
     default = state.default_policy

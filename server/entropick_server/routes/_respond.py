@@ -12,15 +12,18 @@ from functools import partial
 from fastapi import Request
 from starlette.responses import Response
 
+from ..consensus.rules import needed
 from ..engine.base import EngineError
 from ..protocol.errors import from_engine
 from ..protocol.requests import GenerationRequest
 from ..state import ServerState
 from ..streaming.answer import Answer
+from ..streaming.consensus import ConsensusAnswer, VotedPrompt
 from ..streaming.formats import Format
 from ..streaming.run import Origin, Run
 from ..streaming.sse import EventStream, unless_gone
 from ._common import beside_the_loop
+from ._consensus import consensus_of
 from ._engine_requests import build_requests
 
 _CHOICE_SIZE = 16
@@ -45,7 +48,8 @@ async def respond(
 ) -> Response:
     """Runs a checked request. Returns one JSON document, or a stream."""
     body.check_choices(state.settings.max_n)
-    count = body.completions
+    consensus = consensus_of(body, state)
+    count = body.completions if consensus is None else needed(consensus.stop, (), consensus.k)
     origin = Origin(
         answer_id=f"{kind.prefix}-{uuid.uuid4().hex}",
         request_id=http.scope["state"]["request_id"],
@@ -56,21 +60,27 @@ async def respond(
     arrival = time.monotonic()
     with ExitStack() as stack:
         # from here on the prompts count as waiting, whatever is still to be done before they run
-        admitted = state.admission.admit(prompts.number, count)
+        admitted = state.admission.admit(prompts.number, count, held=consensus is not None)
         for prompt in admitted:
             stack.callback(prompt.leave)
 
-        def prepare() -> list[Run]:
+        def prepare() -> Answer | ConsensusAnswer:
             ids = prompts.encode()
             requests = build_requests(body, ids, state, origin.answer_id, arrival, prompts.param)
-            return [
+            if consensus is not None:
+                voted = [
+                    VotedPrompt(index, request, consensus, origin, admitted[index])
+                    for index, request in enumerate(requests)
+                ]
+                return ConsensusAnswer(state, origin, kind, voted)
+            runs = [
                 Run(index, request, origin, state, admitted[index // count])
                 for index, request in enumerate(requests)
             ]
+            return Answer(state, origin, kind, runs, body.choices, count)
 
         size = prompts.size + _CHOICE_SIZE * prompts.number * count
-        runs = await beside_the_loop(http, size, prepare)
-        answer = Answer(state, origin, kind, runs, body.choices, count)
+        answer = await beside_the_loop(http, size, prepare)
         if body.stream:
             options = body.stream_options
             usage = bool(options and options.include_usage)

@@ -20,6 +20,8 @@ from entropick_sampler.params import (
 )
 from entropick_sampler.signals import SIGNALS
 
+from ..answers import NAMED, PATTERNED
+from ..consensus.config import CHOICES, RANGES
 from ..state import server_state
 from ..version import server_version
 
@@ -57,13 +59,14 @@ async def policy(request: Request) -> dict[str, Any]:
     if profile is not None:
         presets["calibrated"] = asdict(profile.params)
     preset = settings.preset if settings.preset in presets else "seed"
-    branch = state.default_policy.branch
+    branch, consensus = state.default_policy.branch, state.default_consensus
     return {
         "default": {
             "policy": settings.policy,
             "preset": preset,
             "overrides": settings.overrides,
             "branch": None if branch is None else {**asdict(branch), "on": _names(branch)},
+            "consensus": None if consensus is None else consensus.as_dict(),
             "telemetry": settings.telemetry,
         },
         "presets": presets,
@@ -73,6 +76,11 @@ async def policy(request: Request) -> dict[str, Any]:
             **{name: {"min": low, "max": high} for name, (low, high) in BRANCH_RANGES.items()},
             "scorer": SCORERS,
             "on": BRANCH_STRATEGIES,
+        },
+        "consensus": {
+            **{name: {"min": low, "max": high} for name, (low, high) in RANGES.items()},
+            "extract": [*NAMED, *PATTERNED],
+            **CHOICES,
         },
         "profile": None if profile is None else {"id": profile.id, **profile.as_dict()},
         "strategies": [strategy.label for strategy in Strategy],

@@ -22,11 +22,11 @@ from .ranking import best
 from .run import GenerationError, Origin, Run
 
 DONE = b"data: [DONE]\n\n"
-_ROW_SIZE = 16
+ROW_SIZE = 16
 """characters of a text that take as long to tokenise as a token's row or log probabilities to write"""
 Write = Callable[[bytes], Awaitable[None]]
 """sends some bytes of a stream; raises ClientGoneError"""
-_Deliver = Callable[[Run, str, bool], Awaitable[None]]
+Deliver = Callable[[Run, str, bool], Awaitable[None]]
 """takes a choice, the text that a step added to it, and whether that was its first step"""
 
 
@@ -49,49 +49,30 @@ class Answer:
         await self._run_all(None)
         request = self.runs[0].request
         verbose = request.policy.telemetry in ("tokens", "full") or request.sampling.logprobs is not None
-        size = sum(len(run.tokens) for run in self.runs) * (_ROW_SIZE if verbose else 1)
+        size = sum(len(run.tokens) for run in self.runs) * (ROW_SIZE if verbose else 1)
         return await self.server.offload.run(size, self._whole)
 
     async def stream(self, write: Write, *, include_usage: bool) -> None:
         """Runs the choices and writes server-sent events up to [DONE], none before the first output."""
         await self._run_all(lambda run, text, first: self._write(write, run, text, first, include_usage))
         if include_usage:
-            last = self._envelope(self.format.chunk_object)
+            last = envelope(self.origin, self.format.chunk_object)
             last.usage = self._usage(self.runs)
-            await write(_event(last.model_dump_json(exclude_unset=True)))
+            await write(event(last.model_dump_json(exclude_unset=True)))
         await write(DONE)
 
-    async def _run_all(self, deliver: _Deliver | None) -> None:
+    async def _run_all(self, deliver: Deliver | None) -> None:
         """Runs the choices side by side. The first failure ends all of them."""
         if len(self.runs) == 1:
-            await self._run(self.runs[0], deliver)
+            await run_choice(self.server, self.runs[0], deliver)
             return
-        tasks = [asyncio.create_task(self._run(run, deliver)) for run in self.runs]
+        tasks = [asyncio.create_task(run_choice(self.server, run, deliver)) for run in self.runs]
         try:
             await asyncio.gather(*tasks)
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
-
-    async def _run(self, run: Run, deliver: _Deliver | None) -> None:
-        """Runs one choice; leaving early cancels its request."""
-        with run:
-            outputs = self.server.engine.generate(run.request)
-            first = True
-            try:
-                async for output in outputs:
-                    text = run.take(output)
-                    if deliver is not None:
-                        await deliver(run, text, first)
-                        first = False
-                    if run.finish_reason is not None:
-                        return
-                raise GenerationError("The engine ended this request without a reason.")
-            finally:
-                # the contract promises an iterator; a generator must not wait for the garbage collector
-                if isinstance(outputs, AsyncGenerator):
-                    await outputs.aclose()
 
     async def _write(self, write: Write, run: Run, text: str, first: bool, include_usage: bool) -> None:
         """Writes the chunks of an engine step's output for a choice."""
@@ -104,16 +85,16 @@ class Answer:
             chunks.append(self.format.chunk(run, "", run.hand_out(), end=True))
         events = []
         for choice in chunks:
-            chunk = self._envelope(self.format.chunk_object)
+            chunk = envelope(self.origin, self.format.chunk_object)
             chunk.choices = [choice]
             if include_usage:
                 chunk.usage = None
-            events.append(_event(chunk.model_dump_json(exclude_unset=True)))
+            events.append(event(chunk.model_dump_json(exclude_unset=True)))
         if events:
             await write(b"".join(events))
 
     def _whole(self) -> str:
-        whole = self._envelope(self.format.whole_object)
+        whole = envelope(self.origin, self.format.whole_object)
         runs = list(self.runs)
         if self.best_of > self.n:
             prompts = [runs[at : at + self.best_of] for at in range(0, len(runs), self.best_of)]
@@ -145,21 +126,44 @@ class Answer:
             completion_tokens_details=details,
         )
 
-    def _envelope(self, kind: str) -> Completion:
-        return Completion(
-            id=self.origin.answer_id,
-            object=kind,
-            created=self.origin.created,
-            model=self.origin.model.info.name,
-            system_fingerprint=self.origin.model.fingerprint,
-            choices=[],
-        )
+
+async def run_choice(server: ServerState, run: Run, deliver: Deliver | None) -> None:
+    """Runs one choice to its end; leaving early cancels its request."""
+    with run:
+        outputs = server.engine.generate(run.request)
+        first = True
+        try:
+            async for output in outputs:
+                text = run.take(output)
+                if deliver is not None:
+                    await deliver(run, text, first)
+                    first = False
+                if run.finish_reason is not None:
+                    return
+            raise GenerationError("The engine ended this request without a reason.")
+        finally:
+            # the contract promises an iterator; a generator must not wait for the garbage collector
+            if isinstance(outputs, AsyncGenerator):
+                await outputs.aclose()
+
+
+def envelope(origin: Origin, kind: str) -> Completion:
+    """Returns the empty envelope of an answer, or of a chunk; ``kind``: its object on the wire."""
+    return Completion(
+        id=origin.answer_id,
+        object=kind,
+        created=origin.created,
+        model=origin.model.info.name,
+        system_fingerprint=origin.model.fingerprint,
+        choices=[],
+    )
 
 
 def error_event(error: ApiError) -> bytes:
     """Returns the event that ends a stream which failed."""
-    return _event(json.dumps(error.body(), ensure_ascii=False))
+    return event(json.dumps(error.body(), ensure_ascii=False))
 
 
-def _event(data: str) -> bytes:
+def event(data: str) -> bytes:
+    """Returns a text as a server-sent event."""
     return b"data: " + data.encode() + b"\n\n"

@@ -124,6 +124,10 @@ def _with_telemetry(choice: Choice, run: Run, tokens: Sequence[ReplyToken], *, e
     choice.entropick = telemetry = ChoiceTelemetry()
     if end:
         telemetry.summary = run.summary
+        if (voted := run.consensus) is not None:
+            telemetry.summary = run.summary.model_copy(update={"consensus": voted.summary})
+            if voted.replies is not None:
+                telemetry.replies = voted.replies
     if rows:
         telemetry.tokens = [
             token_row(t.index, t.token, run.vocabulary, eos=t.eos, stop=t.ending and not t.eos)

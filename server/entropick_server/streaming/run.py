@@ -12,7 +12,7 @@ from ..admission import AdmittedPrompt
 from ..detokenizer import Detokenizer
 from ..engine.base import EngineError
 from ..engine.types import FinishReason, Request, RequestOutput, Token
-from ..protocol.responses import Summary
+from ..protocol.responses import ConsensusTelemetry, Summary
 from ..recent import Finished, Series
 from ..state import ServedModel, ServerState
 from ..telemetry import summarize
@@ -72,6 +72,8 @@ class Run:
         """tokens of branches that lost"""
         self.first_token_seconds: float | None = None
         """from the arrival to the first token"""
+        self.consensus: ConsensusTelemetry | None = None
+        """of the reply that won a vote"""
         self._origin = origin
         self._server = server
         self._prompt = prompt

@@ -1,0 +1,233 @@
+"""The answer to one HTTP request whose prompts are each answered by a vote of several replies."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Final
+
+from entropick_sampler.signals import SIGNAL_NAMES
+
+from ..admission import AdmittedPrompt
+from ..consensus.config import ConsensusConfig
+from ..consensus.rules import Verdict
+from ..consensus.run import Report, decide
+from ..consensus.weights import Figures, Vote, vote
+from ..engine.types import FinishReason, Request
+from ..protocol.responses import (
+    ChatChunkChoice,
+    CompletionChoice,
+    CompletionTokensDetails,
+    ConsensusSummary,
+    ConsensusTelemetry,
+    PromptTokensDetails,
+    ReplyRow,
+    Usage,
+)
+from ..state import ServerState
+from .answer import DONE, ROW_SIZE, Write, envelope, event, run_choice
+from .formats import Format
+from .run import Origin, ReplyToken, Run
+
+_ENTROPY: Final = SIGNAL_NAMES.index("logits_entropy")
+
+
+class VotedPrompt:
+    """A prompt with the replies that are drawn for it.
+
+    Reply i draws as choice i of the prompt would, but for reply 0 where a greedy reply is asked for.
+    """
+
+    def __init__(
+        self, index: int, request: Request, config: ConsensusConfig, origin: Origin, place: AdmittedPrompt
+    ) -> None:
+        """Prepares prompt number ``index`` of the answer; ``request`` asks for one choice of it."""
+        self.index = index
+        self.runs: dict[int, Run] = {}
+        """by number of the reply"""
+        self.winner: Run | None = None
+        """set at the verdict"""
+        self.steps: dict[int, list[tuple[str, list[ReplyToken]]]] = {}
+        """number -> the texts that the engine's steps let out, with the tokens that each completes"""
+        self._request = request
+        self._config = config
+        self._origin = origin
+        self._place = place
+        self._foreseen = place.waiting
+        """replies that are admitted with the prompt"""
+        self._extract = config.extractor
+
+    async def run(self, server: ServerState, report: Report | None) -> Run:
+        """Draws replies until the vote is decided. Returns the reply that won."""
+        verdict, votes = await decide(self._config.stop, self._config.k, partial(self._draw, server), report)
+        self._place.leave()
+        self.winner = winner = self.runs[verdict.winner]
+        winner.consensus = self._telemetry(verdict, votes)
+        server.metrics.on_consensus(verdict.reason, len(votes), self.lost)
+        return winner
+
+    @property
+    def lost(self) -> int:
+        """Counts the tokens of the replies that do not come back."""
+        return sum(len(run.tokens) for run in self.runs.values() if run is not self.winner)
+
+    async def _draw(self, server: ServerState, number: int) -> Vote:
+        if number >= self._foreseen:
+            self._place.add_waiting()
+        index = self.index * self._config.k + number
+        run = self.runs[number] = Run(index, self._reply(number), self._origin, server, self._place)
+        steps = self.steps[number] = []
+
+        async def deliver(run: Run, text: str, first: bool) -> None:
+            if text:
+                steps.append((text, run.hand_out()))
+
+        await run_choice(server, run, deliver)
+        ended = run.finish_reason is FinishReason.STOP
+        text, tokens = run.text, [_figures(token) for token in run.tokens]
+        return await server.offload.run(
+            len(text), lambda: vote(text, tokens, ended, self._extract, self._config.weight)
+        )
+
+    def _reply(self, number: int) -> Request:
+        """Returns the engine's request of a reply."""
+        request, answer_id = self._request, self._origin.answer_id
+        begin = self.index * self._config.k
+        sampling, policy = request.sampling, replace(request.policy, branch=None)
+        if number == 0 and self._config.first == "greedy":
+            sampling = replace(sampling, temperature=0.0)
+            left = {name: value for name, value in policy.overrides.items() if name != "temperature"}
+            policy = replace(policy, overrides=left)
+        return replace(
+            request,
+            request_id=f"{answer_id}-{begin + number}",
+            sampling=sampling,
+            policy=policy,
+            # a reply of a later wave did not wait from the beginning on
+            arrival=request.arrival if number < self._foreseen else time.monotonic(),
+            choice=number,
+            group=f"{answer_id}-{begin}",
+        )
+
+    def _telemetry(self, verdict: Verdict, votes: Sequence[Vote]) -> ConsensusTelemetry:
+        told = ConsensusTelemetry(
+            summary=ConsensusSummary(
+                replies=len(votes),
+                answered=sum(vote.answer is not None for vote in votes),
+                answer=verdict.answer,
+                share=verdict.share,
+                rule=self._config.stop.rule,
+                reason=verdict.reason,
+            )
+        )
+        if self._request.policy.telemetry == "full":
+            told.replies = [
+                ReplyRow(
+                    choice=number,
+                    text=run.text,
+                    token_ids=[reply.token.token_id for reply in run.tokens],
+                    finish_reason=str(run.finish_reason),
+                    answer=votes[number].answer,
+                    weight=votes[number].weight,
+                    chosen=number == verdict.winner,
+                )
+                for number, run in sorted(self.runs.items())
+            ]
+        return told
+
+
+def _figures(reply: ReplyToken) -> Figures:
+    token = reply.token
+    return Figures(token.logprob, token.signals[_ENTROPY], reply.offset, token.forced)
+
+
+class ConsensusAnswer:
+    """An answer with one choice for each prompt, which won a vote."""
+
+    def __init__(
+        self, server: ServerState, origin: Origin, kind: Format, prompts: Sequence[VotedPrompt]
+    ) -> None:
+        self._server = server
+        self._origin = origin
+        self._format = kind
+        self._prompts = prompts
+
+    async def collect(self) -> str:
+        """Runs the votes to their verdicts. Returns the JSON text of the whole answer."""
+        runs = await self._run_all(None)
+        request = runs[0].request
+        verbose = request.policy.telemetry in ("tokens", "full") or request.sampling.logprobs is not None
+        size = sum(len(run.tokens) for run in runs) * (ROW_SIZE if verbose else 1)
+        if request.policy.telemetry == "full":
+            size += sum(prompt.lost for prompt in self._prompts)
+        return await self._server.offload.run(size, partial(self._whole, runs))
+
+    async def stream(self, write: Write, *, include_usage: bool) -> None:
+        """Runs the votes and writes server-sent events up to [DONE]: comments, then the winners' texts."""
+        await self._run_all(write, include_usage)
+        if include_usage:
+            last = envelope(self._origin, self._format.chunk_object)
+            last.usage = self._usage()
+            await write(event(last.model_dump_json(exclude_unset=True)))
+        await write(DONE)
+
+    async def _run_all(self, write: Write | None, include_usage: bool = False) -> list[Run]:
+        """Runs the prompts side by side. The first failure ends all of them."""
+        tasks = [asyncio.create_task(self._run(prompt, write, include_usage)) for prompt in self._prompts]
+        try:
+            return list(await asyncio.gather(*tasks))
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+
+    async def _run(self, prompt: VotedPrompt, write: Write | None, include_usage: bool) -> Run:
+        if write is None:
+            return await prompt.run(self._server, None)
+
+        async def report(ended: int, begun: int) -> None:
+            # ignored by every client, and keeps the connection open
+            await write(f": choice {prompt.index}: {ended} of {begun} replies\n\n".encode())
+
+        run = await prompt.run(self._server, report)
+        chunks: list[ChatChunkChoice | CompletionChoice] = []
+        if (opening := self._format.opening(run)) is not None:
+            chunks.append(opening)
+        for text, tokens in prompt.steps[run.request.choice]:
+            chunks.append(self._format.chunk(run, text, tokens, end=False))
+        chunks.append(self._format.chunk(run, "", run.hand_out(), end=True))
+        for choice in chunks:
+            choice.index = prompt.index
+            chunk = envelope(self._origin, self._format.chunk_object)
+            chunk.choices = [choice]
+            if include_usage:
+                chunk.usage = None
+            await write(event(chunk.model_dump_json(exclude_unset=True)))
+            await asyncio.sleep(0)  # others get their turns: nothing else in here waits
+        return run
+
+    def _whole(self, runs: Sequence[Run]) -> str:
+        whole = envelope(self._origin, self._format.whole_object)
+        choices = [self._format.whole(run) for run in runs]
+        for index, choice in enumerate(choices):
+            choice.index = index
+        whole.choices = [*choices]
+        whole.usage = self._usage()
+        return whole.model_dump_json(exclude_unset=True)
+
+    def _usage(self) -> Usage:
+        """Returns the counts over all prompts; the tokens of replies that lost are counted apart."""
+        firsts = [prompt.runs[0] for prompt in self._prompts]
+        asked = sum(len(run.request.prompt_token_ids) for run in firsts)
+        completion = sum(len(prompt.winner.tokens) for prompt in self._prompts if prompt.winner is not None)
+        lost = sum(prompt.lost for prompt in self._prompts)
+        return Usage(
+            prompt_tokens=asked,
+            completion_tokens=completion,
+            total_tokens=asked + completion,
+            prompt_tokens_details=PromptTokensDetails(cached_tokens=sum(run.cached_tokens for run in firsts)),
+            completion_tokens_details=CompletionTokensDetails(branch_tokens=0, consensus_tokens=lost),
+        )
