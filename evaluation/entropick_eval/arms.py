@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from .rules import Rule, RuleError, parse_rule
+from .rules import AnyRule, RuleError, parse_rule
 from .tasks import canonical, short_digest
 
 LISTS: Final = frozenset({"stop", "stop_token_ids", "on", "bad_words", "samplers", "dry_sequence_breakers"})
@@ -55,7 +55,7 @@ class RuleArm:
     name: str
     of: str
     """the name of the request arm whose replies it sees"""
-    rule: Rule
+    rule: AnyRule
     first: str | None
     """the name of a request arm whose reply goes before them, e.g. greedy"""
 
@@ -112,6 +112,7 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
         "entropick": {"policy": "entropix", **_branches(_DOUBTFUL, budget=8)},
     },
     "consensus": {**_SAMPLING, "entropick": {"policy": "fixed", "consensus": {}}},
+    "cascade_6": {"rule": {"of": "sampling", "consensus": {"k": 6}}},
     "edt": {"entropick": {"policy": "edt"}},
     "top_n_sigma": {"entropick": {"policy": "top_n_sigma"}},
     "dynamic_temperature": {"entropick": {"policy": "dynamic_temperature"}},
@@ -119,7 +120,7 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
     "vote_5": {"rule": {"of": "sampling", "k": 5}},
     "weighted_vote_5": {"rule": {"of": "sampling", "k": 5, "weight": "mean_logprob"}},
     "best_of_5": {"rule": {"of": "sampling", "k": 5, "choose": "best", "weight": "mean_logprob"}},
-    "again_if_no_answer": {"rule": {"of": "sampling", "first": "greedy", "k": 6, "stop": {"answered": True}}},
+    "again_if_no_answer": {"rule": {"of": "sampling", "first": "greedy", "k": 6, "answered": True}},
 }
 """The arms that can be asked for by name."""
 DEFAULT_ARMS: Final = (

@@ -14,6 +14,7 @@ from fractions import Fraction
 from typing import Any, Final
 
 from entropick_server.answers import (
+    Extracted,
     Extractor,
     ExtractorError,
     by_regex,
@@ -23,8 +24,6 @@ from entropick_server.answers import (
 )
 
 Grade = Callable[[str], bool]
-Read = Callable[[str], str | None]
-"""takes a reply's answer, as votes compare it; None where there is none"""
 
 
 class CheckError(ValueError):
@@ -40,9 +39,10 @@ class Check:
 
     kind: str
     grade: Grade
-    read: Read
+    find: Extractor
+    """takes the answer that votes compare from a reply's text; None where there is none"""
     extract: str | Mapping[str, Any]
-    """the extractor of an answer, in the words of the server's consensus, where the item names none"""
+    """the same extractor in the words of the server's consensus"""
 
 
 def build_check(described: Any, answer: Any, question: str, raw: Mapping[str, Any]) -> Check | None:
@@ -64,7 +64,7 @@ def build_check(described: Any, answer: Any, question: str, raw: Mapping[str, An
     build, allowed, extract = KINDS[kind]
     item_extract = raw.get("extract")
     try:
-        read = _reader(extractor(item_extract or extract))
+        find = extractor(item_extract or extract)
     except ExtractorError as error:
         raise CheckError("extract", str(error)) from error
     for name in described:
@@ -73,16 +73,8 @@ def build_check(described: Any, answer: Any, question: str, raw: Mapping[str, An
             raise CheckError(f"check.{name}", f"no such field of a {kind} check; known: {known}")
     grade = build(described, answer, question, raw)
     if kind == "choice" and item_extract is None:
-        read = _choice_reader(described)
-    return Check(kind, grade, read, extract)
-
-
-def _reader(extract: Extractor) -> Read:
-    def read(text: str) -> str | None:
-        found = extract(text)
-        return None if found is None else found.answer
-
-    return read
+        find = _choice_finder(described)
+    return Check(kind, grade, find, item_extract or extract)
 
 
 def _answers(answer: Any, kind: str) -> list[str | int | float]:
@@ -225,14 +217,18 @@ def _options(described: Mapping[str, Any]) -> tuple[int, list[str]]:
     return count, texts
 
 
-def _choice_reader(described: Mapping[str, Any]) -> Read:
+def _choice_finder(described: Mapping[str, Any]) -> Extractor:
     count, texts = _options(described)
 
-    def read(text: str) -> str | None:
+    def find(text: str) -> Extracted | None:
         number = chosen(text, count, texts)
-        return None if number is None else _LETTERS[number]
+        if number is None:
+            return None
+        # the letter's last place, or all of the text where an option's own words were given
+        places = [match.span() for match in re.finditer(rf"\b{_LETTERS[number]}\b", text)]
+        return Extracted(_LETTERS[number], *(places[-1] if places else (0, len(text))))
 
-    return read
+    return find
 
 
 def chosen(text: str, count: int, texts: Sequence[str] = ()) -> int | None:

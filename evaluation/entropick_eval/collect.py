@@ -9,9 +9,11 @@ from typing import NamedTuple
 import numpy as np
 
 from .arms import Arm, Arms, RuleArm
+from .checkers import Check
 from .comparison import Scored
+from .features import answer_features
 from .open_text import OpenReply
-from .rules import Voter, pick
+from .rules import Voter
 from .runner import Runner
 from .store import Result, Store
 from .tasks import Item
@@ -106,6 +108,15 @@ def _open_reply(result: Result) -> OpenReply:
     return OpenReply(result.text, result.tokens, None if mean is None else -mean)
 
 
+def to_voter(check: Check, result: Result) -> Voter:
+    """Returns a stored reply as a rule sees it, its answer taken anew."""
+    found = check.find(result.text)
+    features = dict(result.features)
+    if found is not None:
+        features |= answer_features(result.signals, found.begin, found.end, len(result.text))
+    return Voter(result.text, found, features, result.signals, result.finish == "length")
+
+
 def _by_rule(
     arm: RuleArm, items: Sequence[Item], replies: Mapping[str, Mapping[str, Sequence[Result]]]
 ) -> dict[str, Scored]:
@@ -116,16 +127,12 @@ def _by_rule(
         results = [*first, *replies[arm.of][item.id]][: arm.rule.k]
         if not results or (arm.first is not None and not first) or item.check is None:
             continue
-        voters = [
-            Voter(item.check.read(one.text), one.features, one.finish == "length", one.spent)
-            for one in results
-        ]
-        winner, seen = pick(arm.rule, voters)
+        winner, seen = arm.rule.pick([to_voter(item.check, one) for one in results])
         if len(results) < arm.rule.k and seen == len(results):
             continue  # it might have looked at a reply that is missing
         found[item.id] = Scored(
             correct=float(_right(item, results[winner])),
-            spent=float(sum(voter.tokens for voter in voters[:seen])),
+            spent=float(sum(one.spent for one in results[:seen])),
             tokens=float(results[winner].tokens),
         )
     return found

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from tqdm import tqdm
 
@@ -26,7 +28,7 @@ from .runner import Plan, Runner, StoppedError
 from .store import Store, StoreError
 from .summary import Half, Summary, recommendations, summarise_half
 from .targets import Target, TargetError, at_url, in_process
-from .tasks import SPLITS, Item, Split, TaskError, limited, read_tasks
+from .tasks import SPLITS, Item, Split, TaskError, canonical, limited, read_tasks
 
 BuildEngine = Callable[[Settings], Engine]
 """builds the engine that ``entropick serve`` would run"""
@@ -149,6 +151,12 @@ def _items(args: argparse.Namespace) -> list[Item]:
     return limited(chosen, args.limit, args.seed)
 
 
+def _extracts(items: Sequence[Item]) -> tuple[Any, ...]:
+    """Returns the different extractors of the items, the most frequent first."""
+    counts = Counter(canonical(item.check.extract) for item in items if item.check is not None)
+    return tuple(json.loads(text) for text, _ in counts.most_common())
+
+
 def _settings(args: argparse.Namespace) -> Settings:
     given = {"model": args.model, "max_num_seqs": args.max_num_seqs}
     return load_settings(args.config, **{name: value for name, value in given.items() if value is not None})
@@ -253,6 +261,7 @@ class _Evaluation:
             server=args.url or "run by entropick eval",
             baseline=args.baseline,
             tasks=tuple(path.name for path in args.tasks),
+            extracts=_extracts(self._items),
             arms=arms,
             halves=halves,
             recommended=recommendations(halves, args.baseline),

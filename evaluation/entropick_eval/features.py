@@ -7,6 +7,11 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from entropick_server.consensus.weights import Figures, answer_tokens
+
+from .replies import OFFSET
+
+_LN2: Final = math.log(2.0)
 GROUP: Final = 4
 """tokens of a group, in ``lowest_group`` and ``lowest_excess_group``"""
 
@@ -43,6 +48,31 @@ def features(signals: Mapping[str, Sequence[float | None]]) -> dict[str, float]:
         found["lowest_excess"] = min(excess)
         found["lowest_excess_group"] = lowest_group(excess)
     return found
+
+
+def answer_features(
+    signals: Mapping[str, Sequence[float | None]], begin: int, end: int, length: int
+) -> dict[str, float]:
+    """Returns the features of the tokens that touch an answer, characters ``begin`` to ``end`` of a text.
+
+    ``answer_sum`` and ``answer_mean``: their log probability in bits; ``answer_prefix_mean``: the mean of all
+    tokens up to the answer's end. ``length``: characters of the text. Empty where nothing was measured.
+    """
+    surprisal, offsets = signals.get("surprisal", ()), signals.get(OFFSET, ())
+    if not surprisal or None in surprisal or len(offsets) != len(surprisal):
+        return {}
+    tokens = [
+        Figures(-(s or 0.0) * _LN2, None, int(at or 0)) for s, at in zip(surprisal, offsets, strict=True)
+    ]
+    own = [token.logprob / _LN2 for token in answer_tokens(tokens, begin, end, length)]
+    before = [token.logprob / _LN2 for token in tokens if token.offset < end]
+    if not own or not before:
+        return {}
+    return {
+        "answer_sum": math.fsum(own),
+        "answer_mean": math.fsum(own) / len(own),
+        "answer_prefix_mean": math.fsum(before) / len(before),
+    }
 
 
 def lowest_group(values: Sequence[float], size: int = GROUP) -> float:

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from .arms import Arm
+from .arms import Arm, RuleArm
 from .comparison import Row, Table
+from .rules import ConsensusRule
 
 BUDGETS: Final = (1.6, 3.5, math.inf)
 """tokens as a multiple of the baseline's, up to which an arm is chosen"""
@@ -66,6 +67,27 @@ class ServeWith:
     """fields that the server has no option for: clients send them"""
 
 
+def as_consensus(arm: RuleArm, of: Arm, extract: Any) -> Arm | None:
+    """Returns the request arm by which the server does as a rule does; None where it has no such rule.
+
+    ``extract``: the extractor of answers, in the words of the server's consensus.
+    """
+    rule = arm.rule
+    if isinstance(rule, ConsensusRule):
+        config = rule.config.as_dict() | {"extract": extract}
+    elif (
+        rule.choose == "vote" and not rule.answered and rule.weight in ("none", "mean_logprob") and rule.k > 1
+    ):
+        weight = {"by": rule.weight, "scale": rule.scale, "cut": rule.cut_weight}
+        first = "sample" if arm.first is None else "greedy"
+        config = {"extract": extract, "k": rule.k, "weight": weight, "stop": "all", "first": first}
+    else:
+        return None
+    body = dict(of.body)
+    body[_BLOCK] = {**body.get(_BLOCK, {}), "consensus": config}
+    return Arm(f"{arm.name}, by the server", body)
+
+
 def serve_with(arm: Arm, model: str) -> ServeWith:
     """Returns the ways to serve with a request arm. ``model`` is the argument of ``entropick serve``."""
     block: Mapping[str, Any] = arm.body.get(_BLOCK, {})
@@ -87,5 +109,5 @@ def serve_with(arm: Arm, model: str) -> ServeWith:
         options += [f"--{name.replace('_', '-')}", shlex.quote(shown)]
     if overrides:
         options += ["--overrides", shlex.quote(json.dumps(overrides))]
-    command = " ".join(["entropick serve", shlex.quote(model), *options])
+    command = " ".join(["entropick serve", *([shlex.quote(model)] if model else []), *options])
     return ServeWith(json.dumps(dict(arm.body)), command, tuple(left))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import codecs
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 TOP_LOGPROBS: Final = 20
 """alternatives that another server is asked for, to tell the entropy from"""
+OFFSET: Final = "offset"
+"""the column, among the signals, of the characters of the reply before each token"""
 _LN2: Final = math.log(2.0)
 
 
@@ -55,8 +59,9 @@ def read_reply(answer: Any) -> Reply:
 
 
 def _others(details: Any) -> int:
-    """Returns the tokens that were generated beside ``usage.completion_tokens``: of losing branches."""
-    return int((details or {}).get("branch_tokens") or 0)
+    """Returns the tokens of losing branches and replies, which ``usage.completion_tokens`` does not count."""
+    found = details or {}
+    return sum(int(found.get(name) or 0) for name in ("branch_tokens", "consensus_tokens"))
 
 
 def _of_rows(rows: Sequence[Mapping[str, Any]] | None) -> dict[str, tuple[float | None, ...]]:
@@ -64,7 +69,25 @@ def _of_rows(rows: Sequence[Mapping[str, Any]] | None) -> dict[str, tuple[float 
     if not rows:
         return {}
     names = {name: None for row in rows for name in row["signals"]}
-    return {name: tuple(row["signals"].get(name) for row in rows) for name in names}
+    columns = {name: tuple(row["signals"].get(name) for row in rows) for name in names}
+    return {**columns, OFFSET: _offsets([_bytes_of(str(row["token"])) for row in rows])}
+
+
+def _bytes_of(token: str) -> bytes:
+    """Returns the bytes of a token as our server shows it: ``bytes:\\xe2\\x82`` is part of a character."""
+    part = re.fullmatch(r"bytes:((?:\\x[0-9a-f]{2})+)", token)
+    return bytes.fromhex(part[1].replace("\\x", "")) if part else token.encode()
+
+
+def _offsets(tokens: Sequence[bytes]) -> tuple[float | None, ...]:
+    """Returns the number of characters before each token; part of a character counts none."""
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="ignore")
+    found: list[float | None] = []
+    before = 0
+    for token in tokens:
+        found.append(before)
+        before += len(decoder.decode(token))
+    return tuple(found)
 
 
 def _of_logprobs(rows: Sequence[Mapping[str, Any]] | None) -> dict[str, tuple[float | None, ...]]:
@@ -75,10 +98,11 @@ def _of_logprobs(rows: Sequence[Mapping[str, Any]] | None) -> dict[str, tuple[fl
     """
     if not rows:
         return {}
-    surprisal, entropy = [], []
+    surprisal, entropy, texts = [], [], []
     for row in rows:
         surprisal.append(-float(row["logprob"]) / _LN2)
+        texts.append(bytes(row["bytes"]) if row.get("bytes") else str(row["token"]).encode())
         top = [math.exp(float(one["logprob"])) for one in row.get("top_logprobs") or ()]
         rest = max(0.0, 1.0 - math.fsum(top))
         entropy.append(-math.fsum(p * math.log2(p) for p in (*top, rest) if p > 0) if top else None)
-    return {"surprisal": tuple(surprisal), "logits_entropy": tuple(entropy)}
+    return {"surprisal": tuple(surprisal), "logits_entropy": tuple(entropy), OFFSET: _offsets(texts)}

@@ -9,12 +9,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
+from .arms import Arm
 from .blocks import Block, Bullets, Code, Figure, Grid, Heading, Text, to_html, to_markdown
 from .bootstrap import Interval
 from .comparison import Row, Table, pareto
 from .open_text import MEASURES
 from .plots import Point, accuracy_against_tokens, differences
-from .recommend import Recommendation, serve_with
+from .recommend import Recommendation, as_consensus, serve_with
+from .rules import ConsensusRule
 from .summary import Half, Summary
 
 TITLE: Final = "entropick eval"
@@ -40,8 +42,8 @@ def report_blocks(summary: Summary, model_argument: str) -> Iterator[Block]:
     yield Text(
         f"Model `{summary.model}`, {summary.server}; tasks {', '.join(summary.tasks)}. Differences are "
         f"paired with `{summary.baseline}` on the same items; intervals hold 95 % (bootstrap over items, "
-        "within families); p is adjusted for the number of arms (Holm). Tokens are all that were generated for an "
-        "item, those of losing branches and replies too."
+        "within families); p is adjusted for the number of arms (Holm). Tokens are all that were generated "
+        "for an item, for losing branches and replies too."
     )
     yield Heading("What did not come out")
     yield Bullets(tuple(_negatives(summary)) or ("Nothing to report here.",))
@@ -198,7 +200,10 @@ def _bodies(summary: Summary) -> Iterator[tuple[str, str]]:
     for name, arm in summary.arms.requests.items():
         yield name, f"`{json.dumps(dict(arm.body))}`"
     for name, rule in summary.arms.rules.items():
-        fields = {key: value for key, value in asdict(rule.rule).items() if value}
+        if isinstance(rule.rule, ConsensusRule):
+            fields = {"consensus": {**rule.rule.config.as_dict(), "extract": "the item's"}}
+        else:
+            fields = {key: value for key, value in asdict(rule.rule).items() if value}
         first = {"first": rule.first} if rule.first else {}
         yield name, f"`{json.dumps({'rule': {'of': rule.of, **first, **fields}})}`"
 
@@ -233,14 +238,23 @@ def _verdict(one: Recommendation, baseline: str) -> str:
 
 
 def _setting(summary: Summary, name: str, model_argument: str) -> Iterator[Block]:
-    rule = summary.arms.rules.get(name)
-    if rule is not None:
+    arms = summary.arms
+    rule = arms.rules.get(name)
+    if rule is None:
+        arm: Arm | None = arms.requests[name]
+    else:
+        extract = summary.extracts[0] if summary.extracts else "text"
+        arm = as_consensus(rule, arms.requests[rule.of], extract)
+        if len(summary.extracts) > 1:
+            others = ", ".join(f"`{json.dumps(other)}`" for other in summary.extracts[1:])
+            yield Text(f"`extract` belongs to the kind of question; these tasks also need {others}.")
+    if arm is None and rule is not None:
         yield Text(
-            f"`{name}` is a rule of the client: ask for up to {rule.rule.k} replies with the fields below, and "
-            "pick one."
+            f"`{name}` is for the client: ask for up to {rule.rule.k} replies with these fields, and pick."
         )
-        name = rule.of
-    arm = summary.arms.requests[name]
+        arm = arms.requests[rule.of]
+    if arm is None:
+        return
     found = serve_with(arm, model_argument)
     yield Text("In a request:")
     yield Code(found.body)
@@ -248,7 +262,7 @@ def _setting(summary: Summary, name: str, model_argument: str) -> Iterator[Block
     yield Code(found.command)
     if found.by_clients:
         fields = ", ".join(f"`{field}`" for field in found.by_clients)
-        yield Text(f"The server has no option for {fields}: clients send it.")
+        yield Text(f"The server has no option for {fields}: clients have to send this.")
 
 
 def _limits(interval: Interval) -> tuple[float, float, float]:

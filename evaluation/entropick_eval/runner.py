@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from .arms import Arm
-from .features import features
-from .replies import TOP_LOGPROBS, Reply
+from .features import answer_features, features
+from .replies import OFFSET, TOP_LOGPROBS, Reply
 from .store import Result, Store
 from .targets import FailedError, RefusedError, Target
 from .tasks import Item, canonical
 
 Keep = Literal["none", "scores", "all"]
-SCORES: Final = ("surprisal", "logits_entropy")
+SCORES: Final = ("surprisal", "logits_entropy", OFFSET)
 """the signals that ``scores`` keeps of every token"""
 _DIGITS: Final = 4
 _OF_THE_ITEM: Final = ("messages", "stop", "max_tokens", "max_completion_tokens")
@@ -108,6 +108,9 @@ def to_result(job: Job, reply: Reply, code: str, latency: float, keep: Keep) -> 
     """Returns the result of a reply, rounded as it is stored."""
     item = job.item
     found = features(reply.signals)
+    extracted = None if item.check is None else item.check.find(reply.text)
+    if extracted is not None:
+        found |= answer_features(reply.signals, extracted.begin, extracted.end, len(reply.text))
     if reply.error_probability is not None:
         found["error_probability"] = reply.error_probability
     kept = reply.signals if keep == "all" else {n: v for n, v in reply.signals.items() if n in SCORES}

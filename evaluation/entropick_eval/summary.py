@@ -16,6 +16,7 @@ from .comparison import EqualTokens, Table, at_equal_tokens, tables
 from .open_text import MEASURES, OpenReply, distinct, measures, words
 from .prediction import auroc, bootstrap_of, prr
 from .recommend import Recommendation, recommend
+from .rules import Rule
 from .tasks import Split
 
 _LEAST: Final = 20
@@ -62,6 +63,8 @@ class Summary:
     server: str
     baseline: str
     tasks: tuple[str, ...]
+    extracts: tuple[str | Mapping[str, Any], ...]
+    """the extractors of the items' answers, the most frequent first"""
     arms: Arms
     halves: Mapping[Split, Half]
     recommended: tuple[Recommendation, ...]
@@ -100,8 +103,7 @@ def _curves(arms: Arms, scored: Mapping[str, object]) -> dict[str, list[str]]:
     curves: dict[str, list[str]] = {}
     for name, arm in arms.rules.items():
         rule = arm.rule
-        plain = not rule.beta and not rule.window and not rule.answered and rule.surprisal is None
-        if plain and name in scored and arm.first is None:
+        if isinstance(rule, Rule) and not rule.answered and name in scored and arm.first is None:
             kind = f"{'vote' if rule.choose == 'vote' else 'best'} of {arm.of}, weight {rule.weight}"
             curves.setdefault(kind, [arm.of] if arm.of in scored else []).append(name)
     return {kind: names for kind, names in curves.items() if len(names) > 1}
@@ -117,7 +119,7 @@ def _open_row(name: str, replies: Mapping[str, OpenReply], resamples: int, seed:
 
 
 def _scores(answers: Sequence[Answer], resamples: int, seed: int) -> list[ScoreRow]:
-    """Returns how well each feature of a reply predicts that it is right; entropies count as doubt."""
+    """Returns how well each feature of a reply predicts that the reply is right; entropies count as doubt."""
     answers = sorted(answers, key=lambda one: one.item)
     right = np.array([one.right for one in answers], dtype=bool)
     if len(answers) < _LEAST or right.all() or not right.any():
@@ -127,10 +129,12 @@ def _scores(answers: Sequence[Answer], resamples: int, seed: int) -> list[ScoreR
     strata = np.array([families.index(one.family) for one in answers])
     rows = []
     for name in names:
-        if not all(name in one.features for one in answers):
-            continue
+        # a reply without an answer is the least certain; another feature that some lack is no score of all
+        absent = -np.inf if name.startswith("answer_") else np.nan
         doubt = "entropy" in name or name == "error_probability"
-        values = np.array([one.features[name] for one in answers]) * (-1 if doubt else 1)
+        values = np.array([one.features.get(name, absent) for one in answers]) * (-1 if doubt else 1)
+        if np.isnan(values).any():
+            continue
 
         def within(places: NDArray[Any], values: NDArray[Any] = values) -> float:
             found = [

@@ -170,7 +170,10 @@ def test_what_votes_compare() -> None:
     def read(check: Any, answer: Any, text: str, raw: Any = {}) -> str | None:  # noqa: B006 read only
         built = build_check(check, answer, "", raw)
         assert built is not None
-        return built.read(text)
+        found = built.find(text)
+        if found is not None:
+            assert 0 <= found.begin < found.end <= len(text)
+        return None if found is None else found.answer
 
     assert read({"type": "last_number"}, 5, "It is 1,200.0") == "1200"
     assert read({"type": "choice"}, "A", "I think the answer is B") == "B"

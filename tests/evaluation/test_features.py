@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from entropick_eval.features import features, lowest_group, slope
+from entropick_eval.features import answer_features, features, lowest_group, slope
 
 
 def test_features_by_hand() -> None:
@@ -49,3 +49,12 @@ def test_groups_and_slopes_of_few_values() -> None:
     assert slope([5.0]) == 0
     assert slope([1.0, 3.0]) == pytest.approx(2)
     assert slope([0.0, 1.0, 2.0, 3.0]) == pytest.approx(3)
+
+
+def test_features_of_the_answers_tokens() -> None:
+    # "It is", " Par", "is", "." with the answer "Paris"
+    signals = {"surprisal": [1.0, 2.0, 4.0, 8.0], "offset": [0, 5, 9, 11]}
+    found = answer_features(signals, 6, 11, 12)
+    assert found == pytest.approx({"answer_sum": -6, "answer_mean": -3, "answer_prefix_mean": -7 / 3})
+    assert answer_features({"surprisal": [1.0]}, 0, 1, 1) == {}
+    assert answer_features({**signals, "surprisal": [1.0, None, 4.0, 8.0]}, 6, 11, 12) == {}

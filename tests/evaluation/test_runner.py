@@ -88,12 +88,27 @@ def test_seeds_differ_by_item_arm_and_sample() -> None:
 
 
 def test_a_reply_of_our_server() -> None:
-    rows = [{"signals": {"surprisal": 1.0, "logits_entropy": 2.0}}, {"signals": {"logits_entropy": 1.0}}]
+    rows = [
+        {"token": "x", "signals": {"surprisal": 1.0, "logits_entropy": 2.0}},
+        {"token": "</s>", "signals": {"logits_entropy": 1.0}},
+    ]
     answer = completion("x", 2, entropick={"tokens": rows, "summary": {"error_probability": 0.25}}).json()
-    answer["usage"]["completion_tokens_details"] = {"branch_tokens": 5}
+    answer["usage"]["completion_tokens_details"] = {"branch_tokens": 5, "consensus_tokens": 11}
     reply = read_reply(answer)
-    assert (reply.tokens, reply.spent, reply.error_probability) == (2, 7, 0.25)
-    assert reply.signals == {"surprisal": (1.0, None), "logits_entropy": (2.0, 1.0)}
+    assert (reply.tokens, reply.spent, reply.error_probability) == (2, 18, 0.25)
+    assert reply.signals == {"surprisal": (1.0, None), "logits_entropy": (2.0, 1.0), "offset": (0, 1)}
+
+
+def test_characters_before_a_token_whose_bytes_are_part_of_one() -> None:
+    texts = ["a", r"bytes:\xc3", r"bytes:\xa9", "é", "</s>"]
+    rows = [{"token": text, "signals": {"surprisal": 1.0}} for text in texts]
+    assert read_reply(completion("aéé", 5, entropick={"tokens": rows}).json()).signals["offset"] == (
+        0,
+        1,
+        1,
+        2,
+        3,
+    )
 
 
 def test_a_reply_of_another_server_has_entropies_of_its_alternatives() -> None:
@@ -104,7 +119,7 @@ def test_a_reply_of_another_server_has_entropies_of_its_alternatives() -> None:
     reply = read_reply(completion("a", 1, logprobs={"content": [row]}).json())
     assert reply.signals["surprisal"] == pytest.approx((1.0,))
     assert reply.signals["logits_entropy"] == pytest.approx((1.5,))  # 1/2, 1/4 and the rest 1/4
-    bare = read_reply(completion("a", 1, logprobs={"content": [{"logprob": -1.0}]}).json())
+    bare = read_reply(completion("a", 1, logprobs={"content": [{"token": "a", "logprob": -1.0}]}).json())
     assert bare.signals["logits_entropy"] == (None,)
 
 
