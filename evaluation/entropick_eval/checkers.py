@@ -48,14 +48,15 @@ class Check:
 def build_check(described: Any, answer: Any, question: str, raw: Mapping[str, Any]) -> Check | None:
     """Returns the check that an item's ``check`` and ``answer`` describe; None for an open prompt.
 
-    Without ``check`` a number is compared with the last number of the reply, a text is looked for in it.
+    Without ``check`` numbers are compared with the last number of the reply, texts are looked for in it.
     ``raw`` is the item as a checking function of the user's gets it. Raises CheckError.
     """
     if described is None:
         if answer is None:
             return None
-        first = answer[0] if isinstance(answer, list) and answer else answer
-        described = {"type": "contains" if isinstance(first, str) else "last_number"}
+        answers = answer if isinstance(answer, list) else [answer]
+        text = any(isinstance(one, str) for one in answers)
+        described = {"type": "contains" if text else "last_number"}
     if not isinstance(described, dict) or not isinstance(described.get("type"), str):
         raise CheckError("check", f'must be an object with a "type": {", ".join(KINDS)}')
     kind = described["type"]

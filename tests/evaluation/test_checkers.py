@@ -164,6 +164,10 @@ def test_without_a_check_the_answer_decides() -> None:
     assert number.grade("3 x 4 = 12")
     assert not number.grade("12 is not 13")
     assert build_check(None, None, "", {}) is None
+    mixed = build_check(None, [7, "seven"], "", {})
+    assert mixed is not None
+    assert mixed.grade("There are seven.")
+    assert mixed.grade("7 days")
 
 
 def test_what_votes_compare() -> None:
