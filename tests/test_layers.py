@@ -59,7 +59,14 @@ NEWCOMERS = {
     "server/entropick_server/engine/embedded": ["entropick_pico", "prometheus_client", "vllm"],
     "server/entropick_server/engine/vllm": ["entropick_pico", "prometheus_client", "triton", "uvicorn"],
     "server/entropick_server/streaming": ["prometheus_client", "transformers", "vllm", "zmq"],
-    "server/entropick_server/routes": ["entropick_pico", "prometheus_client", "transformers", "vllm"],
+    "evaluation/entropick_eval": ["entropick_pico", "transformers", "prometheus_client", "vllm"],
+    "server/entropick_server/routes": [
+        "entropick_eval",
+        "entropick_pico",
+        "prometheus_client",
+        "transformers",
+        "vllm",
+    ],
     "server/entropick_server/metrics": ["transformers", "vllm"],
 }
 

@@ -14,7 +14,6 @@ CODE: Final = (
     ("entropick_sampler", "**/*.py"),
     ("entropick_server", "engine/**/*.py"),
     ("entropick_server", "answers.py"),
-    ("entropick_server", "consensus*.py"),
     ("entropick_server", "consensus/**/*.py"),
     ("entropick_server", "detokenizer.py"),
     ("entropick_server", "json_path.py"),

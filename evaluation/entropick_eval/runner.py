@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -88,10 +88,12 @@ def request_body(job: Job, plan: Plan, ours: bool) -> dict[str, Any]:
             body = {"logprobs": True, "top_logprobs": TOP_LOGPROBS, **body}
         return body
     block = {"telemetry": "none" if plan.keep == "none" else "tokens", **body.get("entropick", {})}
-    if "consensus" in block and block["consensus"] is not None:
+    if isinstance(block.get("consensus"), Mapping):
         extract = item.extract or (item.check.extract if item.check is not None else None)
         if extract is not None:
             block["consensus"] = {"extract": extract, **block["consensus"]}
+        elif "extract" not in block["consensus"]:
+            block["consensus"] = False  # an open prompt has no answer to vote on
     body["entropick"] = block
     return body
 

@@ -73,6 +73,8 @@ def test_consensus_gets_the_items_extractor() -> None:
     assert derived["entropick"]["consensus"] == {"k": 3, "extract": "last_number"}
     own = Arm("c", {"entropick": {"consensus": {"extract": "text"}}})
     assert request_body(Job(own, item(1), 0), Plan(), True)["entropick"]["consensus"] == {"extract": "text"}
+    open_prompt = request_body(Job(arm, item(1, answer=None), 0), Plan(), True)
+    assert open_prompt["entropick"]["consensus"] is False
     assert arm.body == {"entropick": {"consensus": {"k": 3}}}
 
 
