@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import importlib
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 from typing import Any, Final
 
 from entropick_server.answers import (
@@ -274,6 +276,9 @@ def _python(described: Mapping[str, Any], answer: Any, question: str, raw: Mappi
     module, _, name = path.partition(":") if isinstance(path, str) else ("", "", "")
     if not module or not name:
         raise CheckError("check.function", 'must be "module:function"')
+    # the console script does not look into the folder that it is called in
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
     try:
         function = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:

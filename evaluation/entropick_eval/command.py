@@ -28,7 +28,7 @@ from .runner import Plan, Runner, StoppedError
 from .store import Store, StoreError
 from .summary import Half, Summary, recommendations, summarise_half
 from .targets import Target, TargetError, at_url, in_process
-from .tasks import SPLITS, Item, Split, TaskError, canonical, limited, read_tasks
+from .tasks import SPLITS, Item, Split, TaskError, canonical, find_tasks, limited, read_tasks
 
 BuildEngine = Callable[[Settings], Engine]
 """builds the engine that ``entropick serve`` would run"""
@@ -64,7 +64,13 @@ def parser() -> argparse.ArgumentParser:
     add("--url", help="evaluate the OpenAI-compatible server at this URL instead")
     add("--served-model", metavar="ID", help="with --url: which of its models (default: the first)")
     add("--api-key-env", metavar="NAME", help="with --url: the environment variable that holds the key")
-    add("--tasks", nargs="+", type=Path, required=True, metavar="FILE", help="tasks, JSON Lines")
+    add(
+        "--tasks",
+        nargs="+",
+        required=True,
+        metavar="FILE",
+        help="tasks, JSON Lines, or names of shipped ones",
+    )
     add(
         "--arms",
         nargs="+",
@@ -145,7 +151,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _items(args: argparse.Namespace) -> list[Item]:
-    chosen = [item for item in read_tasks(args.tasks) if args.split in ("both", item.split)]
+    chosen = [item for item in read_tasks(find_tasks(args.tasks)) if args.split in ("both", item.split)]
     if not chosen:
         raise TaskError(f"no item of the split {args.split}")
     return limited(chosen, args.limit, args.seed)
@@ -260,7 +266,7 @@ class _Evaluation:
             model=target.identity.name,
             server=args.url or "run by entropick eval",
             baseline=args.baseline,
-            tasks=tuple(path.name for path in args.tasks),
+            tasks=tuple(Path(name).name for name in args.tasks),
             extracts=_extracts(self._items),
             arms=arms,
             halves=halves,

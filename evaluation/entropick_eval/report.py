@@ -150,6 +150,13 @@ def _half(half: Half, baseline: str) -> Iterator[Block]:
             ("score", "AUROC within families", "AUROC pooled", "PRR"),
             tuple((row.score, *map(_triple, (row.within, row.pooled, row.prr))) for row in half.scores),
         )
+    if half.calibration is not None:
+        found = half.calibration
+        yield Text(
+            f"The server's `error_probability` of {found.n} replies: expected calibration error "
+            f"{found.ece:.3f} (15 bins of equal mass), Brier score {found.brier:.3f}, of the base rate alone "
+            f"{found.base:.3f}."
+        )
 
 
 def _ordered(table: Table, baseline: str) -> list[Row]:
@@ -212,7 +219,9 @@ def _serve_with(summary: Summary, model_argument: str) -> Iterator[Block]:
     if not summary.recommended:
         yield Text("There is no fit half with an answer of every arm, so nothing is recommended.")
         return
-    if not any(one.confirmed for one in summary.recommended):
+    if "test" not in summary.halves:
+        yield Text("There is no test half: nothing below is confirmed.")
+    elif not any(one.confirmed for one in summary.recommended):
         yield Text(
             f"Nothing beats `{summary.baseline}` on the test half with an interval above 0: serve with it. "
             "Below are the best settings of the fit half all the same."

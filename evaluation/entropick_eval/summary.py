@@ -14,7 +14,7 @@ from .bootstrap import Interval, intervals
 from .collect import Answer, Collected
 from .comparison import EqualTokens, Table, at_equal_tokens, tables
 from .open_text import MEASURES, OpenReply, distinct, measures, words
-from .prediction import auroc, bootstrap_of, prr
+from .prediction import auroc, bootstrap_of, brier, ece, prr
 from .recommend import Recommendation, recommend
 from .rules import Rule
 from .tasks import Split
@@ -45,6 +45,17 @@ class ScoreRow:
 
 
 @dataclass(frozen=True, slots=True)
+class Calibration:
+    """The fit of probabilities of an error to the errors."""
+
+    n: int
+    ece: float
+    brier: float
+    base: float
+    """the Brier score of always saying the share of errors"""
+
+
+@dataclass(frozen=True, slots=True)
 class Half:
     """The outcome on the items of one split."""
 
@@ -53,6 +64,8 @@ class Half:
     equal: tuple[EqualTokens, ...]
     open: tuple[OpenRow, ...]
     scores: tuple[ScoreRow, ...]
+    calibration: Calibration | None
+    """of the server's own ``error_probability`` for the baseline's replies; None where it gives none"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +102,22 @@ def summarise_half(
                 one = at_equal_tokens(name, against, scored, curve, found.families, resamples, seed)
                 equal += [] if one is None else [one]
     opened = {name: replies for name, replies in found.open.items() if replies}
+    told = [
+        (one.features["error_probability"], not one.right)
+        for one in found.answers.get(baseline, ())
+        if "error_probability" in one.features
+    ]
+    calibration = None
+    if told:
+        probabilities, errors = zip(*told, strict=True)
+        calibration = Calibration(len(told), ece(probabilities, errors), *brier(probabilities, errors))
     return Half(
         split=split,
         tables=shown,
         equal=tuple(equal),
         open=tuple(_open_row(name, replies, resamples, seed) for name, replies in opened.items()),
         scores=tuple(_scores(found.answers.get(baseline, ()), min(resamples, 2000), seed)),
+        calibration=calibration,
     )
 
 

@@ -87,6 +87,22 @@ def split_of(item_id: str) -> Split:
     return "fit" if hashlib.sha256(item_id.encode()).digest()[0] < 128 else "test"
 
 
+def find_tasks(names: Sequence[str]) -> list[Path]:
+    """Returns the files that names stand for: a path, or the name of a file of tasks that is shipped.
+
+    Raises TaskError that lists the shipped files.
+    """
+    shipped = {path.stem: path for path in sorted((Path(__file__).parent / "data").glob("*.jsonl"))}
+    found = []
+    for name in names:
+        path = Path(name)
+        if not path.exists() and name not in shipped:
+            listed = f"; shipped tasks: {', '.join(shipped)}" if shipped else ""
+            raise TaskError(f"{name}: there is no such file{listed}")
+        found.append(path if path.exists() else shipped[name])
+    return found
+
+
 def read_tasks(paths: Sequence[Path]) -> list[Item]:
     """Reads all items of some files, in their order. Raises TaskError, also where an id comes twice."""
     items: list[Item] = []

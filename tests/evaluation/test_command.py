@@ -302,4 +302,4 @@ def test_help_and_the_command_line_of_entropick(capsys: pytest.CaptureFixture[st
         cli.main(["--help"])
     assert "eval" in capsys.readouterr().out
     assert cli.main(["eval", "--tasks", "/does/not/exist.jsonl"]) == 2
-    assert "exist.jsonl: cannot be read" in capsys.readouterr().err
+    assert "exist.jsonl: there is no such file" in capsys.readouterr().err

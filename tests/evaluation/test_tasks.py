@@ -106,6 +106,20 @@ def test_a_file_that_is_not_there_or_empty(tmp_path: Path) -> None:
         read_tasks([write(tmp_path / "t.jsonl", "")])
 
 
+def test_files_are_found_by_path_and_shipped_ones_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from entropick_eval import tasks
+
+    (tmp_path / "data").mkdir()
+    shipped = write(tmp_path / "data" / "sums.jsonl", {"prompt": "p"})
+    own = write(tmp_path / "own.jsonl", {"prompt": "p"})
+    monkeypatch.setattr(tasks, "__file__", str(tmp_path / "tasks.py"))
+    assert tasks.find_tasks([str(own), "sums"]) == [own, shipped]
+    with pytest.raises(TaskError, match="summs: there is no such file; shipped tasks: sums"):
+        tasks.find_tasks(["summs"])
+
+
 def item(family: str, number: int, split: str) -> Item:
     return parse_item(
         {"id": f"{family}{number}", "family": family, "split": split, "prompt": str(number)}, "s"
