@@ -1,12 +1,13 @@
 """Bootstrap intervals over items: percentile intervals of means, stratified by family.
 
 The unit is the item: an item drawn twice counts twice, with the values of all arms, so differences of arms
-are paired. Every family keeps its number of items in every resample. Efron and Tibshirani, An Introduction to
-the Bootstrap (1993), chapter 13.
+are paired. Every family of five items or more keeps its number of items in every resample. Efron and
+Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -17,6 +18,8 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 RESAMPLES: Final = 10_000
 LEVEL: Final = 0.95
+LEAST: Final = 5
+"""items of the smallest family that is a stratum of its own"""
 _CHUNK: Final = 250
 """resamples whose counts are in memory at a time"""
 
@@ -28,8 +31,6 @@ class Interval:
     estimate: float
     low: float
     high: float
-    p: float
-    """two-sided probability that the quantity is 0, by inversion of the interval; at least 1 / resamples"""
     n: int
     """items"""
 
@@ -85,19 +86,44 @@ def interval_of(values: Floats, drawn: Floats, level: float = LEVEL) -> Interval
     known = values[~np.isnan(values)]
     drawn = drawn[~np.isnan(drawn)]
     if not len(known) or not len(drawn):
-        return Interval(np.nan, np.nan, np.nan, 1.0, 0)
+        return Interval(np.nan, np.nan, np.nan, 0)
     tail = (1 - level) / 2
     low, high = np.quantile(drawn, [tail, 1 - tail])
-    return Interval(float(known.mean()), float(low), float(high), two_sided(drawn), len(known))
+    return Interval(float(known.mean()), float(low), float(high), len(known))
 
 
-def two_sided(drawn: Floats) -> float:
-    """Returns twice the smaller share of resamples on one side of 0 (0 itself counts for both), at most 1.
+def sign_flips(values: Floats, resamples: int = RESAMPLES, seed: int = 0) -> list[float]:
+    """Returns the two-sided p value of the mean of every column of ``values`` [n, m] under random signs.
 
-    One resample is added to both sides: a finite number of resamples never says 0.
+    A paired randomisation test: where two arms are alike, each difference is as likely negative as positive.
+    p is the share of random signs whose mean is at least as far from 0, with the observed signs among them; it
+    is valid for few items too, where an interval may have no width. NaN is missing; without data p is 1.
     """
-    below, above = int((drawn <= 0).sum()), int((drawn >= 0).sum())
-    return min(1.0, 2 * (min(below, above) + 1) / (len(drawn) + 1))
+    rng = np.random.default_rng(seed)
+    filled = np.where(np.isnan(values), 0.0, values)
+    observed = np.abs(filled.sum(0))
+    beyond = np.zeros(values.shape[1])
+    for begin in range(0, resamples, _CHUNK):
+        rows = min(_CHUNK, resamples - begin)
+        signs = rng.integers(0, 2, size=(rows, len(values)), dtype=np.int8) * 2.0 - 1.0
+        # sums that are equal but for rounding count
+        beyond += (np.abs(signs @ filled) >= observed - 1e-9).sum(0)
+    return [float(one) for one in (beyond + 1) / (resamples + 1)]
+
+
+def strata_of(families: Sequence[str], least: int = LEAST) -> list[int]:
+    """Returns the number of each item's stratum: its family, or all families of fewer than ``least`` items.
+
+    A stratum of one item would not vary at all. Where the small families together are too few as well, they
+    join the smallest of the others.
+    """
+    sizes = Counter(families)
+    small = {family for family, size in sizes.items() if size < least}
+    others = sorted((size, family) for family, size in sizes.items() if size >= least)
+    if others and 0 < sum(sizes[family] for family in small) < least:
+        small.add(others[0][1])
+    names = sorted(set(families) - small)
+    return [0 if family in small else 1 + names.index(family) for family in families]
 
 
 def holm(p: Sequence[float]) -> list[float]:

@@ -8,7 +8,18 @@ from typing import Final
 
 import numpy as np
 
-from .bootstrap import LEVEL, RESAMPLES, Floats, Interval, holm, interval_of, intervals, resampled_means
+from .bootstrap import (
+    LEVEL,
+    RESAMPLES,
+    Floats,
+    Interval,
+    holm,
+    interval_of,
+    intervals,
+    resampled_means,
+    sign_flips,
+    strata_of,
+)
 
 POOLED: Final = "all"
 
@@ -32,8 +43,10 @@ class Row:
     accuracy: Interval
     difference: Interval | None
     """of the arm minus the baseline on the items that both have; None for the baseline itself"""
+    p: float | None
+    """of the difference, by random signs; None for the baseline itself"""
     holm: float | None
-    """the p value of the difference, adjusted for the number of arms"""
+    """the same, adjusted for the number of arms"""
     spent: float
     tokens: float
     relative: float
@@ -92,14 +105,15 @@ def _table(
     seed: int,
     level: float,
 ) -> Table:
-    strata = _numbers([families[item] for item in items])
+    strata = strata_of([families[item] for item in items])
     names = list(arms)
     correct = _matrix([{item: one.correct for item, one in arms[name].items()} for name in names], items)
     base = correct[:, [names.index(baseline)]]
     accuracy = intervals(correct, strata, resamples, seed, level)
     differences = intervals(correct - base, strata, resamples, seed, level)
+    p = sign_flips(correct - base, resamples, seed)
     others = [at for at, name in enumerate(names) if name != baseline]
-    adjusted = dict(zip(others, holm([differences[at].p for at in others]), strict=True))
+    adjusted = dict(zip(others, holm([p[at] for at in others]), strict=True))
     rows = []
     for at, name in enumerate(names):
         spent = _mean([arms[name][item].spent for item in items if item in arms[name]])
@@ -110,6 +124,7 @@ def _table(
                 arm=name,
                 accuracy=accuracy[at],
                 difference=None if name == baseline else differences[at],
+                p=None if name == baseline else p[at],
                 holm=adjusted.get(at),
                 spent=spent,
                 tokens=_mean([arms[name][item].tokens for item in items if item in arms[name]]),
@@ -152,7 +167,7 @@ def at_equal_tokens(
         for name in (arm, ordered[lower], ordered[upper])
     )
     values = own - ((1 - share) * low + share * high)
-    strata = _numbers([families[item] for item in items])
+    strata = strata_of([families[item] for item in items])
     drawn = resampled_means(values[:, None], strata, resamples, seed)[:, 0]
     return EqualTokens(arm, against, spent[arm], interval_of(values, drawn, level))
 
@@ -171,11 +186,6 @@ def pareto(points: Mapping[str, tuple[float, float]]) -> list[str]:
         if not beaten:
             kept.append(name)
     return sorted(kept, key=lambda name: (points[name][0], name))
-
-
-def _numbers(names: Sequence[str]) -> list[int]:
-    places = {name: at for at, name in enumerate(sorted(set(names)))}
-    return [places[name] for name in names]
 
 
 def _matrix(columns: Sequence[Mapping[str, float]], items: Sequence[str]) -> Floats:

@@ -15,6 +15,7 @@ from .rules import ConsensusRule
 
 BUDGETS: Final = (1.6, 3.5, math.inf)
 """tokens as a multiple of the baseline's, up to which an arm is chosen"""
+SURE: Final = 0.05
 _BLOCK: Final = "entropick"
 _TELEMETRY: Final = "telemetry"
 
@@ -29,7 +30,7 @@ class Recommendation:
     test: Row | None
     """None where no test item has a reply"""
     confirmed: bool
-    """whether it is not the baseline, and its interval on the test half lies above 0"""
+    """whether the test half says that it is better than the baseline"""
 
 
 def recommend(fit: Table, test: Table | None, baseline: str) -> list[Recommendation]:
@@ -48,11 +49,14 @@ def recommend(fit: Table, test: Table | None, baseline: str) -> list[Recommendat
         if any(one.arm == best.arm for one in found):
             continue
         seen = on_test.get(best.arm)
-        difference = None if seen is None else seen.difference
-        found.append(
-            Recommendation(budget, best.arm, best, seen, difference is not None and difference.low > 0)
-        )
+        confirmed = seen is not None and is_better(seen)
+        found.append(Recommendation(budget, best.arm, best, seen, confirmed))
     return found
+
+
+def is_better(row: Row) -> bool:
+    """True if an arm's interval lies above 0 and random signs seldom do as well (p below 0.05, one test)."""
+    return row.difference is not None and row.difference.low > 0 and row.p is not None and row.p < SURE
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +102,7 @@ def serve_with(arm: Arm, model: str) -> ServeWith:
     for name, value in arm.body.items():
         if name == _BLOCK:
             continue
-        if name in ("temperature", "top_p", "top_k", "min_p") and policy == "entropix" and value != 0:
+        if name in ("temperature", "top_p", "top_k", "min_p") and policy == "entropix":
             overrides = {name: value, **overrides}
         else:
             left.append(name)

@@ -42,8 +42,8 @@ def report_blocks(summary: Summary, model_argument: str) -> Iterator[Block]:
     yield Text(
         f"Model `{summary.model}`, {summary.server}; tasks {', '.join(summary.tasks)}. Differences are "
         f"paired with `{summary.baseline}` on the same items; intervals hold 95 % (bootstrap over items, "
-        "within families); p is adjusted for the number of arms (Holm). Tokens are all that were generated "
-        "for an item, for losing branches and replies too."
+        "within families); p is by random signs of the differences, adjusted for the number of arms (Holm). "
+        "Tokens are all that were generated for an item, for losing branches and replies too."
     )
     yield Heading("What did not come out")
     yield Bullets(tuple(_negatives(summary)) or ("Nothing to report here.",))
@@ -223,7 +223,7 @@ def _serve_with(summary: Summary, model_argument: str) -> Iterator[Block]:
         yield Text("There is no test half: nothing below is confirmed.")
     elif not any(one.confirmed for one in summary.recommended):
         yield Text(
-            f"Nothing beats `{summary.baseline}` on the test half with an interval above 0: serve with it. "
+            f"Nothing is surely better than `{summary.baseline}` on the test half: serve with it. "
             "Below are the best settings of the fit half all the same."
         )
         yield from _setting(summary, summary.baseline, model_argument)

@@ -15,7 +15,8 @@ from entropick_eval.bootstrap import (
     interval_of,
     intervals,
     resampled_means,
-    two_sided,
+    sign_flips,
+    strata_of,
 )
 
 
@@ -54,7 +55,6 @@ def test_the_interval_of_a_share_is_near_the_binomial_one() -> None:
     assert found.n == 1000
     assert found.low == pytest.approx(0.3 - spread, abs=0.002)
     assert found.high == pytest.approx(0.3 + spread, abs=0.002)
-    assert found.p == pytest.approx(2 / 10_001)
 
 
 def test_strata_take_their_own_differences_out_of_the_interval() -> None:
@@ -67,7 +67,8 @@ def test_strata_take_their_own_differences_out_of_the_interval() -> None:
 
 def test_a_difference_without_any_is_not_told_apart() -> None:
     (found,) = intervals(np.zeros((40, 1)), [0] * 40)
-    assert (found.estimate, found.low, found.high, found.p) == (0.0, 0.0, 0.0, 1.0)
+    assert (found.estimate, found.low, found.high) == (0.0, 0.0, 0.0)
+    assert sign_flips(np.zeros((40, 1))) == [1.0]
 
 
 def test_nothing_known() -> None:
@@ -97,10 +98,33 @@ def test_duplicated_items_narrow_the_interval_by_the_square_root() -> None:
     assert (one.high - one.low) / (four.high - four.low) == pytest.approx(2, abs=0.2)
 
 
-def test_two_sided_by_hand() -> None:
-    assert two_sided(np.array([1.0, 2.0, 3.0])) == 2 * 1 / 4
-    assert two_sided(np.array([-1.0, 2.0, 3.0, 4.0])) == 2 * 2 / 5
-    assert two_sided(np.array([0.0, 0.0])) == 1.0
+@pytest.mark.parametrize(
+    "column", [[1.0] * 5, [1.0, 1.0, 1.0, -1.0, 0.0], [0.5, 0.25, -0.25, 1.0], [1.0, -1.0], [0.3, 0.2, 0.1]]
+)
+def test_random_signs_are_the_share_of_all_signs(column: list[float]) -> None:
+    reach = [
+        abs(sum(s * v for s, v in zip(signs, column, strict=True)))
+        for signs in itertools.product((1, -1), repeat=len(column))
+    ]
+    exact = sum(one >= abs(sum(column)) - 1e-9 for one in reach) / len(reach)
+    (found,) = sign_flips(np.array(column)[:, None], 20_000)
+    assert found == pytest.approx(exact, abs=0.015)
+
+
+def test_random_signs_leave_out_what_is_missing() -> None:
+    values = np.array([[1.0, 1.0], [1.0, np.nan], [1.0, np.nan], [1.0, np.nan]])
+    first, second = sign_flips(values, 20_000)
+    assert first == pytest.approx(1 / 8, abs=0.01)
+    assert second == 1.0
+    assert sign_flips(np.full((3, 1), np.nan)) == [1.0]
+
+
+def test_small_families_are_one_stratum() -> None:
+    assert strata_of(["a"] * 5 + ["b"] * 5) == [1] * 5 + [2] * 5
+    assert strata_of(["a"] * 5 + list("bcdef")) == [1] * 5 + [0] * 5
+    assert strata_of(["a"] * 5 + ["b"] * 6 + ["c"]) == [0] * 5 + [1] * 6 + [0]
+    assert strata_of(list("abc")) == [0, 0, 0]
+    assert strata_of([]) == []
 
 
 def test_holm_by_hand() -> None:

@@ -33,6 +33,10 @@ def test_a_table_by_hand() -> None:
     # of items 0, 2 and 4 alone: 1 - 1, 0 - 0, 1 - 0
     assert part.difference.estimate == pytest.approx(1 / 3)
     assert (part.difference.n, part.missing) == (3, 2)
+    assert base.p is None
+    assert new.p is not None
+    # two of five items differ, both for the better: signs agree in half of the cases
+    assert new.p == pytest.approx(0.5, abs=0.1)
     assert new.holm is not None
     assert part.holm is not None
     assert new.holm <= part.holm

@@ -19,6 +19,8 @@ LINES = [
 ARMS = """
 [refused]
 temperature = 9.0
+[cold]
+entropick.overrides.temperature = 0
 [branched]
 entropick.branch = {width = 2, depth = 3, on = ["adaptive", "explore", "high_uncertainty"]}
 [vote]
@@ -35,20 +37,24 @@ def test_the_shipped_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     command += ["--quiet", "--arms", "greedy", str(arms), "vote_3", "cascade_6"]
     assert cli.main(command) == 0
     said = capsys.readouterr().out
-    assert f"{4 + 4 + 4 + 3 * 5 + 1} replies computed, 0 failed, 1 arms refused" in said
+    assert f"{4 + 4 + 4 + 4 + 3 * 5 + 1} replies computed, 0 failed, 1 arms refused" in said
 
     data = json.loads((out / "report.json").read_text())
     assert data["model"] == "pico"
     assert data["refused"]["refused"].startswith("400: ")
     rows = {row["arm"]: row for row in data["halves"]["test"]["tables"][0]["rows"]}
-    assert set(rows) == {"greedy", "branched", "vote", "vote_3", "cascade_6"}
+    assert set(rows) == {"greedy", "cold", "branched", "vote", "vote_3", "cascade_6"}
     assert rows["greedy"]["accuracy"]["estimate"] == 1.0
     assert rows["vote"]["spent"] > rows["vote"]["tokens"]  # the replies that lost count
     opened = {row["arm"] for row in data["halves"]["test"]["open"]}
-    assert opened == {"greedy", "branched", "vote"}
+    assert opened == {"greedy", "cold", "branched", "vote"}
 
     (greedy,) = (out / "results").glob("*/greedy-*.gz")
     results = [json.loads(line) for line in gzip.decompress(greedy.read_bytes()).decode().splitlines()[1:]]
+    (cold,) = (out / "results").glob("*/cold-*.gz")
+    served = [json.loads(line) for line in gzip.decompress(cold.read_bytes()).decode().splitlines()[1:]]
+    # what the report prints for greedy as the server's default: --overrides '{"temperature": 0}'
+    assert [one["text"] for one in served] == [one["text"] for one in results]
     france = next(one for one in results if one["item"] == "france")
     assert france["text"] == "The capital is Ashfield."
     assert france["tokens"] == len(france["signals"]["surprisal"]) == len(france["signals"]["offset"])
@@ -60,7 +66,7 @@ def test_the_shipped_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "0 replies computed" in capsys.readouterr().out
     assert cli.main([*command, "--sample", "1"]) == 0
     assert (
-        "28 results computed again: text and tokens equal 100.0%, figures equal 100.0%"
+        "32 results computed again: text and tokens equal 100.0%, figures equal 100.0%"
         in capsys.readouterr().out
     )
     assert {path: path.read_bytes() for path in (out / "results").rglob("*.gz")} == before

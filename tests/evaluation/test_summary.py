@@ -22,7 +22,7 @@ from entropick_server.settings import Settings
 
 
 def answers(n: int) -> list[Answer]:
-    """Builds answers, every third wrong: ``good`` says so, ``mean_entropy`` too as a doubt, ``bad`` nothing."""
+    """Builds answers, every third wrong: ``good`` says so, ``mean_entropy`` as a doubt, ``bad`` nothing."""
     found = []
     for at in range(n):
         right = at % 3 > 0
@@ -72,9 +72,9 @@ def test_open_prompts_have_their_own_table() -> None:
 
 
 def row(arm: str, accuracy: float, relative: float, low: float = 0.01, missing: int = 0) -> Row:
-    own = Interval(accuracy, 0, 1, 1, 10)
-    difference = None if arm == "base" else Interval(accuracy - 0.4, low, 1, 0.01, 10)
-    return Row(arm, own, difference, None, 10 * relative, 5, relative, missing)
+    own = Interval(accuracy, 0, 1, 10)
+    difference = None if arm == "base" else Interval(accuracy - 0.4, low, 1, 10)
+    return Row(arm, own, difference, 0.01, 0.02, 10 * relative, 5, relative, missing)
 
 
 def test_the_best_arm_of_each_budget_is_recommended() -> None:
@@ -134,7 +134,11 @@ def test_what_clients_have_to_send_is_said() -> None:
     fixed = Arm("a", {"temperature": 0.7, "top_p": 0.9, "entropick": {"policy": "fixed"}})
     assert serve_with(fixed, "").by_clients == ("temperature", "top_p")
     assert serve_with(fixed, "").command == "entropick serve --policy fixed"
-    assert serve_with(Arm("greedy", {"temperature": 0.0}), "m").by_clients == ("temperature",)
+    greedy = serve_with(Arm("greedy", {"temperature": 0.0}), "m")
+    assert (greedy.by_clients, greedy.command) == (
+        (),
+        "entropick serve m --overrides '{\"temperature\": 0.0}'",
+    )
 
 
 def test_a_rule_that_the_server_has_is_served_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
