@@ -96,8 +96,8 @@ def sign_flips(values: Floats, resamples: int = RESAMPLES, seed: int = 0) -> lis
     """Returns the two-sided p value of the mean of every column of ``values`` [n, m] under random signs.
 
     A paired randomisation test: where two arms are alike, each difference is as likely negative as positive.
-    p is the share of random signs whose mean is at least as far from 0, with the observed signs among them; it
-    is valid for few items too, where an interval may have no width. NaN is missing; without data p is 1.
+    p is the share of random signs whose mean is at least as far from 0, the observed signs among them.
+    It is valid for few items too, where an interval may have no width. NaN is missing; without data p is 1.
     """
     rng = np.random.default_rng(seed)
     filled = np.where(np.isnan(values), 0.0, values)
