@@ -18,7 +18,7 @@ from tqdm import tqdm
 from entropick_server.engine.base import Engine, EngineError
 from entropick_server.settings import Settings, SettingsError, load_settings
 
-from . import recheck
+from . import lm_eval, recheck
 from .arms import DEFAULT_ARMS, PRESETS, ArmError, Arms, choose_arms
 from .bootstrap import RESAMPLES
 from .collect import collect
@@ -27,7 +27,7 @@ from .report import write_report
 from .runner import Plan, Runner, StoppedError
 from .store import Store, StoreError
 from .summary import Half, Summary, recommendations, summarise_half
-from .targets import Target, TargetError, at_url, in_process
+from .targets import Target, TargetError, at_url, base_of, in_process
 from .tasks import SPLITS, Item, Split, TaskError, canonical, find_tasks, limited, read_tasks
 
 BuildEngine = Callable[[Settings], Engine]
@@ -64,12 +64,14 @@ def parser() -> argparse.ArgumentParser:
     add("--url", help="evaluate the OpenAI-compatible server at this URL instead")
     add("--served-model", metavar="ID", help="with --url: which of its models (default: the first)")
     add("--api-key-env", metavar="NAME", help="with --url: the environment variable that holds the key")
-    add(
-        "--tasks",
+    what = options.add_mutually_exclusive_group(required=True).add_argument
+    what("--tasks", nargs="+", metavar="FILE", help="tasks, JSON Lines, or names of shipped ones")
+    what(
+        "--lm-eval",
         nargs="+",
-        required=True,
-        metavar="FILE",
-        help="tasks, JSON Lines, or names of shipped ones",
+        type=Path,
+        metavar="YAML",
+        help="instead: generate_until tasks of lm-eval on local files, with --url",
     )
     add(
         "--arms",
@@ -116,6 +118,8 @@ def run(argv: Sequence[str], build: BuildEngine) -> int:
     args = parser().parse_args(argv)
     try:
         _check(args)
+        if args.lm_eval:
+            return _lm_eval(args, choose_arms(args.arms or [args.baseline], args.baseline))
         items = _items(args)
         arms = choose_arms(args.arms, args.baseline)
         settings = None if args.url else _settings(args)
@@ -146,8 +150,38 @@ def _check(args: argparse.Namespace) -> None:
         raise SettingsError("--sample: must be above 0 and at most 1")
     if args.api_key_env and args.api_key_env not in os.environ:
         raise SettingsError(f"--api-key-env: there is no variable {args.api_key_env}")
+    if args.lm_eval and not args.url:
+        raise SettingsError("--lm-eval: needs --url of a running server (`entropick serve`)")
+    for path in args.lm_eval or ():
+        if not path.is_file():
+            raise SettingsError(f"--lm-eval: there is no file {path}")
     if args.halve and args.split == "test":
         raise SettingsError("--halve: needs the fit half")
+
+
+def _lm_eval(args: argparse.Namespace, arms: Arms) -> int:
+    """Runs lm-eval once for each request arm, and prints and writes its scores."""
+    key = os.environ[args.api_key_env] if args.api_key_env else None
+    scores: list[lm_eval.Score] = []
+    try:
+        command = lm_eval.find_command()
+        url, model = asyncio.run(_served(args.url, key, args.served_model))
+        for name, arm in arms.requests.items():
+            out = args.out / "lm-eval" / arm.key
+            concurrency = args.concurrency or _CONCURRENCY
+            line = lm_eval.arguments(command, arm, args.lm_eval, url, model, out, args.limit, concurrency)
+            scores += lm_eval.run_arm(line, name, out, key)
+    except (lm_eval.LmEvalError, TargetError) as error:
+        return _fail(str(error), 1)
+    (args.out / "lm-eval.md").write_text(lm_eval.table(scores), encoding="utf-8")
+    print(lm_eval.table(scores), end="")
+    return 0
+
+
+async def _served(url: str, key: str | None, model: str | None) -> tuple[str, str]:
+    """Returns a server's address without /v1, and the id of its model."""
+    async with at_url(url, key, model) as target:
+        return base_of(url), target.identity.name
 
 
 def _items(args: argparse.Namespace) -> list[Item]:

@@ -151,9 +151,14 @@ async def at_url(url: str, key: str | None, model: str | None = None) -> AsyncIt
 
     Raises TargetError where no such server answers.
     """
-    base = re.sub(r"/v1/?$", "", url.rstrip("/"))
+    base = base_of(url)
     async with _client(base, key) as client:
         yield Target(client, await _identify(client, base, model))
+
+
+def base_of(url: str) -> str:
+    """Returns the address of a server without the ending ``/v1``."""
+    return re.sub(r"/v1/?$", "", url.rstrip("/"))
 
 
 def _client(

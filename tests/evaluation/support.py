@@ -8,10 +8,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import httpx
+from hypothesis import HealthCheck, settings
 
 from entropick_eval.targets import Identity, Target
 from entropick_eval.tasks import Item, parse_item
 
+PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+"""for properties: a machine that is busy is no failure"""
 Answer = Callable[[Mapping[str, Any]], httpx.Response]
 
 

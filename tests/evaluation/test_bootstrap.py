@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from entropick_eval.bootstrap import (
@@ -18,6 +18,8 @@ from entropick_eval.bootstrap import (
     sign_flips,
     strata_of,
 )
+
+from .support import PATIENT
 
 
 def test_counts_keep_the_size_of_every_stratum() -> None:
@@ -78,7 +80,7 @@ def test_nothing_known() -> None:
     assert interval_of(np.array([]), np.array([])).n == 0
 
 
-@settings(deadline=None, max_examples=20)
+@PATIENT
 @given(st.lists(st.booleans(), min_size=4, max_size=30), st.randoms(use_true_random=False))
 def test_the_order_of_items_moves_an_interval_by_noise_alone(marks: list[bool], random: object) -> None:
     values = np.array(marks, dtype=float)[:, None]
@@ -133,6 +135,7 @@ def test_holm_by_hand() -> None:
     assert holm([]) == []
 
 
+@PATIENT
 @given(st.lists(st.floats(0, 1), max_size=12))
 def test_holm_is_between_the_raw_values_and_bonferronis(p: list[float]) -> None:
     adjusted = holm(p)

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from entropick_eval.open_text import OpenReply, distinct, measures, ngrams, repeated_share, words
 
+from .support import PATIENT
+
 
 def test_words() -> None:
     assert words("It's a state-of-the-art Café, isn\u2019t it? 3.5_x") == [
@@ -32,12 +34,14 @@ def test_distinct_by_hand() -> None:
     assert distinct([], 2) == 0
 
 
+@PATIENT
 @given(st.lists(st.sampled_from("abc"), max_size=30), st.integers(1, 4))
 def test_one_reply_is_either_repeated_or_distinct(sequence: list[str], n: int) -> None:
     if ngrams(sequence, n):
         assert repeated_share(sequence, n) == pytest.approx(1 - distinct([sequence], n))
 
 
+@PATIENT
 @given(st.lists(st.lists(st.sampled_from("ab"), max_size=8), max_size=5), st.randoms())
 def test_distinct_does_not_depend_on_the_order_of_replies(replies: list[list[str]], random: object) -> None:
     assert distinct(replies, 2) == distinct(replies[::-1], 2)

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from entropick_eval.prediction import auroc, bootstrap_of, brier, ece, prr, within_prompts
 
+from .support import PATIENT
+
 ROWS = st.lists(st.tuples(st.sampled_from([0.0, 0.5, 1.0, 2.0]), st.booleans()), min_size=2, max_size=8)
 
 
@@ -46,12 +48,14 @@ def plain_prr(scores: list[float], right: list[bool]) -> float:
     return (area(scores) - base) / (oracle - base)
 
 
+@PATIENT
 @given(ROWS)
 def test_auroc_is_the_share_of_pairs(rows: list[tuple[float, bool]]) -> None:
     scores, right = map(list, zip(*rows, strict=True))
     assert auroc(scores, right) == pytest.approx(plain_auroc(scores, right), nan_ok=True)
 
 
+@PATIENT
 @given(ROWS.filter(lambda rows: len(rows) <= 6))
 def test_prr_is_the_mean_over_the_orders_of_ties(rows: list[tuple[float, bool]]) -> None:
     scores, right = map(list, zip(*rows, strict=True))

@@ -14,6 +14,8 @@ from entropick_eval.rules import ConsensusRule, Rule, RuleError, Voter, parse_ru
 from entropick_server.answers import Extracted
 from entropick_server.consensus.config import consensus_config
 
+from .support import PATIENT
+
 
 def voter(answer: str | None, logprob: float = 0.0, cut: bool = False) -> Voter:
     """Builds a reply of two tokens, whose second is the answer; both have the same log probability (bits)."""
@@ -64,6 +66,7 @@ def test_no_further_reply_behind_an_answer() -> None:
     assert rule.pick([voter(None), voter("x", cut=True), voter("y"), voter("z")]) == (1, 3)
 
 
+@PATIENT
 @given(st.lists(st.sampled_from("abc"), min_size=1, max_size=9), st.integers(0, 99))
 def test_a_plain_vote_does_not_depend_on_the_order_but_for_ties(answers: list[str], seed: int) -> None:
     shuffled = random.Random(seed).sample(answers, len(answers))
@@ -92,6 +95,7 @@ def test_consensus_with_replies_missing() -> None:
     assert consensus(k=9, stop="beta").pick([voter("a"), voter("b")]) == (0, 2)
 
 
+@PATIENT
 @given(st.lists(st.tuples(st.sampled_from(["a", "b", None]), st.floats(-2, 0)), min_size=1, max_size=7))
 def test_consensus_of_all_is_the_weighted_vote(rows: list[tuple[str | None, float]]) -> None:
     voters = [voter(answer, logprob) for answer, logprob in rows]
