@@ -59,13 +59,20 @@ NEWCOMERS = {
     "server/entropick_server/engine/embedded": ["entropick_pico", "prometheus_client", "vllm"],
     "server/entropick_server/engine/vllm": ["entropick_pico", "prometheus_client", "triton", "uvicorn"],
     "server/entropick_server/streaming": ["prometheus_client", "transformers", "vllm", "zmq"],
-    "server/entropick_server/routes": ["entropick_pico", "prometheus_client", "transformers", "vllm"],
+    "evaluation/entropick_eval": ["entropick_pico", "transformers", "prometheus_client", "vllm"],
+    "server/entropick_server/routes": [
+        "entropick_eval",
+        "entropick_pico",
+        "prometheus_client",
+        "transformers",
+        "vllm",
+    ],
     "server/entropick_server/metrics": ["transformers", "vllm"],
 }
 
 
 def test_the_contracts_hold_a_module_that_is_added(tmp_path: Path) -> None:
-    roots = ["kernels", "sampler", "server", "pico"]
+    roots = ["kernels", "sampler", "server", "pico", "evaluation"]
     for root in roots:
         ignored = shutil.ignore_patterns("__pycache__", "*.safetensors", "*.json", "*.jsonl")
         shutil.copytree(ROOT / root, tmp_path / root, ignore=ignored)

@@ -29,6 +29,7 @@ PACKAGES = {
     "sampler": "entropick_sampler",
     "server": "entropick_server",
     "pico": "entropick_pico",
+    "evaluation": "entropick_eval",
 }
 
 _LINK = re.compile(r"\]\(([^)\s:#]+\.md)(#[^)\s]*)?\)")

@@ -1,4 +1,4 @@
-"""The console script ``entropick`` with its commands serve, calibrate and version."""
+"""The console script ``entropick`` with its commands serve, calibrate, eval and version."""
 
 from __future__ import annotations
 
@@ -43,7 +43,13 @@ _NO_VLLM: Final = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit code."""
-    ours, theirs = _split(sys.argv[1:] if argv is None else argv)
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["eval"]:
+        # heavy imports; the evaluation parses its own options
+        from entropick_eval.command import run
+
+        return run(argv[1:], partial(_serving_engine, theirs=()))
+    ours, theirs = _split(argv)
     args = _parser().parse_args(ours)
     if args.command == "version":
         if theirs:
@@ -80,14 +86,20 @@ def _split(argv: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
 
 def _serve(settings: Settings, theirs: Sequence[str]) -> int:
     # heavy imports (torch), which neither --help nor `version` needs
-    from .calibration import calibrate_first
     from .serve import serve
 
-    calibrator = partial(calibrate_first, concurrency=settings.max_num_seqs)
-    error = serve(_engine(settings.engine, _engine_options(settings), theirs, calibrator), settings)
+    error = serve(_serving_engine(settings, theirs), settings)
     if error is None:
         return 0
     return _fail(f"the model could not be loaded: {error}", 1)
+
+
+def _serving_engine(settings: Settings, theirs: Sequence[str]) -> Engine:
+    """Builds the engine that serves, which calibrates a model without a profile when it starts."""
+    from .calibration import calibrate_first
+
+    calibrator = partial(calibrate_first, concurrency=settings.max_num_seqs)
+    return _engine(settings.engine, _engine_options(settings), theirs, calibrator)
 
 
 def _engine(
@@ -195,6 +207,7 @@ def _parser() -> argparse.ArgumentParser:
             const=True,
             help="take an architecture that was not validated",
         )
+    commands.add_parser("eval", help="compare settings on questions with known answers", add_help=False)
     commands.add_parser("version", help="print the version")
     return parser
 
