@@ -1,0 +1,184 @@
+"""Sums, differences, products, sequences and units: questions whose answer is one number."""
+
+from collections.abc import Iterator
+
+from items import LAST_NUMBER, Item, between, pick
+
+SUMS = (
+    "What is {a} + {b}?",
+    "What is {a} plus {b}?",
+    "How much is {a} + {b}?",
+    "Add {a} and {b}.",
+    "Can you calculate {a} + {b} for me?",
+    "what's the sum of {a} and {b}",
+)
+SUMS_OF_THREE = (
+    "What is {a} + {b} + {c}?",
+    "Add up {a}, {b} and {c}.",
+    "What do you get if you add {a}, {b} and {c}?",
+    "I need the total of {a}, {b} and {c}.",
+)
+DIFFERENCES = (
+    "What is {a} - {b}?",
+    "What is {a} minus {b}?",
+    "Subtract {b} from {a}.",
+    "How much is {a} take away {b}?",
+    "what's the difference between {a} and {b}",
+)
+PRODUCTS = (
+    "What is {a} times {b}?",
+    "What is {a} x {b}?",
+    "Multiply {a} by {b}.",
+    "How much is {a} multiplied by {b}?",
+    "what's the product of {a} and {b}",
+)
+QUOTIENTS = (
+    "What is {a} divided by {b}?",
+    "Divide {a} by {b}.",
+    "How many times does {b} go into {a}?",
+)
+
+
+def _item(family: str, form: str, numbers: tuple[int, ...], prompt: str, answer: int, tokens: int = 64) -> Item:
+    # the operands without their order: 12 + 30 and 30 + 12 are the same content
+    key = f"{form} {' '.join(map(str, sorted(numbers)))}"
+    return Item(family, key, "n", prompt, answer, LAST_NUMBER, "last_number", tokens)
+
+
+def _distinct(items: Iterator[Item], n: int) -> list[Item]:
+    found: dict[str, Item] = {}
+    for item in items:
+        found.setdefault(item.key, item)
+        if len(found) == n:
+            break
+    return list(found.values())
+
+
+def sums(n_two: int, n_three: int) -> list[Item]:
+    """Returns sums of two numbers up to 60 and of three numbers up to 20."""
+
+    def two() -> Iterator[Item]:
+        for index in range(100 * n_two):
+            a, b = (between(f"sum {index} {side}", 4, 60) for side in "ab")
+            prompt = pick(f"sum {index}", SUMS).format(a=a, b=b)
+            yield _item("sums", "sum", (a, b), prompt, a + b)
+
+    def three() -> Iterator[Item]:
+        for index in range(100 * n_three):
+            a, b, c = (between(f"sum of three {index} {side}", 2, 20) for side in "abc")
+            prompt = pick(f"sum of three {index}", SUMS_OF_THREE).format(a=a, b=b, c=c)
+            yield _item("sums", "three", (a, b, c), prompt, a + b + c)
+
+    return _distinct(two(), n_two) + _distinct(three(), n_three)
+
+
+def operations(n_differences: int, n_products: int, n_quotients: int) -> list[Item]:
+    """Returns differences of numbers up to 60, products up to 12 times 12 and quotients without remainder."""
+
+    def differences() -> Iterator[Item]:
+        for index in range(100 * n_differences):
+            b = between(f"difference {index} b", 3, 40)
+            a = b + between(f"difference {index} a", 2, 60 - b)
+            prompt = pick(f"difference {index}", DIFFERENCES).format(a=a, b=b)
+            yield _item("operations", "difference", (a, b), prompt, a - b)
+
+    def products() -> Iterator[Item]:
+        for index in range(100 * n_products):
+            a, b = between(f"product {index} a", 2, 19), between(f"product {index} b", 3, 12)
+            prompt = pick(f"product {index}", PRODUCTS).format(a=a, b=b)
+            yield _item("operations", "product", (a, b), prompt, a * b)
+
+    def quotients() -> Iterator[Item]:
+        for index in range(100 * n_quotients):
+            b, answer = between(f"quotient {index} b", 2, 9), between(f"quotient {index} answer", 2, 12)
+            prompt = pick(f"quotient {index}", QUOTIENTS).format(a=b * answer, b=b)
+            yield _item("operations", "quotient", (b * answer, b), prompt, answer)
+
+    return (
+        _distinct(differences(), n_differences)
+        + _distinct(products(), n_products)
+        + _distinct(quotients(), n_quotients)
+    )
+
+
+SEQUENCES = (
+    "What number comes next: {s}?",
+    "What is the next number in the sequence {s}, ...?",
+    "Continue the pattern with one more number: {s}",
+    "{s}, ... which number is next?",
+    "Which number follows in this series? {s}",
+)
+
+
+def sequences(n: int) -> list[Item]:
+    """Returns arithmetic sequences, rising and falling, and geometric ones with factor 2, 3 or 10."""
+
+    def questions() -> Iterator[Item]:
+        for index in range(100 * n):
+            kind = pick(f"sequence {index} kind", ("up", "up", "up", "down", "times"))
+            if kind == "times":
+                factor = pick(f"sequence {index} factor", (2, 2, 3, 10))
+                start = between(f"sequence {index} start", 1, 9)
+                terms = [start * factor**i for i in range(5)]
+            else:
+                step = between(f"sequence {index} step", 1, 12)
+                start = between(f"sequence {index} start", 1, 30) + (5 * step if kind == "down" else 0)
+                terms = [start + (step if kind == "up" else -step) * i for i in range(5)]
+            prompt = pick(f"sequence {index}", SEQUENCES).format(s=", ".join(map(str, terms[:4])))
+            key = f"{kind} {' '.join(map(str, terms))}"
+            yield Item("sequences", key, "next", prompt, terms[4], LAST_NUMBER, "last_number", 64)
+
+    return _distinct(questions(), n)
+
+
+# larger unit, smaller unit, how many of the smaller in one of the larger, largest amount asked for
+UNITS = (
+    ("hours", "minutes", 60, 9),
+    ("minutes", "seconds", 60, 9),
+    ("days", "hours", 24, 6),
+    ("weeks", "days", 7, 12),
+    ("years", "months", 12, 10),
+    ("feet", "inches", 12, 10),
+    ("yards", "feet", 3, 12),
+    ("meters", "centimeters", 100, 15),
+    ("kilometers", "meters", 1000, 12),
+    ("centimeters", "millimeters", 10, 15),
+    ("kilograms", "grams", 1000, 12),
+    ("pounds", "ounces", 16, 6),
+    ("liters", "milliliters", 1000, 12),
+    ("gallons", "quarts", 4, 10),
+    ("dollars", "cents", 100, 12),
+    ("dozen", "eggs", 12, 8),
+    ("decades", "years", 10, 12),
+    ("centuries", "years", 100, 9),
+)
+DOWN = (
+    "How many {small} are in {n} {large}?",
+    "Convert {n} {large} to {small}.",
+    "{n} {large} is how many {small}?",
+    "How many {small} do {n} {large} make?",
+)
+UP = (
+    "How many {large} are {n} {small}?",
+    "Convert {n} {small} to {large}.",
+    "{n} {small} is how many {large}?",
+)
+
+
+def units(n: int) -> list[Item]:
+    """Returns conversions between a unit and a smaller one, in both directions, with whole answers."""
+
+    def questions() -> Iterator[Item]:
+        for index in range(200 * n):
+            large, small, ratio, most = pick(f"unit {index} which", UNITS)
+            amount = between(f"unit {index} amount", 2, most)
+            down = pick(f"unit {index} direction", (True, True, False))
+            shown, answer = (amount, amount * ratio) if down else (amount * ratio, amount)
+            prompt = pick(f"unit {index}", DOWN if down else UP).format(n=shown, large=large, small=small)
+            # both directions of one conversion are the same content
+            yield Item(
+                "units", f"{amount} {large} {small}", "down" if down else "up",
+                prompt, answer, LAST_NUMBER, "last_number", 64,
+            )  # fmt: skip
+
+    return _distinct(questions(), n)

@@ -1,0 +1,76 @@
+"""Writes the task files of the evaluation from the data of packages and from templates.
+
+``python build.py --wordnet FOLDER`` with the folder of WordNet's data.noun and the packages of requirements.txt;
+``--check`` compares instead of writing and fails where a file would change.
+"""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+import arithmetic
+import elements
+import orders
+import stories
+import words
+import world
+from items import Item, halves, write
+from wordnet import WordNet
+
+DATA = Path(__file__).resolve().parents[1] / "entropick_eval" / "data"
+
+
+def families(wordnet: WordNet) -> dict[str, list[Item]]:
+    """Returns the items of each family."""
+    return {
+        "capitals": world.capitals(),
+        "places": world.places(),
+        "cities": world.cities(7, 350_000),
+        "elements": elements.elements(),
+        "opposites": words.opposites(wordnet, 440),
+        "kinds": words.kinds(wordnet, 22),
+        "meanings": words.meanings(wordnet, 440),
+        "forms": words.forms(wordnet, {"past": 220, "plural": 110, "comparative": 70}),
+        "sums": arithmetic.sums(300, 100),
+        "operations": arithmetic.operations(150, 150, 100),
+        "sequences": arithmetic.sequences(400),
+        "units": arithmetic.units(170),
+        "word_problems": stories.one_step(400),
+        "two_steps": stories.two_steps(400),
+        "calendar": orders.calendar(),
+        "extremes": orders.extremes(400),
+        "alphabet": orders.alphabet(words.common(wordnet, "n", 8), 330),
+    }
+
+
+def build(wordnet: WordNet, folder: Path) -> None:
+    """Writes a file of each family into the folder, and prints how many items each half has."""
+    for name, items in families(wordnet).items():
+        split = halves(items)
+        write(folder / f"{name}.jsonl", split)
+        print(f"{name:14} fit {len(split['fit']):4} test {len(split['test']):4}")
+
+
+def main() -> int:
+    """Runs the command; returns 1 where ``--check`` finds a difference."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--wordnet", type=Path, required=True, help="folder with data.noun, index.noun, noun.exc ...")
+    parser.add_argument("--out", type=Path, default=DATA)
+    parser.add_argument("--check", action="store_true")
+    arguments = parser.parse_args()
+    wordnet = WordNet(arguments.wordnet)
+    if not arguments.check:
+        build(wordnet, arguments.out)
+        return 0
+    with tempfile.TemporaryDirectory() as name:
+        build(wordnet, Path(name))
+        made = {path.name: path.read_bytes() for path in Path(name).iterdir()}
+    there = {path.name: path.read_bytes() for path in arguments.out.glob("*.jsonl")}
+    different = sorted(file for file in made.keys() | there.keys() if made.get(file) != there.get(file))
+    print(f"different: {', '.join(different)}" if different else "the same bytes")
+    return 1 if different else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
