@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from items import LAST_NUMBER, Item, between, pick
+from .items import CONTAINS, LAST_NUMBER, Extract, Item, between, pick
 
 SUMS = (
     "What is {a} + {b}?",
@@ -39,7 +39,9 @@ QUOTIENTS = (
 )
 
 
-def _item(family: str, form: str, numbers: tuple[int, ...], prompt: str, answer: int, tokens: int = 64) -> Item:
+def _item(
+    family: str, form: str, numbers: tuple[int, ...], prompt: str, answer: int, tokens: int = 64
+) -> Item:
     # the operands without their order: 12 + 30 and 30 + 12 are the same content
     key = f"{form} {' '.join(map(str, sorted(numbers)))}"
     return Item(family, key, "n", prompt, answer, LAST_NUMBER, "last_number", tokens)
@@ -180,5 +182,56 @@ def units(n: int) -> list[Item]:
                 "units", f"{amount} {large} {small}", "down" if down else "up",
                 prompt, answer, LAST_NUMBER, "last_number", 64,
             )  # fmt: skip
+
+    return _distinct(questions(), n)
+
+
+ONES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"]
+TENS = ["zero", "ten", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+_WORD = (
+    "(?:(?:thir|four|fif|six|seven|eigh|nine)teen|(?:twen|thir|for|fif|six|seven|eigh|nine)ty|ten|eleven|twelve|one|two|"
+    "three|four|five|six|seven|eight|nine|hundred|thousand)"
+)
+IN_WORDS = rf"(?is)^.*?\b({_WORD}(?:(?:,? and |, |-| ){_WORD})*)\b"
+TO_WORDS = (
+    "Write the number {n} in words.",
+    "How do you spell {n} in words?",
+    "How is the number {n} written out in English?",
+)
+TO_DIGITS = (
+    'Write "{words}" as a number.',
+    "What is {words} in digits?",
+    "Which number is {words}? Use digits.",
+)
+
+
+def in_words(number: int) -> str:
+    """Returns a number from 0 to 9999 in English words: "three hundred forty-two"."""
+    if number < 20:
+        return ONES[number]
+    if number < 100:
+        return TENS[number // 10] + (f"-{ONES[number % 10]}" if number % 10 else "")
+    size, name = (1000, "thousand") if number >= 1000 else (100, "hundred")
+    rest = number % size
+    return f"{in_words(number // size)} {name}" + (f" {in_words(rest)}" if rest else "")
+
+
+def number_words(n: int) -> list[Item]:
+    """Returns numbers up to 9999 to write in words, and numbers in words to write in digits."""
+
+    def questions() -> Iterator[Item]:
+        for index in range(20 * n):
+            number = between(f"words {index}", 21, (99, 999, 9999)[index % 3])
+            words = in_words(number)
+            accepted = [words, words.replace("hundred ", "hundred and ")]
+            if pick(f"words {index} direction", (True, False)):
+                prompt = pick(f"words {index} form", TO_WORDS).format(n=number)
+                extract: Extract = {"regex": IN_WORDS}
+                yield Item("number_words", str(number), "words", prompt, accepted, CONTAINS, extract, 48)
+            else:
+                prompt = pick(f"words {index} form", TO_DIGITS).format(words=words)
+                yield Item(
+                    "number_words", str(number), "digits", prompt, number, LAST_NUMBER, "last_number", 48
+                )
 
     return _distinct(questions(), n)

@@ -2,11 +2,13 @@
 
 import periodictable
 
-from items import CONTAINS, LAST_NUMBER, Item, pick
+from .items import CONTAINS, LAST_NUMBER, Item, pick
 
 HEAVIEST = 100
 # symbols that are words: a reply has them without meaning the element
-WORDS = frozenset({"I", "He", "Be", "As", "In", "At", "No", "Am", "U", "Os", "Pa", "Ho", "Es", "La", "C", "Re"})
+WORDS = frozenset(
+    {"I", "He", "Be", "As", "In", "At", "No", "Am", "U", "Os", "Pa", "Ho", "Es", "La", "C", "Re"}
+)
 OTHER_NAMES = {"aluminum": ["aluminium"], "sulfur": ["sulphur"], "cesium": ["caesium"]}
 
 NAME_FORMS = (
@@ -46,5 +48,7 @@ def elements() -> list[Item]:
             extract = {"regex": r"(?s)^(?:.*?(?:\bis|\bsymbol|:) (?:the |letter )?)?\W{0,3}([A-Z][a-z]?)\b"}
             items.append(Item("elements", name, "symbol", prompt, symbol, check, extract, 48))
         prompt = pick(f"number {name}", NUMBER_FORMS).format(name=name)
-        items.append(Item("elements", name, "number", prompt, int(element.number), LAST_NUMBER, "last_number", 48))
+        items.append(
+            Item("elements", name, "number", prompt, int(element.number), LAST_NUMBER, "last_number", 48)
+        )
     return items

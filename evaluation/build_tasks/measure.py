@@ -1,6 +1,6 @@
 """Asks a served model for greedy replies to a sample of every family and prints how many are right.
 
-``python measure.py --url http://127.0.0.1:8000 --n 60 --out replies.jsonl`` takes 60 items of each family, fit and
+``python -m build_tasks.measure --url http://127.0.0.1:8000 --n 60 --out replies.jsonl`` takes 60 items of each family, fit and
 test. It shows whether a family leaves room for a gain (near 0 or 100 % it measures nothing), how long the replies
 are, and what share of them the extractor of answers reads, rightly: ``agree`` is the share of replies of which the
 extracted answer is right where the check says right, and wrong where it says wrong.
@@ -16,16 +16,18 @@ from pathlib import Path
 from typing import Any
 
 from entropick_eval.checkers import build_check
-from entropick_server.answers import comparable
-from items import shuffled
+
+from entropick_server.answers import comparable, extractor
+
+from .items import shuffled
 
 DATA = Path(__file__).resolve().parents[1] / "entropick_eval" / "data"
 
 
-def ask(url: str, item: dict[str, Any]) -> dict[str, Any]:
+def ask(url: str, model: str, item: dict[str, Any]) -> dict[str, Any]:
     """Returns an item with its greedy reply, its length in tokens and why it ended."""
     body = {
-        "model": "",
+        "model": model,
         "messages": item["messages"],
         "max_tokens": item["max_tokens"],
         "temperature": 0,
@@ -49,7 +51,8 @@ def judged(item: dict[str, Any]) -> dict[str, Any]:
     check = build_check(item["check"], item["answer"], item["messages"][-1]["content"], item)
     if check is None:
         raise ValueError(f"{item['id']}: no check")
-    extracted = check.read(item["reply"])
+    found = extractor(item["extract"])(item["reply"])
+    extracted = None if found is None else found.answer
     answers = item["answer"] if isinstance(item["answer"], list) else [item["answer"]]
     # a longer name is right as well: "mexican peso" for "peso"
     means = extracted is not None and any(
@@ -76,15 +79,20 @@ def main() -> int:
     have: dict[str, dict[str, Any]] = {}
     if arguments.out and arguments.out.exists():
         for line in arguments.out.read_text(encoding="utf-8").splitlines():
-            have[line_key(record := json.loads(line))] = record
+            record = json.loads(line)
+            have[line_key(record)] = record
     missing = [item for item in items if line_key(item) not in have]
+    with urllib.request.urlopen(f"{arguments.url}/v1/models", timeout=60) as response:
+        model = json.load(response)["data"][0]["id"]
     with ThreadPoolExecutor(arguments.at_once) as pool:
-        for record in pool.map(lambda item: ask(arguments.url, item), missing):
+        for record in pool.map(lambda item: ask(arguments.url, model, item), missing):
             have[line_key(record)] = record
     kept = ("reply", "tokens", "finish")
     results = [judged(item | {name: have[line_key(item)][name] for name in kept}) for item in items]
     if arguments.out:
-        arguments.out.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in have.values()))
+        arguments.out.write_text(
+            "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in have.values())
+        )
     show(results)
     return 0
 

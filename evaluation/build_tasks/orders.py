@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from items import LAST_NUMBER, Item, between, first_named, pick, shuffled
+from .items import LAST_NUMBER, Item, between, first_named, pick, shuffled
 
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 MONTHS = (
@@ -112,6 +112,35 @@ def extremes(n: int) -> list[Item]:
         if len(items) == n:
             break
     return list(items.values())
+
+
+LETTERS = (
+    'What is the first letter of the word "{word}"?',
+    "Which letter does the word {word} begin with?",
+    'What letter does "{word}" start with?',
+)
+
+
+def first_letters(words: list[str], n: int) -> list[Item]:
+    """Returns questions for the first letter of a word."""
+    items = []
+    for word in shuffled(words, str, "letters")[:n]:
+        prompt = pick(f"letter {word}", LETTERS).format(word=word)
+        # a single letter as a name: quoted, or a capital behind "letter" or "is"
+        pattern = r"(?s)^.*?(?:\bis|letter|with|:) \W{0,3}([A-Za-z])\b"
+        items.append(
+            Item(
+                "first_letters",
+                word,
+                "first",
+                prompt,
+                word[0],
+                {"type": "regex", "pattern": pattern},
+                {"regex": pattern},
+                48,
+            )
+        )
+    return items
 
 
 ALPHABET = (

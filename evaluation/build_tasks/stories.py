@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from items import LAST_NUMBER, Item, between, pick
+from .items import LAST_NUMBER, Item, between, pick
 
 NAMES = (
     "Anna", "Ben", "Carla", "Daniel", "Emma", "Farid", "Grace", "Hugo", "Ines", "Jack", "Kate", "Liam", "Maria",
@@ -48,9 +48,9 @@ def evaluate(expression: str, numbers: Mapping[str, int]) -> int:
     return result
 
 
-_AB = {"a": (8, 40), "b": (3, 20)}
-_LESS = {"a": (22, 48), "b": (3, 19)}
-_TIMES = {"a": (2, 9), "b": (3, 12)}
+_AB = {"a": (4, 30), "b": (2, 15)}
+_LESS = {"a": (13, 30), "b": (2, 12)}
+_TIMES = {"a": (2, 6), "b": (2, 12)}
 
 ONE_STEP = (
     Template("{name} has {a} {things} and buys {b} more. How many {things} does {name} have now?", _AB, "a + b"),
@@ -140,7 +140,7 @@ def _problems(family: str, templates: tuple[Template, ...], n: int, tokens: int)
 
 def one_step(n: int) -> list[Item]:
     """Returns about n word problems of one step, the same number of each template."""
-    return _problems("word_problems", ONE_STEP, n, 64)
+    return _problems("word_problems", ONE_STEP, n, 96)
 
 
 def two_steps(n: int) -> list[Item]:

