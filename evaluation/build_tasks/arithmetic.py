@@ -1,4 +1,4 @@
-"""Sums, differences, products, sequences and units: questions whose answer is one number."""
+"""Sums, differences, products, quotients and numbers in words."""
 
 from collections.abc import Iterator
 
@@ -103,90 +103,28 @@ def operations(n_differences: int, n_products: int, n_quotients: int) -> list[It
     )
 
 
-SEQUENCES = (
-    "What number comes next: {s}?",
-    "What is the next number in the sequence {s}, ...?",
-    "Continue the pattern with one more number: {s}",
-    "{s}, ... which number is next?",
-    "Which number follows in this series? {s}",
-)
-
-
-def sequences(n: int) -> list[Item]:
-    """Returns arithmetic sequences, rising and falling, and geometric ones with factor 2, 3 or 10."""
-
-    def questions() -> Iterator[Item]:
-        for index in range(100 * n):
-            kind = pick(f"sequence {index} kind", ("up", "up", "up", "down", "times"))
-            if kind == "times":
-                factor = pick(f"sequence {index} factor", (2, 2, 3, 10))
-                start = between(f"sequence {index} start", 1, 9)
-                terms = [start * factor**i for i in range(5)]
-            else:
-                step = between(f"sequence {index} step", 1, 12)
-                start = between(f"sequence {index} start", 1, 30) + (5 * step if kind == "down" else 0)
-                terms = [start + (step if kind == "up" else -step) * i for i in range(5)]
-            prompt = pick(f"sequence {index}", SEQUENCES).format(s=", ".join(map(str, terms[:4])))
-            key = f"{kind} {' '.join(map(str, terms))}"
-            yield Item("sequences", key, "next", prompt, terms[4], LAST_NUMBER, "last_number", 64)
-
-    return _distinct(questions(), n)
-
-
-# larger unit, smaller unit, how many of the smaller in one of the larger, largest amount asked for
-UNITS = (
-    ("hours", "minutes", 60, 9),
-    ("minutes", "seconds", 60, 9),
-    ("days", "hours", 24, 6),
-    ("weeks", "days", 7, 12),
-    ("years", "months", 12, 10),
-    ("feet", "inches", 12, 10),
-    ("yards", "feet", 3, 12),
-    ("meters", "centimeters", 100, 15),
-    ("kilometers", "meters", 1000, 12),
-    ("centimeters", "millimeters", 10, 15),
-    ("kilograms", "grams", 1000, 12),
-    ("pounds", "ounces", 16, 6),
-    ("liters", "milliliters", 1000, 12),
-    ("gallons", "quarts", 4, 10),
-    ("dollars", "cents", 100, 12),
-    ("dozen", "eggs", 12, 8),
-    ("decades", "years", 10, 12),
-    ("centuries", "years", 100, 9),
-)
-DOWN = (
-    "How many {small} are in {n} {large}?",
-    "Convert {n} {large} to {small}.",
-    "{n} {large} is how many {small}?",
-    "How many {small} do {n} {large} make?",
-)
-UP = (
-    "How many {large} are {n} {small}?",
-    "Convert {n} {small} to {large}.",
-    "{n} {small} is how many {large}?",
-)
-
-
-def units(n: int) -> list[Item]:
-    """Returns conversions between a unit and a smaller one, in both directions, with whole answers."""
-
-    def questions() -> Iterator[Item]:
-        for index in range(200 * n):
-            large, small, ratio, most = pick(f"unit {index} which", UNITS)
-            amount = between(f"unit {index} amount", 2, most)
-            down = pick(f"unit {index} direction", (True, True, False))
-            shown, answer = (amount, amount * ratio) if down else (amount * ratio, amount)
-            prompt = pick(f"unit {index}", DOWN if down else UP).format(n=shown, large=large, small=small)
-            # both directions of one conversion are the same content
-            yield Item(
-                "units", f"{amount} {large} {small}", "down" if down else "up",
-                prompt, answer, LAST_NUMBER, "last_number", 64,
-            )  # fmt: skip
-
-    return _distinct(questions(), n)
-
-
-ONES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"]
+ONES = [
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+    "fifteen",
+    "sixteen",
+    "seventeen",
+    "eighteen",
+    "nineteen",
+]
 TENS = ["zero", "ten", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 _WORD = (
     "(?:(?:thir|four|fif|six|seven|eigh|nine)teen|(?:twen|thir|for|fif|six|seven|eigh|nine)ty|ten|eleven|twelve|one|two|"

