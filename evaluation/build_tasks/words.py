@@ -25,7 +25,7 @@ def common(wordnet: WordNet, part: str, least: int) -> list[str]:
 
 
 def _text(lemma: str) -> str:
-    return lemma.lower().replace("_", " ")
+    return lemma.lower().replace("_", " ").removeprefix("a ")
 
 
 def _opposites(wordnet: WordNet, part: str, word: str) -> tuple[set[str], set[str]]:
@@ -165,7 +165,9 @@ def things(wordnet: WordNet, n: int) -> list[Item]:
         up = [wordnet.synsets["n", offset] for offset in wordnet.ancestors(first) if offset != first.offset]
         names = sorted({_text(name) for synset in up for name in synset.words if not name[0].isupper()})
         accepted = [
-            name for name in names if name not in VAGUE and name != word and not name.startswith(word)
+            name
+            for name in names
+            if name not in VAGUE and not name.startswith(word) and name.replace(" ", "").isalpha()
         ]
         if not accepted or word.endswith(tuple(name for name in accepted if " " not in name)):
             continue

@@ -120,7 +120,7 @@ CURRENCY_ALSO = {
     "pound": ["sterling"],
     "zimbabwe": ["dollar", "zig"],
 }
-# Countries outside of Africa where the second language of the source's list is as good an answer as the first;
+# Countries beyond Africa where the second language of the source's list is as good an answer as the first;
 # in Africa it is everywhere but in the north. Elsewhere it is a minority's.
 TWO_LANGUAGES = listed(
     """
