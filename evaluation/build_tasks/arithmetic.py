@@ -155,11 +155,11 @@ def in_words(number: int) -> str:
 
 
 def number_words(n: int) -> list[Item]:
-    """Returns numbers up to 9999 to write in words, and numbers in words to write in digits."""
+    """Returns numbers up to 999 to write in words, and numbers in words to write in digits."""
 
     def questions() -> Iterator[Item]:
         for index in range(20 * n):
-            number = between(f"words {index}", 21, (99, 999, 9999)[index % 3])
+            number = between(f"words {index}", 21, (99, 999)[index % 2])
             words = in_words(number)
             accepted = [words, words.replace("hundred ", "hundred and ")]
             if pick(f"words {index} direction", (True, False)):

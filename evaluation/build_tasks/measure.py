@@ -2,8 +2,8 @@
 
 ``python -m build_tasks.measure --url http://127.0.0.1:8000 --n 60 --out replies.jsonl`` takes 60 items of a
 family, fit and test. It shows whether a family leaves room for a gain (near 0 or 100 % it measures nothing),
-how long the replies are, and what share of them the extractor reads, rightly: ``agree`` is the share
-whose extracted answer is right where the check says right, and wrong where it says wrong.
+how long the replies are, and what share of them the extractor reads: ``agree`` is the share of replies whose
+extracted answer is right where the check says right, and wrong where it says wrong.
 """
 
 import argparse
