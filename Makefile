@@ -110,6 +110,18 @@ profile: $(BIN)/.serve ## write the shipped model's calibration file and its pro
 	$(BIN)/entropick calibrate pico/entropick_pico/model --data pico/entropick_pico/calibration.jsonl \
 	  --clarify-text "Which one do you mean?"
 
+VENV_TASKS ?= .venv-tasks
+# Debian's package wordnet-base has it there; `dpkg -x` of its file elsewhere does as well
+WORDNET ?= /usr/share/wordnet
+$(VENV_TASKS)/.ready: evaluation/build_tasks/requirements.txt
+	$(call environment,$(VENV_TASKS))
+	$(VENV_TASKS)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+.PHONY: tasks
+tasks: $(VENV_TASKS)/.ready ## write the evaluation's task files again (WORDNET=FOLDER ARGS=--check)
+	PYTHONPATH=evaluation $(VENV_TASKS)/bin/python -m build_tasks --wordnet $(WORDNET) $(ARGS)
+
 .PHONY: bench
 bench: $(BIN)/.dev ## decode and end to end against transformers generate, on this machine
 	$(BIN)/python benchmarks/engine.py --peers entropick,generate $(ARGS)
