@@ -43,7 +43,7 @@ $(BIN)/.dev: $(BIN)/.serve
 	@touch $@
 
 .PHONY: serve
-serve: $(BIN)/.serve ## set up and serve the shipped model (PORT=8000 HOST=127.0.0.1 MODEL=DIR ARGS='...')
+serve: $(BIN)/.serve ## set up and serve pico (MODEL=smollm2|FILE.gguf|DIR PORT=8000 HOST=127.0.0.1 ARGS='...')
 	$(BIN)/entropick serve $(MODEL) --host $(HOST) --port $(PORT) $(ARGS)
 
 .PHONY: test
