@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -94,7 +95,7 @@ def _open(path: Path) -> GGUFReader:
         raise ModelLoadError(f"{path} cannot be read: {error}") from error
     except (ValueError, IndexError, KeyError, OverflowError) as error:
         if GGMLQuantizationType.__name__ in str(error):
-            number = str(error).split()[0]
+            number = "".join(re.findall(r"\d+", str(error).split()[0])[-1:])
             raise ModelLoadError(
                 f"{path} cannot be loaded: quantisation type {number} is unknown (read: {', '.join(READ)})"
             ) from error

@@ -83,14 +83,14 @@ def _byte_level(file: GgufFile, tokens: list[str]) -> Tokenizer:
             f"its pre-tokenizer {pre!r} is not known (known: {', '.join(PRE_TOKENIZERS)}); a folder in "
             "Hugging Face format brings its own"
         )
-    merges = [tuple(merge.split(" ", 1)) for merge in file.keys.get("tokenizer.ggml.merges") or ()]
-    tokenizer = Tokenizer(
-        models.BPE(
-            vocab={token: i for i, token in enumerate(tokens)},
-            merges=merges,
-            ignore_merges=pre in _WHOLE_WORDS,
-        )
-    )
+    vocab = {token: i for i, token in enumerate(tokens)}
+    merges = []
+    for merge in file.keys.get("tokenizer.ggml.merges") or ():
+        left, _, right = merge.partition(" ")
+        if not {left, right, left + right} <= vocab.keys():
+            raise file.error(f"its merge {merge!r} is not of tokens that it has")
+        merges.append((left, right))
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges, ignore_merges=pre in _WHOLE_WORDS))
     if pre in _SPLITS:
         first: Any = pre_tokenizers.Split(Regex(_SPLITS[pre]), behavior="isolated")
         second = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
