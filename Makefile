@@ -78,6 +78,10 @@ parity-v2: $(VENV_VLLM)/.ready ## the same texts and figures under vLLM's runner
 	PYTHONPATH=tests/vllm/interpreted TRITON_INTERPRET=1 VLLM_USE_V2_MODEL_RUNNER=1 $(VLLM_HERE) \
 	  $(VENV_VLLM)/bin/python benchmarks/vllm_parity.py $(ARGS)
 
+.PHONY: test-real
+test-real: $(BIN)/.dev ## a real model, fetched once (93 MB), against float64 and llama.cpp (which `make peers` brings)
+	VENV_LLAMA=$(abspath $(VENV_LLAMA)) $(BIN)/python -m pytest -q -rsP -m real tests/real $(ARGS)
+
 .PHONY: check
 check: $(BIN)/.dev ## style, types, layering, first sentences of docstrings
 	$(BIN)/ruff check .

@@ -174,22 +174,28 @@ def float64_logits(path: Path, ids: Sequence[int]) -> np.ndarray:
     """The logits of every position, [tokens, vocabulary]."""
     reader = gguf.GGUFReader(path)
     keys = {name: field.contents() for name, field in reader.fields.items()}
-    weights = {t.name: gguf.dequantize(t.data, t.tensor_type).astype(np.float64) for t in reader.tensors}
+    tensors = {t.name: t for t in reader.tensors}
+
+    def weight(name: str) -> np.ndarray:
+        # one at a time: a real model is large in float64
+        values = gguf.dequantize(tensors[name].data, tensors[name].tensor_type)
+        return np.asarray(values, dtype=np.float64)
+
     kind = keys["general.architecture"]
     heads = keys[f"{kind}.attention.head_count"]
     kv_heads = keys[f"{kind}.attention.head_count_kv"]
     width = keys.get(f"{kind}.attention.key_length", keys[f"{kind}.embedding_length"] // heads)
     epsilon = keys[f"{kind}.attention.layer_norm_rms_epsilon"]
 
-    divisors = weights.get("rope_freqs.weight", np.ones(width // 2))
+    divisors = weight("rope_freqs.weight") if "rope_freqs.weight" in tensors else np.ones(width // 2)
     if keys.get(f"{kind}.rope.scaling.type") == "linear":
         divisors = divisors * keys[f"{kind}.rope.scaling.factor"]
     frequencies = keys[f"{kind}.rope.freq_base"] ** -(np.arange(0, width, 2) / width) / divisors
     angles = np.arange(len(ids))[:, None] * frequencies
     cos, sin = np.cos(angles)[:, None], np.sin(angles)[:, None]
 
-    def norm(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
-        return x / np.sqrt((x**2).mean(-1, keepdims=True) + epsilon) * weight
+    def norm(x: np.ndarray, name: str) -> np.ndarray:
+        return x / np.sqrt((x**2).mean(-1, keepdims=True) + epsilon) * weight(name)
 
     def rotate(x: np.ndarray) -> np.ndarray:
         # llama: neighbouring pairs; qwen: halves
@@ -199,26 +205,30 @@ def float64_logits(path: Path, ids: Sequence[int]) -> np.ndarray:
         a, b = np.split(x, 2, -1)
         return np.concatenate([a * cos - b * sin, a * sin + b * cos], -1)
 
-    x = weights["token_embd.weight"][list(ids)]
+    x = weight("token_embd.weight")[list(ids)]
     future = np.triu(np.full((len(ids), len(ids)), -np.inf), 1)
     for layer in range(keys[f"{kind}.block_count"]):
-        w = {n.split(".", 2)[2]: t for n, t in weights.items() if n.startswith(f"blk.{layer}.")}
+        block = f"blk.{layer}"
 
-        def project(name: str, count: int, y: np.ndarray, w: dict[str, np.ndarray] = w) -> np.ndarray:
-            out = y @ w[f"{name}.weight"].T + w.get(f"{name}.bias", 0.0)
+        def project(name: str, count: int, y: np.ndarray, block: str = block) -> np.ndarray:
+            out = y @ weight(f"{block}.{name}.weight").T
+            if f"{block}.{name}.bias" in tensors:
+                out = out + weight(f"{block}.{name}.bias")
             out = out.reshape(len(ids), count, width)
-            return norm(out, w[f"{name}_norm.weight"]) if f"{name}_norm.weight" in w else out
+            normed = f"{block}.{name}_norm.weight"
+            return norm(out, normed) if normed in tensors else out
 
-        y = norm(x, w["attn_norm.weight"])
+        y = norm(x, f"{block}.attn_norm.weight")
         query = rotate(project("attn_q", heads, y))
         key = np.repeat(rotate(project("attn_k", kv_heads, y)), heads // kv_heads, 1)
         value = np.repeat(project("attn_v", kv_heads, y), heads // kv_heads, 1)
         scores = np.einsum("qhd,khd->hqk", query, key) / np.sqrt(width) + future
         scores = np.exp(scores - scores.max(-1, keepdims=True))
         mixed = np.einsum("hqk,khd->qhd", scores / scores.sum(-1, keepdims=True), value)
-        x = x + mixed.reshape(len(ids), -1) @ w["attn_output.weight"].T
-        y = norm(x, w["ffn_norm.weight"])
-        gate = y @ w["ffn_gate.weight"].T
-        x = x + (gate / (1 + np.exp(-gate)) * (y @ w["ffn_up.weight"].T)) @ w["ffn_down.weight"].T
-    head = weights.get("output.weight", weights["token_embd.weight"])
-    return norm(x, weights["output_norm.weight"]) @ head.T
+        x = x + mixed.reshape(len(ids), -1) @ weight(f"{block}.attn_output.weight").T
+        y = norm(x, f"{block}.ffn_norm.weight")
+        gate = y @ weight(f"{block}.ffn_gate.weight").T
+        up = y @ weight(f"{block}.ffn_up.weight").T
+        x = x + (gate / (1 + np.exp(-gate)) * up) @ weight(f"{block}.ffn_down.weight").T
+    head = weight("output.weight" if "output.weight" in tensors else "token_embd.weight")
+    return norm(x, "output_norm.weight") @ head.T
