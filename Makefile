@@ -43,7 +43,7 @@ $(BIN)/.dev: $(BIN)/.serve
 	@touch $@
 
 .PHONY: serve
-serve: $(BIN)/.serve ## set up and serve the shipped model (PORT=8000 HOST=127.0.0.1 MODEL=DIR ARGS='...')
+serve: $(BIN)/.serve ## set up and serve pico (MODEL=smollm2|FILE.gguf|DIR PORT=8000 HOST=127.0.0.1 ARGS='...')
 	$(BIN)/entropick serve $(MODEL) --host $(HOST) --port $(PORT) $(ARGS)
 
 .PHONY: test
@@ -77,6 +77,10 @@ bench-vllm: $(VENV_VLLM)/.ready ## vLLM against the embedded engine: the same te
 parity-v2: $(VENV_VLLM)/.ready ## the same texts and figures under vLLM's runner V2, in Triton's interpreter (minutes)
 	PYTHONPATH=tests/vllm/interpreted TRITON_INTERPRET=1 VLLM_USE_V2_MODEL_RUNNER=1 $(VLLM_HERE) \
 	  $(VENV_VLLM)/bin/python benchmarks/vllm_parity.py $(ARGS)
+
+.PHONY: test-real
+test-real: $(BIN)/.dev ## a real model, fetched once (93 MB), against float64 and llama.cpp (which `make peers` brings)
+	VENV_LLAMA=$(abspath $(VENV_LLAMA)) $(BIN)/python -m pytest -q -rsP -m real tests/real $(ARGS)
 
 .PHONY: check
 check: $(BIN)/.dev ## style, types, layering, first sentences of docstrings

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, get_args, get_origin
 
 from .engine.base import Calibrator, Engine, EngineError
+from .engine.named_models import NAMED_MODELS
 from .engine.types import EngineOptions
 from .settings import Settings, SettingsError, load_settings
 from .version import server_version
@@ -22,7 +23,10 @@ with --engine vllm, arguments behind -- are vLLM's own: serve MODEL --engine vll
 every option can also be set as ENTROPICK_<NAME> (ENTROPICK_MAX_MODEL_LEN=4096) or in the TOML file that
 --config or ENTROPICK_CONFIG names; the command line wins over the environment, that over the file.
 """
-_MODEL_HELP = "folder of a model in Hugging Face format, or a hub id"
+_MODEL_HELP = (
+    "folder of a model in Hugging Face format, a GGUF file, a name that is fetched once and kept "
+    f"({', '.join(NAMED_MODELS)}), or a hub id; the first of these that there is"
+)
 # settings whose option is not simply --name VALUE
 _SPECIAL = frozenset({"model", "calibrate", "allow_unvalidated", "enable_prefix_caching", "batch_invariant"})
 _CALIBRATION = (

@@ -38,6 +38,7 @@ from entropick_sampler.params import (
 )
 
 from .consensus.config import ConsensusConfig, consensus_config
+from .engine.named_models import NAMED_MODELS
 from .engine.types import DEFAULT_BATCHED_TOKENS, DEFAULT_KV_CACHE_BYTES, EngineOptions, KernelsChoice
 
 _PREFIX = "ENTROPICK_"
@@ -71,7 +72,9 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on, 0 for any free one")
     model: str | None = Field(
-        None, description="folder of a model in Hugging Face format, or a hub id; left out: the shipped one"
+        None,
+        description="folder of a model in Hugging Face format, a GGUF file, a name that is fetched once "
+        f"({', '.join(NAMED_MODELS)}), or a hub id; left out: the shipped one",
     )
     engine: Literal["torch", "vllm"] = Field(
         "torch", description="engine that runs the model: the embedded one, or vLLM"

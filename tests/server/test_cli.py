@@ -73,7 +73,7 @@ def test_help_shows_choices_and_units(capsys: pytest.CaptureFixture[str]) -> Non
         "critical, error, warning, info, debug",
         "bytes of memory for the KV cache",
         "seconds that running requests have after SIGTERM",
-        "Hugging Face format, or a hub id",
+        "Hugging Face format, a GGUF file, a name that is fetched once and kept (smollm2), or a hub id",
     ):
         assert shown in text
 

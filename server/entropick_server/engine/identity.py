@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from .base import ModelLoadError
+from .user_cache import user_cache
 
 WEIGHTS: Final = "*.safetensors"
 CONFIGURATION: Final = (
@@ -37,7 +38,7 @@ _log = logging.getLogger(__name__)
 
 def default_digests() -> Path:
     """Returns the user's folder of file digests."""
-    return Path.home() / ".cache" / "entropick" / "digests"
+    return user_cache() / "digests"
 
 
 def hash_model(folder: Path, digests: Path | None = None, remember_from: int = REMEMBER_FROM) -> str:
@@ -63,14 +64,17 @@ def hash_model(folder: Path, digests: Path | None = None, remember_from: int = R
                 "reading %.1f GB of weights for the model's identity (kept for the next start)", size / 1e9
             )
         for path in (*sorted(described), *weights):
-            total.update(f"{path.name}\0{_digest(path, memory, remember_from)}\n".encode())
+            total.update(f"{path.name}\0{file_digest(path, memory, remember_from)}\n".encode())
     except OSError as error:
         raise ModelLoadError(f"{folder} cannot be loaded: {error}") from error
     return total.hexdigest()
 
 
-def _digest(path: Path, memory: Path, remember_from: int) -> str:
-    """Returns a file's SHA-256 digest, from ``memory`` where the file has not changed since it was read."""
+def file_digest(path: Path, memory: Path, remember_from: int = REMEMBER_FROM) -> str:
+    """Returns a file's SHA-256 digest, from ``memory`` where the file has not changed since it was read.
+
+    Raises OSError for a file that cannot be read.
+    """
     stamp = _stamp(path)
     if stamp[0] < remember_from:
         return _read(path)

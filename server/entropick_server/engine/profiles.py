@@ -6,17 +6,21 @@ import hashlib
 import logging
 import re
 from pathlib import Path
+from typing import Final
 
 from entropick_sampler.profile import PROFILE_FILE, Profile, ProfileError
 
 from .base import ModelLoadError
+from .user_cache import user_cache
 
+SHIPPED: Final = Path(__file__).parent.parent / "profiles"
+"""the folder of profiles that come with entropick, NAME.toml for a model of the table (``named_models``)"""
 _log = logging.getLogger(__name__)
 
 
 def default_cache() -> Path:
     """Returns the user's folder of profiles."""
-    return Path.home() / ".cache" / "entropick" / "profiles"
+    return user_cache() / "profiles"
 
 
 def cached_profile_path(cache: Path, model_hash: str, layers: tuple[int, ...]) -> Path:
@@ -28,24 +32,31 @@ def cached_profile_path(cache: Path, model_hash: str, layers: tuple[int, ...]) -
 def calibrated_path(model: str, cache: Path, model_hash: str, layers: tuple[int, ...]) -> Path:
     """Returns the place of a calibration where serving finds it.
 
-    That is beside the weights of a model in a local folder, and in the user's cache for a hub id.
+    That is beside the weights of a model in a local folder, and in the user's cache for every other model.
     """
     folder = Path(model).expanduser()
     return folder / PROFILE_FILE if folder.is_dir() else cached_profile_path(cache, model_hash, layers)
 
 
 def find_profile(
-    named: str | None, folder: Path, cache: Path, model_hash: str, layers: tuple[int, ...]
+    named: str | None,
+    folder: Path,
+    cache: Path,
+    model_hash: str,
+    layers: tuple[int, ...],
+    shipped: Path = SHIPPED,
 ) -> Profile | None:
-    """Returns the profile named in the options, else that beside the weights, else that of the user's cache.
+    """Returns the profile named in the options, or else the first that is there.
 
+    The order is: beside the weights, in the user's cache, shipped with entropick (in the folder ``shipped``).
     A cached profile that cannot be used is passed over with a warning, so that it is made anew. Raises
     ModelLoadError for a named profile, or one beside the weights, that cannot be read or was calibrated on
     other layers.
     """
     path = Path(named) if named is not None else folder / PROFILE_FILE
     if named is None and not path.is_file():
-        return _cached_profile(cached_profile_path(cache, model_hash, layers), layers)
+        cached = _cached_profile(cached_profile_path(cache, model_hash, layers), layers)
+        return cached or _shipped_profile(shipped, model_hash, layers)
     try:
         profile = Profile.load(path)
     except ProfileError as error:
@@ -70,6 +81,19 @@ def _cached_profile(path: Path, layers: tuple[int, ...]) -> Profile | None:
         _log.warning("the cached profile %s cannot be used and is passed over: %s", path, error)
         return None
     return profile
+
+
+def _shipped_profile(folder: Path, model_hash: str, layers: tuple[int, ...]) -> Profile | None:
+    """Returns the shipped profile of a model; None where there is none for these layers."""
+    for path in sorted(folder.glob("*.toml")):
+        try:
+            profile = Profile.load(path)
+        except ProfileError as error:
+            _log.warning("the shipped profile %s cannot be used and is passed over: %s", path, error)
+            continue
+        if profile.model_hash == model_hash and sorted(profile.layers) == sorted(layers):
+            return profile
+    return None
 
 
 def keep_profile(profile: Profile, path: Path) -> None:

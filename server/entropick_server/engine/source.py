@@ -1,7 +1,8 @@
 """The source of a model, as both engines read it: folder, configuration, tokenizer, end tokens, identity.
 
-A model is named by a folder in Hugging Face format or by an id of the hub, whose files are fetched first. A
-repository's own code is never run, and weights are taken from safetensors files only.
+A model is named by a folder in Hugging Face format, by a GGUF file, by a name of the table
+(``named_models``), or by an id of the hub; the latter two are fetched first. A GGUF file is converted into a
+folder. A repository's own code is never run, and weights are taken from safetensors and GGUF files only.
 """
 
 from __future__ import annotations
@@ -17,9 +18,13 @@ from huggingface_hub import snapshot_download
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedConfig
 
 from .base import ModelLoadError
-from .identity import hash_model
+from .fetch import fetched_file
+from .gguf_files import converted_folder, gguf_identity
+from .identity import default_digests, file_digest, hash_model
+from .named_models import NAMED_MODELS
 from .tokenizer import FastTokenizer
 from .types import EngineOptions, GenerationDefaults, ModelInfo
+from .user_cache import user_cache
 
 VALIDATED: Final = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text"})
 """model types whose logits and signals are compared with eager transformers in the tests"""
@@ -31,10 +36,25 @@ _INDEX: Final = "model.safetensors.index.json"
 
 
 @dataclass(frozen=True, slots=True)
+class Location:
+    """The place of a model on the disk, with its name for clients."""
+
+    folder: Path
+    name: str
+    """the model's id for clients, where the server names no other"""
+    identity: str | None = None
+    """the model's identity, where it is known without its files in the folder being read"""
+    on_hub: bool = False
+    """true for a hub id, whose weights are fetched after its description was read"""
+
+
+@dataclass(frozen=True, slots=True)
 class Source:
     """A model on the disk with everything that is known of it without its weights in memory."""
 
     folder: Path
+    name: str
+    """the model's id for clients, where the server names no other"""
     config: PreTrainedConfig
     """the configuration of the language model (of a multimodal model: its text part)"""
     generation: GenerationConfig | None
@@ -52,9 +72,8 @@ class Source:
         self, options: EngineOptions, *, max_model_len: int, parameters: int, dtype: str, device: str
     ) -> ModelInfo:
         """Describes the model as it is served; the engine alone knows the arguments."""
-        folder = is_folder(options.model)
         return ModelInfo(
-            name=options.served_model_name or (self.folder.resolve().name if folder else options.model),
+            name=options.served_model_name or self.name,
             source=options.model,
             architecture=str(self.config.model_type),
             max_model_len=max_model_len,
@@ -70,14 +89,15 @@ class Source:
 
 
 def read_source(options: EngineOptions, digests: Path | None = None) -> Source:
-    """Reads the files of a model except for its weights; the weights of a hub id are fetched as well.
+    """Reads the files of a model except for its weights; models of the hub and of the table are fetched.
 
     ``digests`` is the folder that keeps the digests of large files (default: the user's cache). Raises
     ModelLoadError for a model that is not there, not complete, not validated or without weights, and for
     monitored layers that it does not have.
     """
     model = options.model
-    folder = model_folder(model)
+    location = locate(model, digests)
+    folder = location.folder
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         if not options.allow_unvalidated:
@@ -88,32 +108,55 @@ def read_source(options: EngineOptions, digests: Path | None = None) -> Source:
         raise ModelLoadError(f"{model} cannot be loaded: {error}") from error
     text = config.get_text_config()
     layers = monitored_layers(options.monitored_layers, int(text.num_hidden_layers))
-    if not is_folder(model):
+    if location.on_hub:
         _fetch_weights(model, folder)
-    return Source(folder, text, generation, tokenizer, hash_model(folder, digests), layers)
+    identity = location.identity or hash_model(folder, digests)
+    return Source(folder, location.name, text, generation, tokenizer, identity, layers)
 
 
-def is_folder(model: str) -> bool:
-    """True if a model's name is the path of a local folder."""
-    return Path(model).expanduser().is_dir()
+def locate(model: str, digests: Path | None = None) -> Location:
+    """Finds a model by its name: an existing folder or file, else a name of the table, else a hub id.
 
+    A GGUF file is converted, a model of the table is fetched and converted, each once; of a hub id the small
+    files are fetched. ``digests`` is the folder that keeps the digests of large files (default: the user's
+    cache).
 
-def model_folder(model: str) -> Path:
-    """Returns the local folder of a model; the small files of a hub id are fetched into it.
-
-    Raises ModelLoadError for a name that is neither a model's folder nor a hub id that can be fetched.
+    Raises ModelLoadError for a name that is none of these, and for a model that cannot be fetched or
+    converted.
     """
     path = Path(model).expanduser()
-    if is_folder(model):
+    if path.is_dir():
         if not (path / "config.json").is_file():
             raise ModelLoadError(f"{model} has no config.json: it is not a Hugging Face model folder")
-        return path
-    if model.startswith((".", "/", "~")) or model.count("/") > 1:
-        raise ModelLoadError(f"{model}: no such folder")
+        return Location(path, path.resolve().name)
+    if path.is_file():
+        return _converted(path, path.stem, _sha256(path, digests))
+    if known := NAMED_MODELS.get(model):
+        file = fetched_file(known, user_cache())
+        sha256 = _sha256(file, digests)
+        if sha256 != known.file_sha256:
+            raise ModelLoadError(
+                f"{file} has changed since {model} was fetched: remove {file.parent} and start again"
+            )
+        return _converted(file, known.name, sha256)
+    if model.startswith((".", "/", "~")) or model.count("/") > 1 or path.suffix.lower() == ".gguf":
+        raise ModelLoadError(f"{model}: no such folder or file")
     folder = _fetch(model, None, _SMALL)
     if not (folder / "config.json").is_file():
         raise ModelLoadError(f"{model}: the hub has no config.json for it")
-    return folder
+    return Location(folder, model, on_hub=True)
+
+
+def _sha256(path: Path, digests: Path | None) -> str:
+    try:
+        return file_digest(path, digests or default_digests())
+    except OSError as error:
+        raise ModelLoadError(f"{path} cannot be read: {error}") from error
+
+
+def _converted(file: Path, name: str, sha256: str) -> Location:
+    """Returns the place of a GGUF file's conversion, which is made where the cache has none."""
+    return Location(converted_folder(file, sha256, user_cache()), name, gguf_identity(sha256))
 
 
 def _fetch_weights(model: str, folder: Path) -> None:
@@ -142,8 +185,9 @@ def _fetch(model: str, commit: str | None, names: Sequence[str]) -> Path:
         )
     except (OSError, ValueError) as error:
         raise ModelLoadError(
-            f"{model} is not a local folder, and as a model of the Hugging Face hub it cannot be fetched: "
-            f"{error} Check the name and the network, or download the model and give its folder."
+            f"{model} is no local folder or file and no name of the table ({', '.join(NAMED_MODELS)}), and "
+            f"as a model of the Hugging Face hub it cannot be fetched: {error} Check the name and the "
+            "network, or download the model and give its folder."
         ) from error
 
 

@@ -28,7 +28,9 @@ from entropick_server.calibration.samples import BUILT_IN_PROMPTS, BUILT_IN_TOKE
 from entropick_server.engine.base import Engine, EngineError, ModelLoadError
 from entropick_server.engine.embedded.core import EngineCore
 from entropick_server.engine.embedded.engine import EmbeddedEngine
-from entropick_server.engine.profiles import cached_profile_path, calibrated_path
+from entropick_server.engine.gguf_files import gguf_identity
+from entropick_server.engine.named_models import NAMED_MODELS
+from entropick_server.engine.profiles import SHIPPED, cached_profile_path, calibrated_path, find_profile
 from entropick_server.engine.types import EngineOptions, Request, Token
 
 from .conftest import byte_tokenizer, tiny_model
@@ -192,6 +194,33 @@ def test_a_calibration_lies_where_serving_looks(tmp_path: Path) -> None:
     assert calibrated_path(str(tmp_path), cache, "hash", layers) == tmp_path / PROFILE_FILE
     kept = calibrated_path("someone/model", cache, "hash", layers)
     assert kept == cached_profile_path(cache, "hash", layers)
+
+
+def test_a_shipped_profile_serves_the_model_that_it_names(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It comes after the user's own, and is none for other layers."""
+    cache, shipped, layers = tmp_path / "cache", tmp_path / "shipped", (0, 1, 2)
+
+    def found(model_hash: str, layers: tuple[int, ...] = layers) -> Profile | None:
+        return find_profile(None, tmp_path, cache, model_hash, layers, shipped)
+
+    assert found("one") is None  # none are shipped
+    profile(layers, "one").save(shipped / "one.toml")
+    profile(layers, "two").save(shipped / "two.toml")
+    (shipped / "bad.toml").write_text("model_hash = ")
+    assert found("two") == profile(layers, "two")
+    assert "bad.toml cannot be used" in caplog.text
+    assert found("three") is None
+    assert found("two", (0, 1)) is None
+    users = replace(profile(layers, "two"), clarify_text="My own?")
+    users.save(cached_profile_path(cache, "two", layers))
+    assert found("two") == users
+
+
+def test_a_shipped_profile_is_of_the_model_of_its_name() -> None:
+    for path in SHIPPED.glob("*.toml"):
+        assert Profile.load(path).model_hash == gguf_identity(NAMED_MODELS[path.stem].file_sha256)
 
 
 async def test_calibration_limits_its_requests_itself(model_folder: Folder, tmp_path: Path) -> None:
