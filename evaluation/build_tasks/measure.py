@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from entropick_eval.checkers import build_check
-
 from entropick_server.answers import comparable, extractor
 
 from .items import shuffled

@@ -2,8 +2,8 @@
 
 A line holds temperature, top_p, min_p, strategy, top_k, candidates drawn, whether a clarifying text begins,
 flags; then C + 1 token ids (the emitted one, C = N + W drawn), as many log probabilities, C scores, the
-signals that the policy sees, the emitted token's surprisal and its excess, the largest logit and ln z. Ids
-are exact below 2^53.
+signals that the policy sees, the emitted token's surprisal and its excess, the reply's repeated suffix, the
+largest logit and ln z. Ids are exact below 2^53.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _OF_EMITTED: Final = [signal.name for signal in SIGNALS if signal not in POLICY_
 SURPRISAL: Final = _OF_EMITTED.index("surprisal") - len(_OF_EMITTED) - 2
 """The column of the emitted token's surprisal, counted from the end of a line."""
 _SURPRISAL: Final = SIGNAL_NAMES.index("surprisal")
-"""Where the emitted token's signals begin among all."""
+"""Where the signals of the emitted token and of the reply begin among all."""
 _STRATEGIES: Final = (*Strategy, None)
 """The strategies by number; STRATEGY_OFF, -1, is the last."""
 
@@ -67,9 +67,9 @@ def unpack(packed: Tensor, candidates: int | None = None) -> list[TokenRow]:
     rows = []
     for line in packed.tolist():
         temperature, top_p, min_p, strategy, top_k, drawn, inserted, flags, token = line[:ids]
-        *signals, surprisal, excess, max_logit, log_z = line[values:]
+        *signals, surprisal, excess, repeated, max_logit, log_z = line[values:]
         drawn = int(drawn)
-        signals[_SURPRISAL:_SURPRISAL] = surprisal, excess
+        signals[_SURPRISAL:_SURPRISAL] = surprisal, excess, repeated
         if math.isnan(sum(signals)):  # seldom: something was not measured
             signals = [None if math.isnan(x) else x for x in signals]
         rows.append(

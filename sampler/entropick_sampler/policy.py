@@ -153,9 +153,9 @@ def decide(
     out by its raised temperature). A row whose policy is off gets its base values and STRATEGY_OFF. Regions
     are asked in the order of Strategy and every comparison is strict; with the presets they do not overlap,
     overrides may make them. Where a profile has a discriminant, CLARIFY asks for it too, and for every signal
-    that it reads. A reply that repeats its newest ``loop_length`` tokens is in a loop, of which a model is sure:
-    it is never GREEDY, and its temperature is at least ``loop_temperature``. Formulas see raw signals under ``seed`` (0 where not measured) and quantile ranks under
-    ``calibrated`` (0.5).
+    that it reads. A reply that repeats its newest ``loop_length`` tokens is in a loop, of which a model is
+    sure: it is never GREEDY, and its temperature is at least ``loop_temperature``. Formulas see raw signals
+    under ``seed`` (0 where not measured) and quantile ranks under ``calibrated`` (0.5).
     """
     # float64 once: each of these small operations costs its launch, whatever it computes
     stats = StepStats(stats.values.to(torch.float64), stats.valid)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-Group = Literal["logits", "attention", "token"]
+Group = Literal["logits", "attention", "token", "reply"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,7 @@ class Signal:
     """A number that is measured of each token.
 
     ``group`` says from what it is measured: ``logits`` [V], ``attention`` [layers, heads, keys], or the
-    emitted ``token`` (known only after the draw). ``buckets`` are upper bounds of the Prometheus histogram,
+    emitted ``token`` (known only after the draw), or the ``reply`` before the token. ``buckets`` are upper bounds of the Prometheus histogram,
     in the signal's unit.
     """
 
@@ -33,8 +33,8 @@ class Signal:
 
     @property
     def known_before_draw(self) -> bool:
-        """True if ``decide`` may look at the signal."""
-        return self.group != "token"
+        """True if the signal is a column of StepStats, which the formulas of ``decide`` read."""
+        return self.group in ("logits", "attention")
 
 
 _BITS = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 12.0, 16.0)
@@ -44,6 +44,7 @@ _UNIT = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
 _SHARE = (0.001, 0.003, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0)
 _VAR = (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.4, 0.6, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
 _SCORE = (0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 32.0)
+_LENGTH = (0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0)
 _SMALL = (0.0003, 0.001, 0.003, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 SIGNALS: Final[tuple[Signal, ...]] = (
@@ -87,6 +88,17 @@ SIGNALS: Final[tuple[Signal, ...]] = (
         _EXCESS,
         "Logits",
         "entropick_excess_surprisal_bits",
+    ),
+    Signal(
+        "repeated_suffix",
+        "tokens",
+        "reply",
+        "Length of the longest run of newest tokens, before this token, that stood in the reply before; at most "
+        "32, within its newest 1024 tokens. Under preset calibrated a repeating reply is drawn from more warmly.",
+        "entropick_sampler.repetition.repeated_suffix_reference",
+        _LENGTH,
+        "Reply",
+        "entropick_repeated_suffix_tokens",
     ),
     Signal(
         "attention_entropy",
@@ -169,6 +181,7 @@ SIGNALS: Final[tuple[Signal, ...]] = (
 
 SIGNAL_NAMES: Final[tuple[str, ...]] = tuple(s.name for s in SIGNALS)
 POLICY_SIGNALS: Final[tuple[Signal, ...]] = tuple(s for s in SIGNALS if s.known_before_draw)
-"""The signals that ``decide`` sees, all but the emitted token's: the columns of StepStats.values."""
+"""The signals that the formulas of ``decide`` see, all but the emitted token's and the reply's: the columns of
+StepStats.values."""
 ATTENTION_SIGNALS: Final[tuple[Signal, ...]] = tuple(s for s in SIGNALS if s.group == "attention")
 """Columns of the per-layer attention statistics that the kernels return, in their order."""

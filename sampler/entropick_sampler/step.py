@@ -85,8 +85,8 @@ class StepResult(NamedTuple):
 
     ``ids`` int64, ``logprobs`` [B, 1 + C]: the emitted token, the N candidates, the W first tokens of further
     branches, C = N + W; ``scores`` [B, C]: the guide's, of all but the emitted one; ``surprisal`` and
-    ``excess`` [B, 1]: the emitted token's surprisal, and that minus the entropy; ``normaliser`` [B, 2]: the
-    largest logit and ln z. ``flags`` [B]: 1 NaN, 2 +inf, 4 all -inf in the row's logits: its token means
+    ``excess`` [B, 1]: the emitted token's surprisal, and that minus the entropy; ``repeated`` [B, 1]: the
+    reply's repeated suffix; ``normaliser`` [B, 2]: the largest logit and ln z. ``flags`` [B]: 1 NaN, 2 +inf, 4 all -inf in the row's logits: its token means
     nothing then.
     """
 
@@ -96,6 +96,7 @@ class StepResult(NamedTuple):
     stats: StepStats
     surprisal: Tensor
     excess: Tensor
+    repeated: Tensor
     normaliser: Tensor
     decision: Decision
     flags: Tensor
@@ -114,9 +115,9 @@ class StepResult(NamedTuple):
                 d.insert_clarify.unsqueeze(1),
                 self.flags.unsqueeze(1),
                 self.ids,
-                torch.cat(
-                    (self.logprobs, self.scores, values, self.surprisal, self.excess, self.normaliser), dim=1
-                ),
+                torch.cat((self.logprobs, self.scores, values, self.surprisal, self.excess), dim=1),
+                self.repeated,
+                self.normaliser,
             ),
             dim=1,
         )
@@ -205,6 +206,7 @@ def sample_step(
         stats,
         surprisal,
         surprisal - measured.entropy.unsqueeze(1),
+        columns.memory.repeated.unsqueeze(1),
         torch.cat((top, log_z), dim=1),
         decision,
         measured.flags,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from entropick_eval.checkers import build_check
 from entropick_eval.tasks import read_tasks
 from entropick_server.answers import comparable, extractor

@@ -86,7 +86,10 @@ def rank(value: float, low: Floats, scale: Floats) -> float:
 
 @native()
 def decide_row(row: Record, repeated: int, ranks: Ranks, s: Scratch) -> int:
-    """Returns the strategy of a row whose reply repeats ``repeated`` tokens, and leaves the parameters of its draw in ``s.parameters``."""
+    """Returns the strategy of a row, and leaves the parameters of its draw in ``s.parameters``.
+
+    ``repeated``: the newest tokens of its reply that stood in it before.
+    """
     weights, unread = row.clarify_weights, row.unread
     clear, discriminant = True, 0.0
     for i in range(N_SIGNALS):
@@ -257,4 +260,5 @@ def sample_row(
     surprisal = abs(np.float32(emitted / _LN2))
     line[values + N_SIGNALS] = surprisal if measure else math.nan
     line[values + N_SIGNALS + 1] = np.float32(surprisal - s.figures[0]) if measure else math.nan
-    line[values + N_SIGNALS + 2], line[values + N_SIGNALS + 3] = s.figures[2], s.figures[3]
+    line[values + N_SIGNALS + 2] = columns.repeated if measure else math.nan
+    line[values + N_SIGNALS + 3], line[values + N_SIGNALS + 4] = s.figures[2], s.figures[3]
