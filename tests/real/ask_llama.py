@@ -59,7 +59,8 @@ def greedy(asked: dict[str, Any]) -> list[int]:
     size = ll.llama_vocab_n_tokens(vocabulary)
     fed, made = list(asked["ids"]), []
     for _ in range(asked["count"]):
-        batch = ll.llama_batch_get_one((ll.llama_token * len(fed))(*fed), len(fed))
+        tokens = (ll.llama_token * len(fed))(*fed)  # the batch points into it
+        batch = ll.llama_batch_get_one(tokens, len(fed))
         if code := ll.llama_decode(context, batch):
             raise SystemExit(f"llama_decode: {code}")
         logits = np.ctypeslib.as_array(ll.llama_get_logits_ith(context, -1), (size,))

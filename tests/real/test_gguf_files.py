@@ -35,6 +35,8 @@ FRAGMENTS = (
     "<|im_start|>user\nhi<|im_end|>\n<|endoftext|>",
     "def f(x):\n    return x ** 2  # square\n",
 )
+END_OF_TURN = 2
+"""smollm2's <|im_end|>"""
 Q4_K_M = 15
 """llama.cpp's number of that mixture of types"""
 
@@ -84,6 +86,11 @@ def served(
     return reply, np.stack(seen)
 
 
+def until_end(reply: list[int]) -> list[int]:
+    """The reply up to the end of turn: where it ends is the server's business, not the core's."""
+    return reply[: reply.index(END_OF_TURN) + 1] if END_OF_TURN in reply else reply
+
+
 def check_logits(path: Path, ids: list[int], count: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Compares the served logits with float64; returns the reply."""
     reply, found = served(path, ids, count, monkeypatch)
@@ -119,7 +126,7 @@ def rewritten(source: Path, target: Path, kind: Kind) -> Path:
 
 def test_smollm2_as_it_is_shipped(smollm2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert {t.tensor_type.name for t in gguf.GGUFReader(smollm2).tensors} == {"F32", "Q8_0", "Q4_1"}
-    reply = check_logits(smollm2, question(smollm2), 12, monkeypatch)
+    reply = until_end(check_logits(smollm2, question(smollm2), 12, monkeypatch))
     tokenizer = read_source(options(smollm2)).tokenizer
     assert tokenizer.decode(reply, skip_special_tokens=True) == "The capital of France is Paris."
 
@@ -154,7 +161,7 @@ def test_greedy_text_of_smollm2_beside_llama_cpps(
 ) -> None:
     tokenizer = read_source(options(smollm2)).tokenizer
     ids = question(smollm2)
-    ours, _ = served(smollm2, ids, 40, monkeypatch)
+    ours = until_end(served(smollm2, ids, 40, monkeypatch)[0])
     theirs = llama_cpp("greedy", file=smollm2, ids=ids, count=40)
     for name, reply in (("entropick", ours), ("llama.cpp", theirs)):
         print(f"{name}: {tokenizer.decode(reply, skip_special_tokens=False)!r}")
