@@ -62,10 +62,11 @@ def resampled_means(
     """
     known = ~np.isnan(values)
     filled = np.where(known, values, 0.0)
+    whole = bool(known.all())  # then every resample has all n items
     found = []
     for counts in draw_counts(strata, resamples, seed):
         with np.errstate(invalid="ignore"):
-            found.append((counts @ filled) / (counts @ known))
+            found.append((counts @ filled) / (len(values) if whole else counts @ known))
     return np.concatenate(found)
 
 

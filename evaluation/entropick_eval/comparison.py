@@ -109,16 +109,16 @@ def _table(
     names = list(arms)
     correct = _matrix([{item: one.correct for item, one in arms[name].items()} for name in names], items)
     base = correct[:, [names.index(baseline)]]
-    accuracy = intervals(correct, strata, resamples, seed, level)
-    differences = intervals(correct - base, strata, resamples, seed, level)
+    both = intervals(np.hstack([correct, correct - base]), strata, resamples, seed, level)
+    accuracy, differences = both[: len(names)], both[len(names) :]
     p = sign_flips(correct - base, resamples, seed)
     others = [at for at, name in enumerate(names) if name != baseline]
     adjusted = dict(zip(others, holm([p[at] for at in others]), strict=True))
     rows = []
     for at, name in enumerate(names):
         spent = _mean([arms[name][item].spent for item in items if item in arms[name]])
-        both = [item for item in items if item in arms[name] and item in arms[baseline]]
-        base_spent = sum(arms[baseline][item].spent for item in both)
+        shared = [item for item in items if item in arms[name] and item in arms[baseline]]
+        base_spent = sum(arms[baseline][item].spent for item in shared)
         rows.append(
             Row(
                 arm=name,
@@ -128,7 +128,9 @@ def _table(
                 holm=adjusted.get(at),
                 spent=spent,
                 tokens=_mean([arms[name][item].tokens for item in items if item in arms[name]]),
-                relative=sum(arms[name][item].spent for item in both) / base_spent if base_spent else np.nan,
+                relative=sum(arms[name][item].spent for item in shared) / base_spent
+                if base_spent
+                else np.nan,
                 missing=sum(item not in arms[name] for item in items),
             )
         )
