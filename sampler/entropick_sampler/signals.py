@@ -17,9 +17,9 @@ Group = Literal["logits", "attention", "token", "reply"]
 class Signal:
     """A number that is measured of each token.
 
-    ``group`` says from what it is measured: ``logits`` [V], ``attention`` [layers, heads, keys], or the
-    emitted ``token`` (known only after the draw), or the ``reply`` before the token. ``buckets`` are upper bounds of the Prometheus histogram,
-    in the signal's unit.
+    ``group`` says from what it is measured: ``logits`` [V], ``attention`` [layers, heads, keys], the emitted
+    ``token`` (known only after the draw), or the ``reply`` before the token. ``buckets`` are upper bounds of
+    the Prometheus histogram, in the signal's unit.
     """
 
     name: str
@@ -93,8 +93,8 @@ SIGNALS: Final[tuple[Signal, ...]] = (
         "repeated_suffix",
         "tokens",
         "reply",
-        "Length of the longest run of newest tokens, before this token, that stood in the reply before; at most "
-        "32, within its newest 1024 tokens. Under preset calibrated a repeating reply is drawn from more warmly.",
+        "Length of the longest run of newest tokens, before this token, that stood in the reply before; at "
+        "most 32, within its newest 1024 tokens.",
         "entropick_sampler.repetition.repeated_suffix_reference",
         _LENGTH,
         "Reply",
@@ -181,7 +181,6 @@ SIGNALS: Final[tuple[Signal, ...]] = (
 
 SIGNAL_NAMES: Final[tuple[str, ...]] = tuple(s.name for s in SIGNALS)
 POLICY_SIGNALS: Final[tuple[Signal, ...]] = tuple(s for s in SIGNALS if s.known_before_draw)
-"""The signals that the formulas of ``decide`` see, all but the emitted token's and the reply's: the columns of
-StepStats.values."""
+"""The signals that the formulas of ``decide`` see: the columns of StepStats.values."""
 ATTENTION_SIGNALS: Final[tuple[Signal, ...]] = tuple(s for s in SIGNALS if s.group == "attention")
 """Columns of the per-layer attention statistics that the kernels return, in their order."""

@@ -84,10 +84,10 @@ class StepResult(NamedTuple):
     """The decisions and the draws of a step.
 
     ``ids`` int64, ``logprobs`` [B, 1 + C]: the emitted token, the N candidates, the W first tokens of further
-    branches, C = N + W; ``scores`` [B, C]: the guide's, of all but the emitted one; ``surprisal`` and
-    ``excess`` [B, 1]: the emitted token's surprisal, and that minus the entropy; ``repeated`` [B, 1]: the
-    reply's repeated suffix; ``normaliser`` [B, 2]: the largest logit and ln z. ``flags`` [B]: 1 NaN, 2 +inf, 4 all -inf in the row's logits: its token means
-    nothing then.
+    branches, C = N + W; ``scores`` [B, C]: the guide's, of all but the emitted one. All [B, 1]: ``surprisal``
+    of the emitted token, ``excess`` (that minus the entropy), ``repeated``, the reply's repeated suffix.
+    ``normaliser`` [B, 2]: the largest logit and ln z. ``flags`` [B]: 1 NaN, 2 +inf, 4 all -inf in the row's
+    logits: its token means nothing then.
     """
 
     ids: Tensor
