@@ -86,7 +86,8 @@ def _group_means(values: Floats, size: int) -> Floats:
     """Returns the mean of every run of ``size`` tokens; a shorter reply is one group."""
     if size < 1:
         raise ValueError(f"a group holds at least 1 token, got {size}")
-    return np.lib.stride_tricks.sliding_window_view(values, min(size, len(values))).mean(-1)
+    means: Floats = np.lib.stride_tricks.sliding_window_view(values, min(size, len(values))).mean(-1)
+    return means
 
 
 def mean_logprob(surprisals: Sequence[float]) -> float:
