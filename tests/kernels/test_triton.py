@@ -35,8 +35,8 @@ REGISTER_CAPS = {
     "draw_any": 128,
 }
 """a little above what the compiler gives; more means fewer programs at a time, so it is to be noticed"""
-KEYS_ALONE_CAP = 112
-"""of ``attend`` without values"""
+KEYS_ALONE_CAP = 128
+"""of ``attend`` without values: four programs of 128 threads at a time, as with 104"""
 STREAMING = {"_chunk_moments", "attend", "_block_maxima"}
 """the kernels that read the logits or the keys and values: 128 bits at a time, or bandwidth is lost"""
 
