@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -45,20 +45,24 @@ class PolicyMemory(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StepColumns:
-    """The new inputs of B rows: ``data`` int64 [B, 5], contiguous, a column for each field of StepRow."""
+    """The new inputs of B rows: ``data`` int64 [B, 5], contiguous, a column for each field of StepRow.
+
+    ``begins``: False where the host knows that no row draws the first token of a reply.
+    """
 
     data: Tensor
+    begins: bool = True
 
     @classmethod
     def of(cls, rows: Sequence[StepRow]) -> StepColumns:
         """Returns the columns of these rows on the CPU."""
         lines = [(*row[:4], NEVER if row.since_clarify is None else row.since_clarify) for row in rows]
         numbers = np.array(lines, dtype=np.int64).reshape(len(rows), len(StepRow._fields))
-        return cls(torch.from_numpy(numbers))
+        return cls(torch.from_numpy(numbers), any(row.position == 0 for row in rows))
 
     def to(self, device: torch.device | str) -> StepColumns:
         """Returns the same columns on a device, by a copy that need not have ended."""
-        return StepColumns(self.data.to(device, non_blocking=True))
+        return replace(self, data=self.data.to(device, non_blocking=True))
 
     @property
     def positions(self) -> Tensor:

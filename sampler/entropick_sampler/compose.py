@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .formulas import PARAMETERS, Floats, table
+from .opening import OpeningWeights
 from .params import (
     FIXED_BASE,
     SEED_PARAMS,
@@ -51,6 +52,7 @@ ROW: Final = np.dtype(
         ("seed", np.int64),
         ("stream", np.int64),
         ("ranked", np.uint8),
+        ("opens", np.uint8),
         ("unread", np.uint8, (N_SIGNALS,)),
     ],
     align=True,
@@ -63,7 +65,7 @@ ROW: Final = np.dtype(
 parameters of a draw under each strategy, affine in the signals and then clipped. ``choices``: the rows LABEL,
 DRAWN and BUDGET for each strategy. ``cooldown``: tokens between two clarifying texts. ``seed``, ``stream``:
 the key of the draws and their Philox stream. ``ranked``: 1 where the formulas read quantile ranks (preset
-``calibrated``).
+``calibrated``); ``opens``: 1 where the discriminant adds the opening score.
 """
 LABEL: Final = 0
 """The row of ``choices`` with the strategy as it is reported: STRATEGY_OFF where the policy is off."""
@@ -136,6 +138,7 @@ class RowParams(NamedTuple):
         record["clarify_weights"] = [weights.get(name, 0.0) for name in _SIGNAL_NAMES]
         record["clarify_cut"] = -(profile.clarify_bias if profile else 1.0)
         record["unread"] = record["clarify_weights"] == 0
+        record["opens"] = bool(profile and profile.opening_weights)
         for name in cells._fields:
             record[name] = getattr(cells, name)
         choices = record["choices"]
@@ -163,16 +166,17 @@ def _max_top_k(params: PolicyParams, record: Any, ranked: bool) -> int | None:
 class Composition(NamedTuple):
     """The resident parameters of B rows that are sampled together.
 
-    ``records``: ROW [B]. ``ranks``: the profile's. ``candidates``: the largest number N of candidates of a
-    row; ``firsts``: the largest number W of further branches whose first tokens a row draws. ``any_enabled``:
-    the policy of some row is on; ``any_ranked``, ``all_ranked``: some or all rows are ranked. ``max_top_k``:
-    the largest top_k of the rows that draw, 0 where they have no filter, None where nothing limits it (the
-    promise of :func:`entropick_kernels.sample.draw`). The host knows these, so that a step of plain rows can
-    skip work.
+    ``records``: ROW [B]. ``ranks``, ``opening``: the profile's. ``candidates``: the largest number N of
+    candidates of a row; ``firsts``: the largest number W of further branches whose first tokens a row draws.
+    ``any_enabled``: the policy of some row is on; ``any_ranked``, ``all_ranked``: some or all rows are
+    ranked. ``max_top_k``: the largest top_k of the rows that draw, 0 where they have no filter, None where
+    nothing limits it (the promise of :func:`entropick_kernels.sample.draw`). The host knows these, so that a
+    step of plain rows can skip work.
     """
 
     records: npt.NDArray[Any]
     ranks: Ranks
+    opening: OpeningWeights
     candidates: int
     firsts: int
     any_enabled: bool
@@ -192,6 +196,7 @@ class Composition(NamedTuple):
         return cls(
             np.frombuffer(joined, ROW) if joined else np.zeros(0, ROW),
             rank_tables(profile),
+            opening_table(profile),
             max([row.candidates for row in rows], default=1),
             firsts,
             any(row.enabled for row in rows),
@@ -208,6 +213,12 @@ def rank_tables(profile: Profile | None) -> Ranks:
     quantiles = np.array([known.get(name, _UNRANKED) for name in _SIGNAL_NAMES], dtype=np.float64)
     # a run of equal quantiles becomes a step
     return Ranks(quantiles[:, :-1].copy(), 1.0 / np.maximum(np.diff(quantiles), 1e-12))
+
+
+@functools.lru_cache(maxsize=16)
+def opening_table(profile: Profile | None) -> OpeningWeights:
+    """Returns the opening weights of a profile; K is 0 where it has none."""
+    return OpeningWeights.of(profile.opening_weights if profile else {})
 
 
 # a batch is composed anew when a row joins or leaves; the others, and most of those to come, are known

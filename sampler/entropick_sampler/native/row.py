@@ -28,6 +28,7 @@ from ..compose import (
     Ranks,
 )
 from ..formulas import PARAMETERS
+from ..opening import OpeningWeights
 from ..params import Strategy
 from ..profile import QUANTILE_LEVELS
 from ..score import CONFIDENCE_CONSTANT, CONFIDENCE_WEIGHTS
@@ -83,8 +84,11 @@ def rank(value: float, low: Floats, scale: Floats) -> float:
 
 
 @native()
-def decide_row(row: Record, ranks: Ranks, s: Scratch) -> int:
-    """Returns the strategy of a row, and leaves the parameters of its draw in ``s.parameters``."""
+def decide_row(row: Record, ranks: Ranks, opening: float, s: Scratch) -> int:
+    """Returns the strategy of a row, and leaves the parameters of its draw in ``s.parameters``.
+
+    ``opening``: its opening score, read where the row's discriminant adds it.
+    """
     weights, unread = row.clarify_weights, row.unread
     clear, discriminant = True, 0.0
     for i in range(N_SIGNALS):
@@ -96,6 +100,8 @@ def decide_row(row: Record, ranks: Ranks, s: Scratch) -> int:
             s.seen[i] = 0.5
         discriminant += weights[i] * s.values[i]
         clear = clear and (s.valid[i] != 0 or unread[i] != 0)
+    if row.opens:
+        discriminant += opening
     clear = clear and discriminant > row.clarify_cut
     cuts = row.cuts
     strategy = 0
@@ -123,6 +129,17 @@ def logprob_of(x: Float32, token: int, figures: Float32) -> Any:
     """Returns log p of a token, nats."""
     # minus the maximum first: the sum of maximum and ln z would lose digits at large logits
     return np.float32(np.float32(x[token] - figures[2]) - figures[3])
+
+
+@native()
+def opening_row(x: Float32, position: int, opening: OpeningWeights, s: Scratch) -> float:
+    """Returns the opening score of a row, -infinity where its token is not the first of a reply."""
+    if position != 0:
+        return -math.inf
+    score = 0.0
+    for k in range(opening.ids.shape[0]):
+        score += float(logprob_of(x, opening.ids[k], s.figures)) * opening.weights[k]
+    return score if math.isfinite(score) else -math.inf
 
 
 @native()
@@ -178,6 +195,7 @@ def sample_row(
     columns: Record,
     row: Record,
     ranks: Ranks,
+    opening: OpeningWeights,
     candidates: int,
     measure: bool,
     s: Scratch,
@@ -189,7 +207,8 @@ def sample_row(
     its ROW; ``measure`` False: no signal is measured.
     """
     best, flag = measure_row(x, attention, attended, measure, s)
-    strategy = decide_row(row, ranks, s)
+    score = opening_row(x, columns.position, opening, s) if row.opens else -math.inf
+    strategy = decide_row(row, ranks, score, s)
     choices = row.choices
 
     free = columns.forced < 0
