@@ -6,10 +6,11 @@ check half which tokens of CLARIFY's corner pass.
 
     python benchmarks/clarify.py [--labelled 400] [--model DIR]
 
-With --prompts it serves labelled prompts that calibration never saw, a JSON line each, under the model's profile
-instead, and counts the replies that begin with CLARIFY, and the later tokens of replies at which it fires:
+With --prompts it serves labelled prompts that calibration never saw, a JSON line each, under the model's
+profile instead, and counts the replies that begin with CLARIFY, and the later tokens at which it fires:
 
-    python benchmarks/clarify.py --model smollm2 --prompts server/entropick_server/profiles/smollm2/unseen.jsonl
+    python benchmarks/clarify.py --model smollm2 \\
+      --prompts server/entropick_server/profiles/smollm2/unseen.jsonl
 """
 
 from __future__ import annotations
@@ -77,10 +78,8 @@ async def served(engine: EmbeddedEngine, path: Path, tokens: int) -> None:
     once = [SamplingParams(seed=i, max_tokens=1) for i in range(len(samples))]
     first = await run_all(engine, [s.prompt for s in samples], PolicyConfig(), once)
     fires = [reply[0].strategy is Strategy.CLARIFY for reply in first]
-    groups = len({s.group for s in samples})
-    print(
-        f"{path.name}: {len(samples)} prompts of {len({r['template'] for r in rows})} templates in {groups} groups"
-    )
+    groups, templates = len({s.group for s in samples}), len({r["template"] for r in rows})
+    print(f"{path.name}: {len(samples)} prompts of {templates} templates in {groups} groups")
     print("| prompts | n | CLARIFY, 95 % interval by group |")
     print("|---|---|---|")
     for kind in KINDS:
