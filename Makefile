@@ -126,6 +126,13 @@ $(VENV_TASKS)/.ready: evaluation/build_tasks/requirements.txt
 tasks: $(VENV_TASKS)/.ready ## write the evaluation's task files again (WORDNET=FOLDER ARGS=--check)
 	PYTHONPATH=evaluation $(VENV_TASKS)/bin/python -m build_tasks --wordnet $(WORDNET) $(ARGS)
 
+SMOLLM2_DATA := server/entropick_server/profiles/smollm2
+.PHONY: profile-smollm2
+profile-smollm2: $(BIN)/.serve ## write smollm2's labelled prompts and its profile (some minutes; MODEL=DIR for a copy of it)
+	$(BIN)/python tools/clarify_prompts.py $(SMOLLM2_DATA)
+	$(BIN)/entropick calibrate $(or $(MODEL),smollm2) --data $(SMOLLM2_DATA)/fit.jsonl \
+	  --output $(SMOLLM2_DATA).toml --clarify-text "Could you tell me a little more about what you mean?"
+
 .PHONY: bench
 bench: $(BIN)/.dev ## decode and end to end against transformers generate, on this machine
 	$(BIN)/python benchmarks/engine.py --peers entropick,generate $(ARGS)

@@ -163,22 +163,34 @@ def _discriminant(measured: MeasuredTokens, profile: Profile) -> tuple[Mapping[s
 def separate(signals: Tensor, label: Tensor) -> tuple[Tensor, float]:
     """Returns weights [K] and a bias such that signals [N, K] @ weights + bias > 0 means label [N] (bool).
 
-    Logistic regression, both classes of equal weight: Newton steps with an L2 penalty of 1e-2 a row on
-    standardised signals. The bias then puts the cut where at most 5 % of the unlabelled pass, or at the
-    logistic boundary if that is stricter.
+    Logistic regression (:func:`logistic`) with a penalty of 1e-2 a row. The bias then puts the cut where at
+    most 5 % of the unlabelled pass, or at the logistic boundary if that is stricter.
+    """
+    weights, bias = logistic(signals, label, 1e-2)
+    cut = max(_at((signals @ weights + bias)[~label], 0.95), 0.0)
+    return weights, bias - cut
+
+
+def logistic(signals: Tensor, label: Tensor, strength: float) -> tuple[Tensor, float]:
+    """Returns weights [K] and a bias of a logistic regression of label [N] (bool) on signals [N, K].
+
+    Both classes have equal weight; Newton steps with an L2 penalty of ``strength`` a row on standardised
+    signals.
     """
     wanted = label.to(torch.float64)
     balance = torch.where(label, 0.5 / wanted.mean(), 0.5 / (1 - wanted.mean()))
     mean, std = signals.mean(0), signals.std(0).clamp_min(1e-6)
     x = torch.cat([(signals - mean) / std, torch.ones(len(signals), 1, dtype=torch.float64)], dim=1)
-    penalty = torch.full((x.shape[1],), 1e-2 * len(signals), dtype=torch.float64)
+    penalty = torch.full((x.shape[1],), strength * len(signals), dtype=torch.float64)
     penalty[-1] = 0.0
     w = torch.zeros(x.shape[1], dtype=torch.float64)
     for _ in range(25):
         p = torch.sigmoid(x @ w)
         gradient = x.T @ (balance * (p - wanted)) + penalty * w
         hessian = x.T @ ((balance * p * (1 - p)).unsqueeze(1) * x) + torch.diag(penalty + 1e-9)
-        w = w - torch.linalg.solve(hessian, gradient)
-    cut = max(_at((x @ w)[~label], 0.95), 0.0)
+        step = torch.linalg.solve(hessian, gradient)
+        w = w - step
+        if float(step.abs().max()) < 1e-9:
+            break
     weights = w[:-1] / std
-    return weights, float(w[-1] - (weights * mean).sum()) - cut
+    return weights, float(w[-1] - (weights * mean).sum())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -63,10 +63,12 @@ class StepColumns:
     """The new inputs of B rows.
 
     ``data`` int64 [B, 8], contiguous, a column for each field of StepRow; the last one, ``surprisal``, holds
-    the bits of float64 numbers.
+    the bits of float64 numbers. ``begins``: False where the host knows that no row draws the first token of a
+    reply.
     """
 
     data: Tensor
+    begins: bool = True
 
     @classmethod
     def of(cls, rows: Sequence[StepRow]) -> StepColumns:
@@ -76,11 +78,11 @@ class StepColumns:
             for row in rows
         ]
         numbers = np.frombuffer(bytearray().join(lines), np.int64).reshape(len(rows), len(StepRow._fields))
-        return cls(torch.from_numpy(numbers))
+        return cls(torch.from_numpy(numbers), any(row.position == 0 for row in rows))
 
     def to(self, device: torch.device | str) -> StepColumns:
         """Returns the same columns on a device, by a copy that need not have ended."""
-        return StepColumns(self.data.to(device, non_blocking=True))
+        return replace(self, data=self.data.to(device, non_blocking=True))
 
     @property
     def positions(self) -> Tensor:

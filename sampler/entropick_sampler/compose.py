@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from .formulas import PARAMETERS, Floats, table
 from .one_formula import ONE_FORMULA, Figure, OneFormula
+from .opening import OpeningWeights
 from .params import (
     FIXED_BASE,
     FORMULA_BASE,
@@ -58,6 +59,7 @@ ROW: Final = np.dtype(
         ("seed", np.int64),
         ("stream", np.int64),
         ("ranked", np.uint8),
+        ("opens", np.uint8),
         ("unread", np.uint8, (N_SIGNALS,)),
         ("figure", np.int64),
         ("sets_min_p", np.uint8),
@@ -76,10 +78,10 @@ parameters of a draw under each strategy, affine in the signals and then clipped
 DRAWN and BUDGET for each strategy. ``cooldown``: tokens between two clarifying texts. ``loop_length``,
 ``loop_temperature``: the repeated tokens from which on a reply is in a loop, NO_LOOP where this is never
 asked, and the least temperature there. ``seed``, ``stream``: the key of the draws and their Philox stream.
-``ranked``: 1 where the formulas read quantile ranks (preset ``calibrated``). Of a policy with one formula
-(:mod:`.one_formula`): ``figure``, a Figure, 0 of all other rows; ``sets_min_p``, 0 where it sets the
-temperature; ``inputs`` of the figure; ``terms``: offset, scale and weight; ``temperatures``: the limits of a
-temperature.
+``ranked``: 1 where the formulas read quantile ranks (preset ``calibrated``); ``opens``: 1 where the
+discriminant adds the opening score. Of a policy with one formula (:mod:`.one_formula`): ``figure``, a Figure,
+0 of all other rows; ``sets_min_p``, 0 where it sets the temperature; ``inputs`` of the figure; ``terms``:
+offset, scale and weight; ``temperatures``: the limits of a temperature.
 """
 NO_LOOP: Final = 1 << 30
 """The ``loop_length`` of a row for which no reply is in a loop."""
@@ -162,6 +164,7 @@ class RowParams(NamedTuple):
         record["clarify_weights"] = [weights.get(name, 0.0) for name in _SIGNAL_NAMES]
         record["clarify_cut"] = -(profile.clarify_bias if profile else 1.0)
         record["unread"] = record["clarify_weights"] == 0
+        record["opens"] = bool(profile and profile.opening_weights)
         for name in cells._fields:
             record[name] = getattr(cells, name)
         choices = record["choices"]
@@ -199,16 +202,18 @@ def _max_top_k(params: PolicyParams, record: Any, ranked: bool) -> int | None:
 class Composition(NamedTuple):
     """The resident parameters of B rows that are sampled together.
 
-    ``records``: ROW [B]. ``ranks``: the profile's. ``candidates``: the largest number N of candidates of a
-    row; ``firsts``: the largest number W of further branches whose first tokens a row draws. ``any_enabled``:
-    the policy of some row is on; ``any_ranked``, ``all_ranked``: some or all rows are ranked. ``max_top_k``:
-    the largest top_k of the rows that draw, 0 where they have no filter, None where nothing limits it (the
-    promise of :func:`entropick_kernels.sample.draw`). ``figures``: for each figure that a row's one formula
-    reads, the numbers of these rows. The host knows these, so that a step of plain rows can skip work.
+    ``records``: ROW [B]. ``ranks``, ``opening``: the profile's. ``candidates``: the largest number N of
+    candidates of a row; ``firsts``: the largest number W of further branches whose first tokens a row draws.
+    ``any_enabled``: the policy of some row is on; ``any_ranked``, ``all_ranked``: some or all rows are
+    ranked. ``max_top_k``: the largest top_k of the rows that draw, 0 where they have no filter, None where
+    nothing limits it (the promise of :func:`entropick_kernels.sample.draw`). ``figures``: for each figure
+    that a row's one formula reads, the numbers of these rows. The host knows these, so that a step of plain
+    rows can skip work.
     """
 
     records: npt.NDArray[Any]
     ranks: Ranks
+    opening: OpeningWeights
     candidates: int
     firsts: int
     any_enabled: bool
@@ -238,6 +243,7 @@ class Composition(NamedTuple):
         return cls(
             np.frombuffer(joined, ROW) if joined else np.zeros(0, ROW),
             rank_tables(profile),
+            opening_table(profile),
             max([row.candidates for row in rows], default=1),
             firsts,
             any(row.enabled for row in rows),
@@ -255,6 +261,12 @@ def rank_tables(profile: Profile | None) -> Ranks:
     quantiles = np.array([known.get(name, _UNRANKED) for name in _SIGNAL_NAMES], dtype=np.float64)
     # a run of equal quantiles becomes a step
     return Ranks(quantiles[:, :-1].copy(), 1.0 / np.maximum(np.diff(quantiles), 1e-12))
+
+
+@functools.lru_cache(maxsize=16)
+def opening_table(profile: Profile | None) -> OpeningWeights:
+    """Returns the opening weights of a profile; K is 0 where it has none."""
+    return OpeningWeights.of(profile.opening_weights if profile else {})
 
 
 # a batch is composed anew when a row joins or leaves; the others, and most of those to come, are known

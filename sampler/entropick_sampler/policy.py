@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .columns import PolicyMemory
-from .compose import RANK_STEP, ROUNDING, ROW, SIDES, Composition, rank_tables
+from .compose import RANK_STEP, ROUNDING, ROW, SIDES, Composition, opening_table, rank_tables
 from .params import STRATEGY_OFF, Strategy
 from .profile import QUANTILE_LEVELS, Profile
 from .stats import StepStats
@@ -48,6 +48,7 @@ class Constants(NamedTuple):
 
     ``sides`` [2, 5], ``rounding`` [5, 4], ``rank_step`` [Q - 1]: the arrays of :mod:`.compose` of these
     names. ``rank_low``, ``rank_scale`` [S, Q - 1]: the quantiles of a profile, as in :class:`.compose.Ranks`.
+    ``opening_ids`` int64, ``opening_weights`` [K]: its opening weights (:class:`.opening.OpeningWeights`).
     """
 
     sides: Tensor
@@ -55,12 +56,14 @@ class Constants(NamedTuple):
     rank_step: Tensor
     rank_low: Tensor
     rank_scale: Tensor
+    opening_ids: Tensor
+    opening_weights: Tensor
 
 
 @functools.lru_cache(maxsize=16)
 def _constants(profile: Profile | None, device: torch.device) -> Constants:
     """Returns the constants of a profile on a device, kept so that composing a batch copies none of them."""
-    arrays = (SIDES, ROUNDING, RANK_STEP, *rank_tables(profile))
+    arrays = (SIDES, ROUNDING, RANK_STEP, *rank_tables(profile), *opening_table(profile))
     return Constants(*(torch.tensor(array).to(device) for array in arrays))
 
 
@@ -69,8 +72,8 @@ class PolicyRows(NamedTuple):
 
     Named and shaped as in :data:`.compose.ROW`, which explains them, with B in front: float64; int64 for
     ``choices``, ``cooldown``, ``loop_length``, ``seed``, ``stream`` and ``figure``; bool for ``ranked``,
-    ``unread`` and ``sets_min_p``. ``off``: the decision where no row's policy is on. ``any_ranked`` and
-    ``all_ranked`` are known to the host and do not depend on device data.
+    ``opens``, ``unread`` and ``sets_min_p``. ``off``: the decision where no row's policy is on.
+    ``any_ranked`` and ``all_ranked`` are known to the host and do not depend on device data.
     """
 
     cuts: Tensor
@@ -87,6 +90,7 @@ class PolicyRows(NamedTuple):
     seed: Tensor
     stream: Tensor
     ranked: Tensor
+    opens: Tensor
     unread: Tensor
     figure: Tensor
     sets_min_p: Tensor
@@ -144,18 +148,25 @@ def quantile_ranks(stats: StepStats, shared: Constants) -> Tensor:
 
 
 def decide(
-    stats: StepStats, memory: PolicyMemory, rows: PolicyRows, may_clarify: Tensor | None = None
+    stats: StepStats,
+    memory: PolicyMemory,
+    rows: PolicyRows,
+    may_clarify: Tensor | None = None,
+    opening: Tensor | None = None,
 ) -> Decision:
     """Picks a strategy and the parameters of the draw for every row.
 
     ``stats``: [B, S]; ``memory``: the policy memory of the rows' sequences, which the caller must keep and
     update; ``may_clarify``: bool [B], False where no text can be inserted now (the strategy is then carried
-    out by its raised temperature). A row whose policy is off gets its base values and STRATEGY_OFF. Regions
-    are asked in the order of Strategy and every comparison is strict; with the presets they do not overlap,
-    overrides may make them. Where a profile has a discriminant, CLARIFY asks for it too, and for every signal
-    that it reads. A reply that repeats its newest ``loop_length`` tokens is in a loop, of which a model is
-    sure: it is never GREEDY, and its temperature is at least ``loop_temperature``. Formulas see raw signals
-    under ``seed`` (0 where not measured) and quantile ranks under ``calibrated`` (0.5).
+    out by its raised temperature); ``opening``: float64 [B], the opening score of each row, -infinity where
+    its token is not the first of a reply (None: in all rows). A row whose policy is off gets its base
+    values and STRATEGY_OFF. Regions are asked in the order of Strategy and every comparison is strict; where
+    they overlap (CLARIFY's with opening weights, others by overrides) the first takes the token. Where a
+    profile has a discriminant, CLARIFY asks for it too, for every signal that it reads, and with opening
+    weights for the first token of a reply. A reply that repeats its newest ``loop_length`` tokens is in a
+    loop, of which a model is sure: it is never GREEDY, and its temperature is at least ``loop_temperature``.
+    Formulas see raw signals under ``seed`` (0 where not measured) and quantile ranks under ``calibrated``
+    (0.5).
     """
     # float64 once: each of these small operations costs its launch, whatever it computes
     stats = StepStats(stats.values.to(torch.float64), stats.valid)
@@ -168,7 +179,11 @@ def decide(
     # both sides of a comparison take the region's sign, which is exact
     hits = (stats.values[:, :2].unsqueeze(-1) * rows.shared.sides > rows.cuts).all(1)
     # the discriminant sees raw values: the tokens it tells apart lie in the tail, where ranks are all alike
-    clear = (rows.clarify_weights * raw).sum(-1) > rows.clarify_cut
+    discriminant = (rows.clarify_weights * raw).sum(-1)
+    if opening is None:
+        clear = (discriminant > rows.clarify_cut).logical_and_(~rows.opens)
+    else:
+        clear = torch.where(rows.opens, discriminant + opening, discriminant) > rows.clarify_cut
     if stats.valid is not None:
         clear &= (stats.valid | rows.unread).all(-1)
     hits.select(1, int(Strategy.CLARIFY)).logical_and_(clear)

@@ -53,6 +53,8 @@ class Profile:
     the engine could measure. ``thresholds``: the cut points of the policy (bits, bits^2).
     ``clarify_weights`` and ``clarify_bias``: CLARIFY also asks that bias + sum of weight x signal is
     positive (a linear discriminant fitted on labelled positions; without labels: no weights, bias 1).
+    ``opening_weights``: token id -> weight of its log2 probability at the first token of a reply, which is
+    added to that sum (:mod:`.opening`); a profile that has any fires at no other token.
 
     The mappings must not be changed: ``id`` and ``params`` are computed once.
     """
@@ -67,6 +69,7 @@ class Profile:
     clarify_text: str = DEFAULT_CLARIFY_TEXT
     clarify_weights: Mapping[str, float] = field(default_factory=dict)
     clarify_bias: float = 1.0
+    opening_weights: Mapping[int, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     def __hash__(self) -> int:
@@ -89,6 +92,7 @@ class Profile:
         plain = asdict(self)
         plain["quantiles"] = {name: list(values) for name, values in self.quantiles.items()}
         plain["layers"] = list(self.layers)
+        plain["opening_weights"] = [list(pair) for pair in sorted(self.opening_weights.items())]
         plain["notes"] = list(self.notes)
         return plain
 
@@ -146,12 +150,24 @@ def _from_dict(data: Mapping[str, Any], name: str) -> Profile:
             clarify_text=str(clarify["text"]),
             clarify_weights={k: float(v) for k, v in clarify["weights"].items()},
             clarify_bias=float(clarify["bias"]),
+            opening_weights=_opening_weights(clarify.get("opening")),
             notes=tuple(str(note) for note in provenance.get("notes", ())),
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ProfileError(f"{name}: missing or malformed entry: {error}") from error
     _check(profile, name)
     return profile
+
+
+def _opening_weights(table: Mapping[str, Any] | None) -> dict[int, float]:
+    """Returns the weights in a profile's table ``clarify.opening``; ValueError for a malformed one."""
+    if table is None:
+        return {}
+    ids = [int(token) for token in table["tokens"]]
+    weights = [float(weight) for weight in table["weights"]]
+    if len(set(ids)) != len(weights) or len(ids) != len(weights) or any(token < 0 for token in ids):
+        raise ValueError("clarify.opening needs a weight for each of its tokens, and every token once")
+    return dict(zip(ids, weights, strict=True))
 
 
 def _check(profile: Profile, name: str) -> None:
@@ -164,6 +180,7 @@ def _check(profile: Profile, name: str) -> None:
         ("thresholds", profile.thresholds, set(THRESHOLDS)),
         ("clarify.weights", profile.clarify_weights, known),
         ("clarify", {"bias": profile.clarify_bias}, {"bias"}),
+        ("clarify.opening", profile.opening_weights, set(profile.opening_weights)),
     ):
         for entry, value in entries.items():
             if entry not in names:
@@ -176,6 +193,13 @@ def _check(profile: Profile, name: str) -> None:
         ascending = all(map(math.isfinite, values)) and list(values) == sorted(values)
         if len(values) != len(QUANTILE_LEVELS) or not ascending:
             raise ProfileError(f"{name}: quantiles.{signal} must be {len(QUANTILE_LEVELS)} ascending values")
+
+
+def _opening_table(weights: Mapping[int, float]) -> dict[str, Any]:
+    if not weights:
+        return {}
+    ids = sorted(weights)
+    return {"opening": {"tokens": ids, "weights": [weights[token] for token in ids]}}
 
 
 def _to_toml(profile: Profile) -> str:
@@ -195,6 +219,7 @@ def _to_toml(profile: Profile) -> str:
             "text": profile.clarify_text,
             "bias": profile.clarify_bias,
             "weights": dict(profile.clarify_weights),
+            **_opening_table(profile.opening_weights),
         },
         "quantiles": {name: list(values) for name, values in profile.quantiles.items()},
     }

@@ -35,8 +35,8 @@ class SamplerRows(NamedTuple):
 
     ``seeds`` int64 [B, 1], ``draws`` [1, C], ``streams`` [B, C]: the numbers of the C = N + W draws beside
     the position, for N candidates and the first tokens of W further branches. ``candidates`` N,
-    ``any_enabled`` and ``max_top_k`` as in :class:`.compose.Composition`. ``figures``: the rows of policies
-    with one formula, by figure.
+    ``any_enabled`` and ``max_top_k`` as in :class:`.compose.Composition`; ``opens``: some row's discriminant
+    adds an opening score; ``figures``: the rows of policies with one formula, by figure.
     """
 
     policy: PolicyRows
@@ -45,6 +45,7 @@ class SamplerRows(NamedTuple):
     streams: Tensor
     candidates: int
     any_enabled: bool
+    opens: bool
     max_top_k: int | None
     figures: tuple[FigureRows, ...]
 
@@ -64,6 +65,7 @@ class SamplerRows(NamedTuple):
             policy.stream.unsqueeze(1) + branch,
             composition.candidates,
             composition.any_enabled,
+            composition.any_ranked and len(composition.opening.ids) > 0,
             composition.max_top_k,
             figure_rows(composition, policy),
         )
@@ -141,6 +143,19 @@ def step_stats(measured: LogitsStats, attention: Tensor | None, attention_valid:
     return StepStats(values, torch.nn.functional.pad(there, (2, 0), value=True))
 
 
+def opening_scores(logits: Tensor, shift: Tensor, positions: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
+    """Returns the opening score of each row, float64 [B]; -infinity where the token is not a reply's first.
+
+    ``logits`` [B, V]; ``shift`` [B, 2]: each row's largest logit and ln z, so that a log probability is
+    logit - largest - ln z; ``positions`` [B]: the indices of the drawn tokens in their replies;
+    ``ids``, ``weights`` [K]: as in :class:`.opening.OpeningWeights`.
+    """
+    # in two steps and the type of the statistics, as all log probabilities: a sum of both loses digits
+    logprobs = (logits[:, ids].to(shift.dtype) - shift[:, :1]).sub_(shift[:, 1:])
+    score = (logprobs.to(torch.float64) * weights).sum(-1)
+    return score.masked_fill_(~score.isfinite() | (positions != 0), -math.inf)
+
+
 def sample_step(
     logits: Tensor,
     attention: Tensor | None,
@@ -162,7 +177,14 @@ def sample_step(
     free = forced < 0
     decision = rows.policy.off
     if rows.any_enabled:
-        decision = decide(stats, columns.memory, rows.policy, (clarify >= 0).logical_and_(free))
+        opening = None
+        if rows.opens and columns.begins:
+            shift = torch.stack((measured.max_logit, measured.log_z), dim=1)
+            shared = rows.policy.shared
+            opening = opening_scores(
+                logits, shift, columns.positions, shared.opening_ids, shared.opening_weights
+            )
+        decision = decide(stats, columns.memory, rows.policy, (clarify >= 0).logical_and_(free), opening)
     if rows.figures:
         decision = adjust(decision, logits, measured, columns.memory, rows.figures, kernels)
     drawn = draw(

@@ -28,6 +28,7 @@ from ..compose import (
     Ranks,
 )
 from ..formulas import PARAMETERS
+from ..opening import OpeningWeights
 from ..params import Strategy
 from ..profile import QUANTILE_LEVELS
 from ..score import CONFIDENCE_CONSTANT, CONFIDENCE_WEIGHTS
@@ -85,10 +86,11 @@ def rank(value: float, low: Floats, scale: Floats) -> float:
 
 
 @native()
-def decide_row(row: Record, repeated: int, ranks: Ranks, s: Scratch) -> int:
+def decide_row(row: Record, repeated: int, ranks: Ranks, opening: float, s: Scratch) -> int:
     """Returns the strategy of a row, and leaves the parameters of its draw in ``s.parameters``.
 
-    ``repeated``: the newest tokens of its reply that stood in it before.
+    ``repeated``: the newest tokens of its reply that stood in it before; ``opening``: its opening score, read
+    where the row's discriminant adds it.
     """
     weights, unread = row.clarify_weights, row.unread
     clear, discriminant = True, 0.0
@@ -101,6 +103,8 @@ def decide_row(row: Record, repeated: int, ranks: Ranks, s: Scratch) -> int:
             s.seen[i] = 0.5
         discriminant += weights[i] * s.values[i]
         clear = clear and (s.valid[i] != 0 or unread[i] != 0)
+    if row.opens:
+        discriminant += opening
     clear = clear and discriminant > row.clarify_cut
     looping = repeated >= row.loop_length
     cuts = row.cuts
@@ -131,6 +135,17 @@ def logprob_of(x: Float32, token: int, figures: Float32) -> Any:
     """Returns log p of a token, nats."""
     # minus the maximum first: the sum of maximum and ln z would lose digits at large logits
     return np.float32(np.float32(x[token] - figures[2]) - figures[3])
+
+
+@native()
+def opening_row(x: Float32, position: int, opening: OpeningWeights, s: Scratch) -> float:
+    """Returns the opening score of a row, -infinity where its token is not the first of a reply."""
+    if position != 0:
+        return -math.inf
+    score = 0.0
+    for k in range(opening.ids.shape[0]):
+        score += float(logprob_of(x, opening.ids[k], s.figures)) * opening.weights[k]
+    return score if math.isfinite(score) else -math.inf
 
 
 @native()
@@ -197,6 +212,7 @@ def sample_row(
     columns: Record,
     row: Record,
     ranks: Ranks,
+    opening: OpeningWeights,
     candidates: int,
     measure: bool,
     s: Scratch,
@@ -208,7 +224,8 @@ def sample_row(
     its ROW; ``measure`` False: no signal is measured.
     """
     best, flag = measure_row(x, attention, attended, measure, s)
-    strategy = decide_row(row, columns.repeated, ranks, s)
+    score = opening_row(x, columns.position, opening, s) if row.opens else -math.inf
+    strategy = decide_row(row, columns.repeated, ranks, score, s)
     choices = row.choices
     if row.figure != 0 and flag == 0:
         adjust_row(x, row, columns, s)

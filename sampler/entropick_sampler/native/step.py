@@ -15,6 +15,7 @@ from entropick_kernels.loops import address, claim, native_worker, run, threads_
 
 from ..columns import StepColumns, StepRow
 from ..compose import N_PARAMETERS, N_SIGNALS, ROW, Composition, Ranks
+from ..opening import OpeningWeights
 from ..packed import FIXED_COLUMNS
 from ..signals import ATTENTION_SIGNALS
 from .row import Scratch, sample_row
@@ -23,6 +24,7 @@ _A: Final = len(ATTENTION_SIGNALS)
 _CHUNK: Final = 1024
 """Logits that are measured at a time, whatever V is."""
 _WORK_PER_LOGIT: Final = 24
+_RESIDENT: Final = ("records", "rank_low", "rank_scale", "opening_ids", "opening_weights")
 _Address: Final = ctypes.POINTER(ctypes.c_int64)
 
 STEP: Final = np.dtype([(name, np.float64 if name == "surprisal" else np.int64) for name in StepRow._fields])
@@ -32,6 +34,7 @@ ARGUMENTS: Final = np.dtype(
         (name, np.int64)
         for name in (
             *("next_row", "here", "rows", "vocabulary", "candidates", "draws", "steps", "measure"),
+            *("tokens", "opening_ids", "opening_weights"),
             *("records", "rank_low", "rank_scale", "logits", "attention", "attended", "columns", "lines"),
         )
     ]
@@ -39,9 +42,10 @@ ARGUMENTS: Final = np.dtype(
 """The arguments of a step.
 
 ``next_row``: the row that a thread takes next; ``here``: the address of these arguments; ``rows``,
-``vocabulary``: B, V; ``candidates``, ``draws``: N, C = N + W; ``steps``: Q - 1; ``measure``: 0 or 1. The
-others are addresses: of the composition's arrays, of logits float32 [B, V], attention float32 [B, 7],
-attended uint8 [B], columns STEP [B], and the lines float64 [B, ...].
+``vocabulary``: B, V; ``candidates``, ``draws``: N, C = N + W; ``steps``: Q - 1; ``measure``: 0 or 1;
+``tokens``: K, the number of opening weights. The others are addresses: of the composition's arrays, of
+logits float32 [B, V], attention float32 [B, 7], attended uint8 [B], columns STEP [B], and the lines
+float64 [B, ...].
 """
 
 
@@ -54,6 +58,10 @@ def _worker(data: Any) -> None:
     ranks = Ranks(
         numba.carray(address(a.rank_low), (N_SIGNALS, a.steps), np.float64),
         numba.carray(address(a.rank_scale), (N_SIGNALS, a.steps), np.float64),
+    )
+    opening = OpeningWeights(
+        numba.carray(address(a.opening_ids), (a.tokens,), np.int64),
+        numba.carray(address(a.opening_weights), (a.tokens,), np.float64),
     )
     logits = numba.carray(address(a.logits), (rows, vocabulary), np.float32)
     attention = numba.carray(address(a.attention), (rows, _A), np.float32)
@@ -82,6 +90,7 @@ def _worker(data: Any) -> None:
             columns=columns[b],
             row=records[b],
             ranks=ranks,
+            opening=opening,
             candidates=candidates,
             measure=measure,
             s=scratch,
@@ -110,9 +119,10 @@ class NativeStep:
         a["here"] = self._data.ctypes.data
         a["rows"], a["candidates"], a["draws"] = self._rows, composition.candidates, self._draws
         a["steps"] = ranks.low.shape[1]
-        a["records"], a["rank_low"], a["rank_scale"] = (
-            array.ctypes.data for array in (records, ranks.low, ranks.scale)
-        )
+        a["tokens"] = len(composition.opening.ids)
+        arrays = (records, ranks.low, ranks.scale, *composition.opening)
+        for name, array in zip(_RESIDENT, arrays, strict=True):
+            a[name] = array.ctypes.data
         self._everywhere = np.ones(self._rows, dtype=np.uint8)
         self._nowhere = np.zeros(self._rows, dtype=np.uint8)
         self._unseen = np.zeros((self._rows, _A), dtype=np.float32)

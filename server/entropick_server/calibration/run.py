@@ -11,9 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import torch
 
 from entropick_sampler.calibrate import MeasuredTokens, fit
+from entropick_sampler.calibrate_opening import MeasuredOpenings, with_opening
 from entropick_sampler.params import PolicyConfig, SamplingParams
 from entropick_sampler.profile import DEFAULT_CLARIFY_TEXT, Profile, ProfileError
 from entropick_sampler.signals import SIGNALS
@@ -26,6 +28,8 @@ from .samples import BUILT_IN_PROMPTS, BUILT_IN_TOKENS, Sample, built_in_samples
 ENOUGH_TOKENS: Final = 600
 """built-in prompts are answered again with other seeds until so many tokens were measured"""
 MAX_ROUNDS: Final = 12
+ANSWERED: Final = 100
+"""labelled prompts of kind ``other`` that the model answers, about: their replies count for the quantiles"""
 IN_FLIGHT: Final = 16
 """requests that calibration has in an engine at the same time, where the caller names no other number"""
 
@@ -65,6 +69,38 @@ async def measure(
         return tokens
 
     return list(await asyncio.gather(*(one(i, s) for i, s in enumerate(samples))))
+
+
+async def measure_openings(engine: Engine, samples: Sequence[Sample], concurrency: int) -> MeasuredOpenings:
+    """Measures the whole first-token distribution of each labelled prompt; raises EngineError."""
+    gate = asyncio.Semaphore(concurrency)
+    vocabulary = engine.info.vocab_size
+    logprobs = np.full((len(samples), vocabulary), -np.inf, dtype=np.float32)
+    done = 0
+
+    async def one(number: int, prompt: tuple[int, ...]) -> None:
+        nonlocal done
+        sampling = SamplingParams(temperature=0.0, max_tokens=1, logprobs=vocabulary)
+        request = Request(
+            request_id=f"opening-{number}",
+            prompt_token_ids=prompt,
+            sampling=sampling,
+            policy=PolicyConfig(policy="fixed"),
+            arrival=time.monotonic(),
+        )
+        async with gate:
+            (token,) = await _tokens(engine, request)
+        ids, values = zip(*token.top_logprobs, strict=True)
+        logprobs[number, np.array(ids)] = values
+        done += 1
+        _progress(done, len(samples))
+
+    await asyncio.gather(*(one(i, sample.prompt) for i, sample in enumerate(samples)))
+    return MeasuredOpenings(
+        logprobs,
+        tuple(sample.kind for sample in samples if sample.kind is not None),
+        tuple(sample.group for sample in samples),
+    )
 
 
 async def _tokens(engine: Engine, request: Request) -> list[Token]:
@@ -110,6 +146,7 @@ async def calibrate_engine(
     Raises CalibrationDataError for a bad file, ValueError for too little data.
     """
     info = engine.info
+    openings: MeasuredOpenings | None = None
     if data is None:
         prompts = built_in_samples(engine.tokenizer)
         data_hash = hashlib.sha256("\n".join(BUILT_IN_PROMPTS).encode()).hexdigest()
@@ -122,8 +159,15 @@ async def calibrate_engine(
     else:
         samples = read_samples(data, engine.tokenizer, info.eos_token_ids, info.max_model_len)
         data_hash = hashlib.sha256(data.read_bytes()).hexdigest()
+        labelled = [sample for sample in samples if sample.kind is not None]
+        # questions that lack a piece are no ordinary use: their replies count for no quantile
+        answered = [sample for sample in labelled if sample.kind == "other"]
+        samples = [sample for sample in samples if sample.kind is None]
+        samples += answered[:: max(1, len(answered) // ANSWERED)]
         measured = await measure(engine, samples, concurrency)
-    return fit(
+        if labelled:
+            openings = await measure_openings(engine, labelled, concurrency)
+    profile = fit(
         collect(samples, measured),
         model_hash=engine.model_hash,
         data_hash=data_hash,
@@ -131,6 +175,7 @@ async def calibrate_engine(
         date=datetime.date.today().isoformat(),
         clarify_text=clarify_text,
     )
+    return profile if openings is None else with_opening(profile, openings)
 
 
 async def calibrate_first(engine: Engine, concurrency: int = IN_FLIGHT) -> Profile:

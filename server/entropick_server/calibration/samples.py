@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from entropick_sampler.calibrate_opening import KINDS, Kind
+
 from ..engine.base import Tokenizer
 
 MAX_LINE_BYTES: Final = 1 << 20
@@ -49,12 +51,15 @@ class Sample:
     """A text of which ``prompt`` is given and ``reply`` is measured token by token.
 
     An empty reply lets the model write ``BUILT_IN_TOKENS`` tokens of its own. ``ambiguous``: indices of
-    reply tokens at which a clarifying question would be right.
+    reply tokens at which a clarifying question would be right. ``kind``: the kind of a labelled prompt, whose
+    first token's distribution is measured; ``group``: the group that it is left out with.
     """
 
     prompt: tuple[int, ...]
     reply: tuple[int, ...]
     ambiguous: frozenset[int] = frozenset()
+    kind: Kind | None = None
+    group: str = ""
 
 
 def read_samples(path: Path, tokenizer: Tokenizer, eos: Sequence[int], limit: int) -> list[Sample]:
@@ -63,7 +68,10 @@ def read_samples(path: Path, tokenizer: Tokenizer, eos: Sequence[int], limit: in
     A line has one of these shapes:
 
     ``{"messages": [..., {"role": "assistant", "content": text}], "ambiguous_at": [character offsets]}``,
-    ``{"prompt": text, "completion": text}`` or ``{"text": text}``. Raises CalibrationDataError.
+    ``{"prompt": text, "completion": text}`` or ``{"text": text}``. A labelled prompt has a ``kind`` and no
+    reply: ``{"messages": [..., {"role": "user", "content": text}], "kind": kind, "template": name}``, or
+    ``prompt`` without ``completion``; of its template's name the part before a slash is the group. Raises
+    CalibrationDataError.
     """
     samples = []
     try:
@@ -81,7 +89,9 @@ def read_samples(path: Path, tokenizer: Tokenizer, eos: Sequence[int], limit: in
             raise CalibrationDataError(f"line {number}: {error}") from error
         if not sample.prompt:
             raise CalibrationDataError(f"line {number}: the prompt has no tokens")
-        if len(sample.prompt) < limit and sample.reply:
+        if len(sample.prompt) < limit and sample.kind is not None:
+            samples.append(sample)
+        elif len(sample.prompt) < limit and sample.reply:
             room = limit - len(sample.prompt)
             samples.append(Sample(sample.prompt, sample.reply[:room], sample.ambiguous))
     if not samples:
@@ -92,6 +102,9 @@ def read_samples(path: Path, tokenizer: Tokenizer, eos: Sequence[int], limit: in
 def _sample(row: dict[str, Any], tokenizer: Tokenizer, eos: Sequence[int]) -> Sample:
     if "messages" in row:
         *before, last = row["messages"]
+        if last["role"] == "user" and "kind" in row:
+            ids = tokenizer.apply_chat_template(row["messages"], add_generation_prompt=True)
+            return _labelled(row, ids)
         if last["role"] != "assistant":
             raise ValueError("the last message must be the assistant's")
         reply = tokenizer.encode(last["content"], add_special_tokens=False)
@@ -100,11 +113,21 @@ def _sample(row: dict[str, Any], tokenizer: Tokenizer, eos: Sequence[int]) -> Sa
         return Sample(tuple(prompt), (*reply, *eos[:1]), ambiguous)
     if "prompt" in row:
         prompt = tokenizer.encode(row["prompt"], add_special_tokens=True)
+        if "kind" in row and "completion" not in row:
+            return _labelled(row, prompt)
         return Sample(tuple(prompt), tuple(tokenizer.encode(row["completion"], add_special_tokens=False)))
     if "text" in row:
         ids = tokenizer.encode(row["text"], add_special_tokens=True)
         return Sample(tuple(ids[:1]), tuple(ids[1:]))
     raise ValueError("expected one of the keys messages, prompt (with completion), text")
+
+
+def _labelled(row: dict[str, Any], prompt: Sequence[int]) -> Sample:
+    kind = row["kind"]
+    if kind not in KINDS:
+        raise ValueError(f"kind must be one of {', '.join(KINDS)}")
+    group = str(row.get("template") or row.get("id") or prompt).partition("/")[0]
+    return Sample(tuple(prompt), (), kind=kind, group=group)
 
 
 def token_indices(

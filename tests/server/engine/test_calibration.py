@@ -7,9 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from entropick_sampler.calibrate import fit
+from entropick_sampler.calibrate import MIN_LABELLED, fit
+from entropick_sampler.calibrate_opening import KINDS
 from entropick_sampler.params import PolicyConfig
 from entropick_sampler.profile import PROFILE_FILE, Profile
 from entropick_sampler.signals import POLICY_SIGNALS, SIGNALS
@@ -23,7 +25,7 @@ from entropick_server.calibration import (
     read_samples,
     token_indices,
 )
-from entropick_server.calibration.run import ENOUGH_TOKENS
+from entropick_server.calibration.run import ENOUGH_TOKENS, measure_openings
 from entropick_server.calibration.samples import BUILT_IN_PROMPTS, BUILT_IN_TOKENS
 from entropick_server.engine.base import Engine, EngineError, ModelLoadError
 from entropick_server.engine.embedded.core import EngineCore
@@ -98,6 +100,54 @@ async def test_the_three_shapes_of_a_line(engine: EmbeddedEngine, tmp_path: Path
 async def test_bad_lines_are_named(engine: EmbeddedEngine, tmp_path: Path, row: object, needle: str) -> None:
     with pytest.raises(CalibrationDataError, match=needle):
         read_samples(lines(tmp_path / "data.jsonl", row), engine.tokenizer, (END,), 200)
+
+
+def asked(text: str, kind: str, template: str) -> dict[str, object]:
+    return {"messages": [{"role": "user", "content": text}], "kind": kind, "template": template}
+
+
+async def test_labelled_prompts_are_read_and_their_first_distribution_is_measured(
+    engine: EmbeddedEngine, tmp_path: Path
+) -> None:
+    path = lines(
+        tmp_path / "data.jsonl",
+        asked("Fix it.", "ambiguous", "fix/ambiguous"),
+        {"prompt": "Once", "kind": "other", "id": "text-1/0"},
+        {**chat("Hi?", "Yes."), "kind": "die"},
+    )
+    samples = read_samples(path, engine.tokenizer, (END,), 200)
+    assert [(s.kind, s.group) for s in samples] == [("ambiguous", "fix"), ("other", "text-1"), (None, "")]
+    assert samples[0].prompt == tuple(engine.tokenizer.encode("user: Fix it.\n", add_special_tokens=False))
+    measured = await measure_openings(engine, samples[:2], 2)
+    assert measured.kinds == ("ambiguous", "other")
+    assert measured.groups == ("fix", "text-1")
+    assert measured.logprobs.shape == (2, engine.info.vocab_size)
+    assert np.exp(measured.logprobs.astype(float)).sum(1) == pytest.approx(1.0, abs=1e-4)
+    (one,) = await measure(engine, [Sample(samples[0].prompt, (65,))], 1)
+    assert measured.logprobs[0, 65] == pytest.approx(one[0].logprob, abs=1e-5)
+    wrong = lines(tmp_path / "data.jsonl", asked("Fix it.", "die", "fix/die"))
+    with pytest.raises(
+        CalibrationDataError, match=r"line 1: kind must be one of ambiguous, look-alike, other"
+    ):
+        read_samples(wrong, engine.tokenizer, (END,), 200)
+
+
+def test_labelled_prompts_become_opening_weights_and_other_prompts_are_answered(
+    model_folder: Folder, tmp_path: Path
+) -> None:
+    rows = [
+        asked(f"{kind} {i % 9} of {i}?", kind, f"{kind}{i % 9}")
+        for kind in KINDS
+        for i in range(MIN_LABELLED)
+    ]
+    data = lines(tmp_path / "data.jsonl", *rows)
+    _, made = calibrate_model(unprofiled(model_folder("llama")), data, tmp_path / "p.toml")
+    assert Profile.load(tmp_path / "p.toml") == made
+    assert made.opening_weights
+    assert all(0 <= token < 512 for token in made.opening_weights)
+    assert made.clarify_weights == {}
+    assert 100 <= made.tokens <= MIN_LABELLED * BUILT_IN_TOKENS
+    assert any(f"of {MIN_LABELLED} ambiguous prompts" in note for note in made.notes)
 
 
 async def test_only_line_feeds_end_a_line(engine: EmbeddedEngine, tmp_path: Path) -> None:

@@ -161,7 +161,8 @@ class EntropickProcessor(V1Processor, V2Processor):
             signals = None if signals is None else signals.index_select(0, self._index)
         if self._device.type != "cpu":
             # from pinned memory: a plain copy would wait for the forward before the sampler is launched
-            columns = StepColumns(async_tensor_h2d(columns.data, device=self._device))
+            data = async_tensor_h2d(columns.data, device=self._device)
+            columns = StepColumns(data, columns.begins)
         packed = batch.step(part, signals, None, columns)
         host = packed.numpy()
         tokens: list[int] = host[:, HEADER].astype(np.int64).tolist()

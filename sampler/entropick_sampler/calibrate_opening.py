@@ -1,0 +1,128 @@
+"""Calibration of the opening score: from labelled first-token distributions to a profile's opening weights.
+
+A labelled prompt asks for something that cannot be answered without a missing piece (``ambiguous``), looks
+like that and can be answered (``look-alike``), or is any other request (``other``). What counts is not how
+well the fit tells its own prompts apart, so the cut is taken from scores of prompts whose whole group was
+left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from .calibrate import MIN_LABELLED, logistic
+from .profile import Profile
+
+Kind = Literal["ambiguous", "look-alike", "other"]
+KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
+FALSE_ALARMS: Final[dict[Kind, float]] = {"look-alike": 0.03, "other": 0.005}
+"""The share of prompts at which CLARIFY may fire, on groups left out: below the 5 % and 1 % that are aimed
+at, because a cut on few prompts errs."""
+TOKENS: Final = 1600
+"""Tokens whose probabilities are read: the most probable first tokens over all labelled prompts. Of 200, 400, 800
+and 1600 the best on groups left out (smollm2)."""
+STRENGTH: Final = 0.1
+"""The L2 penalty a prompt; 0.03 and 0.3 are no better on groups left out (smollm2)."""
+FOLDS: Final = 10
+_LN2: Final = math.log(2.0)
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredOpenings:
+    """The first-token distributions of N labelled prompts.
+
+    ``logprobs`` float32 [N, V]: log probabilities, nats; ``kinds`` [N]; ``groups`` [N]: prompts of equal
+    group were made from one template, or from two that are a pair, and are left out together.
+    """
+
+    logprobs: npt.NDArray[np.float32]
+    kinds: tuple[Kind, ...]
+    groups: tuple[str, ...]
+
+    def of(self, kind: Kind) -> Tensor:
+        """Returns which of the prompts are of a kind, bool [N]."""
+        return torch.tensor([k == kind for k in self.kinds])
+
+
+def with_opening(profile: Profile, measured: MeasuredOpenings) -> Profile:
+    """Returns the profile with opening weights for CLARIFY in the place of any other discriminant.
+
+    CLARIFY's corner of the (H, V) plane is opened so far that it holds 99 % of the ambiguous prompts on
+    either axis. Where a kind has fewer than MIN_LABELLED prompts the profile only gets a note that says so.
+    """
+    counts = {kind: measured.kinds.count(kind) for kind in KINDS}
+    short = [f"{count} {kind}" for kind, count in counts.items() if count < MIN_LABELLED]
+    if short:
+        note = f"no opening weights for CLARIFY: too few labelled prompts ({', '.join(short)})"
+        return replace(profile, notes=(*profile.notes, note))
+    ids = likely_tokens(measured.logprobs)
+    signals = torch.from_numpy(measured.logprobs[:, ids].astype(np.float64) / _LN2)
+    label = measured.of("ambiguous")
+    scores = left_out_scores(signals, label, measured.groups)
+    cut = max(
+        float(scores[measured.of(k)].quantile(1 - share, interpolation="higher"))
+        for k, share in FALSE_ALARMS.items()
+    )
+    weights, bias = logistic(signals, label, STRENGTH)
+    rates = [
+        f"{float((scores[measured.of(kind)] > cut).double().mean()):.1%} of {counts[kind]} {kind} prompts"
+        for kind in KINDS
+    ]
+    entropy, varentropy = _corner(measured.logprobs[label.numpy()])
+    thresholds = {
+        **profile.thresholds,
+        "clarify_entropy": max(entropy, profile.thresholds["greedy_entropy"]),
+        "clarify_varentropy": varentropy,
+    }
+    return replace(
+        profile,
+        thresholds=thresholds,
+        clarify_weights={},
+        clarify_bias=round(bias - cut, 6),
+        opening_weights={int(t): round(float(w), 6) for t, w in zip(ids, weights, strict=True)},
+        notes=(*profile.notes, f"CLARIFY at the first token, on templates left out: {', '.join(rates)}"),
+    )
+
+
+def likely_tokens(logprobs: npt.NDArray[np.float32], count: int = TOKENS) -> npt.NDArray[np.int64]:
+    """Returns the ids of the ``count`` tokens with the largest mean probability, ascending.
+
+    A token without probability in some distribution is passed over.
+    """
+    mean = np.exp(logprobs.astype(np.float64)).mean(0)
+    mean[~np.isfinite(logprobs).all(0)] = 0.0
+    best = np.argsort(-mean, kind="stable")[:count]
+    return np.sort(best[mean[best] > 0])
+
+
+def left_out_scores(signals: Tensor, label: Tensor, groups: Sequence[str]) -> Tensor:
+    """Returns the score of each row [N] from a fit without all rows of its fold; a group lies in one fold."""
+    order = sorted(set(groups), key=lambda group: hashlib.sha256(group.encode()).digest())
+    fold_of = {group: i % FOLDS for i, group in enumerate(order)}
+    folds = torch.tensor([fold_of[group] for group in groups])
+    scores = torch.zeros(len(signals), dtype=torch.float64)
+    for fold in range(FOLDS):
+        out = folds == fold
+        if bool(out.any()):
+            weights, bias = logistic(signals[~out], label[~out], STRENGTH)
+            scores[out] = signals[out] @ weights + bias
+    return scores
+
+
+def _corner(logprobs: npt.NDArray[np.float32]) -> tuple[float, float]:
+    """Returns the 1 % quantile of the entropies (bits) and the 99 % quantile of the varentropies (bits^2)."""
+    bits = logprobs.astype(np.float64) / _LN2
+    p = np.exp2(bits)
+    seen = np.where(p > 0, bits, 0.0)
+    entropy = -(p * seen).sum(1)
+    varentropy = (p * (seen + entropy[:, None]) ** 2).sum(1)
+    return float(np.quantile(entropy, 0.01)), float(np.quantile(varentropy, 0.99))

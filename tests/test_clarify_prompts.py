@@ -1,0 +1,49 @@
+"""The labelled prompts of the shipped profile: they are what their templates make, and there are enough."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clarify_prompts import alternatives, expand, first_half, prompts, read_templates
+
+FOLDER = Path(__file__).parent.parent / "server" / "entropick_server" / "profiles" / "smollm2"
+
+
+def rows(split: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (FOLDER / f"{split}.jsonl").read_text().splitlines()]
+
+
+def test_the_files_are_what_the_templates_make() -> None:
+    made = list(prompts(*read_templates((FOLDER / "templates.txt").read_text(encoding="utf-8"))))
+    assert [row for row in made if row["split"] == "fit"] == rows("fit")
+    assert [row for row in made if row["split"] == "unseen"] == rows("unseen")
+
+
+def test_there_are_enough_prompts_and_half_of_the_templates_are_unseen() -> None:
+    fitted, unseen = rows("fit"), rows("unseen")
+    for kind in ("ambiguous", "look-alike", "other"):
+        assert sum(row["kind"] == kind for row in fitted + unseen) >= 400
+    groups = [{row["template"].partition("/")[0] for row in part} for part in (fitted, unseen)]
+    assert not groups[0] & groups[1]
+    templates = [{row["template"] for row in part} for part in (fitted, unseen)]
+    assert abs(len(templates[0]) - len(templates[1])) <= 3
+    assert len(templates[0]) + len(templates[1]) >= 100
+    said = [{json.dumps(row.get("messages") or row["prompt"]) for row in part} for part in (fitted, unseen)]
+    assert not said[0] & said[1]
+    assert len({row["id"] for row in fitted + unseen}) == len(fitted + unseen)
+
+
+def test_patterns() -> None:
+    assert alternatives("a|b{c|d}|") == ["a", "b{c|d}", ""]
+    found = {expand("x{a|b{c|d}}y{|z}", random.Random(i)) for i in range(100)}
+    assert found == {f"x{m}y{e}" for m in ("a", "bc", "bd") for e in ("", "z")}
+    assert len(first_half(str(i) for i in range(11))) == 6
+
+
+@pytest.mark.parametrize(("text", "needle"), [("[pair a]\nx", "begins with"), ("x", "no section")])
+def test_a_bad_line_is_named(text: str, needle: str) -> None:
+    with pytest.raises(ValueError, match=needle):
+        read_templates(text)
