@@ -94,9 +94,7 @@ async def served(engine: EmbeddedEngine, path: Path, tokens: int) -> None:
     later = [
         token.strategy is Strategy.CLARIFY for reply in replies for token in reply[1:] if not token.forced
     ]
-    print(
-        f"Behind the first token of {len(asked)} replies to other prompts: {sum(later)} of {len(later)} tokens"
-    )
+    print(f"Later tokens of {len(asked)} replies to other prompts: {sum(later)} of {len(later)} CLARIFY")
 
 
 async def main() -> None:

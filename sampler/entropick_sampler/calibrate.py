@@ -171,14 +171,18 @@ def separate(signals: Tensor, label: Tensor) -> tuple[Tensor, float]:
     return weights, bias - cut
 
 
-def logistic(signals: Tensor, label: Tensor, strength: float) -> tuple[Tensor, float]:
+def logistic(
+    signals: Tensor, label: Tensor, strength: float, cost: Tensor | None = None
+) -> tuple[Tensor, float]:
     """Returns weights [K] and a bias of a logistic regression of label [N] (bool) on signals [N, K].
 
-    Both classes have equal weight; Newton steps with an L2 penalty of ``strength`` a row on standardised
-    signals.
+    Both classes have equal weight, and within a class each row the share that ``cost`` [N] gives it (None:
+    all alike); Newton steps with an L2 penalty of ``strength`` a row on standardised signals.
     """
     wanted = label.to(torch.float64)
-    balance = torch.where(label, 0.5 / wanted.mean(), 0.5 / (1 - wanted.mean()))
+    cost = torch.ones_like(wanted) if cost is None else cost
+    totals = torch.where(label, (cost * wanted).sum(), (cost * (1 - wanted)).sum())
+    balance = 0.5 * len(label) * cost / totals
     mean, std = signals.mean(0), signals.std(0).clamp_min(1e-6)
     x = torch.cat([(signals - mean) / std, torch.ones(len(signals), 1, dtype=torch.float64)], dim=1)
     penalty = torch.full((x.shape[1],), strength * len(signals), dtype=torch.float64)

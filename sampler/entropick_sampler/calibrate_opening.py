@@ -24,12 +24,17 @@ from .profile import Profile
 
 Kind = Literal["ambiguous", "look-alike", "other"]
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
-FALSE_ALARMS: Final[dict[Kind, float]] = {"look-alike": 0.03, "other": 0.005}
-"""The share of prompts at which CLARIFY may fire, on groups left out: below the 5 % and 1 % that are aimed
-at, because a cut on few prompts errs."""
+FALSE_ALARMS: Final[dict[Kind, float]] = {"look-alike": 0.025, "other": 0.005}
+"""The share of prompts at which CLARIFY may fire, on groups left out: half of the 5 % and 1 % that are aimed
+at, because other people's requests are more varied than those of a file."""
+RESAMPLINGS: Final = 1000
+CONFIDENCE: Final = 0.95
+"""The share of resamplings of the groups in which the cut holds FALSE_ALARMS; a few odd groups move it."""
 TOKENS: Final = 1600
-"""Tokens whose probabilities are read: the most probable first tokens over all labelled prompts. Of 200, 400, 800
-and 1600 the best on groups left out (smollm2)."""
+"""Tokens whose probabilities are read: the most probable first tokens over all labelled prompts. Of 200,
+400, 800 and 1600 the best on groups left out (smollm2)."""
+COSTS: Final[dict[Kind, float]] = {"ambiguous": 1.0, "look-alike": 1.0, "other": 4.0}
+"""The weight of a prompt in the fit: a false alarm among others is dearer (4 beats 1 on groups left out)."""
 STRENGTH: Final = 0.1
 """The L2 penalty a prompt; 0.03 and 0.3 are no better on groups left out (smollm2)."""
 FOLDS: Final = 10
@@ -67,12 +72,10 @@ def with_opening(profile: Profile, measured: MeasuredOpenings) -> Profile:
     ids = likely_tokens(measured.logprobs)
     signals = torch.from_numpy(measured.logprobs[:, ids].astype(np.float64) / _LN2)
     label = measured.of("ambiguous")
-    scores = left_out_scores(signals, label, measured.groups)
-    cut = max(
-        float(scores[measured.of(k)].quantile(1 - share, interpolation="higher"))
-        for k, share in FALSE_ALARMS.items()
-    )
-    weights, bias = logistic(signals, label, STRENGTH)
+    cost = torch.tensor([COSTS[kind] for kind in measured.kinds], dtype=torch.float64)
+    scores = left_out_scores(signals, label, cost, measured.groups)
+    cut = max(_safe_cut(scores, measured, kind, share) for kind, share in FALSE_ALARMS.items())
+    weights, bias = logistic(signals, label, STRENGTH, cost)
     rates = [
         f"{float((scores[measured.of(kind)] > cut).double().mean()):.1%} of {counts[kind]} {kind} prompts"
         for kind in KINDS
@@ -83,13 +86,14 @@ def with_opening(profile: Profile, measured: MeasuredOpenings) -> Profile:
         "clarify_entropy": max(entropy, profile.thresholds["greedy_entropy"]),
         "clarify_varentropy": varentropy,
     }
+    kept = [note for note in profile.notes if not note.startswith("no discriminant")]
     return replace(
         profile,
         thresholds=thresholds,
         clarify_weights={},
         clarify_bias=round(bias - cut, 6),
         opening_weights={int(t): round(float(w), 6) for t, w in zip(ids, weights, strict=True)},
-        notes=(*profile.notes, f"CLARIFY at the first token, on templates left out: {', '.join(rates)}"),
+        notes=(*kept, f"CLARIFY at the first token, on templates left out: {', '.join(rates)}"),
     )
 
 
@@ -104,7 +108,7 @@ def likely_tokens(logprobs: npt.NDArray[np.float32], count: int = TOKENS) -> npt
     return np.sort(best[mean[best] > 0])
 
 
-def left_out_scores(signals: Tensor, label: Tensor, groups: Sequence[str]) -> Tensor:
+def left_out_scores(signals: Tensor, label: Tensor, cost: Tensor, groups: Sequence[str]) -> Tensor:
     """Returns the score of each row [N] from a fit without all rows of its fold; a group lies in one fold."""
     order = sorted(set(groups), key=lambda group: hashlib.sha256(group.encode()).digest())
     fold_of = {group: i % FOLDS for i, group in enumerate(order)}
@@ -113,9 +117,22 @@ def left_out_scores(signals: Tensor, label: Tensor, groups: Sequence[str]) -> Te
     for fold in range(FOLDS):
         out = folds == fold
         if bool(out.any()):
-            weights, bias = logistic(signals[~out], label[~out], STRENGTH)
+            weights, bias = logistic(signals[~out], label[~out], STRENGTH, cost[~out])
             scores[out] = signals[out] @ weights + bias
     return scores
+
+
+def _safe_cut(scores: Tensor, measured: MeasuredOpenings, kind: Kind, share: float) -> float:
+    """Returns the cut that at most a share of a kind's prompts exceed, in CONFIDENCE of the resamplings."""
+    of_kind = scores.numpy()[measured.of(kind).numpy()]
+    names = np.array([g for g, k in zip(measured.groups, measured.kinds, strict=True) if k == kind])
+    groups = [of_kind[names == name] for name in sorted(set(names))]
+    rng = np.random.default_rng(0)
+    cuts = [
+        np.quantile(np.concatenate([groups[g] for g in drawn]), 1 - share, method="higher")
+        for drawn in rng.integers(0, len(groups), (RESAMPLINGS, len(groups)))
+    ]
+    return float(np.quantile(cuts, CONFIDENCE))
 
 
 def _corner(logprobs: npt.NDArray[np.float32]) -> tuple[float, float]:

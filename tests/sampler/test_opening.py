@@ -203,10 +203,11 @@ def test_a_group_is_scored_without_any_of_its_prompts() -> None:
     groups = tuple(f"g{i}" for i in range(40) for _ in range(3))
     signals = torch.eye(40, dtype=torch.float64).repeat_interleave(3, 0)
     label = torch.tensor([i % 2 == 0 for i in range(40) for _ in range(3)])
-    scores = left_out_scores(signals, label, groups)
+    cost = torch.ones(120, dtype=torch.float64)
+    scores = left_out_scores(signals, label, cost, groups)
     right = ((scores > 0) == label).double().mean()
     assert right < 0.75
-    alone = left_out_scores(signals, label, [str(i) for i in range(120)])
+    alone = left_out_scores(signals, label, cost, [str(i) for i in range(120)])
     assert ((alone > 0) == label).double().mean() > 0.95
 
 
