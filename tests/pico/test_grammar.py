@@ -23,6 +23,10 @@ HELD_OUT = (
     "parity",
     "parity_steps",
     "count",
+    "sums",
+    "mix",
+    "latin",
+    "json_fields",
 )
 
 
