@@ -218,7 +218,14 @@ def main() -> None:
     scores = evaluate.accuracies(model, tok, args.n)
     errors = evaluate.entropy_errors(model, tok, args.n)
     gains = votes.measure(model, tok, args.votes)
-    (args.model / "MODEL_CARD.md").write_text(compose(args.model, scores, errors, gains))
+    card = compose(args.model, scores, errors, gains)
+    (args.model / "MODEL_CARD.md").write_text(card)
+    worse = [line for line in card.splitlines() if line.endswith("| worse |")]
+    print(
+        "\n".join(["claims that are worse than before:", *worse])
+        if worse
+        else "no claim is worse than before"
+    )
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ _BATCH: Final = 64
 _STOP: Final = 110
 # (temperature, top-p)
 SETTINGS: Final = ((1.0, 1.0), (0.7, 0.9))
-COUNTS: Final = (3, 5)
+COUNTS: Final = (3, 4, 5)
 SIZES: Final[Mapping[str, Sequence[int]]] = MappingProxyType(
     {"sums": (4, 5, 6, 7), "mix": (4, 6, 8), "latin": (6, 8, 9)}
 )
