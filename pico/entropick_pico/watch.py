@@ -14,7 +14,7 @@ from entropick_pico.tokenizer import Encoder
 
 _EXACT: Final = words(
     "capital flag answerable lookup sort add_steps add_direct parity_steps parity_direct count "
-    "sums mix latin json_fields"
+    "sums mix latin json_fields repeat"
 )
 _LABELLED: Final = words("town name word home visit ambiguous pick")
 

@@ -27,6 +27,7 @@ HELD_OUT = (
     "mix",
     "latin",
     "json_fields",
+    "repeat",
 )
 
 

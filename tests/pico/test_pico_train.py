@@ -29,7 +29,6 @@ TINY = Recipe(
     kv_heads=1,
     intermediate=64,
     warmup=2,
-    early_lr=1e-2,
     lr=1e-2,
     first_stage=1.0,
     second_stage=1.0,
@@ -157,14 +156,13 @@ def test_the_curriculum_widens() -> None:
     stages = [STAGES[recipe.stage(int(p * recipe.steps))] for p in (0.0, 0.2, 0.9)]
     first, second, last = (set(stage.weights) for stage in stages)
     assert first < second < last == set(grammar.KINDS)
-    assert stages[0].tools == 0 < stages[1].tools < stages[2].tools
+    assert 0 < stages[0].tools < stages[1].tools < stages[2].tools
 
 
-def test_the_rates_warm_up_step_down_and_decay() -> None:
+def test_the_rates_warm_up_stay_and_decay() -> None:
     recipe = Recipe()
-    assert recipe.rates(0)[0] == pytest.approx(recipe.early_lr / recipe.warmup)
-    assert recipe.rates(recipe.steps // 5) == (recipe.early_lr, recipe.early_muon_lr)
-    assert recipe.rates(recipe.steps // 3) == (recipe.lr, recipe.muon_lr)
+    assert recipe.rates(0)[0] == pytest.approx(recipe.lr / recipe.warmup)
+    assert recipe.rates(recipe.warmup) == recipe.rates(recipe.steps // 3) == (recipe.lr, recipe.muon_lr)
     assert recipe.rates(recipe.steps - 1)[1] == pytest.approx(recipe.muon_lr / 100)
 
 
