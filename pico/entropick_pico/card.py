@@ -154,10 +154,12 @@ def _against(
     for name, old in before["entropy_bits"].items():
         if old["absolute"] > CLAIM:
             continue
-        verdict = "worse" if errors[name].absolute > CLAIM else "as before or better"
-        lines.append(
-            f"| entropy of {name} | {old['absolute']:.3f} | {errors[name].absolute:.3f} | {verdict} |"
-        )
+        if name not in errors:
+            lines.append(f"| entropy of {name} | {old['absolute']:.3f} | | not measured |")
+            continue
+        now = errors[name].absolute
+        verdict = "worse" if now > CLAIM else "as before or better"
+        lines.append(f"| entropy of {name} | {old['absolute']:.3f} | {now:.3f} | {verdict} |")
     return "\n".join(lines)
 
 
@@ -220,11 +222,11 @@ def main() -> None:
     gains = votes.measure(model, tok, args.votes)
     card = compose(args.model, scores, errors, gains)
     (args.model / "MODEL_CARD.md").write_text(card)
-    worse = [line for line in card.splitlines() if line.endswith("| worse |")]
+    worse = [line for line in card.splitlines() if line.endswith(("| worse |", "| not measured |"))]
     print(
-        "\n".join(["claims that are worse than before:", *worse])
+        "\n".join(["claims that do not hold as before:", *worse])
         if worse
-        else "no claim is worse than before"
+        else "every claim holds as before or better"
     )
 
 
