@@ -7,6 +7,7 @@ HOST ?= 127.0.0.1
 PORT ?= 8000
 MODEL ?=
 ARGS ?=
+UNTIL ?= 1
 # The versions that were tested; which build of torch they mean is pip's choice (README, "Choose your torch").
 CONSTRAINTS ?= constraints.txt
 CONSTRAINTS_VLLM ?= constraints-vllm.txt
@@ -103,9 +104,9 @@ lock: $(BIN)/.dev $(VENV_VLLM)/.ready ## write the versions of both environments
 	@touch $(BIN)/.serve $(BIN)/.dev $(VENV_VLLM)/.ready
 
 .PHONY: model
-model: $(BIN)/.dev ## train the shipped model by its recipe (about an hour of one core), into build/pico
-	$(BIN)/python -m entropick_pico.train --out build/pico
-	$(BIN)/python -m entropick_pico.card --model build/pico
+model: $(BIN)/.dev ## train the shipped model into build/pico, an hour of one core (UNTIL=.5: to half way; 0: the start)
+	$(BIN)/python -m entropick_pico.train --out build/pico --until $(UNTIL)
+	$(if $(filter 1 1.0,$(UNTIL)),$(BIN)/python -m entropick_pico.card --model build/pico)
 
 .PHONY: profile
 profile: $(BIN)/.serve ## write the shipped model's calibration file and its profile

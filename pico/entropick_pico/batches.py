@@ -1,57 +1,19 @@
-"""Training batches: the curriculum, length bucketing, and the loss with known truths."""
+"""Training batches: length bucketing, the order of the data, and the loss with known truths."""
 
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Final
 
 import torch
 from torch.nn import functional
 
 from entropick_pico import grammar
-from entropick_pico.grammar.world import words
+from entropick_pico.recipe import STAGES, Recipe, Stage
 from entropick_pico.tokenizer import Encoder, Row
 
 CONTEXT: Final = 512
 _POOL: Final = 1200
-
-# Facts, random choices and sorting first; then sums and parities step by step; then everything.
-_FIRST: Final = words(
-    "capital flag coin season die color name town word home visit "
-    "ambiguous clarified answerable sort greeting story"
-)
-_SECOND: Final = (*_FIRST, "add_steps", "parity_steps", "pick", "count")
-_BOOST: Final[Mapping[str, float]] = MappingProxyType({"add_steps": 2.0, "parity_steps": 1.5, "sort": 1.5})
-
-
-# Once everything is in, what is learned early needs less and what is computed needs more.
-_LAST: Final[Mapping[str, float]] = MappingProxyType(
-    {
-        "capital": 0.6,
-        "flag": 0.6,
-        "ambiguous": 0.8,
-        "greeting": 0.6,
-        "add_direct": 0.7,
-        "parity_direct": 0.7,
-        "sort": 1.4,
-        "parity_steps": 2.0,
-        "lookup": 1.2,
-        "count": 1.3,
-        "pick": 1.6,
-    }
-)
-
-
-def _boosted(kinds: Iterable[str], boost: Mapping[str, float]) -> Mapping[str, float]:
-    return MappingProxyType({kind: grammar.WEIGHTS[kind] * boost.get(kind, 1.0) for kind in kinds})
-
-
-def stage_weights(progress: float, first: float, second: float) -> Mapping[str, float]:
-    """Returns the share of each kind at ``progress`` (0..1); stages end at ``first`` and ``second``."""
-    if progress >= second:
-        return _boosted(grammar.KINDS, _LAST)
-    return _boosted(_FIRST if progress < first else _SECOND, _BOOST)
 
 
 @dataclass(frozen=True)
@@ -121,14 +83,16 @@ def expected_loss(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
 def rows(
     encoder: Encoder,
     rng: random.Random,
-    weights: Mapping[str, float],
+    stage: Stage,
     count: int,
     interruptions: float = 0.05,
 ) -> list[Row]:
-    """Returns ``count`` encoded conversations that fit the training context."""
+    """Returns ``count`` encoded conversations of ``stage`` that fit the training context."""
     found: list[Row] = []
     while len(found) < count:
-        talk = grammar.conversation(rng, weights=weights, interruptions=interruptions)
+        talk = grammar.conversation(
+            rng, weights=stage.weights, interruptions=interruptions, with_tools=stage.tools
+        )
         system = rng.choice(grammar.SYSTEM_TEXTS) if rng.random() < 0.06 else None
         row = encoder.encode_talk(talk, system)
         if len(row.ids) <= CONTEXT:
@@ -136,19 +100,51 @@ def rows(
     return found
 
 
+def pool(encoder: Encoder, rng: random.Random, pad: int, size: int, stage: Stage) -> list[Batch]:
+    """Returns batches of at most ``size`` tokens with padding, of conversations of similar length."""
+    batches: list[list[Row]] = [[]]
+    for row in sorted(rows(encoder, rng, stage, _POOL), key=lambda row: len(row.ids)):
+        if batches[-1] and (len(batches[-1]) + 1) * len(row.ids) > size:
+            batches.append([])
+        batches[-1].append(row)
+    if len(batches) > 1:
+        batches.pop()
+    rng.shuffle(batches)
+    return [collate(chosen, pad) for chosen in batches]
+
+
+@dataclass(frozen=True)
+class Place:
+    """A place in the data of a run: the stage, the pool of the stage, and the next batch of the pool."""
+
+    stage: int = 0
+    pool: int = 0
+    batch: int = 0
+
+
 def stream(
-    encoder: Encoder, rng: random.Random, pad: int, size: int, weights: Mapping[str, float]
-) -> Iterator[Batch]:
-    """Yields batches of at most ``size`` tokens with padding, of conversations of similar length; endless."""
-    while True:
-        pool = sorted(rows(encoder, rng, weights, _POOL), key=lambda row: len(row.ids))
-        batches: list[list[Row]] = [[]]
-        for row in pool:
-            if batches[-1] and (len(batches[-1]) + 1) * len(row.ids) > size:
-                batches.append([])
-            batches[-1].append(row)
-        if len(batches) > 1:
-            batches.pop()
-        rng.shuffle(batches)
-        for chosen in batches:
-            yield collate(chosen, pad)
+    encoder: Encoder, recipe: Recipe, pad: int, start: int, place: Place
+) -> Iterator[tuple[Batch, Place]]:
+    """Yields a batch for each step from ``start`` to the end of the run, with the place after it.
+
+    Every pool has a seed of its own, so a run that goes on from ``place`` sees the batches of an
+    uninterrupted one.
+    """
+
+    def draw(at: Place) -> list[Batch]:
+        rng = random.Random(f"{recipe.seed} {at.stage} {at.pool}")
+        return pool(encoder, rng, pad, recipe.batch_tokens, STAGES[at.stage])
+
+    batches: list[Batch] = []
+    for step in range(start, recipe.steps):
+        stage = recipe.stage(step)
+        if stage != place.stage:
+            place, batches = Place(stage), []
+        if not batches:
+            batches = draw(place)
+        if place.batch == len(batches):
+            place = Place(stage, place.pool + 1)
+            batches = draw(place)
+        batch = batches[place.batch]
+        place = Place(stage, place.pool, place.batch + 1)
+        yield batch, place

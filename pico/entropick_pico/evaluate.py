@@ -62,20 +62,30 @@ def load(folder: Path, device: str = "cpu") -> tuple[Any, PreTrainedTokenizerFas
     return model.to(device).eval(), tokenizer.load(folder)
 
 
+def prompt(tok: PreTrainedTokenizerFast, talk: Sequence[grammar.Example]) -> str:
+    """Returns the prompt for the last reply of a conversation, as the chat template writes it."""
+    tools: list[Any] = [dict(tool) for example in talk for tool in example.tools]
+    messages = [message for example in talk for message in example.messages]
+    text = tok.apply_chat_template(
+        messages[:-1], tools=tools or None, tokenize=False, add_generation_prompt=True
+    )
+    return str(text)
+
+
 @torch.inference_mode()
-def greedy(model: Any, tok: PreTrainedTokenizerFast, prompts: Sequence[str]) -> list[str]:
-    """Returns the greedy replies to ``prompts``, each the user text of a conversation of its own."""
-    order = sorted(range(len(prompts)), key=lambda at: len(prompts[at]))
-    replies = [""] * len(prompts)
+def complete(model: Any, tok: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[str]:
+    """Returns the greedy replies to ``texts``, each a prompt as the chat template writes it."""
+    order = sorted(range(len(texts)), key=lambda at: len(texts[at]))
+    replies = [""] * len(texts)
     for start in range(0, len(order), _BATCH):
         chosen = order[start : start + _BATCH]
-        texts = [
-            tok.apply_chat_template(
-                [{"role": "user", "content": prompts[at]}], tokenize=False, add_generation_prompt=True
-            )
-            for at in chosen
-        ]
-        batch = tok(texts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False)
+        batch = tok(
+            [texts[at] for at in chosen],
+            return_tensors="pt",
+            padding=True,
+            padding_side="left",
+            add_special_tokens=False,
+        )
         width = batch["input_ids"].shape[1]
         tokens = model.generate(
             input_ids=batch["input_ids"].to(model.device),
@@ -88,11 +98,9 @@ def greedy(model: Any, tok: PreTrainedTokenizerFast, prompts: Sequence[str]) -> 
     return replies
 
 
-def _graded(example: grammar.Example, reply: str) -> bool:
-    """Tell whether ``reply`` answers ``example``; a scratchpad may differ as long as the answer is right."""
-    if example.kind == "greeting":
-        return reply == example.assistant
-    return grammar.final_answer(reply) == example.gold
+def greedy(model: Any, tok: PreTrainedTokenizerFast, prompts: Sequence[str]) -> list[str]:
+    """Returns the greedy replies to ``prompts``, each the user text of a conversation of its own."""
+    return complete(model, tok, [prompt(tok, [grammar.Example(user, "", "")]) for user in prompts])
 
 
 def accuracies(model: Any, tok: PreTrainedTokenizerFast, n: int, seed: int = 11) -> dict[str, Accuracy]:
@@ -102,14 +110,14 @@ def accuracies(model: Any, tok: PreTrainedTokenizerFast, n: int, seed: int = 11)
     """
     rng = random.Random(seed)
     found: dict[str, list[bool]] = {}
-    for kind in grammar.KINDS + grammar.PROBES:
-        examples = [grammar.sample(rng, kind, "check") for _ in range(n)]
-        examples = [example for example in examples if example.gold is not None or kind == "greeting"]
-        if not examples:
+    for kind in grammar.KINDS + grammar.PROBES + grammar.TOOL_KINDS:
+        talks = [_talk(rng, kind) for _ in range(n)]
+        talks = [talk for talk in talks if talk[-1].gold is not None or kind == "greeting"]
+        if not talks:
             continue
-        replies = greedy(model, tok, [example.user for example in examples])
-        for example, reply in zip(examples, replies, strict=True):
-            right = _graded(example, reply)
+        replies = complete(model, tok, [prompt(tok, talk) for talk in talks])
+        for (*_, example), reply in zip(talks, replies, strict=True):
+            right = grammar.right(example, reply)
             found.setdefault(kind, []).append(right)
             size = _size(example)
             if size:
@@ -117,13 +125,25 @@ def accuracies(model: Any, tok: PreTrainedTokenizerFast, n: int, seed: int = 11)
     return {kind: Accuracy(len(marks), sum(marks)) for kind, marks in sorted(found.items())}
 
 
+def _talk(rng: random.Random, kind: str) -> list[grammar.Example]:
+    """Return a check example of ``kind`` with what has to stand before it."""
+    if kind not in grammar.TOOL_KINDS:
+        return [grammar.sample(rng, kind, "check")]
+    talk = grammar.tool_talk(rng, "check", "no_tool" if kind == "no_tool" else "call")
+    return talk if kind == "report" else talk[:1]
+
+
 def _size(example: grammar.Example) -> str:
-    """Returns the size of a task input: its length in digits, bits or holders."""
+    """Returns the size of a task input: its length in digits, bits, holders, items or open cells."""
     digits = re.findall(r"\d+", example.user)
     if example.kind.startswith("add"):
         return str(len(digits[0]))
     if example.kind.startswith(("sort", "parity")):
         return str(len(digits))
+    if example.kind.startswith("latin"):
+        return str(len(example.gold or ""))
+    if example.kind.startswith(("sums", "mix")):
+        return str(example.assistant.count("+") + 1)
     if example.kind == "lookup":
         return str(example.user.count(" has a "))
     return ""
@@ -144,8 +164,8 @@ def entropy_errors(
     rng = random.Random(seed)
     encoder = Encoder(tok)
     measured: dict[str, list[tuple[float, float, float, float]]] = {}
-    for kind in grammar.KINDS:
-        rows = [encoder.encode_talk([grammar.sample(rng, kind, "check")]) for _ in range(n)]
+    for kind in grammar.KINDS + grammar.TOOL_KINDS:
+        rows = [encoder.encode_talk(_talk(rng, kind)) for _ in range(n)]
         for start in range(0, len(rows), _BATCH):
             for name, found in _measure(model, rows[start : start + _BATCH]):
                 measured.setdefault(name, []).append(found)

@@ -1,4 +1,4 @@
-"""The tokenizer: byte-level BPE with single digits, ChatML markers and a chat template.
+"""The tokenizer: byte-level BPE with single digits, ChatML markers and the markers of a tool call.
 
 ``encode_talk`` turns conversations into token ids with a loss mask and the true distributions of labelled
 positions.
@@ -10,22 +10,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from entropick_pico import grammar
+from entropick_pico import grammar, template
 from entropick_pico.grammar import world
+from entropick_pico.grammar.tools import CALL, CALL_END, WEATHERS
 
 PAD: Final = "<|pad|>"
 END_OF_TEXT: Final = "<|endoftext|>"
 START: Final = "<|im_start|>"
 END: Final = "<|im_end|>"
 VOCABULARY: Final = 2048
-TEMPLATE: Final = (
-    "{% for message in messages %}"
-    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
-)
 _SPLIT: Final = r" ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 
@@ -33,13 +29,17 @@ def _corpus(samples: int, seed: int) -> Iterator[str]:
     """Yields training text, then the words of choices often enough to become single tokens."""
     rng = random.Random(seed)
     for _ in range(samples):
-        for example in grammar.conversation(rng, turns=1):
+        talk = grammar.conversation(rng, turns=1, with_tools=0.1)
+        yield template.header([tool for example in talk for tool in example.tools]) or ""
+        for example in talk:
             yield example.user
             yield example.assistant
     spaced = world.TOWNS + world.NAMES + world.COUNTRIES + world.COLORS + world.OBJECTS + world.ANIMALS
     spaced += world.PLACES + world.MOODS + world.SEASONS + world.COIN
+    spaced += tuple("abcd") + WEATHERS
     bare = world.NAMES + tuple(item.capitalize() for item in world.COLORS + world.PLACES)
-    plain = (*bare, *grammar.CLARIFY.split(), "system", "user", "assistant")
+    bare += world.COLORS + world.OBJECTS + world.ANIMALS + world.PLACES
+    plain = (*bare, *grammar.CLARIFY.split(), "system", "user", "assistant", "tool")
     for text in [*(" " + item for item in spaced), *plain]:
         for _ in range(300):
             yield text
@@ -62,6 +62,8 @@ def build(samples: int = 20000, seed: int = 7) -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     tokenizer.train_from_iterator(_corpus(samples, seed), trainer)
+    # not special: they are part of what a client reads
+    tokenizer.add_tokens([AddedToken(mark, normalized=False, special=False) for mark in (CALL, CALL_END)])
     wrap: Any = PreTrainedTokenizerFast
     fast: PreTrainedTokenizerFast = wrap(
         tokenizer_object=tokenizer,
@@ -71,7 +73,9 @@ def build(samples: int = 20000, seed: int = 7) -> PreTrainedTokenizerFast:
         clean_up_tokenization_spaces=False,
         model_max_length=1024,
     )
-    fast.chat_template = TEMPLATE
+    fast.chat_template = template.CHAT
+    settings: Any = fast
+    settings.response_template = dict(template.RESPONSE)
     return fast
 
 
@@ -100,6 +104,7 @@ class Encoder:
         """Wraps the tokenizer ``tokenizer``."""
         self._backend: Any = tokenizer.backend_tokenizer
         self._end = self.ids(END)[0]
+        self._first: dict[str, int] = {"": self._end}
         self._distributions: dict[int, tuple[Mapping[str, float], tuple[int, ...], tuple[float, ...]]] = {}
 
     def ids(self, text: str) -> list[int]:
@@ -114,21 +119,24 @@ class Encoder:
             return cached[1], cached[2]
         merged: dict[int, float] = {}
         for text, probability in alternatives.items():
-            first = self.ids(text)[0] if text else self._end
+            first = self._first.get(text)
+            if first is None:
+                first = self._first[text] = self.ids(text)[0]
             merged[first] = merged.get(first, 0.0) + probability
         ids, probabilities = tuple(merged), tuple(merged.values())
-        # Only the large, shared distributions of the grammar are worth keeping.
-        if len(alternatives) > 4:
+        # Only the large distributions are worth keeping; the grammar shares them, and makes small ones anew.
+        if len(alternatives) > 16:
             self._distributions[id(alternatives)] = (alternatives, ids, probabilities)
         return ids, probabilities
 
     def encode_talk(self, talk: Sequence[grammar.Example], system: str | None = None) -> Row:
         """Encodes a conversation; loss falls on assistant tokens and on the marker that ends the turn."""
         row = Row()
-        if system is not None:
-            self._append(row, f"{START}system\n{system}{END}\n", False)
+        top = template.header([tool for example in talk for tool in example.tools], system)
+        if top is not None:
+            self._append(row, f"{START}system\n{top}{END}\n", False)
         for example in talk:
-            self._append(row, f"{START}user\n{example.user}{END}\n{START}assistant\n", False)
+            self._append(row, f"{START}{example.role}\n{example.user}{END}\n{START}assistant\n", False)
             self._reply(row, example)
             self._append(row, END, True)
             self._append(row, "\n", False)

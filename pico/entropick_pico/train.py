@@ -1,73 +1,32 @@
-"""The training recipe, which writes a checkpoint with its log: ``python -m entropick_pico.train --out DIR``.
+"""Trains a model by its recipe and writes a checkpoint: ``python -m entropick_pico.train --out DIR``.
 
 One thread, fixed seeds and a schedule counted in steps make a run reproducible on one kind of machine;
-between kinds of machine only the metrics are comparable.
+between kinds of machine only the metrics are comparable. A run that was interrupted goes on from the state
+in its folder, to the bit as if it had not been. ``--until 0.5`` stops half way and leaves the checkpoint
+and the state; ``--until 0`` writes the model as it begins.
 """
 
 import argparse
+import hashlib
 import json
 import random
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from entropick_pico import grammar, tokenizer
-from entropick_pico.batches import Batch, collate, expected_loss, stage_weights, stream
+from entropick_pico import tokenizer
+from entropick_pico.batches import Place, expected_loss, rows, stream
+from entropick_pico.forward import supervised_logits
 from entropick_pico.optim import Optimizer
+from entropick_pico.recipe import STAGES, Recipe
+from entropick_pico.watch import Watch
 
-_WATCHED: Final = (
-    "capital",
-    "flag",
-    "answerable",
-    "lookup",
-    "sort",
-    "add_steps",
-    "add_direct",
-    "parity_steps",
-    "parity_direct",
-    "count",
-)
-_LABELLED: Final = ("town", "name", "word", "home", "visit", "ambiguous", "pick")
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """The settings that decide the outcome of a run."""
-
-    steps: int = 7000
-    batch_tokens: int = 3072
-    seed: int = 1
-    lr: float = 2e-3
-    muon_lr: float = 0.01
-    early_lr: float = 4e-3
-    early_muon_lr: float = 0.03
-    early_until: float = 0.2857
-    warmup: int = 100
-    decay_from: float = 0.4
-    first_stage: float = 0.08
-    second_stage: float = 0.3
-    hidden: int = 128
-    layers: int = 4
-    heads: int = 4
-    kv_heads: int = 2
-    intermediate: int = 352
-
-    def rates(self, step: int) -> tuple[float, float]:
-        """Returns the learning rates of AdamW and Muon at ``step``.
-
-        After a warmup come a high plateau, which is quick to learn facts, a lower one, since computed answers
-        do not settle at the high rates, and a linear decay to 1 %.
-        """
-        left = (self.steps - step) / (self.steps * (1 - self.decay_from))
-        scale = min(1.0, (step + 1) / self.warmup, max(0.01, left))
-        if step < self.early_until * self.steps:
-            return scale * self.early_lr, scale * self.early_muon_lr
-        return scale * self.lr, scale * self.muon_lr
+STATE: Final = "state.pt"
 
 
 def new_model(recipe: Recipe, tok: PreTrainedTokenizerFast) -> Any:
@@ -90,13 +49,6 @@ def new_model(recipe: Recipe, tok: PreTrainedTokenizerFast) -> Any:
     )
     build: Any = LlamaForCausalLM
     return build(config)
-
-
-def supervised_logits(model: Any, batch: Batch) -> torch.Tensor:
-    """Returns the logits at the positions that carry loss; the head runs on these positions alone."""
-    hidden = model.model(input_ids=batch.tokens, use_cache=False).last_hidden_state
-    logits: torch.Tensor = model.lm_head(hidden[batch.rows, batch.columns])
-    return logits
 
 
 def save(model: Any, tok: PreTrainedTokenizerFast, folder: Path, log: list[dict[str, Any]]) -> None:
@@ -125,52 +77,93 @@ def add_rope_theta(path: Path) -> None:
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-class Watch:
-    """A small fixed check set: exact replies under teacher forcing and entropy error at labels."""
-
-    def __init__(self, encoder: tokenizer.Encoder, pad: int, count: int) -> None:
-        """Draws ``count`` examples of every watched kind from the check split."""
-        rng = random.Random(99)
-
-        def draw(kind: str) -> Batch:
-            talks = [[grammar.sample(rng, kind, "check")] for _ in range(count)]
-            return collate([encoder.encode_talk(talk) for talk in talks], pad)
-
-        self._exact = {kind: draw(kind) for kind in _WATCHED}
-        self._labels = {kind: draw(kind) for kind in _LABELLED}
-
-    @torch.no_grad()
-    def __call__(self, model: Any) -> dict[str, float]:
-        """Measures the model on the watched examples."""
-        model.eval()
-        found: dict[str, float] = {}
-        for kind, batch in self._exact.items():
-            on = batch.to(model.device)
-            wrong = supervised_logits(model, on).argmax(-1) != on.targets
-            bad = torch.zeros(len(on.tokens), device=model.device).index_add_(0, on.rows, wrong.float())
-            found[kind] = round((bad == 0).float().mean().item(), 3)
-        for kind, batch in self._labels.items():
-            on = batch.to(model.device)
-            log_p = supervised_logits(model, on).log_softmax(-1)
-            labelled = on.hard == 0
-            measured = -(log_p.exp() * log_p).sum(-1)[labelled].sum()
-            truth = -(on.soft_p * on.soft_p.log()).sum()
-            found["bias_" + kind] = round(((measured - truth) / labelled.sum() / 0.693147).item(), 3)
-        model.train()
-        return found
+def fingerprint(recipe: Recipe, encoder: tokenizer.Encoder) -> str:
+    """Returns a hash of the recipe and of a sample of its data, equal for runs that may go on as one run."""
+    digest = hashlib.sha256(repr(recipe).encode())
+    for number, stage in enumerate(STAGES):
+        for row in rows(encoder, random.Random(f"{recipe.seed} sample {number}"), stage, 100):
+            digest.update(repr((row.ids, row.loss, row.truths)).encode())
+    return digest.hexdigest()
 
 
-def batches(
-    recipe: Recipe, encoder: tokenizer.Encoder, pad: int, start: int = 0
-) -> Iterator[tuple[int, Batch]]:
-    """Yields (step, batch) to the end of the run; each stage of the curriculum has a stream of its own."""
-    current: tuple[Any, Iterator[Batch]] | None = None
-    for step in range(start, recipe.steps):
-        weights = stage_weights(step / recipe.steps, recipe.first_stage, recipe.second_stage)
-        if current is None or current[0] != weights:
-            rng = random.Random(recipe.seed * 1_000_003 + step)
-            current = weights, stream(encoder, rng, pad, recipe.batch_tokens, weights)
-        yield step, next(current[1])
+class Run:
+    """A training run: model, optimiser, place in the data, and log; saved and restored as a whole."""
+
+    def __init__(self, recipe: Recipe, device: str, watched: int) -> None:
+        """Starts a run of ``recipe``; ``watched`` counts the check examples a kind that a log entry has."""
+        self.recipe = recipe
+        self.tok = tokenizer.build()
+        self.encoder = tokenizer.Encoder(self.tok)
+        self.pad = self.encoder.ids(tokenizer.PAD)[0]
+        self.model = new_model(recipe, self.tok).to(device)
+        self.optimizer = Optimizer(self.model)
+        self.fingerprint = fingerprint(recipe, self.encoder)
+        self._watch = Watch(self.encoder, self.pad, watched)
+        parameters = sum(p.numel() for p in self.model.parameters())
+        self.log: list[dict[str, Any]] = [{"recipe": asdict(recipe), "parameters": parameters}]
+        self.place = Place()
+        self.step = self.seen = self.supervised = self.counted = 0
+        self.seconds = self.total = 0.0
+
+    def restore(self, path: Path) -> None:
+        """Restores the state saved at ``path``; ValueError if it is of another recipe or of other data."""
+        state: Mapping[str, Any] = torch.load(path, map_location=self.model.device, weights_only=False)
+        if state["fingerprint"] != self.fingerprint:
+            raise ValueError(f"{path} is of another recipe or grammar: remove it to begin anew")
+        self.model.load_state_dict(state["model"])
+        self.optimizer.restore(state["optimizer"])
+        self.log, self.place = state["log"], Place(*state["place"])
+        self.step, self.seen, self.supervised, self.counted, self.seconds, self.total = state["counts"]
+
+    def save(self, out: Path) -> None:
+        """Writes the checkpoint and the state; a kill leaves the old state or the new, never a half."""
+        save(self.model, self.tok, out, self.log)
+        state = {
+            "fingerprint": self.fingerprint,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state(),
+            "log": self.log,
+            "place": (self.place.stage, self.place.pool, self.place.batch),
+            "counts": (self.step, self.seen, self.supervised, self.counted, self.seconds, self.total),
+        }
+        torch.save(state, out / (STATE + ".new"))
+        (out / (STATE + ".new")).replace(out / STATE)
+
+    def note(self) -> None:
+        """Measures the model and appends an entry to the log."""
+        entry = {
+            "step": self.step,
+            "tokens": self.seen,
+            "supervised": self.supervised,
+            "seconds": round(self.seconds, 1),
+            "loss": round(self.total / max(1, self.counted), 4),
+            **self._watch(self.model),
+        }
+        self.log.append(entry)
+        print(json.dumps(entry), flush=True)
+        self.total, self.counted = 0.0, 0
+
+    def advance(self, out: Path, last: int, every: int) -> None:
+        """Trains to step ``last``; logs and saves to ``out`` every ``every`` steps and at the end."""
+        batches = stream(self.encoder, self.recipe, self.pad, self.step, self.place)
+        while self.step < last:
+            began = time.process_time()
+            batch, place = next(batches)
+            on = batch.to(self.model.device)
+            loss = expected_loss(supervised_logits(self.model, on), on)
+            self.model.zero_grad(set_to_none=True)
+            torch.autograd.backward(loss)
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+            self.optimizer.step(*self.recipe.rates(self.step))
+            self.step, self.place = self.step + 1, place
+            self.seen += batch.tokens.numel()
+            self.supervised += len(batch.targets)
+            self.total += loss.item()
+            self.counted += 1
+            self.seconds += time.process_time() - began
+            if self.step % every == 0 or self.step == last:
+                self.note()
+                self.save(out)
 
 
 def train(
@@ -178,57 +171,28 @@ def train(
     out: Path,
     every: int = 250,
     device: str = "cpu",
-    resume: Path | None = None,
+    until: float = 1.0,
     watched: int = 40,
 ) -> list[dict[str, Any]]:
-    """Trains by ``recipe``, saving to ``out`` every ``every`` steps and at the end; returns the log.
+    """Trains by ``recipe``, or goes on where a run in ``out`` stopped; returns the log.
 
-    ``watched`` is the number of check examples of each kind that a log entry is measured on.
+    Saves to ``out`` every ``every`` steps. ``until`` is the fraction of the run to stop at; at the end the
+    state is removed, before it is kept, so the run can go on. ``watched`` counts the check examples of each
+    kind that a log entry is measured on.
     """
+    last = recipe.until(until)
     out.mkdir(parents=True, exist_ok=True)
-    tok = tokenizer.build()
-    encoder = tokenizer.Encoder(tok)
-    pad = encoder.ids(tokenizer.PAD)[0]
-    model = new_model(recipe, tok).to(device)
-    optimizer = Optimizer(model)
-    watch = Watch(encoder, pad, watched)
-    parameters = sum(p.numel() for p in model.parameters())
-    log: list[dict[str, Any]] = [{"recipe": asdict(recipe), "parameters": parameters}]
-    start = seen = supervised = 0
-    if resume is not None:
-        state = torch.load(resume, map_location=device)
-        model.load_state_dict(state["model"])
-        optimizer.restore(state["optimizer"])
-        start, seen, supervised = state["step"], state["seen"], state["supervised"]
-        log = [*state["log"], {"resumed_at": start, **log[0]}]
-    began, total, counted = time.monotonic(), 0.0, 0
-    for step, batch in batches(recipe, encoder, pad, start):
-        on = batch.to(model.device)
-        loss = expected_loss(supervised_logits(model, on), on)
-        model.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step(*recipe.rates(step))
-        seen, supervised = seen + batch.tokens.numel(), supervised + len(batch.targets)
-        total, counted = total + loss.item(), counted + 1
-        if (step + 1) % every == 0 or step + 1 == recipe.steps:
-            entry = {
-                "step": step + 1,
-                "tokens": seen,
-                "supervised": supervised,
-                "seconds": round(time.monotonic() - began, 1),
-                "loss": round(total / counted, 4),
-                **watch(model),
-            }
-            log.append(entry)
-            print(json.dumps(entry), flush=True)
-            total, counted = 0.0, 0
-            save(model, tok, out, log)
-            state = {"model": model.state_dict(), "optimizer": optimizer.state(), "log": log}
-            state |= {"step": step + 1, "seen": seen, "supervised": supervised}
-            torch.save(state, out / "state.pt")
-    (out / "state.pt").unlink(missing_ok=True)
-    return log
+    run = Run(recipe, device, watched)
+    if (out / STATE).exists():
+        run.restore(out / STATE)
+        if run.step > last:
+            raise ValueError(f"the run in {out} is at step {run.step}, past the {last} that were asked for")
+    run.advance(out, last, every)
+    if last == 0:
+        run.save(out)
+    if last == recipe.steps:
+        (out / STATE).unlink(missing_ok=True)
+    return run.log
 
 
 def main() -> None:
@@ -240,12 +204,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=default.seed)
     parser.add_argument("--batch-tokens", type=int, default=default.batch_tokens)
     parser.add_argument("--every", type=int, default=250, help="steps between log lines and checkpoints")
+    parser.add_argument("--until", type=float, default=1.0, help="fraction of the run to stop at, 0 to 1")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--resume", type=Path, help="state.pt of an interrupted run")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    recipe = Recipe(args.steps, args.batch_tokens, args.seed)
-    train(recipe, args.out, args.every, args.device, args.resume)
+    train(Recipe(args.steps, args.batch_tokens, args.seed), args.out, args.every, args.device, args.until)
 
 
 if __name__ == "__main__":

@@ -4,10 +4,12 @@ import hashlib
 import json
 import random
 import re
+from typing import Any
 
+import pytest
 from transformers import LlamaConfig
 
-from entropick_pico import evaluate, grammar, model_path
+from entropick_pico import evaluate, grammar, model_path, template, tokenizer
 
 
 def test_size_and_files() -> None:
@@ -15,7 +17,7 @@ def test_size_and_files() -> None:
     names = {path.name for path in folder.iterdir()}
     needed = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "MODEL_CARD.md"}
     assert needed | {"tokenizer_config.json", "chat_template.jinja", "train_log.json"} <= names
-    assert sum(path.stat().st_size for path in folder.iterdir()) < 3_000_000
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 8_000_000
 
 
 def test_the_card_names_these_weights_and_this_tokenizer() -> None:
@@ -69,3 +71,21 @@ def test_a_forced_clarifying_question_is_carried_on_and_ended() -> None:
     batch = tok(prompt + grammar.CLARIFY, return_tensors="pt", add_special_tokens=False)
     out = model.generate(**batch, do_sample=False, max_new_tokens=20)
     assert out[0, -1].item() == tok.eos_token_id
+
+
+@pytest.mark.usefixtures("current_recipe")
+def test_it_calls_a_tool_and_answers_from_its_result() -> None:
+    model, tok = evaluate.load(model_path())
+    rng = random.Random(9)
+    talks = [grammar.tool_talk(rng, "check", "call") for _ in range(20)]
+    for upto, name in ((1, "call"), (2, "report")):
+        replies = evaluate.complete(model, tok, [evaluate.prompt(tok, talk[:upto]) for talk in talks])
+        marks = [grammar.right(talk[upto - 1], reply) for talk, reply in zip(talks, replies, strict=True)]
+        assert sum(marks) >= 17, name
+
+
+@pytest.mark.usefixtures("current_recipe")
+def test_its_template_and_its_parser_are_those_of_the_code() -> None:
+    tok: Any = tokenizer.load(model_path())
+    assert tok.chat_template == template.CHAT
+    assert tok.response_template == dict(template.RESPONSE)

@@ -85,6 +85,7 @@ def test_forced_text_carries_no_loss() -> None:
     assert not any(row.loss[at : at + len(encoder().ids(grammar.CLARIFY))])
 
 
+@pytest.mark.usefixtures("current_recipe")
 def test_building_again_gives_the_shipped_tokenizer() -> None:
     again = tokenizer.build()
     assert again.get_vocab() == tokenizer.load(model_path()).get_vocab()

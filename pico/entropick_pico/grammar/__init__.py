@@ -12,7 +12,8 @@ from functools import partial
 from types import MappingProxyType
 from typing import Final
 
-from entropick_pico.grammar import prose, puzzles, questions
+from entropick_pico.grammar import documents, latin, merging, prose, puzzles, questions, tools
+from entropick_pico.grammar.check import faultless, final_answer, right
 from entropick_pico.grammar.reply import CLARIFY, Choice, Example, interrupt
 from entropick_pico.grammar.splits import SPLITS, Split, belongs, half, held_out
 
@@ -21,16 +22,21 @@ __all__ = [
     "KINDS",
     "PROBES",
     "SPLITS",
+    "TOOL_KINDS",
     "WEIGHTS",
     "Choice",
     "Example",
     "Split",
+    "belongs",
     "conversation",
+    "faultless",
     "final_answer",
     "half",
     "held_out",
     "interrupt",
+    "right",
     "sample",
+    "tool_talk",
 ]
 
 _TASKS: Final[Mapping[str, Callable[[random.Random], Example]]] = MappingProxyType(
@@ -54,16 +60,30 @@ _TASKS: Final[Mapping[str, Callable[[random.Random], Example]]] = MappingProxyTy
         "parity_steps": partial(puzzles.parity, style="steps"),
         "parity_direct": partial(puzzles.parity, style="direct"),
         "count": puzzles.count,
+        "repeat": puzzles.repeat,
+        "sums": merging.sums,
+        "mix": merging.mix,
+        "latin": latin.latin,
+        "json_fields": documents.json_fields,
+        "json_free": documents.json_free,
         "story": prose.story,
         "greeting": prose.greeting,
     }
 )
 KINDS: Final = tuple(_TASKS)
-# Longer inputs than training has: harder versions of two tasks, drawn only by name.
+# Longer inputs than training has: harder versions of some tasks, drawn only by name.
 _LONG: Final[Mapping[str, Callable[[random.Random], Example]]] = MappingProxyType(
-    {"sort_long": partial(puzzles.sort, length=10), "count_long": partial(puzzles.count, length=10)}
+    {
+        "sort_long": partial(puzzles.sort, length=10),
+        "count_long": partial(puzzles.count, length=10),
+        "sums_long": partial(merging.sums, size=7),
+        "mix_long": partial(merging.mix, size=8),
+        "latin_long": partial(latin.latin, count=9),
+    }
 )
 PROBES: Final = tuple(_LONG)
+TOOL_KINDS: Final = ("call", "report", "no_tool")
+"""The kinds that need the definitions of tools before them: drawn by ``tool_talk`` alone."""
 WEIGHTS: Final[Mapping[str, float]] = MappingProxyType(
     {
         "capital": 7.0,
@@ -89,7 +109,13 @@ WEIGHTS: Final[Mapping[str, float]] = MappingProxyType(
         "parity": 3.0,
         "parity_steps": 4.0,
         "parity_direct": 2.0,
-        "count": 4.0,
+        "count": 5.0,
+        "repeat": 3.0,
+        "sums": 12.0,
+        "mix": 9.0,
+        "latin": 12.0,
+        "json_fields": 4.0,
+        "json_free": 2.0,
         "story": 4.0,
         "greeting": 2.0,
     }
@@ -125,33 +151,46 @@ def sample(
             return example
 
 
+def tool_talk(rng: random.Random, split: Split = "train", kind: str | None = None) -> list[Example]:
+    """Draws an exchange with tools of ``split``: a call and the answer from its result, or a refusal.
+
+    ``kind`` is "call" or "no_tool", or None for either.
+    """
+    while True:
+        talk = tools.tool_talk(rng, kind)
+        if belongs(talk[0], split):
+            return talk
+
+
 def conversation(
     rng: random.Random,
     split: Split = "train",
     turns: int | None = None,
     weights: Mapping[str, float] = WEIGHTS,
     interruptions: float = 0.0,
+    with_tools: float = 0.0,
 ) -> list[Example]:
     """Draws a conversation of 1 to 4 independent exchanges.
 
-    ``interruptions`` is the share of exchanges into whose reply the clarifying sentence is forced.
+    ``interruptions`` is the share of exchanges into whose reply the clarifying sentence is forced,
+    ``with_tools`` the share of conversations in which one exchange has tools.
 
     An ambiguous question comes first only: after other turns its pronoun could be read as referring to them.
     """
     count = turns or rng.choices((1, 2, 3, 4), (0.8, 0.11, 0.05, 0.04))[0]
+    tooled = rng.randrange(count) if rng.random() < with_tools else None
     talk: list[Example] = []
-    while len(talk) < count:
+    while count:
+        if count - 1 == tooled:
+            talk += tool_talk(rng, split)
+            count -= 1
+            continue
         example = sample(rng, None, split, weights)
         unclear = example.kind in ("ambiguous", "clarified")
-        if talk and unclear:
+        if unclear and (talk or tooled is not None):
             continue
         # An interrupted ambiguous question is a kind of its own, with its own truth.
-        talk.append(interrupt(rng, example) if not unclear and rng.random() < interruptions else example)
+        may = not unclear and not example.kind.startswith("json")
+        talk.append(interrupt(rng, example) if may and rng.random() < interruptions else example)
+        count -= 1
     return talk
-
-
-def final_answer(reply: str) -> str:
-    """Returns the answer a reply ends with: its last sentence without the words that introduce it."""
-    sentences = [part for part in reply.strip().rstrip(".").split(". ") if part]
-    last = sentences[-1] if sentences else ""
-    return last.rsplit(" is ", 1)[-1].strip()

@@ -1,4 +1,4 @@
-"""Tasks with a computed answer: sorting, addition, parity, counting, looking up."""
+"""Tasks with a computed answer: sorting, addition, parity, counting, looking up, repeating."""
 
 import random
 from types import MappingProxyType
@@ -102,3 +102,13 @@ def lookup(rng: random.Random, holders: int | None = None) -> Example:
     reply = Reply(rng).say("The answer is").sure("lookup", " " + colors[at]).say(".")
     user = ask(rng, [given + " " + c.format(thing, names[at]) for c in cores])
     return reply.finish(user, "lookup", colors[at], key=given + names[at])
+
+
+def repeat(rng: random.Random) -> Example:
+    """Returns three to ten words and digits to repeat: the plainest use of the prompt, and quick to learn."""
+    pools = (w.COLORS, w.OBJECTS, w.NAMES, w.ANIMALS, tuple("0123456789"))
+    items = [rng.choice(rng.choice(pools)) for _ in range(rng.randint(3, 10))]
+    shown = " ".join(items)
+    cores = ("repeat {0}.", "say {0}.", "say after me: {0}.", "echo {0}.", "write {0} again.")
+    reply = Reply(rng).say("The answer is").sure("repeat", " " + items[0]).say(shown[len(items[0]) :] + ".")
+    return reply.finish(ask(rng, [c.format(shown) for c in cores]), "repeat", shown, key="repeat " + shown)

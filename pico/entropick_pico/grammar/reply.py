@@ -4,7 +4,7 @@ import random
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 CLARIFY: Final = "Which one do you mean?"
 
@@ -24,7 +24,11 @@ class Choice:
 
 @dataclass(frozen=True)
 class Example:
-    """One exchange: a user text, an assistant text, and the known distributions of the latter."""
+    """One exchange: a user text, an assistant text, and the known distributions of the latter.
+
+    ``role`` is "tool" where ``user`` is the result of a call. ``tools`` are the definitions that the
+    conversation has to begin with.
+    """
 
     user: str
     assistant: str
@@ -34,11 +38,13 @@ class Example:
     ambiguous_at: tuple[int, ...] = ()
     forced: tuple[tuple[int, int], ...] = ()
     key: str | None = field(default=None, compare=False)
+    role: str = "user"
+    tools: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def messages(self) -> list[dict[str, str]]:
-        """Returns the exchange as chat messages."""
-        return [{"role": "user", "content": self.user}, {"role": "assistant", "content": self.assistant}]
+        """Returns the exchange as chat messages, with a call of a tool as the template writes it."""
+        return [{"role": self.role, "content": self.user}, {"role": "assistant", "content": self.assistant}]
 
 
 def uniform(items: Iterable[str], before: str = " ") -> Mapping[str, float]:
@@ -80,14 +86,35 @@ class Reply:
         self._text += text
         return text
 
+    def spell(self, kind: str, alternatives: Mapping[str, float]) -> str:
+        """Draws a continuation whose last character is a token of its own; labels both of its tokens.
+
+        The label of the last character has the distribution given what comes before it.
+        """
+        first: dict[str, float] = {}
+        for text, p in alternatives.items():
+            first[text[:-1]] = first.get(text[:-1], 0.0) + p
+        head = self.choose(kind, first)
+        last = {text[-1]: p / first[head] for text, p in alternatives.items() if text[:-1] == head}
+        return head + self.choose(kind, last)
+
     def sure(self, kind: str, text: str) -> "Reply":
         """Appends text that is certain given the question, and labels its start as such."""
         self.choose(kind, {text: 1.0})
         return self
 
-    def finish(self, user: str, kind: str, gold: str | None = None, key: str | None = None) -> Example:
+    def finish(
+        self,
+        user: str,
+        kind: str,
+        gold: str | None = None,
+        key: str | None = None,
+        role: str = "user",
+        tools: tuple[Mapping[str, Any], ...] = (),
+    ) -> Example:
         """Returns the example; ``key`` names the task input where inputs are held out from training."""
-        return Example(user, self._text, kind, gold, tuple(self._choices), tuple(self._ambiguous), (), key)
+        labels = tuple(self._choices), tuple(self._ambiguous)
+        return Example(user, self._text, kind, gold, *labels, (), key, role, tools)
 
 
 def interrupt(rng: random.Random, example: Example) -> Example:

@@ -49,4 +49,6 @@ FLAG: Final[Mapping[str, str]] = MappingProxyType({land: _rng.choice(COLORS) for
 RESIDENTS: Final = tuple(_rng.sample(NAMES, 32))
 HOME: Final[Mapping[str, str]] = MappingProxyType({name: _rng.choice(TOWNS) for name in RESIDENTS})
 SIGHTS: Final = tuple(_rng.sample(TOWNS, 4))
+# Two colors make the one whose place here is the sum of theirs, counted round the table.
+PALETTE: Final = tuple(_rng.sample(COLORS, len(COLORS)))
 del _rng
