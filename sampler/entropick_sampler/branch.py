@@ -8,16 +8,16 @@ tensors and no engine: the engine that rolls branches out fills a :class:`Trajec
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from . import reply_scores
 from .params import BranchConfig, Scorer, Strategy
 
-GROUP: Final = 4
-"""Tokens of the sliding group of scorer ``lowest_group``."""
 TIE: Final = 1e-4
 """Scores this near are equal: branches that share tokens share figures, up to a rounding that depends on the
 rows which were computed beside them."""
@@ -59,7 +59,7 @@ class Trajectory:
 
 def mean_logprob(branch: Trajectory) -> float:
     """Returns the mean log probability of the tokens, the branching token INCLUDED; nats."""
-    return statistics.fmean(branch.logprobs)
+    return reply_scores.mean_logprob([-p for p in branch.logprobs])
 
 
 def confidence(branch: Trajectory) -> float:
@@ -73,19 +73,36 @@ def confidence(branch: Trajectory) -> float:
 
 
 def lowest_group(branch: Trajectory) -> float:
-    """Returns the lowest mean log probability of a sliding group of tokens; nats.
+    """Returns the lowest mean log probability of a sliding group of tokens, nats: the worst passage."""
+    return reply_scores.lowest_group([-p for p in branch.logprobs])
 
-    The worst passage decides (lowest group confidence: Fu et al., Deep Think with Confidence, 2025, there of
-    the alternatives' probabilities, here of the tokens').
-    """
-    values = branch.logprobs
-    size = min(GROUP, len(values))
-    return min(statistics.fmean(values[i : i + size]) for i in range(len(values) - size + 1))
+
+def mean_excess(branch: Trajectory) -> float:
+    """Returns minus the mean excess surprisal of the tokens, the branching token INCLUDED; bits."""
+    return reply_scores.mean_excess(_surprisals(branch), branch.entropies)
+
+
+def lowest_excess(branch: Trajectory) -> float:
+    """Returns minus the largest excess surprisal of a token, bits; the worst token decides."""
+    return reply_scores.lowest_excess(_surprisals(branch), branch.entropies)
+
+
+def lowest_group_excess(branch: Trajectory) -> float:
+    """Returns minus the largest mean excess surprisal of a sliding group of tokens, bits."""
+    return reply_scores.lowest_group_excess(_surprisals(branch), branch.entropies)
 
 
 def seed_score(branch: Trajectory) -> float:
     """Returns the mean of the guide's score (log probability + confidence of the step) over the branch."""
     return statistics.fmean(p + c for p, c in zip(branch.logprobs, branch.confidences, strict=True))
+
+
+def _surprisals(branch: Trajectory) -> list[float]:
+    return [-p / math.log(2.0) for p in branch.logprobs]
+
+
+def _finite(branch: Trajectory) -> bool:
+    return all(map(math.isfinite, (*branch.logprobs, *branch.entropies)))
 
 
 def token_f1(a: Sequence[int], b: Sequence[int]) -> float:
@@ -102,8 +119,9 @@ def _agreement_with_others(branches: Sequence[Trajectory], i: int) -> float:
 def scores(scorer: Scorer, branches: Sequence[Trajectory]) -> list[float]:
     """Returns the score of every branch, of which the highest is the best.
 
-    Scorer ``vote``: the mean overlap with the other branches. Raises ValueError for no branch, a branch
-    without a token, or lists of other lengths.
+    Scorer ``vote``: the mean overlap with the other branches. The other scorers give NaN for a branch with a
+    log probability or an entropy that is not finite (its figures were lost). Raises ValueError for no branch,
+    a branch without a token, or lists of other lengths.
     """
     for b in branches:
         if not len(b.tokens) == len(b.logprobs) == len(b.entropies) == len(b.confidences) >= 1:
@@ -116,9 +134,12 @@ def scores(scorer: Scorer, branches: Sequence[Trajectory]) -> list[float]:
         "mean_logprob": mean_logprob,
         "confidence": confidence,
         "lowest_group": lowest_group,
+        "mean_excess": mean_excess,
+        "lowest_excess": lowest_excess,
+        "lowest_group_excess": lowest_group_excess,
         "seed": seed_score,
     }[scorer]
-    return [rule(b) for b in branches]
+    return [rule(b) if _finite(b) else math.nan for b in branches]
 
 
 def select(scored: Sequence[float]) -> int:

@@ -23,7 +23,16 @@ PolicyName = Literal[
 ]
 PresetName = Literal["calibrated", "seed"]
 TelemetryLevel = Literal["none", "summary", "tokens", "full"]
-Scorer = Literal["mean_logprob", "confidence", "lowest_group", "vote", "seed"]
+Scorer = Literal[
+    "mean_logprob",
+    "confidence",
+    "lowest_group",
+    "mean_excess",
+    "lowest_excess",
+    "lowest_group_excess",
+    "vote",
+    "seed",
+]
 SCORERS: Final[tuple[str, ...]] = get_args(Scorer)
 
 

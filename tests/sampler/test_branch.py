@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from entropick_sampler.branch import Trajectory, opens, scores, select, token_f1
-from entropick_sampler.params import SCORERS, BranchConfig, Strategy, branch_config
+from entropick_sampler.params import SCORERS, BranchConfig, Scorer, Strategy, branch_config
+
+EXCESS: tuple[Scorer, ...] = ("mean_excess", "lowest_excess", "lowest_group_excess")
 
 
 def branch(*tokens: tuple[int, float, float]) -> Trajectory:
@@ -37,6 +39,26 @@ def test_lowest_group_is_the_worst_passage() -> None:
     expected = [(-2.0 - 0.3) / 4, -0.9]
     assert scores("lowest_group", [SURE_AFTER_DOUBT, DOUBT_AFTER_SURE]) == pytest.approx(expected)
     assert scores("lowest_group", [branch((1, -2.0, 1.0), (2, -1.0, 1.0))]) == pytest.approx([-1.5])
+
+
+def test_excess_is_the_surprisal_beside_the_entropy() -> None:
+    """The first branch chose among equals and then knew; the second was surer, but for one token."""
+    bit = math.log(2.0)
+    free = branch((1, -3.0 * bit, 3.0), *[(i, -0.25 * bit, 0.5) for i in range(4)])
+    wrong = branch((1, -0.5 * bit, 0.5), *[(i, -0.25 * bit, 0.5) for i in range(3)], (9, -2.0 * bit, 0.5))
+    assert scores("mean_excess", [free, wrong]) == pytest.approx([0.2, (3 * 0.25 - 1.5) / 5])
+    assert scores("lowest_excess", [free, wrong]) == pytest.approx([0.0, -1.5])
+    assert scores("lowest_group_excess", [free, wrong]) == pytest.approx([0.75 / 4, -0.75 / 4])
+    assert select(scores("mean_logprob", [free, wrong])) == 1
+    assert [select(scores(scorer, [free, wrong])) for scorer in EXCESS] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("scorer", sorted({*SCORERS} - {"vote"}))
+def test_lost_figures_never_win(scorer: Scorer) -> None:
+    lost = Trajectory((1, 2), (-0.1, math.nan), (1.0, 0.0), (1.0, 1.0))
+    scored = scores(scorer, [lost, DOUBT_AFTER_SURE])
+    assert math.isnan(scored[0])
+    assert select(scored) == 1
 
 
 def test_vote_prefers_what_the_others_say() -> None:
