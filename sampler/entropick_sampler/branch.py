@@ -42,6 +42,28 @@ def opens(config: BranchConfig, strategy: Strategy | None, max_tokens: int, spen
     return depth if depth >= 1 and spent + cost <= allowance(config, max_tokens) else 0
 
 
+def runner_up(token: int, logprob: float, firsts: Sequence[tuple[int, float]]) -> float:
+    """Returns the probability of the likeliest other first token, as a share of branch 0's first token.
+
+    ``token`` and ``logprob`` (nats): branch 0's; ``firsts``: id and log probability of the other branches'.
+    Between 0 and 1: 0 where all branches begin with one token, 1 where another branch begins with a token
+    that is at least as probable, be branch 0's an unlucky draw.
+    """
+    others = [p for other, p in firsts if other != token]
+    return math.exp(min(0.0, max(others) - logprob)) if others else 0.0
+
+
+def in_doubt(config: BranchConfig, entropy: float | None, share: float) -> bool:
+    """Tells whether a look ahead can change the outcome at a token, as far as the configuration asks.
+
+    ``entropy``: bits, of the token's distribution, None where it is not known; ``share``: its
+    :func:`runner_up`.
+    """
+    if config.min_entropy and (entropy is None or entropy < config.min_entropy):
+        return False
+    return not config.min_runner_up or share >= config.min_runner_up
+
+
 @dataclass(frozen=True, slots=True)
 class Trajectory:
     """The tokens of one branch and their figures, the branching token first.

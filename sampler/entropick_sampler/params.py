@@ -206,7 +206,9 @@ class BranchConfig:
     """The branching of a request.
 
     ``width``: branches of a rollout; ``depth``: tokens of a branch; ``budget``: tokens of losing branches as
-    a share of max_tokens; ``on``: the strategies that open branches.
+    a share of max_tokens; ``on``: the strategies that open branches. ``min_entropy`` (bits) and
+    ``min_runner_up`` (:func:`entropick_sampler.branch.runner_up`) are the least figures of a token that opens
+    branches, 0: any.
     """
 
     width: int = 4
@@ -214,12 +216,16 @@ class BranchConfig:
     budget: float = 1.0
     scorer: Scorer = "mean_logprob"
     on: frozenset[Strategy] = _BRANCHED
+    min_entropy: float = 0.0
+    min_runner_up: float = 0.0
 
 
 BRANCH_RANGES: Final[Mapping[str, tuple[float, float]]] = {
     "width": (2, 16),
     "depth": (1, 256),
     "budget": (0.0, 16.0),
+    "min_entropy": _BITS,
+    "min_runner_up": (0.0, 1.0),
 }
 """Inclusive limits of the numbers of a :class:`BranchConfig`."""
 BRANCH_NAMES: Final[tuple[str, ...]] = tuple(f.name for f in fields(BranchConfig))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from entropick_sampler.branch import Trajectory, opens, scores, select, token_f1
+from entropick_sampler.branch import Trajectory, in_doubt, opens, runner_up, scores, select, token_f1
 from entropick_sampler.params import SCORERS, BranchConfig, Scorer, Strategy, branch_config
 
 EXCESS: tuple[Scorer, ...] = ("mean_excess", "lowest_excess", "lowest_group_excess")
@@ -121,6 +121,26 @@ def test_only_the_chosen_strategies_open() -> None:
     assert opens(config, None, 100, 0, 100) == 0
 
 
+def test_the_runner_up_is_the_likeliest_other_beginning() -> None:
+    half, tenth = math.log(0.5), math.log(0.1)
+    assert runner_up(7, half, [(7, half), (8, tenth), (9, math.log(0.2))]) == pytest.approx(0.4)
+    assert runner_up(7, half, [(7, half), (7, half)]) == 0.0
+    assert runner_up(7, half, []) == 0.0
+    # an unlucky draw: the other branch begins with the likelier token
+    assert runner_up(8, tenth, [(7, half)]) == 1.0
+    assert runner_up(8, -800.0, [(7, 0.0)]) == 1.0
+
+
+def test_limits_keep_branches_to_doubtful_tokens() -> None:
+    assert in_doubt(BranchConfig(), None, 0.0)
+    bits = BranchConfig(min_entropy=1.5)
+    assert [in_doubt(bits, h, 0.0) for h in (1.5, 1.4, None)] == [True, False, False]
+    plausible = BranchConfig(min_runner_up=0.25)
+    assert [in_doubt(plausible, None, share) for share in (0.25, 0.2, 0.0)] == [True, False, False]
+    both = BranchConfig(min_entropy=1.5, min_runner_up=0.25)
+    assert [in_doubt(both, h, share) for h, share in ((2, 0.3), (1, 0.3), (2, 0.2))] == [True, False, False]
+
+
 def test_config_from_a_request() -> None:
     assert branch_config({}) == BranchConfig()
     config = branch_config({"width": 5, "budget": 2, "scorer": "vote", "on": ["adaptive", "greedy"]})
@@ -136,6 +156,9 @@ def test_config_from_a_request() -> None:
         ({"depth": True}, "branch.depth: must be a number"),
         ({"budget": "much"}, "branch.budget: must be a number"),
         ({"budget": math.nan}, "branch.budget: must be between 0 and 16"),
+        ({"min_entropy": -1}, "branch.min_entropy: must be between 0 and 64"),
+        ({"min_entropy": "high"}, "branch.min_entropy: must be a number"),
+        ({"min_runner_up": 1.5}, "branch.min_runner_up: must be between 0 and 1"),
         ({"scorer": "best"}, "branch.scorer: must be one of mean_logprob"),
         ({"scorer": ["vote"]}, "branch.scorer: must be one of mean_logprob"),
         ({"on": "explore"}, "branch.on: must be a list of greedy, explore"),

@@ -194,6 +194,7 @@ async def test_server_defaults(engine: Any, serve: Any) -> None:
         assert told["overrides"] == given["overrides"]
         assert told["branch"] == {
             "width": 3, "depth": 12, "budget": 1.0, "scorer": "mean_logprob", "on": ["adaptive"],
+            "min_entropy": 0.0, "min_runner_up": 0.0,
         }  # fmt: skip
 
         async def asked(**fields: Any) -> Any:

@@ -124,6 +124,24 @@ async def test_the_budget_closes(make_request: Callable[..., Request]) -> None:
     assert said(told)[3:] == [3, 4, 5, 6, 7]
 
 
+@pytest.mark.parametrize(
+    ("limits", "opened"),
+    [
+        # at a doubt the entropy is 1 bit and the other first tokens are as probable as the drawn one
+        ({"min_entropy": 1.0, "min_runner_up": 1.0}, 2),
+        ({"min_entropy": 1.1}, 0),
+    ],
+)
+async def test_limits_on_the_opening(
+    make_request: Callable[..., Request], limits: dict[str, float], opened: int
+) -> None:
+    model = Scripted()
+    told = await outputs(chained(make_request, model, 5, **limits))
+    assert told[-1].branch_tokens == 4 * opened
+    assert said(told) == ([20, 21, 2, 23, 24] if opened else [0, 1, 2, 3, 4])
+    assert len(model.ran) == 1 + 4 * opened - bool(opened)
+
+
 async def test_a_branch_with_bad_logits_is_passed_over(make_request: Callable[..., Request]) -> None:
     told = await outputs(chained(make_request, Scripted(broken=(2,)), 2))
     assert said(told) == [0, 1]
