@@ -2,8 +2,9 @@
 
 At a branching step the first tokens of ``width`` branches are drawn from one distribution; branch 0 takes the
 token that would have been emitted without branches. Each branch is rolled out to ``depth`` tokens, the
-branching token among them, then scored as a whole; the tokens of the best branch are committed. Knows no
-tensors and no engine: the engine that rolls branches out fills a :class:`Trajectory` for each.
+branching token among them, or to the text or the end that ``until`` names, then scored as a whole; the tokens
+of the best branch are committed. Knows no tensors and no engine: the engine that rolls branches out fills a
+:class:`Trajectory` for each.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from . import reply_scores
-from .params import BranchConfig, Scorer, Strategy
+from .params import DEFAULT_DEPTH, BranchConfig, Scorer, Strategy
 
 TIE: Final = 1e-4
 """Scores this near are equal: branches that share tokens share figures, up to a rounding that depends on the
@@ -32,12 +33,13 @@ def opens(config: BranchConfig, strategy: Strategy | None, max_tokens: int, spen
     """Returns the number of tokens that each branch may have if branches open here, 0 where they do not.
 
     ``spent``: tokens of losing branches so far; ``room``: tokens that the request may still emit, this token
-    included. Branches open where the strategy asks for it and the budget holds all that they can cost; their
-    depth shrinks to the room, never to the budget.
+    included. Branches open where the strategy asks for it and the budget holds all that they can cost, as if
+    none of them ended before its depth; the depth shrinks to the room, never to the budget.
     """
     if strategy is None or strategy not in config.on:
         return 0
-    depth = min(config.depth, room)
+    longest = room if config.until is not None else DEFAULT_DEPTH
+    depth = min(room, longest if config.depth is None else config.depth)
     cost = (config.width - 1) * depth
     return depth if depth >= 1 and spent + cost <= allowance(config, max_tokens) else 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -114,6 +115,16 @@ def test_the_budget_is_never_exceeded(
         assert spent + (width - 1) * min(depth, room) > math.floor(budget * max_tokens)
 
 
+def test_the_depth_of_branches_that_a_text_ends_is_the_room() -> None:
+    def depth(room: int, **fields: Any) -> int:
+        return opens(BranchConfig(width=3, budget=2.0, **fields), Strategy.EXPLORE, 100, 0, room)
+
+    assert [depth(100), depth(100, until="\n"), depth(100, until="end")] == [12, 100, 100]
+    assert [depth(70, until="\n"), depth(70, until="\n", depth=40)] == [70, 40]
+    # the budget holds what the branches cost if nothing ends them
+    assert depth(101, until="\n") == 0
+
+
 def test_only_the_chosen_strategies_open() -> None:
     config = BranchConfig(on=frozenset({Strategy.ADAPTIVE}))
     assert opens(config, Strategy.ADAPTIVE, 100, 0, 100) == 12
@@ -146,6 +157,10 @@ def test_config_from_a_request() -> None:
     config = branch_config({"width": 5, "budget": 2, "scorer": "vote", "on": ["adaptive", "greedy"]})
     assert config.on == {Strategy.ADAPTIVE, Strategy.GREEDY}
     assert (config.width, config.budget, config.scorer) == (5, 2, "vote")
+    server = branch_config({"until": "\n", "depth": 300})
+    assert (server.until, server.depth) == ("\n", 300)
+    asked = branch_config({"until": None, "depth": None}, server)
+    assert asked == BranchConfig()
 
 
 @pytest.mark.parametrize(
@@ -154,6 +169,12 @@ def test_config_from_a_request() -> None:
         ({"width": 1}, "branch.width: must be between 2 and 16"),
         ({"width": 2.5}, "branch.width: must be a whole number"),
         ({"depth": True}, "branch.depth: must be a number"),
+        ({"depth": 4097}, "branch.depth: must be between 1 and 4096"),
+        ({"width": None}, "branch.width: must be a number"),
+        ({"until": ""}, "branch.until: must be null, 'end' or a text of 1 to 64 characters"),
+        ({"until": "x" * 65}, "branch.until: must be null"),
+        ({"until": ["\n"]}, "branch.until: must be null"),
+        ({"until": "\ud800"}, "branch.until: must be null"),
         ({"budget": "much"}, "branch.budget: must be a number"),
         ({"budget": math.nan}, "branch.budget: must be between 0 and 16"),
         ({"min_entropy": -1}, "branch.min_entropy: must be between 0 and 64"),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from entropick_sampler.branch import Trajectory, in_doubt, opens, runner_up, scores, select
-from entropick_sampler.params import BranchConfig
+from entropick_sampler.params import UNTIL_END, BranchConfig
 from entropick_sampler.score import host_confidence
 from entropick_sampler.signals import SIGNAL_NAMES
 
@@ -32,6 +32,18 @@ def rollout_depth(request: Request, drawn: Drawn, spent: int, room: int) -> int:
     if not in_doubt(config, token.signals[_ENTROPY], runner_up(token.token_id, token.logprob, others)):
         return 0
     return opens(config, token.strategy, request.sampling.max_tokens, spent, room)
+
+
+def branch_ends(request: Request) -> tuple[bytes, ...]:
+    """Lists the texts that end a branch before its depth, () where branches are rolled out to their depth.
+
+    The stop strings of the request are among them: what follows one is not part of the reply.
+    """
+    config = request.policy.branch
+    if config is None or config.until is None:
+        return ()
+    until = () if config.until == UNTIL_END else (config.until,)
+    return tuple(text.encode() for text in (*until, *request.sampling.stop))
 
 
 def first_tokens(request: Request, drawn: Drawn) -> list[Token]:
