@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-READY_WITHIN = 300.0
+READY_WITHIN = 1200.0
 ENGINES = ("torch", "vllm", "vllm-v2") if find_spec("vllm") else ("torch",)
 VLLM_HERE = {
     # one process beside the server, one thread: what a test of a small model wants (docs/vllm.md)

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-READY_WITHIN = 300.0
+READY_WITHIN = 1200.0
 
 
 def free_port() -> int:
