@@ -2,22 +2,23 @@
 
 At a branching step the first tokens of ``width`` branches are drawn from one distribution; branch 0 takes the
 token that would have been emitted without branches. Each branch is rolled out to ``depth`` tokens, the
-branching token among them, then scored as a whole; the tokens of the best branch are committed. Knows no
-tensors and no engine: the engine that rolls branches out fills a :class:`Trajectory` for each.
+branching token among them, or to the text or the end that ``until`` names, then scored as a whole; the tokens
+of the best branch are committed. Knows no tensors and no engine: the engine that rolls branches out fills a
+:class:`Trajectory` for each.
 """
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from .params import BranchConfig, Scorer, Strategy
+from . import reply_scores
+from .params import DEFAULT_DEPTH, BranchConfig, Scorer, Strategy
 
-GROUP: Final = 4
-"""Tokens of the sliding group of scorer ``lowest_group``."""
 TIE: Final = 1e-4
 """Scores this near are equal: branches that share tokens share figures, up to a rounding that depends on the
 rows which were computed beside them."""
@@ -32,14 +33,37 @@ def opens(config: BranchConfig, strategy: Strategy | None, max_tokens: int, spen
     """Returns the number of tokens that each branch may have if branches open here, 0 where they do not.
 
     ``spent``: tokens of losing branches so far; ``room``: tokens that the request may still emit, this token
-    included. Branches open where the strategy asks for it and the budget holds all that they can cost; their
-    depth shrinks to the room, never to the budget.
+    included. Branches open where the strategy asks for it and the budget holds all that they can cost, as if
+    none of them ended before its depth; the depth shrinks to the room, never to the budget.
     """
     if strategy is None or strategy not in config.on:
         return 0
-    depth = min(config.depth, room)
+    longest = room if config.until is not None else DEFAULT_DEPTH
+    depth = min(room, longest if config.depth is None else config.depth)
     cost = (config.width - 1) * depth
     return depth if depth >= 1 and spent + cost <= allowance(config, max_tokens) else 0
+
+
+def runner_up(token: int, logprob: float, firsts: Sequence[tuple[int, float]]) -> float:
+    """Returns the probability of the likeliest other first token, as a share of branch 0's first token.
+
+    ``token`` and ``logprob`` (nats): branch 0's; ``firsts``: id and log probability of the other branches'.
+    Between 0 and 1: 0 where all branches begin with one token, 1 where another branch begins with a token
+    that is at least as probable, be branch 0's an unlucky draw.
+    """
+    others = [p for other, p in firsts if other != token]
+    return math.exp(min(0.0, max(others) - logprob)) if others else 0.0
+
+
+def in_doubt(config: BranchConfig, entropy: float | None, share: float) -> bool:
+    """Tells whether a look ahead can change the outcome at a token, as far as the configuration asks.
+
+    ``entropy``: bits, of the token's distribution, None where it is not known; ``share``: its
+    :func:`runner_up`.
+    """
+    if config.min_entropy and (entropy is None or entropy < config.min_entropy):
+        return False
+    return not config.min_runner_up or share >= config.min_runner_up
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +83,7 @@ class Trajectory:
 
 def mean_logprob(branch: Trajectory) -> float:
     """Returns the mean log probability of the tokens, the branching token INCLUDED; nats."""
-    return statistics.fmean(branch.logprobs)
+    return reply_scores.mean_logprob([-p for p in branch.logprobs])
 
 
 def confidence(branch: Trajectory) -> float:
@@ -73,19 +97,36 @@ def confidence(branch: Trajectory) -> float:
 
 
 def lowest_group(branch: Trajectory) -> float:
-    """Returns the lowest mean log probability of a sliding group of tokens; nats.
+    """Returns the lowest mean log probability of a sliding group of tokens, nats: the worst passage."""
+    return reply_scores.lowest_group([-p for p in branch.logprobs])
 
-    The worst passage decides (lowest group confidence: Fu et al., Deep Think with Confidence, 2025, there of
-    the alternatives' probabilities, here of the tokens').
-    """
-    values = branch.logprobs
-    size = min(GROUP, len(values))
-    return min(statistics.fmean(values[i : i + size]) for i in range(len(values) - size + 1))
+
+def mean_excess(branch: Trajectory) -> float:
+    """Returns minus the mean excess surprisal of the tokens, the branching token INCLUDED; bits."""
+    return reply_scores.mean_excess(_surprisals(branch), branch.entropies)
+
+
+def lowest_excess(branch: Trajectory) -> float:
+    """Returns minus the largest excess surprisal of a token, bits; the worst token decides."""
+    return reply_scores.lowest_excess(_surprisals(branch), branch.entropies)
+
+
+def lowest_group_excess(branch: Trajectory) -> float:
+    """Returns minus the largest mean excess surprisal of a sliding group of tokens, bits."""
+    return reply_scores.lowest_group_excess(_surprisals(branch), branch.entropies)
 
 
 def seed_score(branch: Trajectory) -> float:
     """Returns the mean of the guide's score (log probability + confidence of the step) over the branch."""
     return statistics.fmean(p + c for p, c in zip(branch.logprobs, branch.confidences, strict=True))
+
+
+def _surprisals(branch: Trajectory) -> list[float]:
+    return [-p / math.log(2.0) for p in branch.logprobs]
+
+
+def _finite(branch: Trajectory) -> bool:
+    return all(map(math.isfinite, (*branch.logprobs, *branch.entropies)))
 
 
 def token_f1(a: Sequence[int], b: Sequence[int]) -> float:
@@ -102,8 +143,9 @@ def _agreement_with_others(branches: Sequence[Trajectory], i: int) -> float:
 def scores(scorer: Scorer, branches: Sequence[Trajectory]) -> list[float]:
     """Returns the score of every branch, of which the highest is the best.
 
-    Scorer ``vote``: the mean overlap with the other branches. Raises ValueError for no branch, a branch
-    without a token, or lists of other lengths.
+    Scorer ``vote``: the mean overlap with the other branches. The other scorers give NaN for a branch with a
+    log probability or an entropy that is not finite (its figures were lost). Raises ValueError for no branch,
+    a branch without a token, or lists of other lengths.
     """
     for b in branches:
         if not len(b.tokens) == len(b.logprobs) == len(b.entropies) == len(b.confidences) >= 1:
@@ -116,9 +158,12 @@ def scores(scorer: Scorer, branches: Sequence[Trajectory]) -> list[float]:
         "mean_logprob": mean_logprob,
         "confidence": confidence,
         "lowest_group": lowest_group,
+        "mean_excess": mean_excess,
+        "lowest_excess": lowest_excess,
+        "lowest_group_excess": lowest_group_excess,
         "seed": seed_score,
     }[scorer]
-    return [rule(b) for b in branches]
+    return [rule(b) if _finite(b) else math.nan for b in branches]
 
 
 def select(scored: Sequence[float]) -> int:

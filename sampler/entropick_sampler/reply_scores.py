@@ -2,6 +2,7 @@
 
 A reply of n tokens is given by its surprisals and the entropies of the distributions that its tokens were
 drawn from, in bits: the signals ``surprisal`` and ``logits_entropy`` of its rows. No score compares replies.
+The scores of surprisals alone (not :func:`rauq`) have the unit of the surprisals, so nats in give nats.
 """
 
 from __future__ import annotations
@@ -29,12 +30,13 @@ _SMALLEST: Final = float(np.finfo(np.float64).tiny)
 class ReplyScores:
     """The scores of one reply, in bits; ``slope`` in bits a token.
 
-    The higher the surer: ``mean_logprob``, ``lowest_excess``, ``lowest_group_excess``, ``lowest_group``. The
-    lower the surer: ``mean_entropy``, ``largest_entropy``, ``late_entropy``. Each field is the result of the
-    function of its name.
+    The higher the surer: ``mean_logprob``, ``mean_excess``, ``lowest_excess``, ``lowest_group_excess``,
+    ``lowest_group``. The lower the surer: ``mean_entropy``, ``largest_entropy``, ``late_entropy``. Each field
+    is the result of the function of its name.
     """
 
     mean_logprob: float
+    mean_excess: float
     lowest_excess: float
     lowest_group_excess: float
     lowest_group: float
@@ -51,6 +53,7 @@ class ReplyScores:
         """
         return cls(
             mean_logprob=mean_logprob(surprisals),
+            mean_excess=mean_excess(surprisals, entropies),
             lowest_excess=lowest_excess(surprisals, entropies),
             lowest_group_excess=lowest_group_excess(surprisals, entropies),
             lowest_group=lowest_group(surprisals),
@@ -93,6 +96,15 @@ def _group_means(values: Floats, size: int) -> Floats:
 def mean_logprob(surprisals: Sequence[float]) -> float:
     """Returns the mean log probability of the tokens, bits; -log2 of the reply's perplexity."""
     return -float(_figures(surprisals).mean())
+
+
+def mean_excess(surprisals: Sequence[float], entropies: Sequence[float]) -> float:
+    """Returns minus the mean excess surprisal of the tokens, bits.
+
+    :func:`mean_logprob` with every token measured against the average token of its own distribution: the
+    mean of log2 p + H, 0 on average for a reply drawn at temperature 1.
+    """
+    return -float(_excesses(surprisals, entropies).mean())
 
 
 def lowest_excess(surprisals: Sequence[float], entropies: Sequence[float]) -> float:

@@ -337,11 +337,20 @@ def test_a_policy_with_one_formula(server: str, policy: str) -> None:
     assert_same(rows_of(together[1]), rows, 1e-3)
 
 
-def test_branches(server: str) -> None:
+@pytest.mark.parametrize(
+    "kind",
+    [
+        {"depth": 5},
+        {"until": "e", "scorer": "mean_excess", "min_runner_up": 0.01},
+        {"until": "end", "min_entropy": 0.5},
+    ],
+    ids=["depth", "text", "end"],
+)
+def test_branches(server: str, kind: dict[str, Any]) -> None:
     """Branches open, the best is kept, losers are counted; the same again gives the same."""
     settings = {
         "overrides": FORCED["explore"],
-        "branch": {"width": 3, "depth": 5, "budget": 4.0, "on": ["explore"]},
+        "branch": {"width": 3, "budget": 4.0, "on": ["explore"], **kind},
         "telemetry": "full",
     }
     request: dict[str, Any] = {"max_tokens": 20, "ignore_eos": True, "entropick": settings}
@@ -360,6 +369,11 @@ def test_branches(server: str) -> None:
         ids = [r["token_id"] for r in rows[row["index"] : row["index"] + len(kept[0]["token_ids"])]]
         assert kept[0]["token_ids"] == ids
         lost += sum(len(b["token_ids"]) for b in branches if not b["chosen"])
+        if kind.get("until") == "e":
+            said = [r["token"] for r in rows[row["index"] : row["index"] + len(ids)]]
+            assert "e" not in "".join(said[:-1])
+            assert "e" in said[-1] or row["index"] + len(ids) == 20
+        assert row["signals"]["logits_entropy"] >= kind.get("min_entropy", 0.0)
     assert answer["usage"]["completion_tokens_details"]["branch_tokens"] == lost > 0
     again = ask(server, PROMPTS[2], **request)
     assert [r["token_id"] for r in rows_of(again)] == [r["token_id"] for r in rows]
@@ -443,8 +457,10 @@ def test_the_engines_say_the_same(running: Callable[[str], Any], other: str) -> 
         "branch": {"width": 3, "depth": 5, "budget": 4.0, "on": ["explore"]},
         "telemetry": "full",
     }
+    words = {"until": "e", "budget": 16.0, "scorer": "lowest_excess", "min_runner_up": 0.01}
+    until = {**branch, "branch": {"width": 3, "on": ["explore"], **words}}
     for seed, prompt in enumerate(PROMPTS):
-        for settings in ({"telemetry": "tokens"}, {"preset": "seed", "telemetry": "tokens"}, branch):
+        for settings in ({"telemetry": "tokens"}, {"preset": "seed", "telemetry": "tokens"}, branch, until):
             fields: dict[str, Any] = {"seed": seed, "n": 2, "max_tokens": 24, "entropick": settings}
             a, b = ask(ours, prompt, **fields), ask(theirs, prompt, **fields)
             for mine, its in zip(a["choices"], b["choices"], strict=True):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from entropick_sampler.branch import Trajectory, opens, scores, select, token_f1
-from entropick_sampler.params import SCORERS, BranchConfig, Strategy, branch_config
+from entropick_sampler.branch import Trajectory, in_doubt, opens, runner_up, scores, select, token_f1
+from entropick_sampler.params import SCORERS, BranchConfig, Scorer, Strategy, branch_config
+
+EXCESS: tuple[Scorer, ...] = ("mean_excess", "lowest_excess", "lowest_group_excess")
 
 
 def branch(*tokens: tuple[int, float, float]) -> Trajectory:
@@ -37,6 +40,26 @@ def test_lowest_group_is_the_worst_passage() -> None:
     expected = [(-2.0 - 0.3) / 4, -0.9]
     assert scores("lowest_group", [SURE_AFTER_DOUBT, DOUBT_AFTER_SURE]) == pytest.approx(expected)
     assert scores("lowest_group", [branch((1, -2.0, 1.0), (2, -1.0, 1.0))]) == pytest.approx([-1.5])
+
+
+def test_excess_is_the_surprisal_beside_the_entropy() -> None:
+    """The first branch chose among equals and then knew; the second was surer, but for one token."""
+    bit = math.log(2.0)
+    free = branch((1, -3.0 * bit, 3.0), *[(i, -0.25 * bit, 0.5) for i in range(4)])
+    wrong = branch((1, -0.5 * bit, 0.5), *[(i, -0.25 * bit, 0.5) for i in range(3)], (9, -2.0 * bit, 0.5))
+    assert scores("mean_excess", [free, wrong]) == pytest.approx([0.2, (3 * 0.25 - 1.5) / 5])
+    assert scores("lowest_excess", [free, wrong]) == pytest.approx([0.0, -1.5])
+    assert scores("lowest_group_excess", [free, wrong]) == pytest.approx([0.75 / 4, -0.75 / 4])
+    assert select(scores("mean_logprob", [free, wrong])) == 1
+    assert [select(scores(scorer, [free, wrong])) for scorer in EXCESS] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("scorer", sorted({*SCORERS} - {"vote"}))
+def test_lost_figures_never_win(scorer: Scorer) -> None:
+    lost = Trajectory((1, 2), (-0.1, math.nan), (1.0, 0.0), (1.0, 1.0))
+    scored = scores(scorer, [lost, DOUBT_AFTER_SURE])
+    assert math.isnan(scored[0])
+    assert select(scored) == 1
 
 
 def test_vote_prefers_what_the_others_say() -> None:
@@ -92,6 +115,16 @@ def test_the_budget_is_never_exceeded(
         assert spent + (width - 1) * min(depth, room) > math.floor(budget * max_tokens)
 
 
+def test_the_depth_of_branches_that_a_text_ends_is_the_room() -> None:
+    def depth(room: int, **fields: Any) -> int:
+        return opens(BranchConfig(width=3, budget=2.0, **fields), Strategy.EXPLORE, 100, 0, room)
+
+    assert [depth(100), depth(100, until="\n"), depth(100, until="end")] == [12, 100, 100]
+    assert [depth(70, until="\n"), depth(70, until="\n", depth=40)] == [70, 40]
+    # the budget holds what the branches cost if nothing ends them
+    assert depth(101, until="\n") == 0
+
+
 def test_only_the_chosen_strategies_open() -> None:
     config = BranchConfig(on=frozenset({Strategy.ADAPTIVE}))
     assert opens(config, Strategy.ADAPTIVE, 100, 0, 100) == 12
@@ -99,11 +132,35 @@ def test_only_the_chosen_strategies_open() -> None:
     assert opens(config, None, 100, 0, 100) == 0
 
 
+def test_the_runner_up_is_the_likeliest_other_beginning() -> None:
+    half, tenth = math.log(0.5), math.log(0.1)
+    assert runner_up(7, half, [(7, half), (8, tenth), (9, math.log(0.2))]) == pytest.approx(0.4)
+    assert runner_up(7, half, [(7, half), (7, half)]) == 0.0
+    assert runner_up(7, half, []) == 0.0
+    # an unlucky draw: the other branch begins with the likelier token
+    assert runner_up(8, tenth, [(7, half)]) == 1.0
+    assert runner_up(8, -800.0, [(7, 0.0)]) == 1.0
+
+
+def test_limits_keep_branches_to_doubtful_tokens() -> None:
+    assert in_doubt(BranchConfig(), None, 0.0)
+    bits = BranchConfig(min_entropy=1.5)
+    assert [in_doubt(bits, h, 0.0) for h in (1.5, 1.4, None)] == [True, False, False]
+    plausible = BranchConfig(min_runner_up=0.25)
+    assert [in_doubt(plausible, None, share) for share in (0.25, 0.2, 0.0)] == [True, False, False]
+    both = BranchConfig(min_entropy=1.5, min_runner_up=0.25)
+    assert [in_doubt(both, h, share) for h, share in ((2, 0.3), (1, 0.3), (2, 0.2))] == [True, False, False]
+
+
 def test_config_from_a_request() -> None:
     assert branch_config({}) == BranchConfig()
     config = branch_config({"width": 5, "budget": 2, "scorer": "vote", "on": ["adaptive", "greedy"]})
     assert config.on == {Strategy.ADAPTIVE, Strategy.GREEDY}
     assert (config.width, config.budget, config.scorer) == (5, 2, "vote")
+    server = branch_config({"until": "\n", "depth": 300})
+    assert (server.until, server.depth) == ("\n", 300)
+    asked = branch_config({"until": None, "depth": None}, server)
+    assert asked == BranchConfig()
 
 
 @pytest.mark.parametrize(
@@ -112,8 +169,17 @@ def test_config_from_a_request() -> None:
         ({"width": 1}, "branch.width: must be between 2 and 16"),
         ({"width": 2.5}, "branch.width: must be a whole number"),
         ({"depth": True}, "branch.depth: must be a number"),
+        ({"depth": 4097}, "branch.depth: must be between 1 and 4096"),
+        ({"width": None}, "branch.width: must be a number"),
+        ({"until": ""}, "branch.until: must be null, 'end' or a text of 1 to 64 characters"),
+        ({"until": "x" * 65}, "branch.until: must be null"),
+        ({"until": ["\n"]}, "branch.until: must be null"),
+        ({"until": "\ud800"}, "branch.until: must be null"),
         ({"budget": "much"}, "branch.budget: must be a number"),
         ({"budget": math.nan}, "branch.budget: must be between 0 and 16"),
+        ({"min_entropy": -1}, "branch.min_entropy: must be between 0 and 64"),
+        ({"min_entropy": "high"}, "branch.min_entropy: must be a number"),
+        ({"min_runner_up": 1.5}, "branch.min_runner_up: must be between 0 and 1"),
         ({"scorer": "best"}, "branch.scorer: must be one of mean_logprob"),
         ({"scorer": ["vote"]}, "branch.scorer: must be one of mean_logprob"),
         ({"on": "explore"}, "branch.on: must be a list of greedy, explore"),

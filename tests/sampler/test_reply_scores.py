@@ -47,6 +47,7 @@ def test_every_score_is_that_of_a_plain_loop(reply: list[tuple[float, float]]) -
     got = ReplyScores.of(surprisals, entropies)
     want = ReplyScores(
         mean_logprob=sum(logprobs) / len(reply),
+        mean_excess=-sum(excess) / len(reply),
         lowest_excess=min(-e for e in excess),
         lowest_group_excess=min(groups([-e for e in excess], 4)),
         lowest_group=min(groups(logprobs, 4)),
@@ -106,6 +107,7 @@ def test_a_free_choice_is_no_doubt() -> None:
     """The second token is one of 16 equals, the third had to be right."""
     surprisals, entropies = [0.1, 4.0, 3.0, 0.1], [0.2, 4.0, 0.5, 0.1]
     got = ReplyScores.of(surprisals, entropies)
+    assert got.mean_excess == pytest.approx(-0.6)
     assert got.lowest_excess == -2.5
     assert got.lowest_group_excess == pytest.approx(-0.6)
     assert got.largest_entropy == 4.0

@@ -193,7 +193,8 @@ async def test_server_defaults(engine: Any, serve: Any) -> None:
         told = (await client.get("/v1/policy")).json()["default"]
         assert told["overrides"] == given["overrides"]
         assert told["branch"] == {
-            "width": 3, "depth": 12, "budget": 1.0, "scorer": "mean_logprob", "on": ["adaptive"],
+            "width": 3, "depth": None, "budget": 1.0, "scorer": "mean_logprob", "on": ["adaptive"],
+            "min_entropy": 0.0, "min_runner_up": 0.0, "until": None,
         }  # fmt: skip
 
         async def asked(**fields: Any) -> Any:

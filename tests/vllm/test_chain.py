@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from typing import Any
 
 import pytest
@@ -122,6 +123,80 @@ async def test_the_budget_closes(make_request: Callable[..., Request]) -> None:
     assert told[-1].branch_tokens == 4  # one opening of 2 x 2, no second one
     assert said(told)[:3] == [20, 21, 2]
     assert said(told)[3:] == [3, 4, 5, 6, 7]
+
+
+class Lines(Bytes):
+    """A tokenizer whose tokens 2, 11 and 23 end a line."""
+
+    def token_bytes(self, token_id: int) -> bytes | None:
+        return b"\xc2" if token_id in (1, 10, 22) else b"\xb6" if token_id in (2, 11, 23) else b"x"
+
+
+class InPairs(Scripted):
+    """A model whose tokens come two at a time, so that a batch holds tokens behind the end of a branch."""
+
+    async def run(self, segment: Segment) -> AsyncGenerator[list[SegmentToken], None]:
+        batch: list[SegmentToken] = []
+        async with aclosing(super().run(segment)) as stream:
+            async for tokens in stream:
+                batch += tokens
+                if len(batch) == 2:
+                    yield batch
+                    batch = []
+        if batch:
+            yield batch
+
+
+@pytest.mark.parametrize("kind", [Scripted, InPairs])
+async def test_a_branch_that_ends_early_is_aborted_and_judged_as_it_is(
+    make_request: Callable[..., Request], kind: type[Scripted]
+) -> None:
+    """The branches of token 0 end behind 3, 2 and 4 tokens, with a character of two tokens."""
+    model = kind()
+    config = BranchConfig(width=3, budget=16.0, until="\u00b6")
+    request = make_request(policy=PolicyConfig(branch=config, telemetry="full"), max_tokens=9)
+    chain = Chain(request, CONTEXT, model, Lines())  # type: ignore[arg-type]
+    told = await outputs(chain)
+    records = told[0].tokens[0].branches
+    assert [r.token_ids for r in records] == [(0, 1, 2), (10, 11), (20, 21, 22, 23)]
+    assert said(told) == [20, 21, 22, 23, 4, 5, 26, 27, 28]
+    assert told[-1].finish_reason is FinishReason.LENGTH
+    assert told[-1].branch_tokens == 3 + 2 + 3 + 3
+    ran = [(s.spec.start, s.spec.stream, s.limit) for s in model.ran]
+    assert ran[:5] == [(0, 0, 9), (1, 0, 8), (1, 1, 8), (1, 2, 8), (4, 0, 5)]
+    assert ran[5:] == [(7, 0, 2), (7, 1, 2), (7, 2, 2)]
+    assert model.aborted == 2 + 3  # where branches opened, and the branches that ended early
+
+
+@pytest.mark.parametrize(("stop", "lengths"), [((), (9, 9, 9)), (("\u00b6",), (3, 2, 4))])
+async def test_branches_to_the_end_of_the_reply(
+    make_request: Callable[..., Request], stop: tuple[str, ...], lengths: tuple[int, ...]
+) -> None:
+    config = BranchConfig(width=3, budget=16.0, until="end")
+    policy = PolicyConfig(branch=config, telemetry="full")
+    request = make_request(policy=policy, max_tokens=9, stop=stop)
+    told = await outputs(Chain(request, CONTEXT, Scripted(), Lines()))  # type: ignore[arg-type]
+    assert tuple(len(r.token_ids) for r in told[0].tokens[0].branches) == lengths
+    assert told[0].finish_reason is (None if stop else FinishReason.LENGTH)
+    assert len(said(told)) == 9
+
+
+@pytest.mark.parametrize(
+    ("limits", "opened"),
+    [
+        # at a doubt the entropy is 1 bit and the other first tokens are as probable as the drawn one
+        ({"min_entropy": 1.0, "min_runner_up": 1.0}, 2),
+        ({"min_entropy": 1.1}, 0),
+    ],
+)
+async def test_limits_on_the_opening(
+    make_request: Callable[..., Request], limits: dict[str, float], opened: int
+) -> None:
+    model = Scripted()
+    told = await outputs(chained(make_request, model, 5, **limits))
+    assert told[-1].branch_tokens == 4 * opened
+    assert said(told) == ([20, 21, 2, 23, 24] if opened else [0, 1, 2, 3, 4])
+    assert len(model.ran) == 1 + 4 * opened - bool(opened)
 
 
 async def test_a_branch_with_bad_logits_is_passed_over(make_request: Callable[..., Request]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -57,7 +58,11 @@ def test_a_row_survives_the_way(spec: RowSpec) -> None:
 
 def test_a_profile_survives_the_way() -> None:
     profile = Profile.load(model_path() / PROFILE_FILE)
-    assert read_profile(json.loads(json.dumps(plain_profile(profile)))) == profile
+    for sent in (profile, replace(profile, opening_weights={7: -0.25, 3: 1.5})):
+        got = read_profile(json.loads(json.dumps(plain_profile(sent))))
+        assert got == sent
+        assert got is not None
+        assert got.id == sent.id
     assert read_profile(None) is None
 
 

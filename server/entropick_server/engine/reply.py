@@ -69,17 +69,19 @@ class Drawn(NamedTuple):
 
 @dataclass(slots=True)
 class Reply:
-    """The state of a reply between two steps. The caller must change it through :meth:`take` alone.
+    """The state of a reply between two steps. The caller must give it tokens through :meth:`take` alone.
 
     ``length``: tokens so far, which is the position of the next draw. ``limit``: tokens that it may have.
     ``stops``: token ids that end it. ``pending``: tokens to emit next instead of drawing, the rest of a
     clarifying text or, where ``replays``, the tokens that the request named (teacher forcing), with which the
     reply ends. ``clarifies``: whether a clarifying text may begin at all. ``rollout_end``: the length at
-    which the reply is judged beside other branches, 0 outside a rollout. ``clarify_used``: clarifying texts
-    so far; ``since_clarify``: tokens since the last text began, None before the first. ``tokens``: tokens so
-    far whose surprisal is known; ``surprisal``: its sum, bits (both kept where tokens are drawn alone: not in
-    a server beside vLLM). ``unfinished``: the bytes of a character that the newest tokens began and did not
-    end. ``history``: the newest tokens."""
+    which the reply is judged beside other branches, 0 outside a rollout; it falls to ``length`` as soon as
+    the text since the rollout began contains one of ``rollout_texts`` (never in a vLLM worker, which knows no
+    such texts). ``rollout_tail``: the end of that text, in which one of them can have begun.
+    ``clarify_used``: clarifying texts so far; ``since_clarify``: tokens since the last text began, None
+    before the first. ``tokens``: tokens so far whose surprisal is known; ``surprisal``: its sum, bits (both
+    kept where tokens are drawn alone: not in a server beside vLLM). ``unfinished``: the bytes of a character
+    that the newest tokens began and did not end. ``history``: the newest tokens."""
 
     limit: int = _UNLIMITED
     stops: tuple[int, ...] = ()
@@ -88,6 +90,8 @@ class Reply:
     replays: bool = False
     clarifies: bool = False
     rollout_end: int = 0
+    rollout_texts: tuple[bytes, ...] = ()
+    rollout_tail: bytes = b""
     clarify_used: int = 0
     since_clarify: int | None = None
     tokens: int = 0
@@ -112,6 +116,21 @@ class Reply:
     def room(self) -> int:
         """Counts the tokens that the reply may still get."""
         return self.limit - self.length
+
+    @property
+    def rolled_out(self) -> bool:
+        """Tells whether a reply in a rollout has all the tokens that the verdict reads."""
+        return self.length >= self.rollout_end
+
+    def begin_rollout(self, depth: int, texts: tuple[bytes, ...]) -> None:
+        """Begins a rollout of at most ``depth`` tokens, which ends before that with one of ``texts``."""
+        self.rollout_end = self.length + depth
+        self.rollout_texts, self.rollout_tail = texts, b""
+
+    def end_rollout(self) -> None:
+        """Lets the reply go on behind a rollout that it won."""
+        self.rollout_end = 0
+        self.rollout_texts, self.rollout_tail = (), b""
 
     def clarifying_text(self, text: ClarifyingText) -> tuple[int, ...]:
         """Picks the form of the clarifying text that would stand at the next position.
@@ -156,10 +175,20 @@ class Reply:
         data = tokenizer.token_bytes(token_id) or b""
         if self.unfinished or (data and data[-1] >= 0x80):
             self.unfinished = unfinished_character(self.unfinished + data)
+        if self.rollout_texts:
+            self._look_for_end(data)
         if token_id in self.stops:
             return FinishReason.STOP
         ended = self.length >= self.limit or (self.replays and not self.pending)
         return FinishReason.LENGTH if ended else None
+
+    def _look_for_end(self, data: bytes) -> None:
+        """Ends the rollout of the reply where the bytes of its newest token complete one of the texts."""
+        seen = self.rollout_tail + data
+        if any(text in seen for text in self.rollout_texts):
+            self.rollout_end = self.length
+        longest = max(map(len, self.rollout_texts))
+        self.rollout_tail = seen[max(0, len(seen) - longest + 1) :]
 
     def copy(self) -> Reply:
         """Copies the reply, for a branch that continues it."""

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from entropick_sampler.branch import Trajectory, opens, scores, select
-from entropick_sampler.params import BranchConfig
+from entropick_sampler.branch import Trajectory, in_doubt, opens, runner_up, scores, select
+from entropick_sampler.params import UNTIL_END, BranchConfig
 from entropick_sampler.score import host_confidence
 from entropick_sampler.signals import SIGNAL_NAMES
 
@@ -25,9 +25,25 @@ def rollout_depth(request: Request, drawn: Drawn, spent: int, room: int) -> int:
     this one included. Returns 0 where no branches open.
     """
     config = request.policy.branch
-    if config is None or not drawn.firsts or drawn.token.forced:
+    token = drawn.token
+    if config is None or not drawn.firsts or token.forced:
         return 0
-    return opens(config, drawn.token.strategy, request.sampling.max_tokens, spent, room)
+    others = [(token_id, logprob) for token_id, logprob, _ in drawn.firsts[: config.width - 1]]
+    if not in_doubt(config, token.signals[_ENTROPY], runner_up(token.token_id, token.logprob, others)):
+        return 0
+    return opens(config, token.strategy, request.sampling.max_tokens, spent, room)
+
+
+def branch_ends(request: Request) -> tuple[bytes, ...]:
+    """Lists the texts that end a branch before its depth, () where branches are rolled out to their depth.
+
+    The stop strings of the request are among them: what follows one is not part of the reply.
+    """
+    config = request.policy.branch
+    if config is None or config.until is None:
+        return ()
+    until = () if config.until == UNTIL_END else (config.until,)
+    return tuple(text.encode() for text in (*until, *request.sampling.stop))
 
 
 def first_tokens(request: Request, drawn: Drawn) -> list[Token]:

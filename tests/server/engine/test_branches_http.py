@@ -108,6 +108,31 @@ async def test_every_branch_is_told(client: httpx.AsyncClient) -> None:
     assert usage_streamed["completion_tokens_details"] == {"branch_tokens": lost}
 
 
+async def test_branches_to_the_end_of_the_reply(client: httpx.AsyncClient) -> None:
+    branch = {**BRANCH, "depth": None, "until": "end", "scorer": "mean_excess"}
+    answer = await whole(client, body(entropick={"branch": branch}))
+    choice, usage = answer["choices"][0], answer["usage"]
+    rows = choice["entropick"]["tokens"]
+    (opening,) = [row for row in rows if "branches" in row]
+    assert opening["index"] == 0
+    assert [len(b["token_ids"]) for b in opening["branches"]] == [33, 33, 33]
+    assert usage["completion_tokens_details"] == {"branch_tokens": 66}
+    text, rows_streamed, _, usage_streamed = await streamed(client, body(entropick={"branch": branch}))
+    assert (text, len(rows_streamed), usage_streamed) == (choice["text"], 33, usage)
+    # a stop string ends the branches that say it, and cuts the answer where the winner says it
+    stop = next(t["token"] for t in rows[5:] if t["token"].isascii() and t["token"].isalnum())
+    cut = await whole(client, body(stop=stop, entropick={"branch": branch}))
+    first = cut["choices"][0]["entropick"]["tokens"][0]
+    kept = next(b for b in first["branches"] if b["chosen"])
+    assert min(len(b["token_ids"]) for b in first["branches"]) < 33
+    assert all(b["text"].find(stop) in (-1, len(b["text"]) - 1) for b in first["branches"])
+    if stop in kept["text"]:
+        assert cut["choices"][0]["text"] == kept["text"].partition(stop)[0]
+        assert cut["choices"][0]["finish_reason"] == "stop"
+    shown = (await client.get("/v1/policy")).json()["branch"]["until"]
+    assert shown == {"named": ["end"], "min_length": 1, "max_length": 64}
+
+
 async def test_less_is_told_where_less_is_asked_for(client: httpx.AsyncClient) -> None:
     full = await whole(client, body())
     for level in ("none", "summary", "tokens"):

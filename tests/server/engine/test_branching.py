@@ -156,7 +156,7 @@ def test_the_first_branch_is_the_text_without_branches(
 
 def test_each_scorer_says_something_else(room: Open, make_request: Make) -> None:
     texts = set()
-    for scorer in ("mean_logprob", "confidence", "lowest_group", "vote", "seed"):
+    for scorer in SCORERS:
         here = room()
         request = make_request(PROMPT, policy=policy(scorer=scorer, width=5, depth=6), seed=9, max_tokens=60)
         tokens = told(here, request)
@@ -165,7 +165,7 @@ def test_each_scorer_says_something_else(room: Open, make_request: Make) -> None
         for token in tokens:
             scores = [b.score for b in token.branches if not b.chosen]
             assert all(s <= next(b.score for b in token.branches if b.chosen) for s in scores)
-    assert len(texts) >= 4
+    assert len(texts) >= 6
 
 
 @pytest.mark.parametrize("budget", [0.0, 0.3, 1.0])
@@ -193,6 +193,45 @@ def test_the_budget_holds(budget: float, room: Open, make_request: Make) -> None
     if not budget:
         plain = replace(request, policy=replace(request.policy, branch=None))
         same(tokens, told(room(), plain))
+
+
+def spied(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float | None, float, bool]]:
+    """Entropy, runner-up's share and outcome of every question whether a token is in doubt."""
+    asked: list[tuple[float | None, float, bool]] = []
+    real = rollout.in_doubt
+
+    def noted(config: BranchConfig, entropy: float | None, share: float) -> bool:
+        asked.append((entropy, share, real(config, entropy, share)))
+        return asked[-1][2]
+
+    monkeypatch.setattr(rollout, "in_doubt", noted)
+    return asked
+
+
+def test_limits_keep_branches_to_doubtful_tokens(
+    room: Open, make_request: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Branches open at the tokens that pass; where none does the text is the text without branches."""
+    asked = spied(monkeypatch)
+    opened = []
+    for limits in ({}, {"min_entropy": 7.0}, {"min_runner_up": 0.9}, {"min_entropy": 64.0}):
+        asked.clear()
+        request = make_request(PROMPT, policy=policy(**limits), seed=6, max_tokens=50)
+        tokens = told(room(), request)
+        passed = [one for one in asked if one[2]]
+        assert len(openings(tokens)) == len(passed)
+        if "min_runner_up" in limits:
+            assert all(len({b.token_ids[0] for b in t.branches}) > 1 for t in tokens if t.branches)
+        assert all((h or 0) >= limits.get("min_entropy", 0) for h, _, _ in passed)
+        assert all(share >= limits.get("min_runner_up", 0) for _, share, _ in passed)
+        opened.append(len(passed))
+        if limits:
+            assert len(asked) > len(passed), "a limit that kept nothing out proves nothing"
+    assert opened[0] > opened[1] > 0
+    assert opened[0] > opened[2] > 0
+    assert opened[3] == 0
+    plain = replace(request, policy=replace(request.policy, branch=None))
+    same(tokens, told(room(), plain))
 
 
 def crowd(make: Make, count: int, tokens: int) -> list[Request]:

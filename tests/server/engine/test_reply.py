@@ -7,6 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from entropick_sampler.params import PolicyConfig
 from entropick_server.engine.embedded.loader import load_model
@@ -159,6 +161,34 @@ def test_why_a_reply_ends(
 ) -> None:
     reply = Reply.begin(make_request((1, 2, 3), **sampling), max_model_len=10)
     assert [reply.take(t, LETTERS) for t in tokens] == [None] * (len(tokens) - 1) + [reason]
+
+
+@given(
+    data=st.lists(st.sampled_from([0, 0xA9, *b"ab"]), min_size=1, max_size=12),
+    texts=st.lists(st.sampled_from(["a", "ab", "aab", "é", "éb"]), min_size=1, max_size=3),
+    before=st.sampled_from([b"", b"a", b"aa"]),
+)
+def test_a_rollout_ends_with_the_token_that_completes_a_text(
+    data: list[int], texts: list[str], before: bytes
+) -> None:
+    """Texts span tokens, characters too; what was said before the rollout does not count."""
+    ends = tuple(text.encode() for text in texts)
+    reply = Reply()
+    for byte in before:
+        reply.take(byte, LETTERS)
+    reply.begin_rollout(10, ends)
+    branch = reply.copy()
+    text, over = b"", False
+    for count, byte in enumerate(data, 1):
+        branch.take(byte, LETTERS)
+        text += LETTERS.token_bytes(byte)
+        over = over or count == 10 or any(end in text for end in ends)
+        assert branch.rolled_out == over
+        if over:
+            break
+    assert not reply.rolled_out
+    branch.end_rollout()
+    assert (branch.rollout_end, branch.rollout_texts, branch.rollout_tail) == (0, (), b"")
 
 
 def test_unfinished_characters() -> None:

@@ -8,7 +8,7 @@ what wins and what is emitted therefore never depend on what else runs.
 
 from __future__ import annotations
 
-from ..rollout import RolledOut, judge
+from ..rollout import RolledOut, branch_ends, judge
 from ..types import BranchVerdict, FinishReason
 from .scheduler import Scheduler
 from .sequence import Sequence
@@ -22,9 +22,13 @@ class OpenRollouts:
         self.open: list[tuple[Sequence, ...]] = []
 
     def begin(self, sequences: tuple[Sequence, ...], depth: int) -> None:
-        """Opens a rollout of ``depth`` tokens; the caller must give the sequences their first tokens next."""
+        """Opens a rollout of at most ``depth`` tokens.
+
+        The caller must give the sequences their first tokens next.
+        """
+        texts = branch_ends(sequences[0].request)
         for sequence in sequences:
-            sequence.reply.rollout_end = sequence.reply.length + depth
+            sequence.reply.begin_rollout(depth, texts)
         self.open.append(sequences)
 
     def judge(self) -> list[tuple[Sequence, BranchVerdict]]:
@@ -59,5 +63,5 @@ def _close(sequences: tuple[Sequence, ...]) -> tuple[Sequence, BranchVerdict]:
     winner = sequences[verdict.winner]
     winner.undelivered = list(verdict.tokens)
     root.branch_spent += verdict.lost
-    winner.reply.rollout_end = 0
+    winner.reply.end_rollout()
     return winner, BranchVerdict(root.request.request_id, winner.branch, verdict.lost)

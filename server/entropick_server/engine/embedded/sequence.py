@@ -88,7 +88,7 @@ class Sequence:
     @property
     def rolled_out(self) -> bool:
         """Tells whether nothing is missing for the verdict on its rollout."""
-        return self.ended is not None or self.reply.length >= self.reply.rollout_end
+        return self.ended is not None or self.reply.rolled_out
 
     def digest(self, block: int, size: int) -> bytes:
         """Computes the digest of a full block of this sequence, once."""

@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 
 from ..base import Tokenizer
 from ..reply import Drawn, Reply, philox_stream
-from ..rollout import RolledOut, first_tokens, judge, rollout_depth
+from ..rollout import RolledOut, branch_ends, first_tokens, judge, rollout_depth
 from ..types import BranchVerdict, FinishReason, Request, RequestOutput, Token
 from .wire import RowSpec
 
@@ -59,7 +59,7 @@ class SegmentRunner(Protocol):
 
 @dataclass(slots=True)
 class _Branch:
-    """A branch on its way to the verdict. ``reason``: why it ended, None where only its depth is used up."""
+    """A branch on its way to the verdict. ``reason``: why it ended, None where only its rollout is over."""
 
     number: int
     tokens: list[Token]
@@ -175,6 +175,7 @@ class Chain:
             return self._output((), FinishReason.ERROR, branches[0].error)
         winner = branches[verdict.winner]
         self._spent += verdict.lost
+        winner.reply.end_rollout()
         self._reply = winner.reply
         self._ids += [token.token_id for token in verdict.tokens]
         self.verdicts.append(BranchVerdict(self._request.request_id, winner.number, verdict.lost))
@@ -182,8 +183,9 @@ class Chain:
 
     async def _run_branch(self, number: int, first: Token, depth: int) -> _Branch:
         branch = _Branch(number, [first], self._reply.copy())
+        branch.reply.begin_rollout(depth, branch_ends(self._request))
         branch.reason = branch.reply.take(first.token_id, self._tokenizer)
-        if branch.reason is not None or depth == 1:
+        if branch.reason is not None or branch.reply.rolled_out:
             return branch
         async with aclosing(self._segments.run(self._branch_segment(branch, depth - 1))) as stream:
             async for batch in stream:
@@ -195,6 +197,8 @@ class Chain:
                         return branch
                     branch.tokens.append(drawn.token)
                     branch.reason = branch.reply.take(drawn.token.token_id, self._tokenizer)
+                    if branch.reply.rolled_out:
+                        return branch
         return branch
 
     def _output(

@@ -168,4 +168,5 @@ def read_profile(plain: Mapping[str, Any] | None) -> Profile | None:
     values = {f.name: plain[f.name] for f in fields(Profile)}
     values["quantiles"] = {name: tuple(row) for name, row in values["quantiles"].items()}
     values["layers"], values["notes"] = tuple(values["layers"]), tuple(values["notes"])
+    values["opening_weights"] = dict(map(tuple, values["opening_weights"]))
     return Profile(**values)
