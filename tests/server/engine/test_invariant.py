@@ -84,8 +84,8 @@ def test_among_neighbours_in_chunks_and_over_known_blocks(name: str, room: Open,
     assert_as_alone(busy, rows, requests, room, name=name, enable_prefix_caching=False)
 
 
-def test_when_blocks_run_out(room: Open, make_request: Make) -> None:
-    requests = several(make_request, 16, random.Random(3), 60, (5, 30), (FIXED, SEED), (None, 3))
+def assert_as_alone_where_blocks_run_out(room: Open, requests: list[Request]) -> Room:
+    """Runs requests in too few blocks, so that some are preempted, and returns where they ran."""
     busy = room(14, max_num_seqs=6, max_num_batched_tokens=29)
     rows = tapped(busy)
     for request in requests:
@@ -94,20 +94,19 @@ def test_when_blocks_run_out(room: Open, make_request: Make) -> None:
     busy.finish()
     assert len(set(busy.preempted)) > 2
     assert_as_alone(busy, rows, requests, room)
+    return busy
+
+
+def test_when_blocks_run_out(room: Open, make_request: Make) -> None:
+    requests = several(make_request, 16, random.Random(3), 60, (5, 30), (FIXED, SEED), (None, 3))
+    assert_as_alone_where_blocks_run_out(room, requests)
 
 
 def test_policies_with_one_formula_where_blocks_run_out(room: Open, make_request: Make) -> None:
     """Mirostat's sum of surprisals outlives a preemption, and no row's formula sees another row."""
     policies = tuple(PolicyConfig(policy) for policy in ONE_FORMULA)
     requests = several(make_request, 18, random.Random(6), 60, (10, 30), policies, (None, 3))
-    busy = room(14, max_num_seqs=6, max_num_batched_tokens=29)
-    rows = tapped(busy)
-    for request in requests:
-        busy.add(request)
-        busy.step()
-    busy.finish()
-    assert len(set(busy.preempted)) > 2
-    assert_as_alone(busy, rows, requests, room)
+    busy = assert_as_alone_where_blocks_run_out(room, requests)
     floors = set()
     for request in requests:
         tokens = busy.tokens[request.request_id]
