@@ -15,7 +15,13 @@ from pathlib import Path
 
 from protocol import Load, Recorder, Run, serve
 
-from entropick_sampler.params import CALIBRATED_BASE, PolicyConfig, PresetName, SamplingParams
+from entropick_sampler.params import (
+    CALIBRATED_BASE,
+    SEVERAL_TEMPERATURE,
+    PolicyConfig,
+    PresetName,
+    SamplingParams,
+)
 from entropick_server.calibration import calibrate_first
 from entropick_server.engine.embedded.engine import EmbeddedEngine
 from entropick_server.engine.types import EngineOptions, Request, StepReport
@@ -46,7 +52,7 @@ class Entropick:
         self.policy = PolicyConfig(policy="fixed")
         base = CALIBRATED_BASE
         self.sampling: dict[str, float] = {
-            "temperature": base.temperature,
+            "temperature": SEVERAL_TEMPERATURE,
             "top_p": base.top_p,
             "top_k": base.top_k,
             "min_p": base.min_p,
@@ -55,7 +61,7 @@ class Entropick:
         if measure:
             preset: PresetName = "calibrated" if self.engine.profile else "seed"
             self.policy = PolicyConfig(preset=preset, overrides={"clarify_budget": 0})
-            self.sampling = {}
+            self.sampling = {"temperature": SEVERAL_TEMPERATURE}  # tokens are drawn, as the peers' are
             self.name = f"{name}, all signals, preset {preset}"
         else:
             self.name = f"{name}, nothing measured, {self.sampling}"

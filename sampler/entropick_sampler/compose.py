@@ -129,9 +129,10 @@ class RowParams(NamedTuple):
     """The parameters of a row, and the facts of them that the host must know.
 
     ``record``: the bytes of a ROW whose seed and stream are 0. ``enabled``: the policy is on. ``ranked``:
-    preset ``calibrated``. ``candidates``: the largest number of candidates. ``draws``: the temperature is not
-    0. ``max_top_k``: the largest top_k of any strategy, 0 where neither top_k nor top_p ever drops a token,
-    None where nothing limits it. ``figure``: what the row's one formula reads, None where it has none.
+    preset ``calibrated``. ``candidates``: the largest number of candidates. ``draws``: not every token is the
+    most probable one. ``max_top_k``: the largest top_k of any strategy, 0 where neither top_k nor top_p ever
+    drops a token, None where nothing limits it. ``figure``: what the row's one formula reads, None where it
+    has none.
     """
 
     record: bytes
@@ -150,13 +151,13 @@ class RowParams(NamedTuple):
         profile: Profile | None,
         formula: tuple[OneFormula, FormulaParams] | None = None,
     ) -> RowParams:
-        """Returns the parameters of a row; temperature 0 switches its policy off.
+        """Returns the parameters of a row.
 
-        ``profile``: the profile of a row of preset ``calibrated``, None for all other rows; ``formula``: of a
-        policy with one formula, with its numbers.
+        ``enabled``: whether its policy is on. ``profile``: of a row of preset ``calibrated``, None
+        for all other rows; ``formula``: of a policy with one formula, with its numbers.
         """
-        ranked, draws = profile is not None, params.temperature > 0
-        enabled = enabled and draws
+        ranked = profile is not None
+        draws = params.temperature > 0 or (enabled and (params.temperature_min > 0 or params.loop_length > 0))
         cells = table(params, ("calibrated" if ranked else "seed") if enabled else None)
         record = np.zeros((), ROW)
         record["cuts"] = [[*(getattr(params, c) for c in axis), -math.inf] for axis in _CUTS] * SIDES
@@ -285,7 +286,9 @@ def _row_params(
     sampling, given = SamplingParams(temperature, top_p, top_k, min_p), dict(overrides)
     params = resolve(base if one is None else FORMULA_BASE, sampling, given)
     formula = None if one is None else (one, formula_params(given))
-    return RowParams.of(params, policy == "entropix", profile, formula)
+    # a temperature 0 that was asked for is plain greedy
+    greedy = params.temperature == 0.0 and given.get("temperature", temperature) is not None
+    return RowParams.of(params, policy == "entropix" and not greedy, profile, formula)
 
 
 def row_params(sampling: SamplingParams, policy: PolicyConfig, profile: Profile | None) -> RowParams:

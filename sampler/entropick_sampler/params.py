@@ -52,7 +52,7 @@ class Strategy(enum.IntEnum):
 
 
 STRATEGY_OFF: Final = -1
-"""The value of Decision.strategy where the policy is off (policy "fixed", or temperature 0)."""
+"""The value of Decision.strategy where the policy is off (policy "fixed", or a request's temperature 0)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,15 +133,24 @@ SEED_PARAMS: Final = PolicyParams()
 """Preset ``seed``: the 2024 guide's numbers to the letter."""
 
 CALIBRATED_BASE: Final = PolicyParams(
-    temperature=0.7,
+    temperature=0.0,
     top_p=0.95,
     top_k=50,
     min_p=0.02,
     n_candidates=1,
-    temperature_min=0.3,
+    temperature_min=0.0,
     temperature_max=1.2,
+    loop_length=3,
 )
-"""Preset ``calibrated`` without its thresholds, which come from the model's profile."""
+"""Preset ``calibrated`` without its thresholds, which come from the model's profile.
+
+Where neither request nor server names a temperature, the most probable token is taken outside of loops:
+measured as good as greedy on questions, with less than half of its repetition (docs/decisions.md).
+"""
+
+SEVERAL_TEMPERATURE: Final = 0.7
+"""The temperature of preset ``calibrated`` where a request that names none wants several continuations, which
+would all be the same at 0."""
 
 FIXED_BASE: Final = PolicyParams(temperature=1.0, top_p=1.0, top_k=0, min_p=0.0, n_candidates=1)
 """Policy ``fixed``: the ordinary sampler; thresholds are never read."""

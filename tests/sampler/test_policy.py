@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from entropick_sampler.columns import PolicyMemory, StepColumns, StepRow
-from entropick_sampler.compose import Composition, RowParams, compose
+from entropick_sampler.compose import Composition, RowParams, compose, row_params
 from entropick_sampler.params import (
     FIXED_BASE,
     FORMULA_BASE,
@@ -211,8 +211,34 @@ def test_filters_that_are_off_stay_off() -> None:
 def test_policy_off_hands_the_base_through() -> None:
     d = decide_one(make_stats({"logits_entropy": 6.0, "logits_varentropy": 6.0}), FIXED_BASE, enabled=False)
     assert (int(d.strategy), float(d.temperature), int(d.n_candidates)) == (STRATEGY_OFF, 1.0, 1)
-    zero = decide_one(make_stats({"logits_entropy": 6.0}), replace(SEED_PARAMS, temperature=0.0))
-    assert (int(zero.strategy), float(zero.temperature)) == (STRATEGY_OFF, 0.0)
+
+
+def test_a_temperature_0_that_was_asked_for_switches_the_policy_off() -> None:
+    profile = make_profile()
+    for policy in (PolicyConfig(preset="calibrated"), PolicyConfig(preset="seed")):
+        for sampling, overrides in (
+            (SamplingParams(temperature=0.0), {}),
+            (SamplingParams(), {"temperature": 0}),
+        ):
+            row = row_params(sampling, replace(policy, overrides=overrides), profile)
+            assert (row.enabled, row.draws) == (False, False)
+
+
+def test_calibrated_without_a_temperature_draws_in_loops_alone() -> None:
+    """Every strategy has its label and takes the most probable token, until the reply repeats itself."""
+    profile = make_profile()
+    row = row_params(SamplingParams(), PolicyConfig(preset="calibrated"), profile)
+    assert (row.enabled, row.draws) == (True, True)
+    rows = PolicyRows.of(Composition.of([row], profile), profile)
+    seen = set()
+    for h, v in itertools.product((0.1, 1.0, 2.5, 3.5), (0.1, 1.5, 4.5)):
+        stats = make_stats({"logits_entropy": h, "logits_varentropy": v, "attention_varentropy": 9.0})
+        free = decide(stats, StepColumns.of([StepRow(40, repeated=2)]).memory, rows)
+        loop = decide(stats, StepColumns.of([StepRow(40, repeated=3)]).memory, rows)
+        seen.add(Strategy(int(free.strategy)).name)
+        assert (float(free.temperature), float(loop.temperature)) == (0.0, 1.0)
+        assert Strategy(int(loop.strategy)) is not Strategy.GREEDY
+    assert seen >= {"GREEDY", "EXPLORE", "HIGH_UNCERTAINTY", "ADAPTIVE"}
 
 
 def test_rows_of_a_batch_do_not_touch_each_other() -> None:
@@ -239,21 +265,21 @@ def asked(profile: Profile, **fields: float) -> PolicyParams:
 @pytest.mark.parametrize(
     ("temperature", "overrides", "limits"),
     [
-        (None, {}, (0.3, 1.2)),
-        (2.0, {}, (0.3, 2.0)),
-        (0.05, {}, (0.05, 1.2)),
-        (None, {"temperature_max": 0.5}, (0.3, 0.5)),
-        (None, {"temperature_min": 1.0}, (1.0, 1.2)),
-        (2.0, {"temperature_max": 0.5}, (0.3, 0.5)),
-        (None, {"temperature_min": 1.3}, (1.3, 1.3)),
-        (None, {"temperature_max": 0.2}, (0.2, 0.2)),
+        (None, {}, (0.1, 3.0)),
+        (4.0, {}, (0.1, 4.0)),
+        (0.05, {}, (0.05, 3.0)),
+        (None, {"temperature_max": 0.5}, (0.1, 0.5)),
+        (None, {"temperature_min": 1.0}, (1.0, 3.0)),
+        (2.0, {"temperature_max": 0.5}, (0.1, 0.5)),
+        (None, {"temperature_min": 3.3}, (3.3, 3.3)),
+        (None, {"temperature_max": 0.05}, (0.05, 0.05)),
     ],
 )
 def test_temperature_limits(
     temperature: float | None, overrides: dict[str, float], limits: tuple[float, float]
 ) -> None:
     """Only a temperature that was sent widens them, and never a limit that was sent."""
-    got = resolve(make_profile().params, SamplingParams(temperature=temperature), overrides)
+    got = resolve(SEED_PARAMS, SamplingParams(temperature=temperature), overrides)
     assert (got.temperature_min, got.temperature_max) == limits
 
 
@@ -277,7 +303,7 @@ def test_ranks_follow_the_profile() -> None:
 def test_calibrated_formulas_and_limits() -> None:
     profile = make_profile()
     stats = make_stats({"logits_entropy": 1.0, "logits_varentropy": 2.0})
-    d = decide_one(stats, profile.params, ranked=True, profile=profile)
+    d = decide_one(stats, asked(profile, temperature=0.7), ranked=True, profile=profile)
     low = 0.01  # the rank of every signal that is 0 here
     want = 0.7 * (0.8 + 0.3 * (0.1 + 0.2) / 2 + 0.1 * low - 0.1 * low)
     assert Strategy(int(d.strategy)) is Strategy.ADAPTIVE
@@ -287,7 +313,7 @@ def test_calibrated_formulas_and_limits() -> None:
         "limits widen to the request's"
     )
     cold = decide_one(stats, asked(profile, temperature=0.05), ranked=True, profile=profile)
-    assert float(cold.temperature) == pytest.approx(0.05)
+    assert float(cold.temperature) == pytest.approx(want / 0.7 * 0.05), "no floor"
 
 
 def test_discriminant_gates_clarify_under_calibrated_only() -> None:

@@ -232,6 +232,34 @@ async def test_server_defaults(engine: Any, serve: Any) -> None:
         assert engine.requests[-1].policy.branch == default
 
 
+@pytest.mark.parametrize(
+    ("fields", "temperature"),
+    [
+        ({}, None),
+        ({"temperature": 0.0, "n": 2}, 0.0),
+        ({"n": 2}, 0.7),
+        ({"best_of": 2}, 0.7),
+        ({"entropick": {"branch": {}}}, 0.7),
+        ({"entropick": {"branch": {"budget": 0}}}, None),
+        ({"entropick": {"consensus": {"extract": "text", "k": 2, "stop": "all"}}}, 0.7),
+        ({"n": 2, "entropick": {"overrides": {"temperature": 0.4}}}, None),
+        ({"n": 2, "entropick": {"preset": "seed"}}, None),
+        ({"n": 2, "entropick": {"policy": "edt"}}, None),
+    ],
+)
+async def test_several_continuations_are_drawn(
+    engine: Any, serve: Any, profile: Any, fields: dict[str, Any], temperature: float | None
+) -> None:
+    """Preset ``calibrated`` draws nothing by itself: where several are wanted they would all be the same."""
+    engine.profile = profile
+    async with serve(engine) as client:
+        answer = await client.post(PLAIN, json={"prompt": "x", **fields})
+    assert answer.status_code == 200, answer.text
+    # the greedy reply of a vote is its first
+    drawn = engine.requests[-1] if len(engine.requests) > 1 else engine.requests[0]
+    assert drawn.sampling.temperature == temperature
+
+
 async def test_an_unread_body_says_nothing_of_choices(client: httpx.AsyncClient) -> None:
     answer = (await client.post(PLAIN, json={"prompt": "x", "n": None, "best_of": None})).json()
     assert len(answer["choices"]) == 1

@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import replace
 
-from entropick_sampler.params import PolicyConfig, SamplingParams
+from entropick_sampler.params import SEVERAL_TEMPERATURE, PolicyConfig, SamplingParams
 
 from ..engine.types import ModelInfo, Request
 from ..protocol.errors import ApiError, bad_request
@@ -22,11 +22,13 @@ def build_requests(
     answer_id: str,
     arrival: float,
     param: str,
+    vote: bool = False,
 ) -> list[Request]:
     """Returns the engine's requests, all choices of the first prompt, then of the next.
 
     ``arrival``: time.monotonic() when the HTTP request was admitted; ``param``: the field that holds the
-    prompts. Raises the 400 for a prompt or a field that the model or the server cannot serve.
+    prompts; ``vote``: each prompt gets several replies that are voted on. Raises the 400 for a prompt or a
+    field that the model or the server cannot serve.
     """
     info = state.model.info
     policy = _policy(body, state)
@@ -43,9 +45,11 @@ def build_requests(
         ignore_eos=bool(body.ignore_eos),
         logprobs=body.alternatives,
     )
+    count = body.completions
     if policy.policy != "entropix":
         base = _with_model_defaults(base, info)
-    count = body.completions
+    elif policy.preset == "calibrated" and (vote or count > 1 or _branches(policy)):
+        base = _for_several(base, policy)
     requests: list[Request] = []
     for prompt in prompts:
         first = Request(
@@ -96,6 +100,17 @@ def _policy(body: GenerationRequest, state: ServerState) -> PolicyConfig:
         message = "entropick.preset: this model has no calibration profile; use preset 'seed'."
         raise bad_request(message, "entropick.preset")
     return replace(config, preset="seed")
+
+
+def _branches(policy: PolicyConfig) -> bool:
+    return policy.branch is not None and policy.branch.budget > 0
+
+
+def _for_several(sampling: SamplingParams, policy: PolicyConfig) -> SamplingParams:
+    """Returns the fields with a temperature at which continuations differ, where the client named none."""
+    if sampling.temperature is not None or "temperature" in policy.overrides:
+        return sampling
+    return replace(sampling, temperature=SEVERAL_TEMPERATURE)
 
 
 def _with_model_defaults(sampling: SamplingParams, info: ModelInfo) -> SamplingParams:

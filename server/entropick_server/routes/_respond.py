@@ -66,7 +66,8 @@ async def respond(
 
         def prepare() -> Answer | ConsensusAnswer:
             ids = prompts.encode()
-            requests = build_requests(body, ids, state, origin.answer_id, arrival, prompts.param)
+            vote = consensus is not None
+            requests = build_requests(body, ids, state, origin.answer_id, arrival, prompts.param, vote)
             if consensus is not None:
                 voted = [
                     VotedPrompt(index, request, consensus, origin, admitted[index])
