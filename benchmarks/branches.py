@@ -22,7 +22,14 @@ from dataclasses import dataclass, replace
 
 from _common import make_engine, prompt_ids
 from entropick_pico import grammar
-from entropick_sampler.params import SCORERS, BranchConfig, PolicyConfig, SamplingParams, Strategy
+from entropick_sampler.params import (
+    SCORERS,
+    SEVERAL_TEMPERATURE,
+    BranchConfig,
+    PolicyConfig,
+    SamplingParams,
+    Strategy,
+)
 from entropick_server.engine.embedded.engine import EmbeddedEngine
 from entropick_server.engine.types import Request, Token
 
@@ -137,10 +144,12 @@ async def main() -> None:
         arms = {"greedy": await run(SamplingParams(temperature=0.0), fixed)}
         samples = [await run(SAMPLED, fixed, shift) for shift in range(VOTES)]
         arms["temperature 0.7, top_p 0.9"] = samples[0]
-        arms["adaptive"] = await run(SamplingParams(), adaptive)
+        arms["adaptive"] = await run(SamplingParams(temperature=SEVERAL_TEMPERATURE), adaptive)
         for scorer in SCORERS:
             branch = BranchConfig(args.width, args.depth, args.budget, scorer, on)  # type: ignore[arg-type]
-            arms[f"branches, {scorer}"] = await run(SamplingParams(), replace(adaptive, branch=branch))
+            arms[f"branches, {scorer}"] = await run(
+                SamplingParams(temperature=SEVERAL_TEMPERATURE), replace(adaptive, branch=branch)
+            )
         for k in (2, 3, VOTES):
             arms[f"best of {k}"] = [best(group) for group in zip(*samples[:k], strict=True)]
         for k in (2, 3, VOTES):

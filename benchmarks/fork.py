@@ -15,7 +15,14 @@ import time
 import torch
 
 from _common import make_engine, run_all
-from entropick_sampler.params import BRANCH_STRATEGIES, BranchConfig, PolicyConfig, SamplingParams, Strategy
+from entropick_sampler.params import (
+    BRANCH_STRATEGIES,
+    SEVERAL_TEMPERATURE,
+    BranchConfig,
+    PolicyConfig,
+    SamplingParams,
+    Strategy,
+)
 from entropick_server.engine.embedded.block_pool import BlockPool
 from entropick_server.engine.embedded.cache import CacheShape, KVCache
 from entropick_server.engine.embedded.scheduler import Scheduler
@@ -75,7 +82,7 @@ async def step_seconds(
         for rows, branching in ((1, None), (width, branch)):
             policy = PolicyConfig(overrides={"clarify_budget": 0}, branch=branching)
             seconds.clear()
-            sampling = SamplingParams(seed=turn, max_tokens=20 * depth, ignore_eos=True)
+            sampling = SamplingParams(SEVERAL_TEMPERATURE, seed=turn, max_tokens=20 * depth, ignore_eos=True)
             await run_all(engine, [prompt], policy, [sampling])
             if turn:  # the first round warms up
                 found[rows].append(list(seconds))

@@ -14,7 +14,7 @@ from collections import Counter, defaultdict
 
 from _common import make_engine, prompt_ids, ratio_interval, run_all, unseen_examples, wilson
 from entropick_pico import grammar
-from entropick_sampler.params import PolicyConfig, SamplingParams, Strategy
+from entropick_sampler.params import SEVERAL_TEMPERATURE, PolicyConfig, SamplingParams, Strategy
 
 RANDOM_KINDS = ("coin", "season", "die", "color", "name", "town", "word", "pick", "home", "visit")
 LOOK_ALIKE = ("word",)
@@ -35,7 +35,9 @@ async def main() -> None:
     examples += unseen_examples(args.ambiguous, args.seed + 1, ["ambiguous"])
     examples += unseen_examples(args.ambiguous, args.seed + 2, LOOK_ALIKE)
     prompts = [prompt_ids(engine, e.user) for e in examples]
-    sampling = [SamplingParams(seed=i, max_tokens=args.max_tokens) for i in range(len(examples))]
+    sampling = [
+        SamplingParams(SEVERAL_TEMPERATURE, seed=i, max_tokens=args.max_tokens) for i in range(len(examples))
+    ]
     policy = PolicyConfig(policy="entropix", preset="calibrated")
     rows = await run_all(engine, prompts, policy, sampling)
     profile = engine.profile

@@ -39,7 +39,7 @@ async def main(count: int) -> int:
 
     sys.path.remove(str(HERE))
     from entropick_pico import grammar, model_path
-    from entropick_sampler.params import PolicyConfig, SamplingParams, Strategy
+    from entropick_sampler.params import SEVERAL_TEMPERATURE, PolicyConfig, SamplingParams, Strategy
     from entropick_sampler.signals import SIGNAL_NAMES
     from entropick_server.engine.types import EngineOptions
     from entropick_server.engine.vllm.engine import VllmEngine
@@ -88,7 +88,7 @@ async def main(count: int) -> int:
         claim("forced: share of tokens with the same strategy", agree, 0.99, least=True)
         print("     strategies:", {s.label: sum(x.strategy is s for x, _ in pairs) for s in Strategy})
 
-        sampled = SamplingParams(max_tokens=32, ignore_eos=True)
+        sampled = SamplingParams(SEVERAL_TEMPERATURE, max_tokens=32, ignore_eos=True)
         for name, policy, base in (
             ("calibrated", PolicyConfig("entropix", "calibrated"), sampled),
             ("seed", PolicyConfig("entropix", "seed"), sampled),

@@ -105,7 +105,7 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
     "min_p": _fixed(temperature=1.0, **{**_OFF, "min_p": 0.1}),
     "default": {},
     "seed": {"entropick": {"policy": "entropix", "preset": "seed"}},
-    "calibrated": {"entropick": {"policy": "entropix", "preset": "calibrated"}},
+    "calibrated": {"temperature": 0.7, "entropick": {"policy": "entropix", "preset": "calibrated"}},
     "branches": {"entropick": {"policy": "entropix", **_branches(_DOUBTFUL, budget=8)}},
     "branches_t03": {
         "temperature": 0.3,
