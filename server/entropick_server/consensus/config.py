@@ -40,13 +40,15 @@ class StopConfig:
     """The rule that ends the drawing of replies.
 
     ``threshold``: of the Beta rules, None for the rule's own. ``window``: replies of ``esc`` that must agree.
-    ``answer_bits``: ``cascade`` stops at a first reply whose answer has less surprisal.
+    ``answer_bits``: ``cascade`` stops at a first reply whose answer has less surprisal; ``ended``: only where
+    that reply came to its own end.
     """
 
     rule: RuleName = "cascade"
     threshold: float | None = None
     window: int = 3
     answer_bits: float = 1.6
+    ended: bool = True
 
     @property
     def confidence(self) -> float:
@@ -99,6 +101,8 @@ CHOICES: Final[Mapping[str, Sequence[str]]] = {
     "first": FIRSTS,
 }
 """The words of the fields that take one."""
+FLAGS: Final = ("stop.ended",)
+"""The fields that are true or false."""
 NAMES: Final[tuple[str, ...]] = tuple(f.name for f in fields(ConsensusConfig))
 
 
@@ -156,6 +160,10 @@ def _checked(name: str, value: Any) -> Any:
     if name in CHOICES:
         if not isinstance(value, str) or value not in CHOICES[name]:
             raise ValueError(f"consensus.{name}: must be one of {', '.join(CHOICES[name])}")
+        return value
+    if name in FLAGS:
+        if not isinstance(value, bool):
+            raise ValueError(f"consensus.{name}: must be true or false")
         return value
     low, high = RANGES[name]
     if isinstance(value, bool) or not isinstance(value, int | float):

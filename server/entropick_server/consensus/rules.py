@@ -55,8 +55,8 @@ def stop_reason(rule: StopConfig, votes: Sequence[Vote], k: int) -> Reason | Non
 
     ``all`` draws k. ``esc`` stops behind a window of replies with one answer; windows follow each other.
     ``beta`` and ``weighted_beta`` stop where the leading answer is ahead of the second with enough
-    probability, by count or by weight. ``cascade`` stops at reply 0 where that ended with an answer of little
-    surprisal, else it is ``weighted_beta``. Every rule but ``all`` also stops where no other answer can win.
+    probability, by count or by weight. ``cascade`` stops at reply 0 where that ended (``ended``: false, or was
+    cut) with an answer of little surprisal, else it is ``weighted_beta``. Every rule but ``all`` also stops where no other answer can win.
     """
     number = len(votes)
     if number >= k:
@@ -77,7 +77,8 @@ def _agreed(rule: StopConfig, votes: Sequence[Vote]) -> bool:
         return len(votes) % rule.window == 0 and len(answers) == 1 and None not in answers
     first = votes[0]
     if rule.rule == "cascade" and len(votes) == 1:
-        return first.answer is not None and first.ended and first.answer_bits < rule.answer_bits
+        whole = first.ended or not rule.ended
+        return first.answer is not None and whole and first.answer_bits < rule.answer_bits
     ahead, behind = _leaders(tally(votes, counts=rule.rule == "beta"))
     # P(Beta(v1 + 1, v2 + 1) > 1/2), which is I_(1/2)(v2 + 1, v1 + 1)
     return beta_cdf(behind + 1.0, ahead + 1.0, 0.5) > rule.confidence

@@ -26,7 +26,7 @@ from entropick_sampler.params import (
 from entropick_sampler.signals import SIGNALS
 
 from ..answers import NAMED, PATTERNED
-from ..consensus.config import CHOICES, RANGES, SIMILAR
+from ..consensus.config import CHOICES, FLAGS, RANGES, SIMILAR
 from ..state import server_state
 from ..version import server_version
 
@@ -88,6 +88,7 @@ async def policy(request: Request) -> dict[str, Any]:
             **{name: {"min": low, "max": high} for name, (low, high) in RANGES.items()},
             "extract": [*NAMED, *PATTERNED, SIMILAR],
             **CHOICES,
+            **{name: [True, False] for name in FLAGS},
         },
         "profile": None if profile is None else {"id": profile.id, **profile.as_dict()},
         "strategies": [strategy.label for strategy in Strategy],

@@ -71,6 +71,7 @@ def test_the_fields_come_back_as_they_can_be_sent() -> None:
         ({"extract": "text", "stop": {"treshold": 1}}, "stop.treshold", "threshold"),
         ({"extract": "text", "stop": {"threshold": 0.4}}, "stop.threshold", "between 0.5 and 1"),
         ({"extract": "text", "stop": {"rule": "esc", "window": 5}, "k": 4}, "stop.window", "at most k"),
+        ({"extract": "text", "stop": {"ended": 1}}, "stop.ended", "true or false"),
         ({"extract": "text", "kk": 3}, "kk", "did you mean 'k'"),
     ],
 )

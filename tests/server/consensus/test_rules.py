@@ -99,6 +99,9 @@ def test_cascade() -> None:
         Vote(None, 0.0, True, 0.1),
     ):
         assert stop_reason(rule, [doubtful], 9) is None
+    cut = StopConfig("cascade", ended=False)
+    assert stop_reason(cut, [Vote("a", 0.1, False, 0.1)], 9) == "agreed"
+    assert stop_reason(cut, [Vote(None, 0.0, False, 0.1)], 9) is None
     assert needed(rule, [Vote("a", 0.1, True, 9.0)], 9) == 2
     assert needed(rule, [Vote("a", 0.4, True, 9.0)], 9) == 1
     assert stop_reason(rule, [Vote("a", 0.4, True, 9.0), Vote("a", 1.0)], 9) == "agreed"
@@ -183,6 +186,7 @@ ANY_RULE = st.builds(
     threshold=st.none() | st.floats(0.5, 1.0),
     window=st.integers(2, 5),
     answer_bits=st.floats(0, 4),
+    ended=st.booleans(),
 )
 ANY_VOTE = st.builds(
     Vote,
