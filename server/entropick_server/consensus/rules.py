@@ -55,8 +55,9 @@ def stop_reason(rule: StopConfig, votes: Sequence[Vote], k: int) -> Reason | Non
 
     ``all`` draws k. ``esc`` stops behind a window of replies with one answer; windows follow each other.
     ``beta`` and ``weighted_beta`` stop where the leading answer is ahead of the second with enough
-    probability, by count or by weight. ``cascade`` stops at reply 0 where that ended (``ended``: false, or was
-    cut) with an answer of little surprisal, else it is ``weighted_beta``. Every rule but ``all`` also stops where no other answer can win.
+    probability, by count or by weight. ``cascade`` stops at reply 0 where that ended (with ``ended`` false:
+    or was cut) with an answer of little surprisal, else it is ``weighted_beta``. Every rule but ``all`` also
+    stops where no other answer can win.
     """
     number = len(votes)
     if number >= k:
