@@ -59,7 +59,7 @@ def collect(items: Sequence[Item], arms: Arms, store: Store, runner: Runner) -> 
     for name, found in replies.items():
         own = {item.id: _mean_of(item, found[item.id]) for item in checked if found[item.id]}
         answers[name] = [
-            Answer(item.id, item.family, _right(item, found[item.id][0]), found[item.id][0].features)
+            Answer(item.id, item.family, _right(item, found[item.id][0]), _features(item, found[item.id][0]))
             for item in checked
             if found[item.id]
         ]
@@ -93,6 +93,11 @@ def _replies(
 
 def _right(item: Item, result: Result) -> bool:
     return item.check is not None and item.check.grade(result.text)
+
+
+def _features(item: Item, result: Result) -> Mapping[str, float]:
+    """Returns the features of a reply, those of its answer's tokens taken anew."""
+    return result.features if item.check is None else to_voter(item.check, result).features
 
 
 def _mean_of(item: Item, results: Sequence[Result]) -> Scored:

@@ -11,16 +11,17 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from .arms import Arm
-from .features import answer_features, features
+from .columns import rounded
 from .replies import OFFSET, TOP_LOGPROBS, Reply
-from .store import Result, Store
+from .store import FEATURE_DIGITS, Result, Store, features_of
 from .targets import FailedError, RefusedError, Target
 from .tasks import Item, canonical
 
-Keep = Literal["none", "scores", "all"]
+Keep = Literal["none", "figures", "scores", "all"]
 SCORES: Final = ("surprisal", "logits_entropy", OFFSET)
 """the signals that ``scores`` keeps of every token"""
-_DIGITS: Final = 4
+FIGURES: Final = ("mean_logprob", "mean_entropy", "error_probability")
+"""the features that ``figures`` keeps, without any signal"""
 _OF_THE_ITEM: Final = ("messages", "stop", "max_tokens", "max_completion_tokens")
 """fields whose refusal is the item's matter, not the arm's"""
 _FAILURES_IN_A_ROW: Final = 20
@@ -109,13 +110,15 @@ def needs_entropick(arm: Arm) -> bool:
 def to_result(job: Job, reply: Reply, code: str, latency: float, keep: Keep) -> Result:
     """Returns the result of a reply, rounded as it is stored."""
     item = job.item
-    found = features(reply.signals)
-    extracted = None if item.check is None else item.check.find(reply.text)
-    if extracted is not None:
-        found |= answer_features(reply.signals, extracted.begin, extracted.end, len(reply.text))
+    signals = {name: rounded(name, column) for name, column in reply.signals.items()}
+    found = features_of(signals)
     if reply.error_probability is not None:
-        found["error_probability"] = reply.error_probability
-    kept = reply.signals if keep == "all" else {n: v for n, v in reply.signals.items() if n in SCORES}
+        found["error_probability"] = round(reply.error_probability, FEATURE_DIGITS)
+    if keep in ("none", "figures"):
+        found = {name: value for name, value in found.items() if name in FIGURES}
+        signals = {}
+    elif keep == "scores":
+        signals = {name: column for name, column in signals.items() if name in SCORES}
     return Result(
         item=item.id,
         digest=item.digest,
@@ -128,13 +131,9 @@ def to_result(job: Job, reply: Reply, code: str, latency: float, keep: Keep) -> 
         spent=reply.spent,
         correct=None if item.check is None else item.check.grade(reply.text),
         latency=round(latency, 3),
-        features={name: _rounded(value) for name, value in found.items()},
-        signals={} if keep == "none" else {name: tuple(map(_rounded, v)) for name, v in kept.items()},
+        features=found,
+        signals=signals,
     )
-
-
-def _rounded(value: float | None) -> Any:
-    return None if value is None else round(value, _DIGITS)
 
 
 class Runner:
