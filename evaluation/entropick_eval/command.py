@@ -265,7 +265,7 @@ class _Evaluation:
             for number, items in enumerate(steps):
                 await self._batch(runner, items, arms, f"fit {number + 1}/{len(steps)}")
                 if number + 1 < len(steps):
-                    found = collect(items, arms, store, runner)
+                    found = collect(items, arms, store, runner.code_of)
                     left = survivors(found.scored, [self._args.baseline])
                     dropped += [name for name in found.scored if name not in left]
                     arms = arms.only(left)
@@ -305,7 +305,7 @@ class _Evaluation:
         for split in SPLITS:
             items = [item for item in self._items if item.split == split]
             if items:
-                found = collect(items, arms, store, runner)
+                found = collect(items, arms, store, runner.code_of)
                 halves[split] = summarise_half(split, found, arms, args.baseline, args.resamples, args.seed)
         return Summary(
             model=target.identity.name,

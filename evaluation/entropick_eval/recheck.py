@@ -1,7 +1,8 @@
 """Computes a random part of the stored results again and compares them.
 
-Where the code that decides replies was changed, stored results count as stale. Most changes alter no reply: a random
-part that comes out the same is the reason to take the others over (:func:`restamp`), with a record of it.
+Where the code that decides replies was changed, stored results count as stale. Most changes alter no reply:
+a random part that comes out the same is the reason to take the others over (:func:`restamp`), with a record
+of it.
 """
 
 from __future__ import annotations

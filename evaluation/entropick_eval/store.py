@@ -2,8 +2,8 @@
 
 A result is found by model, arm (its body's digest), item (id and digest), sample number and the digest of the
 code. The journal is plain text that only grows, so that an interrupted run loses at most its last line;
-:meth:`Store.fold` moves it into the compressed files, which are the same bytes for the same results. Features that
-follow from a reply's signals are not written; they are computed when results are read.
+:meth:`Store.fold` moves it into the compressed files, which are the same bytes for the same results. Features
+that follow from a reply's signals are not written; they are computed when results are read.
 """
 
 from __future__ import annotations
