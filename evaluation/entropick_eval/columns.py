@@ -13,7 +13,7 @@ from typing import Final
 from .replies import OFFSET
 
 Column = Sequence[float | None]
-DIGITS: Final[Mapping[str, int]] = {OFFSET: 0, "surprisal": 3, "logits_entropy": 2}
+DIGITS: Final[Mapping[str, int]] = {OFFSET: 0, "surprisal": 2, "logits_entropy": 2}
 """decimals that are kept of a signal"""
 _DIGITS: Final = 3
 _ABSENT: Final = "-"

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from tqdm import tqdm
 
@@ -24,7 +24,7 @@ from .bootstrap import RESAMPLES
 from .collect import collect
 from .halving import rungs, survivors
 from .report import write_report
-from .runner import Plan, Runner, StoppedError
+from .runner import Keep, Plan, Runner, StoppedError
 from .store import Store, StoreError
 from .summary import Half, Summary, recommendations, summarise_half
 from .targets import Target, TargetError, at_url, base_of, in_process
@@ -93,7 +93,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add(
         "--keep",
-        choices=("none", "figures", "scores", "all"),
+        choices=get_args(Keep),
         default="scores",
         help="signals to store a token (scores)",
     )

@@ -44,7 +44,7 @@ class Rechecked:
 
 @dataclass(frozen=True, slots=True)
 class Restamped:
-    """What became of the stale results of an arm."""
+    """The outcome of :func:`restamp` for the stale results of an arm."""
 
     arm: str
     codes: tuple[str, ...]
@@ -80,7 +80,7 @@ def choose(
 
 
 def within(chosen: Sequence[tuple[Job, Result]], tokens: int) -> list[tuple[Job, Result]]:
-    """Returns the first results that together spent no more than ``tokens``, one at least of some."""
+    """Returns the first results that together spent no more than ``tokens``; the first in any case."""
     spent = list(itertools.accumulate(result.spent for _, result in chosen))
     return list(chosen[: max(1, sum(total <= tokens for total in spent))])
 
@@ -141,7 +141,7 @@ def shares(found: Sequence[Rechecked]) -> str:
 
 
 def restamped_line(one: Restamped) -> str:
-    """Returns the line that says what became of an arm's stale results."""
+    """Returns the line that says whether an arm's stale results were taken over."""
     again = f"{len(one.again)} of {one.of} computed again"
     if one.equal:
         return f"stamped: {one.arm}: {again}, all equal"

@@ -7,7 +7,7 @@ import hashlib
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
 from .arms import Arm
@@ -17,9 +17,19 @@ from .store import FEATURE_DIGITS, Result, Store, features_of
 from .targets import FailedError, RefusedError, Target
 from .tasks import Item, canonical
 
-Keep = Literal["none", "figures", "scores", "all"]
+Keep = Literal["none", "figures", "answers", "scores", "all"]
 SCORES: Final = ("surprisal", "logits_entropy", OFFSET)
 """the signals that ``scores`` keeps of every token"""
+ANSWERS: Final = ("surprisal", OFFSET)
+"""the signals that ``answers`` keeps of every token, beside :data:`OF_ENTROPY`"""
+OF_ENTROPY: Final = (
+    "mean_entropy",
+    "late_entropy",
+    "lowest_excess",
+    "lowest_excess_group",
+    "error_probability",
+)
+"""the features that ``answers`` keeps because they do not follow from its signals"""
 FIGURES: Final = ("mean_logprob", "mean_entropy", "error_probability")
 """the features that ``figures`` keeps, without any signal"""
 _OF_THE_ITEM: Final = ("messages", "stop", "max_tokens", "max_completion_tokens")
@@ -114,26 +124,33 @@ def to_result(job: Job, reply: Reply, code: str, latency: float, keep: Keep) -> 
     found = features_of(signals)
     if reply.error_probability is not None:
         found["error_probability"] = round(reply.error_probability, FEATURE_DIGITS)
-    if keep in ("none", "figures"):
-        found = {name: value for name, value in found.items() if name in FIGURES}
-        signals = {}
-    elif keep == "scores":
-        signals = {name: column for name, column in signals.items() if name in SCORES}
-    return Result(
+    result = Result(
         item=item.id,
         digest=item.digest,
         sample=job.sample,
         code=code,
-        seed=seed_of(item, job.arm, job.sample),
         text=reply.text,
         finish=reply.finish,
         tokens=reply.tokens,
         spent=reply.spent,
         correct=None if item.check is None else item.check.grade(reply.text),
-        latency=round(latency, 3),
+        latency=round(latency, 2),
         features=found,
         signals=signals,
     )
+    return reduced(result, keep)
+
+
+def reduced(result: Result, keep: Keep) -> Result:
+    """Returns a result with no more signals and features than ``keep`` says."""
+    if keep == "all":
+        return result
+    names: tuple[str, ...] = {"answers": ANSWERS, "scores": SCORES}.get(keep, ())
+    signals = {name: column for name, column in result.signals.items() if name in names}
+    known = features_of(signals)
+    kept = {"answers": OF_ENTROPY, "scores": ("error_probability",)}.get(keep, FIGURES)
+    features = {name: value for name, value in result.features.items() if name in known or name in kept}
+    return replace(result, signals=signals, features=features | known)
 
 
 class Runner:

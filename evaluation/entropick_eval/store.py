@@ -48,7 +48,6 @@ class Result:
     sample: int
     code: str
     """a digest of the code, and of the profile where the arm reads it"""
-    seed: int
     text: str
     finish: str
     tokens: int
@@ -68,7 +67,7 @@ class Result:
 
 
 _NAMES: Final = tuple(field.name for field in fields(Result))
-FEATURE_DIGITS: Final = 4
+FEATURE_DIGITS: Final = 3
 
 
 def features_of(signals: Mapping[str, tuple[float | None, ...]]) -> dict[str, float]:

@@ -95,12 +95,8 @@ def summarise_half(
     shown: tuple[Table, ...] = ()
     if baseline in scored:
         shown = tuple(tables(scored, found.families, baseline, resamples, seed))
-    equal = []
-    for against, curve in curves(arms, scored).items():
-        for name in scored:
-            if name not in curve:
-                one = at_equal_tokens(name, against, scored, curve, found.families, resamples, seed)
-                equal += [] if one is None else [one]
+    known = curves(arms, scored)
+    pairs = [(name, against) for against, curve in known.items() for name in scored if name not in curve]
     opened = {name: replies for name, replies in found.open.items() if replies}
     told = [
         (one.features["error_probability"], not one.right)
@@ -114,7 +110,7 @@ def summarise_half(
     return Half(
         split=split,
         tables=shown,
-        equal=tuple(equal),
+        equal=tuple(at_equal_tokens(pairs, scored, known, found.families, resamples, seed)),
         open=tuple(open_row(name, replies, resamples, seed) for name, replies in opened.items()),
         scores=tuple(_scores(found.answers.get(baseline, ()), min(resamples, 2000), seed)),
         calibration=calibration,

@@ -27,7 +27,6 @@ def result(number: int, sample: int = 0, code: str = "c", text: str = "yes") -> 
         digest=one.digest,
         sample=sample,
         code=code,
-        seed=1,
         text=text,
         finish="stop",
         tokens=2,
@@ -144,7 +143,7 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "column", "text"),
     [
-        ("surprisal", (0.25, None, 12.3456, -0.0), "250 - 12346 0"),
+        ("surprisal", (0.25, None, 12.3456, -0.0), "25 - 1235 0"),
         ("logits_entropy", (1.525, 0.004), "152 0"),
         ("offset", (0, 4, 4, 11), "0 4 0 7"),
         ("agreement", (0.12349,), "123"),
@@ -177,11 +176,11 @@ def test_lists_of_numbers_are_read_and_become_texts(tmp_path: Path) -> None:
     store = Store(tmp_path, "m")
     store.load([GREEDY])
     (found,) = store.results(GREEDY)
-    assert found.signals["surprisal"] == (0.123, 1.0)
+    assert found.signals["surprisal"] == (0.12, 1.0)
     assert found.features == {**features_of(found.signals), "error_probability": 0.5}
     store.write(GREEDY)
     written = json.loads(gzip.decompress(path.read_bytes()).decode().splitlines()[1])
-    assert written["signals"] == {"surprisal": "123 1000", "offset": "0 2"}
+    assert written["signals"] == {"surprisal": "12 100", "offset": "0 2"}
     assert written["features"] == {"error_probability": 0.5}
 
 
