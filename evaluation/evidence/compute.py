@@ -165,7 +165,8 @@ def progress(title: str, runner: Runner | None = None) -> Iterator[Callable[[int
         if bar.total != total:
             bar.reset(total=total)
         if runner is not None and (runner.outcome.errors or runner.outcome.refused):
-            bar.set_postfix(errors=runner.outcome.errors.total(), refused=len(runner.outcome.refused))
+            counts = {"errors": runner.outcome.errors.total(), "refused": len(runner.outcome.refused)}
+            bar.set_postfix(counts, refresh=False)
         bar.update(done - bar.n)
 
     try:

@@ -16,8 +16,8 @@ from entropick_pico import grammar
 
 FILE: Final = Path(__file__).parent / "pico.jsonl"
 _HALVES: Final[tuple[tuple[Split, grammar.Split], ...]] = (("fit", "calibration"), ("test", "check"))
-_MANY_TEXTS: Final = ("sums", "mix", "latin", "sums_long", "mix_long", "latin_long")
-_ONE_TEXT: Final = (
+MANY_TEXTS: Final = ("sums", "mix", "latin", "sums_long", "mix_long", "latin_long")
+ONE_TEXT: Final = (
     "capital",
     "flag",
     "answerable",
@@ -28,10 +28,12 @@ _ONE_TEXT: Final = (
     "count",
     "sort_long",
 )
+_NUMBERS: Final = ("sums", "sums_long", "add_steps", "count")
+"""families whose answer is a number"""
 _SIZES: Final = {"fit": (80, 30), "test": (200, 60)}
 """items of a family with many texts, and of another"""
 _OPEN: Final = "story"
-_LAST: Final = r"(?:.* is |.*: |^)([^.:]+?)\.?\s*$"
+LAST: Final = r"(?:.* is |.*: |^)([^.:]+?)\.?\s*$"
 """the end of the last sentence, behind the words that introduce an answer"""
 
 
@@ -40,8 +42,8 @@ def items() -> Iterator[dict[str, Any]]:
     for split, half in _HALVES:
         rng = random.Random(f"evidence {split}")
         many, few = _SIZES[split]
-        for kind in (*_MANY_TEXTS, *_ONE_TEXT, _OPEN):
-            yield from _of_kind(rng, kind, split, half, many if kind in _MANY_TEXTS else few)
+        for kind in (*MANY_TEXTS, *ONE_TEXT, _OPEN):
+            yield from _of_kind(rng, kind, split, half, many if kind in MANY_TEXTS else few)
 
 
 def _of_kind(
@@ -62,9 +64,14 @@ def _of_kind(
             "prompt": example.user,
             "max_tokens": 160,
         }
-        if kind != _OPEN:
-            item |= {"answer": example.gold, "check": {"type": "regex", "pattern": _LAST}}
-        yield item
+        yield item | ({} if kind == _OPEN else checked(kind, example.gold))
+
+
+def checked(kind: str, gold: str | None) -> dict[str, Any]:
+    """Returns the fields of an item by which replies are checked, and answers taken for votes."""
+    if kind in _NUMBERS:
+        return {"answer": gold, "check": {"type": "last_number"}}
+    return {"answer": gold, "check": {"type": "regex", "pattern": LAST}, "extract": {"regex": LAST}}
 
 
 def text() -> str:
