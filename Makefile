@@ -147,7 +147,7 @@ $(VENV_ITS_HUB)/.ready: evaluation/evidence/requirements-its-hub.txt
 
 .PHONY: evidence-its-hub
 evidence-its-hub: $(BIN)/.serve $(VENV_ITS_HUB)/.ready ## the same questions through its-hub before our server, with the time to the answer
-	$(EVIDENCE).its_hub --python $(abspath $(VENV_ITS_HUB))/bin/python $(ARGS)
+	$(EVIDENCE).gateway --python $(abspath $(VENV_ITS_HUB))/bin/python $(ARGS)
 
 SMOLLM2_DATA := server/entropick_server/profiles/smollm2
 .PHONY: profile-smollm2

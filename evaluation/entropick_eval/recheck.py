@@ -17,12 +17,13 @@ from typing import Final
 
 from .arms import Arm
 from .runner import Job, Plan, request_body, to_result
-from .store import Result, Stamp, Store
+from .store import Result, Stamp, Store, features_of
 from .targets import FailedError, RefusedError, Target
 from .tasks import Item
 
-TOLERANCE: Final = 2e-3
-"""difference of a feature that counts as equal: sums of rounded bits on another processor"""
+TOLERANCE: Final = 0.0101
+"""difference of a figure in bits that counts as equal, of a larger feature the relative one: the last digit
+that is kept of a token's figure, which may round the other way on another processor"""
 
 LEAST: Final = 5
 """results of an arm, at least, that must come out the same before the others are taken over"""
@@ -179,9 +180,21 @@ def _same_text(old: Result, new: Result) -> bool:
 
 
 def _same_figures(old: Result, new: Result) -> bool:
-    """Compares the features that both have: one kept without signals has none."""
-    names = old.features.keys() & new.features.keys()
-    return all(
-        abs(old.features[name] - new.features[name]) <= TOLERANCE * max(1.0, abs(old.features[name]))
-        for name in names
+    """Compares the signals that both have, and the features that do not follow from them."""
+    following = features_of({name: column for name, column in old.signals.items() if name in new.signals})
+    features = all(
+        abs(value - new.features.get(name, value)) <= TOLERANCE * max(1.0, abs(value))
+        for name, value in old.features.items()
+        if name not in following
+    )
+    return features and all(
+        _same_column(column, new.signals[name]) for name, column in old.signals.items() if name in new.signals
+    )
+
+
+def _same_column(old: Sequence[float | None], new: Sequence[float | None]) -> bool:
+    """True if every value is the same to the tolerance, or absent in both."""
+    return len(old) == len(new) and all(
+        a is b or (a is not None and b is not None and abs(a - b) <= TOLERANCE)
+        for a, b in zip(old, new, strict=True)
     )

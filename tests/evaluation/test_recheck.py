@@ -92,6 +92,20 @@ async def test_one_arm_that_changed_is_left_stale(tmp_path: Path) -> None:
     assert count(tmp_path, "old") == {"greedy": 0, "warm": 90}
 
 
+@pytest.mark.parametrize(("more", "equal"), [(0.0, True), (0.01, True), (0.03, False)])
+async def test_figures_are_equal_to_their_last_digit(tmp_path: Path, more: float, equal: bool) -> None:
+    def rows(added: float) -> Any:
+        row = {"token": "x", "signals": {"surprisal": 0.5 + added, "logits_entropy": 1.0}}
+        return lambda body: completion("xx", 2, entropick={"tokens": [row, row]})
+
+    store = Store(tmp_path, "m")
+    await Runner(Server(rows(0)).target(code="old"), store, Plan()).run(ITEMS[:6], [(GREEDY, 1)], quiet)
+    store.fold()
+    _, _, (greedy,) = await again(tmp_path, rows(more))
+    assert all(one.same_text for one in greedy.again)
+    assert greedy.equal is equal
+
+
 async def test_a_refusal_is_no_equality(tmp_path: Path) -> None:
     await filled(tmp_path)
     _, _, outcome = await again(tmp_path, lambda body: httpx.Response(400, json={"error": "no"}))
