@@ -127,6 +127,28 @@ $(VENV_TASKS)/.ready: evaluation/build_tasks/requirements.txt
 tasks: $(VENV_TASKS)/.ready ## write the evaluation's task files again (WORDNET=FOLDER ARGS=--check)
 	PYTHONPATH=evaluation $(VENV_TASKS)/bin/python -m build_tasks --wordnet $(WORDNET) $(ARGS)
 
+# docs/evaluation.md, "The evidence": EVIDENCE_MODEL=smollm2|pico for one of them, ARGS='--help' for the options
+EVIDENCE_MODEL ?=
+QUICK ?=
+EVIDENCE = PYTHONPATH=evaluation $(BIN)/python -m evidence
+.PHONY: evidence
+evidence: $(BIN)/.serve ## compute what docs/evidence.md lacks and write it (hours; QUICK=1: a random part again, minutes)
+	$(EVIDENCE) $(EVIDENCE_MODEL:%=--model %) $(if $(filter-out 0,$(QUICK)),--quick) $(ARGS)
+
+.PHONY: evidence-llama
+evidence-llama: $(BIN)/.serve $(VENV_LLAMA)/.ready ## the same questions through llama.cpp's server with its own samplers
+	$(EVIDENCE).llama --server $(abspath $(VENV_LLAMA))/llama.cpp/bin/llama-server $(ARGS)
+
+VENV_ITS_HUB ?= .venv-its-hub
+$(VENV_ITS_HUB)/.ready: evaluation/evidence/requirements-its-hub.txt
+	$(call environment,$(VENV_ITS_HUB))
+	$(VENV_ITS_HUB)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+.PHONY: evidence-its-hub
+evidence-its-hub: $(BIN)/.serve $(VENV_ITS_HUB)/.ready ## the same questions through its-hub before our server, with the time to the answer
+	$(EVIDENCE).gateway --python $(abspath $(VENV_ITS_HUB))/bin/python $(ARGS)
+
 SMOLLM2_DATA := server/entropick_server/profiles/smollm2
 .PHONY: profile-smollm2
 profile-smollm2: $(BIN)/.serve ## write smollm2's labelled prompts and its profile (some minutes; MODEL=DIR for a copy of it)
@@ -213,5 +235,5 @@ soak: $(BIN)/.dev ## 64 streaming clients for 10 minutes, a fifth of them leavin
 
 .PHONY: clean
 clean: ## remove the environment and caches
-	rm -rf $(VENV) $(VENV_VLLM) $(VENV_LLAMA) build dist .pytest_cache .mypy_cache \
+	rm -rf $(VENV) $(VENV_VLLM) $(VENV_LLAMA) $(VENV_ITS_HUB) build dist .pytest_cache .mypy_cache \
 	  .ruff_cache .hypothesis .import_linter_cache

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +15,6 @@ from .comparison import Scored
 from .features import answer_features
 from .open_text import OpenReply
 from .rules import Voter
-from .runner import Runner
 from .store import Result, Store
 from .tasks import Item
 
@@ -42,7 +42,11 @@ class Collected:
     """request arm -> its first replies"""
 
 
-def collect(items: Sequence[Item], arms: Arms, store: Store, runner: Runner) -> Collected:
+CodeOf = Callable[[Arm], str | None]
+"""the digest of code that an arm's results must have; None is any"""
+
+
+def collect(items: Sequence[Item], arms: Arms, store: Store, code_of: CodeOf) -> Collected:
     """Returns the figures of all arms on some items, as far as results are stored.
 
     A reply is graded anew, so a corrected check counts at once. A request arm's figures on an item are the
@@ -50,23 +54,21 @@ def collect(items: Sequence[Item], arms: Arms, store: Store, runner: Runner) -> 
     """
     checked = [item for item in items if item.check is not None]
     replies = {
-        name: _replies(arm, arms.samples(name), items, store, runner.code_of(arm))
+        name: _replies(arm, arms.samples(name), items, store, code_of(arm))
         for name, arm in arms.requests.items()
     }
     scored: dict[str, dict[str, Scored]] = {}
     answers: dict[str, list[Answer]] = {}
     opened: dict[str, dict[str, OpenReply]] = {}
     for name, found in replies.items():
-        own = {item.id: _mean_of(item, found[item.id]) for item in checked if found[item.id]}
+        firsts = [found[item.id][0] for item in checked if found[item.id]]
         answers[name] = [
-            Answer(item.id, item.family, _right(item, found[item.id][0]), found[item.id][0].features)
-            for item in checked
-            if found[item.id]
+            Answer(one.item.id, one.item.family, one.right, one.voter.features) for one in firsts
         ]
         if name not in arms.hidden:
-            scored[name] = own
+            scored[name] = {one.item.id: _mean_of(found[one.item.id]) for one in firsts}
             opened[name] = {
-                item.id: _open_reply(found[item.id][0])
+                item.id: _open_reply(found[item.id][0].result)
                 for item in items
                 if item.check is None and found[item.id]
             }
@@ -76,30 +78,44 @@ def collect(items: Sequence[Item], arms: Arms, store: Store, runner: Runner) -> 
     return Collected(families, scored, opened, answers)
 
 
+@dataclass(frozen=True)
+class _Reply:
+    """A stored reply to an item with a check, graded and extracted when first asked, once for all rules."""
+
+    item: Item
+    result: Result
+
+    @cached_property
+    def right(self) -> bool:
+        return self.item.check is not None and self.item.check.grade(self.result.text)
+
+    @cached_property
+    def voter(self) -> Voter:
+        if self.item.check is None:
+            raise ValueError(f"{self.item.id}: an open prompt has no answer to vote on")
+        return to_voter(self.item.check, self.result)
+
+
 def _replies(
     arm: Arm, count: int, items: Sequence[Item], store: Store, code: str | None
-) -> dict[str, list[Result]]:
+) -> dict[str, list[_Reply]]:
     """Returns the replies to each item, in the order of the samples, up to the first that is missing."""
-    found: dict[str, list[Result]] = {}
+    found: dict[str, list[_Reply]] = {}
     for item in items:
         found[item.id] = []
         for sample in range(count):
             result = store.get(arm, item, sample, code)
             if result is None:
                 break
-            found[item.id].append(result)
+            found[item.id].append(_Reply(item, result))
     return found
 
 
-def _right(item: Item, result: Result) -> bool:
-    return item.check is not None and item.check.grade(result.text)
-
-
-def _mean_of(item: Item, results: Sequence[Result]) -> Scored:
+def _mean_of(replies: Sequence[_Reply]) -> Scored:
     return Scored(
-        correct=float(np.mean([_right(item, one) for one in results])),
-        spent=float(np.mean([one.spent for one in results])),
-        tokens=float(np.mean([one.tokens for one in results])),
+        correct=float(np.mean([one.right for one in replies])),
+        spent=float(np.mean([one.result.spent for one in replies])),
+        tokens=float(np.mean([one.result.tokens for one in replies])),
     )
 
 
@@ -118,21 +134,21 @@ def to_voter(check: Check, result: Result) -> Voter:
 
 
 def _by_rule(
-    arm: RuleArm, items: Sequence[Item], replies: Mapping[str, Mapping[str, Sequence[Result]]]
+    arm: RuleArm, items: Sequence[Item], replies: Mapping[str, Mapping[str, Sequence[_Reply]]]
 ) -> dict[str, Scored]:
     """Returns a rule's result on every item for which there are the replies that it looks at."""
     found = {}
     for item in items:
         first = [] if arm.first is None else list(replies[arm.first][item.id][:1])
-        results = [*first, *replies[arm.of][item.id]][: arm.rule.k]
-        if not results or (arm.first is not None and not first) or item.check is None:
+        own = [*first, *replies[arm.of][item.id]][: arm.rule.k]
+        if not own or (arm.first is not None and not first):
             continue
-        winner, seen = arm.rule.pick([to_voter(item.check, one) for one in results])
-        if len(results) < arm.rule.k and seen == len(results):
+        winner, seen = arm.rule.pick([one.voter for one in own])
+        if len(own) < arm.rule.k and seen == len(own):
             continue  # it might have looked at a reply that is missing
         found[item.id] = Scored(
-            correct=float(_right(item, results[winner])),
-            spent=float(sum(one.spent for one in results[:seen])),
-            tokens=float(results[winner].tokens),
+            correct=float(own[winner].right),
+            spent=float(sum(one.result.spent for one in own[:seen])),
+            tokens=float(own[winner].result.tokens),
         )
     return found

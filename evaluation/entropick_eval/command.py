@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from tqdm import tqdm
 
@@ -24,7 +24,7 @@ from .bootstrap import RESAMPLES
 from .collect import collect
 from .halving import rungs, survivors
 from .report import write_report
-from .runner import Plan, Runner, StoppedError
+from .runner import Keep, Plan, Runner, StoppedError
 from .store import Store, StoreError
 from .summary import Half, Summary, recommendations, summarise_half
 from .targets import Target, TargetError, at_url, base_of, in_process
@@ -93,7 +93,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add(
         "--keep",
-        choices=("none", "scores", "all"),
+        choices=get_args(Keep),
         default="scores",
         help="signals to store a token (scores)",
     )
@@ -104,6 +104,12 @@ def parser() -> argparse.ArgumentParser:
         type=float,
         metavar="SHARE",
         help="compute this share of the stored results again, compare",
+    )
+    add(
+        "--restamp",
+        type=float,
+        metavar="SHARE",
+        help="the same with results of older code; where an arm's are all equal, take its others over",
     )
     add("--seed", type=int, default=0, help="of resamples and random choices (0)")
     add("--resamples", type=int, default=RESAMPLES, metavar="N", help=f"of the bootstrap ({RESAMPLES})")
@@ -146,8 +152,12 @@ def _check(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if value is not None and value < 1:
             raise SettingsError(f"--{name.replace('_', '-')}: must be at least 1")
-    if args.sample is not None and not 0 < args.sample <= 1:
-        raise SettingsError("--sample: must be above 0 and at most 1")
+    for name in ("sample", "restamp"):
+        value = getattr(args, name)
+        if value is not None and not 0 < value <= 1:
+            raise SettingsError(f"--{name}: must be above 0 and at most 1")
+    if args.sample is not None and args.restamp is not None:
+        raise SettingsError("--sample and --restamp exclude each other")
     if args.api_key_env and args.api_key_env not in os.environ:
         raise SettingsError(f"--api-key-env: there is no variable {args.api_key_env}")
     if args.lm_eval and not args.url:
@@ -227,7 +237,7 @@ class _Evaluation:
             store = Store(args.results or args.out / "results", target.identity.model)
             store.load(arm for arm, _ in self._arms.jobs())
             runner = Runner(target, store, self._plan)
-            if args.sample is not None:
+            if args.sample is not None or args.restamp is not None:
                 return await self._recheck(target, store, runner)
             try:
                 arms, dropped = await self._compute(store, runner)
@@ -255,7 +265,7 @@ class _Evaluation:
             for number, items in enumerate(steps):
                 await self._batch(runner, items, arms, f"fit {number + 1}/{len(steps)}")
                 if number + 1 < len(steps):
-                    found = collect(items, arms, store, runner)
+                    found = collect(items, arms, store, runner.code_of)
                     left = survivors(found.scored, [self._args.baseline])
                     dropped += [name for name in found.scored if name not in left]
                     arms = arms.only(left)
@@ -268,23 +278,24 @@ class _Evaluation:
 
     async def _recheck(self, target: Target, store: Store, runner: Runner) -> int:
         args = self._args
-        chosen = recheck.choose(self._items, self._arms.jobs(), store, runner, args.sample, args.seed)
-        if not chosen:
+        arms = [arm for arm, _ in self._arms.jobs()]
+        if args.restamp is not None:
+            with _Bar("again", args.quiet, runner) as bar:
+                outcome = await recheck.restamp(
+                    self._items, arms, store, target, self._plan, args.restamp, args.seed, bar.show
+                )
+            for one in outcome:
+                print("\n".join((recheck.restamped_line(one), *recheck.differing(one.again))))
+            print("no stale result" if not outcome else f"{len(outcome)} arms had stale results")
+            return 0 if all(one.equal for one in outcome) else 1
+        pool = list(recheck.stored(self._items, arms, store, runner.code_of))
+        if not pool:
             return _fail("--sample: no stored result of these tasks, arms, model and code", 1)
         with _Bar("again", args.quiet, runner) as bar:
+            chosen = recheck.choose(pool, args.sample, args.seed)
             found = await recheck.recheck(chosen, target, self._plan, bar.show)
-        for one in found:
-            if not one.same_text or not one.same_figures:
-                what = one.error or ("another text" if not one.same_text else "other figures")
-                print(f"differs: {one.arm}, item {one.item}, sample {one.sample}: {what}")
-        texts, figures = (
-            sum(marks) for marks in zip(*((o.same_text, o.same_figures) for o in found), strict=True)
-        )
-        print(
-            f"{len(found)} results computed again: text and tokens equal {texts / len(found):.1%}, "
-            f"figures equal {figures / len(found):.1%}"
-        )
-        return 0 if texts == figures == len(found) else 1
+        print("\n".join((*recheck.differing(found), recheck.shares(found))))
+        return 0 if all(one.same_text and one.same_figures for one in found) else 1
 
     def _summary(
         self, target: Target, store: Store, runner: Runner, arms: Arms, dropped: tuple[str, ...]
@@ -294,7 +305,7 @@ class _Evaluation:
         for split in SPLITS:
             items = [item for item in self._items if item.split == split]
             if items:
-                found = collect(items, arms, store, runner)
+                found = collect(items, arms, store, runner.code_of)
                 halves[split] = summarise_half(split, found, arms, args.baseline, args.resamples, args.seed)
         return Summary(
             model=target.identity.name,

@@ -14,9 +14,7 @@ from .bootstrap import (
     Floats,
     Interval,
     holm,
-    interval_of,
     intervals,
-    resampled_means,
     sign_flips,
     strata_of,
 )
@@ -138,25 +136,43 @@ def _table(
 
 
 def at_equal_tokens(
-    arm: str,
-    against: str,
+    pairs: Sequence[tuple[str, str]],
     arms: Mapping[str, Mapping[str, Scored]],
-    curve: Sequence[str],
+    curves: Mapping[str, Sequence[str]],
     families: Mapping[str, str],
     resamples: int = RESAMPLES,
     seed: int = 0,
     level: float = LEVEL,
-) -> EqualTokens | None:
-    """Returns the paired difference between an arm and a curve of arms at the tokens that the arm spends.
+) -> list[EqualTokens]:
+    """Returns paired differences between arms and curves of arms at the tokens that the arm spends.
 
-    Between two arms of the curve the accuracy is interpolated in their tokens, which is the expected accuracy
-    of using the cheaper arm for a random share of the items and the dearer for the rest. None where the
-    arm spends less or more than every arm of the curve.
+    ``pairs``: arm and name of a curve. Between two arms of the curve the accuracy is interpolated in their
+    tokens, which is the expected accuracy of using the cheaper arm for a random share of the items and the
+    dearer for the rest. A pair is left out where the arm spends less or more than every arm of the curve.
     """
-    items = [item for item in families if all(item in arms[name] for name in (arm, *curve))]
-    if not items or not curve:
+    items = list(families)
+    found: list[tuple[str, str, float]] = []
+    columns: list[dict[str, float]] = []
+    for arm, against in pairs:
+        one = _against_curve(arm, curves[against], arms, items)
+        if one is not None:
+            found.append((arm, against, one[0]))
+            columns.append(one[1])
+    if not found:
+        return []
+    strata = strata_of([families[item] for item in items])
+    differences = intervals(_matrix(columns, items), strata, resamples, seed, level)
+    return [EqualTokens(*own, difference) for own, difference in zip(found, differences, strict=True)]
+
+
+def _against_curve(
+    arm: str, curve: Sequence[str], arms: Mapping[str, Mapping[str, Scored]], items: Sequence[str]
+) -> tuple[float, dict[str, float]] | None:
+    """Returns an arm's tokens, and its difference from the curve on every item that all of its arms have."""
+    shared = [item for item in items if all(item in arms[name] for name in (arm, *curve))]
+    if not shared or not curve:
         return None
-    spent = {name: _mean([arms[name][item].spent for item in items]) for name in (arm, *curve)}
+    spent = {name: _mean([arms[name][item].spent for item in shared]) for name in (arm, *curve)}
     ordered = sorted(curve, key=lambda name: spent[name])
     if not spent[ordered[0]] <= spent[arm] <= spent[ordered[-1]]:
         return None
@@ -164,14 +180,12 @@ def at_equal_tokens(
     lower = max(0, upper - 1)
     width = spent[ordered[upper]] - spent[ordered[lower]]
     share = (spent[arm] - spent[ordered[lower]]) / width if width > 0 else 0.0
-    own, low, high = (
-        np.array([arms[name][item].correct for item in items])
-        for name in (arm, ordered[lower], ordered[upper])
-    )
-    values = own - ((1 - share) * low + share * high)
-    strata = strata_of([families[item] for item in items])
-    drawn = resampled_means(values[:, None], strata, resamples, seed)[:, 0]
-    return EqualTokens(arm, against, spent[arm], interval_of(values, drawn, level))
+    low, high = arms[ordered[lower]], arms[ordered[upper]]
+    own = arms[arm]
+    return spent[arm], {
+        item: own[item].correct - ((1 - share) * low[item].correct + share * high[item].correct)
+        for item in shared
+    }
 
 
 def pareto(points: Mapping[str, tuple[float, float]]) -> list[str]:

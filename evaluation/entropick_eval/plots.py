@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -56,8 +56,13 @@ def _dot(x: float, y: float, point: Point) -> str:
     )
 
 
-def accuracy_against_tokens(points: Sequence[Point], best: Sequence[str]) -> str:
-    """Returns a plot of accuracy over tokens (logarithmic), with the points in ``best`` joined by a line."""
+def accuracy_against_tokens(
+    points: Sequence[Point], best: Sequence[str], named: Collection[str] | None = None
+) -> str:
+    """Returns a plot of accuracy over tokens (logarithmic), with the points in ``best`` joined by a line.
+
+    ``named``: the points whose name is written; None: all. The others say theirs under the pointer.
+    """
     height, bottom, top = 440.0, 390.0, 20.0
     lowest = math.floor(max(0.0, min(point.low for point in points)) * 20) / 20
     highest = math.ceil(min(1.0, max(point.high for point in points)) * 20) / 20
@@ -91,6 +96,8 @@ def accuracy_against_tokens(points: Sequence[Point], best: Sequence[str]) -> str
         at = x(point.tokens)
         parts.append(_line(at, y(point.low), at, y(point.high), _BASE if point.marked else _POINT))
         parts.append(_dot(at, y(point.value), point))
+        if named is not None and point.name not in named:
+            continue
         # a name goes below the names that are already near
         down = y(point.value) + 4
         while any(abs(down - other) < 13 and abs(at - near) < 150 for near, other in taken):

@@ -11,9 +11,8 @@ from typing import Any, Final
 
 from .arms import Arm
 from .blocks import Block, Bullets, Code, Figure, Grid, Heading, Text, to_html, to_markdown
-from .bootstrap import Interval
-from .comparison import Row, Table, pareto
-from .open_text import MEASURES
+from .comparison import pareto
+from .grids import in_points, limits, negatives, open_grid, ordered, table_grid, triple
 from .plots import Point, accuracy_against_tokens, differences
 from .recommend import Recommendation, as_consensus, serve_with
 from .rules import ConsensusRule
@@ -21,7 +20,6 @@ from .summary import Half, Summary
 
 TITLE: Final = "entropick eval"
 _HALVES: Final = (("test", "Test half"), ("fit", "Fit half: settings were chosen on it"))
-_OPEN_NAMES: Final = {"repeated_4grams": "repeated 4-grams", "mean_surprisal": "surprisal, bits a token"}
 
 
 def write_report(summary: Summary, folder: Path, model_argument: str) -> None:
@@ -68,41 +66,19 @@ def _negatives(summary: Summary) -> Iterator[str]:
     half = summary.halves.get("test") or summary.halves.get("fit")
     if half is None or not half.tables:
         return
-    where = "test" if half.split == "test" else "fit"
-    for row in _ordered(half.tables[0], summary.baseline):
-        if row.difference is None or not row.difference.n:
-            continue
-        figures = (
-            f"{_points(row.difference)} points on the {where} half at {row.relative:.1f} times the tokens"
-        )
-        if row.difference.high < 0:
-            yield f"`{row.arm}` is worse than `{summary.baseline}`: {figures}"
-        elif row.difference.low <= 0:
-            yield f"`{row.arm}` is not told apart from `{summary.baseline}`: {figures}"
-    for table in half.tables[1:]:
-        for row in table.rows:
-            if row.difference is not None and row.difference.n and row.difference.high < 0:
-                yield f"`{row.arm}` is worse on {table.family}: {_points(row.difference)} points"
-    baseline = next((row for row in half.open if row.arm == summary.baseline), None)
-    if baseline is not None:
-        share = baseline.means["repeated_4grams"].estimate
-        for open_row in half.open:
-            own = open_row.means["repeated_4grams"].estimate
-            if own > share:
-                shares = f"{own:.3f} of the 4-grams, {share:.3f}"
-                yield f"`{open_row.arm}` repeats more than `{summary.baseline}` on open prompts: {shares}"
+    yield from negatives(half, summary.baseline)
 
 
 def _half(half: Half, baseline: str) -> Iterator[Block]:
     if half.tables:
         pooled = half.tables[0]
-        rows = _ordered(pooled, baseline)
+        rows = ordered(pooled, baseline)
         yield Text(f"{pooled.n} items with a known answer.")
-        yield _grid(pooled, baseline)
+        yield table_grid(pooled, baseline)
         points = {row.arm: (row.spent, row.accuracy.estimate) for row in rows if row.accuracy.n}
         if len(points) > 1:
             shown = [
-                Point(row.arm, row.spent, *_limits(row.accuracy), row.arm == baseline)
+                Point(row.arm, row.spent, *limits(row.accuracy), row.arm == baseline)
                 for row in rows
                 if row.accuracy.n
             ]
@@ -112,7 +88,7 @@ def _half(half: Half, baseline: str) -> Iterator[Block]:
                 "Accuracy against tokens; no arm is both cheaper and better than those on the dashed line.",
             )
             compared = [
-                Point(row.arm, row.spent, *_limits(row.difference))
+                Point(row.arm, row.spent, *limits(row.difference))
                 for row in rows
                 if row.difference is not None and row.difference.n
             ]
@@ -126,12 +102,13 @@ def _half(half: Half, baseline: str) -> Iterator[Block]:
             yield Grid(
                 ("arm", "against", "tokens", "difference, points"),
                 tuple(
-                    (one.arm, one.against, f"{one.spent:.0f}", _points(one.difference)) for one in half.equal
+                    (one.arm, one.against, f"{one.spent:.0f}", in_points(one.difference))
+                    for one in half.equal
                 ),
             )
         for table in half.tables[1:]:
             yield Heading(f"Family {table.family}", 3)
-            yield _grid(table, baseline)
+            yield table_grid(table, baseline)
     if half.open:
         yield Heading("Open prompts", 3)
         yield Text(
@@ -139,7 +116,7 @@ def _half(half: Half, baseline: str) -> Iterator[Block]:
             "it before. Distinct n-grams: different over all, within a reply, and over all replies together. "
             "Surprisal: under the model itself."
         )
-        yield _open_grid(half)
+        yield open_grid(half)
     if half.scores:
         yield Heading("Which score tells right from wrong", 3)
         yield Text(
@@ -148,7 +125,7 @@ def _half(half: Half, baseline: str) -> Iterator[Block]:
         )
         yield Grid(
             ("score", "AUROC within families", "AUROC pooled", "PRR"),
-            tuple((row.score, *map(_triple, (row.within, row.pooled, row.prr))) for row in half.scores),
+            tuple((row.score, *map(triple, (row.within, row.pooled, row.prr))) for row in half.scores),
         )
     if half.calibration is not None:
         found = half.calibration
@@ -157,50 +134,6 @@ def _half(half: Half, baseline: str) -> Iterator[Block]:
             f"{found.ece:.3f} (15 bins of equal mass), Brier score {found.brier:.3f}, of the base rate alone "
             f"{found.base:.3f}."
         )
-
-
-def _ordered(table: Table, baseline: str) -> list[Row]:
-    """Returns the rows as they are shown: the baseline, then the arms from the worst difference on."""
-    return sorted(
-        table.rows,
-        key=lambda row: (
-            row.arm != baseline,
-            math.inf if row.difference is None or not row.difference.n else row.difference.estimate,
-        ),
-    )
-
-
-def _grid(table: Table, baseline: str) -> Grid:
-    rows = []
-    for row in _ordered(table, baseline):
-        difference = row.difference
-        rows.append(
-            (
-                row.arm,
-                str(row.accuracy.n),
-                _share(row.accuracy),
-                "" if difference is None else _points(difference),
-                "" if row.holm is None else f"{row.holm:.4f}",
-                f"{row.spent:.1f}",
-                f"{row.relative:.2f}",
-                f"{row.tokens:.1f}",
-            )
-        )
-    head = ("arm", "items", "right, %", f"minus {baseline}, points", "p", "tokens", "times", "of the answer")
-    return Grid(head, tuple(rows))
-
-
-def _open_grid(half: Half) -> Grid:
-    rows = []
-    for row in half.open:
-        cells = [f"{row.means[name].estimate:.3f}" if row.means[name].n else "" for name in MEASURES[:-2]]
-        cells += [f"{row.means[name].estimate:.0f}" for name in MEASURES[-2:]]
-        interval = row.means["repeated_4grams"]
-        cells[0] = f"{interval.estimate:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
-        together = " / ".join(f"{row.distinct[n]:.2f}" for n in (1, 2, 3))
-        rows.append((row.arm, str(row.n), *cells, together))
-    head = [_OPEN_NAMES.get(name, name.replace("_", " ")) for name in MEASURES]
-    return Grid(("arm", "prompts", *head, "distinct 1 / 2 / 3, all replies"), tuple(rows))
 
 
 def _bodies(summary: Summary) -> Iterator[tuple[str, str]]:
@@ -235,13 +168,13 @@ def _serve_with(summary: Summary, model_argument: str) -> Iterator[Block]:
 
 def _verdict(one: Recommendation, baseline: str) -> str:
     budget = "at any price" if math.isinf(one.budget) else f"at up to {one.budget:g} times the tokens"
-    fit = "" if one.fit.difference is None else f" ({_points(one.fit.difference)} points on the fit half)"
+    fit = "" if one.fit.difference is None else f" ({in_points(one.fit.difference)} points on the fit half)"
     said = f"Best {budget}: `{one.arm}`{fit}"
     if one.test is None or one.test.difference is None or not one.test.difference.n:
         return f"{said}. There is no test half to confirm it."
     word = "confirmed" if one.confirmed else "NOT confirmed"
     return (
-        f"{said}. The test half: {_points(one.test.difference)} points over `{baseline}` at "
+        f"{said}. The test half: {in_points(one.test.difference)} points over `{baseline}` at "
         f"{one.test.relative:.2f} times its tokens: {word}."
     )
 
@@ -272,26 +205,6 @@ def _setting(summary: Summary, name: str, model_argument: str) -> Iterator[Block
     if found.by_clients:
         fields = ", ".join(f"`{field}`" for field in found.by_clients)
         yield Text(f"The server has no option for {fields}: clients have to send this.")
-
-
-def _limits(interval: Interval) -> tuple[float, float, float]:
-    return interval.estimate, interval.low, interval.high
-
-
-def _share(interval: Interval) -> str:
-    if not interval.n:
-        return ""
-    return f"{interval.estimate * 100:.1f} [{interval.low * 100:.1f}, {interval.high * 100:.1f}]"
-
-
-def _points(interval: Interval) -> str:
-    if not interval.n:
-        return ""
-    return f"{interval.estimate * 100:+.1f} [{interval.low * 100:+.1f}, {interval.high * 100:+.1f}]"
-
-
-def _triple(values: tuple[float, float, float]) -> str:
-    return "" if math.isnan(values[0]) else f"{values[0]:.3f} [{values[1]:.3f}, {values[2]:.3f}]"
 
 
 def as_data(summary: Summary) -> dict[str, Any]:

@@ -7,20 +7,31 @@ import hashlib
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
 from .arms import Arm
-from .features import answer_features, features
+from .columns import rounded
 from .replies import OFFSET, TOP_LOGPROBS, Reply
-from .store import Result, Store
+from .store import FEATURE_DIGITS, Result, Store, features_of
 from .targets import FailedError, RefusedError, Target
 from .tasks import Item, canonical
 
-Keep = Literal["none", "scores", "all"]
+Keep = Literal["none", "figures", "answers", "scores", "all"]
 SCORES: Final = ("surprisal", "logits_entropy", OFFSET)
 """the signals that ``scores`` keeps of every token"""
-_DIGITS: Final = 4
+ANSWERS: Final = ("surprisal", OFFSET)
+"""the signals that ``answers`` keeps of every token, beside :data:`OF_ENTROPY`"""
+OF_ENTROPY: Final = (
+    "mean_entropy",
+    "late_entropy",
+    "lowest_excess",
+    "lowest_excess_group",
+    "error_probability",
+)
+"""the features that ``answers`` keeps because they do not follow from its signals"""
+FIGURES: Final = ("mean_logprob", "mean_entropy", "error_probability")
+"""the features that ``figures`` keeps, without any signal"""
 _OF_THE_ITEM: Final = ("messages", "stop", "max_tokens", "max_completion_tokens")
 """fields whose refusal is the item's matter, not the arm's"""
 _FAILURES_IN_A_ROW: Final = 20
@@ -109,32 +120,37 @@ def needs_entropick(arm: Arm) -> bool:
 def to_result(job: Job, reply: Reply, code: str, latency: float, keep: Keep) -> Result:
     """Returns the result of a reply, rounded as it is stored."""
     item = job.item
-    found = features(reply.signals)
-    extracted = None if item.check is None else item.check.find(reply.text)
-    if extracted is not None:
-        found |= answer_features(reply.signals, extracted.begin, extracted.end, len(reply.text))
+    signals = {name: rounded(name, column) for name, column in reply.signals.items()}
+    found = features_of(signals)
     if reply.error_probability is not None:
-        found["error_probability"] = reply.error_probability
-    kept = reply.signals if keep == "all" else {n: v for n, v in reply.signals.items() if n in SCORES}
-    return Result(
+        found["error_probability"] = round(reply.error_probability, FEATURE_DIGITS)
+    result = Result(
         item=item.id,
         digest=item.digest,
         sample=job.sample,
         code=code,
-        seed=seed_of(item, job.arm, job.sample),
         text=reply.text,
         finish=reply.finish,
         tokens=reply.tokens,
         spent=reply.spent,
         correct=None if item.check is None else item.check.grade(reply.text),
-        latency=round(latency, 3),
-        features={name: _rounded(value) for name, value in found.items()},
-        signals={} if keep == "none" else {name: tuple(map(_rounded, v)) for name, v in kept.items()},
+        latency=round(latency, 2),
+        features=found,
+        signals=signals,
     )
+    return reduced(result, keep)
 
 
-def _rounded(value: float | None) -> Any:
-    return None if value is None else round(value, _DIGITS)
+def reduced(result: Result, keep: Keep) -> Result:
+    """Returns a result with no more signals and features than ``keep`` says."""
+    if keep == "all":
+        return result
+    names: tuple[str, ...] = {"answers": ANSWERS, "scores": SCORES}.get(keep, ())
+    signals = {name: column for name, column in result.signals.items() if name in names}
+    known = features_of(signals)
+    kept = {"answers": OF_ENTROPY, "scores": ("error_probability",)}.get(keep, FIGURES)
+    features = {name: value for name, value in result.features.items() if name in known or name in kept}
+    return replace(result, signals=signals, features=features | known)
 
 
 class Runner:

@@ -2,7 +2,8 @@
 
 A result is found by model, arm (its body's digest), item (id and digest), sample number and the digest of the
 code. The journal is plain text that only grows, so that an interrupted run loses at most its last line;
-:meth:`Store.fold` moves it into the compressed files, which are the same bytes for the same results.
+:meth:`Store.fold` moves it into the compressed files, which are the same bytes for the same results. Features
+that follow from a reply's signals are not written; they are computed when results are read.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ import io
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TextIO
 
 from .arms import Arm
+from .columns import ColumnError, from_text, rounded, to_text
+from .features import features
 from .tasks import Item
 
 JOURNAL: Final = "journal.jsonl"
@@ -45,7 +48,6 @@ class Result:
     sample: int
     code: str
     """a digest of the code, and of the profile where the arm reads it"""
-    seed: int
     text: str
     finish: str
     tokens: int
@@ -65,6 +67,27 @@ class Result:
 
 
 _NAMES: Final = tuple(field.name for field in fields(Result))
+FEATURE_DIGITS: Final = 3
+
+
+def features_of(signals: Mapping[str, tuple[float | None, ...]]) -> dict[str, float]:
+    """Returns the features of a reply's signals, rounded as results hold them."""
+    return {name: round(value, FEATURE_DIGITS) for name, value in features(signals).items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """A record that results of older code were taken over because a random part of them came out the same."""
+
+    codes: tuple[str, ...]
+    """the digests that the results had"""
+    to: str
+    """the digest that they got"""
+    date: str
+    again: int
+    """results that were computed again, all equal"""
+    of: int
+    """results that were stamped"""
 
 
 def arm_file(arm: Arm) -> str:
@@ -80,6 +103,7 @@ class Store:
         self.folder = folder / model
         self._arms: dict[str, Arm] = {}
         self._found: dict[str, dict[Key, Result]] = {}
+        self._stamps: dict[str, list[Stamp]] = {}
         self._journal: TextIO | None = None
 
     def load(self, arms: Iterable[Arm]) -> None:
@@ -89,7 +113,9 @@ class Store:
         for key in by_key:
             found = self._found.setdefault(key, {})
             for path in sorted(self.folder.glob(f"*-{key}{_SUFFIX}")):
-                found |= {result.key: result for result in _read_compressed(path)}
+                head, results = _read_compressed(path)
+                self._stamps[key] = [_stamp(one, path) for one in head.get("stamps", ())]
+                found |= {result.key: result for result in results}
         for key, result in self._read_journal():
             if key in self._found:
                 self._found[key][result.key] = result
@@ -100,6 +126,28 @@ class Store:
         if result is None or result.digest != item.digest or code not in (None, result.code):
             return None
         return result
+
+    def results(self, arm: Arm) -> list[Result]:
+        """Returns all results of an arm, of any item and code, in the order of items and samples."""
+        return sorted(self._found.get(arm.key, {}).values(), key=lambda one: one.key)
+
+    def stamps(self, arm: Arm) -> tuple[Stamp, ...]:
+        """Returns the records of how older results of an arm were taken over, the oldest first."""
+        return tuple(self._stamps.get(arm.key, ()))
+
+    def stamp(self, arm: Arm, keys: Collection[Key], stamp: Stamp) -> None:
+        """Gives some results of an arm the digest of another code, and writes the arm's file."""
+        own = self._found[arm.key]
+        for key in keys:
+            own[key] = replace(own[key], code=stamp.to)
+        self._stamps.setdefault(arm.key, []).append(stamp)
+        self.write(arm)
+
+    def write(self, arm: Arm) -> None:
+        """Writes the compressed file of an arm."""
+        self._arms[arm.key] = arm
+        found = self._found.get(arm.key, {})
+        _write_compressed(self._path(arm), arm, found.values(), self._stamps.get(arm.key, ()))
 
     def add(self, arm: Arm, result: Result) -> None:
         """Appends a result to the journal, where it outlives this process."""
@@ -132,8 +180,8 @@ class Store:
         for line in _lines(path, path.read_text(encoding="utf-8"), torn=True):
             named[str(line["arm"])] = Arm(str(line["name"]), line["body"])
         self.load(named.values())
-        for key in named:
-            _write_compressed(self._path(named[key]), named[key], self._found[key].values())
+        for arm in named.values():
+            self.write(arm)
         path.unlink()
 
     def _path(self, arm: Arm) -> Path:
@@ -148,7 +196,12 @@ class Store:
 
 
 def _row(result: Result) -> dict[str, Any]:
-    return {name: value for name, value in asdict(result).items() if value not in (None, {})}
+    known = features_of(result.signals)
+    row = asdict(result) | {
+        "features": {name: value for name, value in result.features.items() if name not in known},
+        "signals": {name: to_text(name, column) for name, column in result.signals.items()},
+    }
+    return {name: value for name, value in row.items() if value not in (None, {})}
 
 
 def _line(row: Mapping[str, Any]) -> str:
@@ -163,11 +216,23 @@ def _result(row: Mapping[str, Any], path: Path) -> Result:
         **{name: row[name] for name in _NAMES if name in row},
     }
     try:
-        result = Result(**given)
-    except TypeError as error:
+        signals = {
+            # a list of numbers: as the first version of this module wrote a column
+            name: from_text(name, column) if isinstance(column, str) else rounded(name, column)
+            for name, column in given["signals"].items()
+        }
+        # those of the answer are taken anew from the signals, by the check of the day (collect.to_voter)
+        own = {name: value for name, value in given["features"].items() if not name.startswith("answer_")}
+        return Result(**given | {"signals": signals, "features": own | features_of(signals)})
+    except (TypeError, ColumnError) as error:
         raise StoreError(f"{path}: a result without all of its fields: {error}") from error
-    signals = {name: tuple(values) for name, values in result.signals.items()}
-    return Result(**{**given, "signals": signals})
+
+
+def _stamp(row: Mapping[str, Any], path: Path) -> Stamp:
+    try:
+        return Stamp(**{**row, "codes": tuple(row["codes"])})
+    except (TypeError, KeyError) as error:
+        raise StoreError(f"{path}: a stamp without all of its fields: {error}") from error
 
 
 def _lines(path: Path, text: str, torn: bool = False) -> Iterator[dict[str, Any]]:
@@ -186,22 +251,23 @@ def _lines(path: Path, text: str, torn: bool = False) -> Iterator[dict[str, Any]
         yield found
 
 
-def _read_compressed(path: Path) -> Iterator[Result]:
+def _read_compressed(path: Path) -> tuple[Mapping[str, Any], Iterator[Result]]:
+    """Returns the first line of an arm's file, which describes the arm, and its results."""
     try:
         text = gzip.decompress(path.read_bytes()).decode()
     except (OSError, EOFError, UnicodeDecodeError) as error:
         raise StoreError(f"{path}: cannot be read: {error}") from error
     rows = _lines(path, text)
-    next(rows, None)  # the arm, for readers
-    for row in rows:
-        yield _result(row, path)
+    return next(rows, {}), (_result(row, path) for row in rows)
 
 
-def _write_compressed(path: Path, arm: Arm, results: Iterable[Result]) -> None:
+def _write_compressed(path: Path, arm: Arm, results: Iterable[Result], stamps: Sequence[Stamp]) -> None:
     """Writes a file whole or not at all: the arm, then its results in the order of items and samples."""
     packed = io.BytesIO()
     with gzip.GzipFile(filename="", mode="wb", fileobj=packed, mtime=0) as file:
-        file.write(_line({"arm": arm.key, "name": arm.name, "body": arm.body}).encode())
+        head = {"arm": arm.key, "name": arm.name, "body": arm.body}
+        shown = {"stamps": [asdict(stamp) for stamp in stamps]} if stamps else {}
+        file.write(_line({**head, **shown}).encode())
         for result in sorted(results, key=lambda one: one.key):
             file.write(_line(_row(result)).encode())
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ from .comparison import EqualTokens, Table, at_equal_tokens, tables
 from .open_text import MEASURES, OpenReply, distinct, measures, words
 from .prediction import auroc, bootstrap_of, brier, ece, prr
 from .recommend import Recommendation, recommend
-from .rules import Rule
+from .rules import ConsensusRule, Rule
 from .tasks import Split
 
 _LEAST: Final = 20
@@ -95,12 +95,8 @@ def summarise_half(
     shown: tuple[Table, ...] = ()
     if baseline in scored:
         shown = tuple(tables(scored, found.families, baseline, resamples, seed))
-    equal = []
-    for against, curve in _curves(arms, scored).items():
-        for name in scored:
-            if name not in curve:
-                one = at_equal_tokens(name, against, scored, curve, found.families, resamples, seed)
-                equal += [] if one is None else [one]
+    known = curves(arms, scored)
+    pairs = [(name, against) for against, curve in known.items() for name in scored if name not in curve]
     opened = {name: replies for name, replies in found.open.items() if replies}
     told = [
         (one.features["error_probability"], not one.right)
@@ -114,25 +110,32 @@ def summarise_half(
     return Half(
         split=split,
         tables=shown,
-        equal=tuple(equal),
-        open=tuple(_open_row(name, replies, resamples, seed) for name, replies in opened.items()),
+        equal=tuple(at_equal_tokens(pairs, scored, known, found.families, resamples, seed)),
+        open=tuple(open_row(name, replies, resamples, seed) for name, replies in opened.items()),
         scores=tuple(_scores(found.answers.get(baseline, ()), min(resamples, 2000), seed)),
         calibration=calibration,
     )
 
 
-def _curves(arms: Arms, scored: Mapping[str, object]) -> dict[str, list[str]]:
-    """Returns the curves of arms that differ in k alone: votes and best-of-n, each from one reply on."""
-    curves: dict[str, list[str]] = {}
+def curves(arms: Arms, scored: Mapping[str, object]) -> dict[str, list[str]]:
+    """Returns the curves of arms that differ in their number of replies alone.
+
+    Votes and best-of-n go from one reply on; the consensus rules of one name are a curve over k and their
+    thresholds.
+    """
+    found: dict[str, list[str]] = {}
     for name, arm in arms.rules.items():
         rule = arm.rule
         if isinstance(rule, Rule) and not rule.answered and name in scored and arm.first is None:
             kind = f"{'vote' if rule.choose == 'vote' else 'best'} of {arm.of}, weight {rule.weight}"
-            curves.setdefault(kind, [arm.of] if arm.of in scored else []).append(name)
-    return {kind: names for kind, names in curves.items() if len(names) > 1}
+            found.setdefault(kind, [arm.of] if arm.of in scored else []).append(name)
+        elif isinstance(rule, ConsensusRule) and name in scored:
+            found.setdefault(f"consensus of {arm.of}, rule {rule.config.stop.rule}", []).append(name)
+    return {kind: names for kind, names in found.items() if len(names) > 1}
 
 
-def _open_row(name: str, replies: Mapping[str, OpenReply], resamples: int, seed: int) -> OpenRow:
+def open_row(name: str, replies: Mapping[str, OpenReply], resamples: int, seed: int) -> OpenRow:
+    """Returns an arm's line in the table of open prompts."""
     found = measures(replies)
     rows = [found[item] for item in sorted(found)]
     values = np.array([[row.get(measure, np.nan) for measure in MEASURES] for row in rows])

@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # heavy imports; the evaluation parses its own options
         from entropick_eval.command import run
 
-        return run(argv[1:], partial(_serving_engine, theirs=()))
+        return run(argv[1:], partial(serving_engine, theirs=()))
     ours, theirs = _split(argv)
     args = _parser().parse_args(ours)
     if args.command == "version":
@@ -92,13 +92,13 @@ def _serve(settings: Settings, theirs: Sequence[str]) -> int:
     # heavy imports (torch), which neither --help nor `version` needs
     from .serve import serve
 
-    error = serve(_serving_engine(settings, theirs), settings)
+    error = serve(serving_engine(settings, theirs), settings)
     if error is None:
         return 0
     return _fail(f"the model could not be loaded: {error}", 1)
 
 
-def _serving_engine(settings: Settings, theirs: Sequence[str]) -> Engine:
+def serving_engine(settings: Settings, theirs: Sequence[str]) -> Engine:
     """Builds the engine that serves, which calibrates a model without a profile when it starts."""
     from .calibration import calibrate_first
 

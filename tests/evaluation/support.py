@@ -42,11 +42,15 @@ class Server:
     def __init__(self, answer: Answer) -> None:
         self.answer = answer
         self.bodies: list[dict[str, Any]] = []
+        self.version: str | None = None
+        """what ``/version`` says; None: there is no such page"""
 
     async def __call__(self, request: httpx.Request) -> httpx.Response:
         await asyncio.sleep(0)
         if request.url.path == "/v1/models":
             return httpx.Response(200, json={"data": [{"id": "other", "created": 1}]})
+        if request.url.path == "/version" and self.version is not None:
+            return httpx.Response(200, json={"version": self.version})
         if request.url.path != "/v1/chat/completions":
             return httpx.Response(404, json={"error": "no such page"})
         self.bodies.append(json.loads(request.content))

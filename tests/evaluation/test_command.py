@@ -218,12 +218,38 @@ def test_a_sample_of_the_results_is_computed_again(
     assert "equal 100.0%" not in said
 
 
+def test_older_results_are_taken_over_where_a_sample_is_equal(
+    serve: Any, arguments: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = serve(Server(sums))
+    arguments += ["--limit", 20]
+    assert run(*arguments) == 0
+    assert run(*arguments, "--restamp", 0.1) == 0
+    assert "no stale result" in capsys.readouterr().out
+    server.version = "2"
+    assert run(*arguments, "--restamp", 0.1) == 0
+    said = capsys.readouterr().out
+    assert "stamped: warm: " in said
+    assert "3 arms had stale results" not in said  # the refused arm has none
+    asked = len(server.bodies)
+    assert run(*arguments) == 0
+    assert all(body["temperature"] == 2.0 for body in server.bodies[asked:])
+    server.version = "3"
+    server.answer = lambda body: completion("something else") if body["temperature"] == 0.7 else sums(body)
+    assert run(*arguments, "--restamp", 0.1) == 1
+    said = capsys.readouterr().out
+    assert "stamped: greedy: " in said
+    assert "changed: warm: " in said
+
+
 @pytest.mark.parametrize(
     ("more", "says"),
     [
         (["--limit", 0], "--limit: must be at least 1"),
         (["--model", "m"], "--model and --url exclude each other"),
         (["--sample", 2], "--sample: must be above 0"),
+        (["--restamp", 0], "--restamp: must be above 0"),
+        (["--restamp", 0.5, "--sample", 0.5], "--sample and --restamp exclude each other"),
         (["--api-key-env", "NO_SUCH_KEY"], "there is no variable NO_SUCH_KEY"),
         (["--baseline", "nothing"], "baseline 'nothing' is none"),
         (["--arms", "gready"], "no file and no built-in arm"),

@@ -63,23 +63,21 @@ def test_equal_tokens_interpolate_on_the_curve() -> None:
         "dear": arm("1111", 60),
         "same": arm("1110", 50),
     }
-    found = at_equal_tokens("new", "votes", arms, ["five", "one"], families, resamples=200)
-    assert found is not None
+    curves = {"votes": ["five", "one"]}
+    pairs = [(name, "votes") for name in ("new", "dear", "same")]
+    found, same = at_equal_tokens(pairs, arms, curves, families, resamples=200)  # dear is beyond the curve
     # half way between 1/4 and 3/4
     assert found.difference.estimate == pytest.approx(0.5)
     assert found.spent == 30
-    assert at_equal_tokens("dear", "votes", arms, ["five", "one"], families, resamples=200) is None
-    same = at_equal_tokens("same", "votes", arms, ["five", "one"], families, resamples=200)
-    assert same is not None
+    assert (found.arm, same.arm) == ("new", "same")
     assert (same.difference.estimate, same.difference.low, same.difference.high) == (0.0, 0.0, 0.0)
 
 
 def test_equal_tokens_look_at_items_that_all_have() -> None:
     arms = {"one": arm("1-00", 10), "five": arm("1110", 50), "new": arm("-111", 50)}
-    found = at_equal_tokens(
-        "new", "votes", arms, ["one", "five"], {str(n): "a" for n in range(4)}, resamples=100
-    )
-    assert found is not None
+    curves = {"votes": ["one", "five"]}
+    families = {str(n): "a" for n in range(4)}
+    (found,) = at_equal_tokens([("new", "votes")], arms, curves, families, resamples=100)
     assert found.difference.n == 2
 
 

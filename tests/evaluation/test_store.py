@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 
 from entropick_eval.arms import Arm
-from entropick_eval.store import JOURNAL, Result, Store, StoreError
+from entropick_eval.columns import ColumnError, from_text, rounded, to_text
+from entropick_eval.store import JOURNAL, Result, Stamp, Store, StoreError, features_of
 
 from .support import item
 
 GREEDY = Arm("greedy", {"temperature": 0.0})
 OTHER = Arm("other arm!", {"temperature": 1.0})
+SIGNALS = {"surprisal": (0.25, None), "logits_entropy": (1.53, 0.0), "offset": (0.0, 3.0)}
 
 
 def result(number: int, sample: int = 0, code: str = "c", text: str = "yes") -> Result:
@@ -25,15 +27,14 @@ def result(number: int, sample: int = 0, code: str = "c", text: str = "yes") -> 
         digest=one.digest,
         sample=sample,
         code=code,
-        seed=1,
         text=text,
         finish="stop",
         tokens=2,
         spent=3,
         correct=True,
         latency=0.5,
-        features={"mean_logprob": -0.25},
-        signals={"surprisal": (0.25, None)},
+        features=features_of(SIGNALS) | {"error_probability": 0.125},
+        signals=SIGNALS,
     )
 
 
@@ -134,3 +135,69 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
     path.write_bytes(gzip.compress(b'{"arm": "x"}\n{"item": "i"}\n'))
     with pytest.raises(StoreError, match="without all of its fields"):
         Store(tmp_path, "m").load([GREEDY])
+
+
+# -- columns -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "text"),
+    [
+        ("surprisal", (0.25, None, 12.3456, -0.0), "25 - 1235 0"),
+        ("logits_entropy", (1.525, 0.004), "152 0"),
+        ("offset", (0, 4, 4, 11), "0 4 0 7"),
+        ("agreement", (0.12349,), "123"),
+        ("surprisal", (), ""),
+    ],
+)
+def test_a_column_is_whole_numbers_that_come_back(name: str, column: tuple[float, ...], text: str) -> None:
+    kept = rounded(name, column)
+    assert to_text(name, kept) == text
+    assert from_text(name, text) == kept
+    assert rounded(name, kept) == kept
+
+
+def test_a_text_that_is_no_column() -> None:
+    with pytest.raises(ColumnError, match="surprisal"):
+        from_text("surprisal", "1 2.5")
+
+
+def test_lists_of_numbers_are_read_and_become_texts(tmp_path: Path) -> None:
+    row = {
+        **{name: getattr(result(1), name) for name in ("item", "digest", "code", "text", "finish")},
+        **{"sample": 0, "seed": 1, "tokens": 2, "spent": 3, "correct": True, "latency": 0.5},
+        "features": {"mean_logprob": -9.0, "answer_sum": -1.0, "error_probability": 0.5},
+        "signals": {"surprisal": [0.12345, 1.0], "offset": [0, 2]},
+    }
+    lines = [{"arm": GREEDY.key, "name": "greedy", "body": dict(GREEDY.body)}, row]
+    (tmp_path / "m").mkdir()
+    path = tmp_path / "m" / f"greedy-{GREEDY.key}.jsonl.gz"
+    path.write_bytes(gzip.compress("\n".join(map(json.dumps, lines)).encode()))
+    store = Store(tmp_path, "m")
+    store.load([GREEDY])
+    (found,) = store.results(GREEDY)
+    assert found.signals["surprisal"] == (0.12, 1.0)
+    assert found.features == {**features_of(found.signals), "error_probability": 0.5}
+    store.write(GREEDY)
+    written = json.loads(gzip.decompress(path.read_bytes()).decode().splitlines()[1])
+    assert written["signals"] == {"surprisal": "12 100", "offset": "0 2"}
+    assert written["features"] == {"error_probability": 0.5}
+
+
+def test_a_stamp_changes_the_code_and_is_kept(tmp_path: Path) -> None:
+    store = Store(tmp_path, "m")
+    for number in (1, 2):
+        store.add(GREEDY, result(number, code="old"))
+    store.fold()
+    stamp = Stamp(("old",), "new", "2026-01-01", 1, 1)
+    store.stamp(GREEDY, [result(1).key], stamp)
+    again = Store(tmp_path, "m")
+    again.load([GREEDY])
+    assert [one.code for one in again.results(GREEDY)] == ["new", "old"]
+    assert again.stamps(GREEDY) == (stamp,)
+    again.add(GREEDY, result(3, code="new"))
+    again.fold()
+    last = Store(tmp_path, "m")
+    last.load([GREEDY])
+    assert last.stamps(GREEDY) == (stamp,)
+    assert len(last.results(GREEDY)) == 3

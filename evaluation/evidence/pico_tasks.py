@@ -1,0 +1,95 @@
+"""Writes the questions to the shipped model: ``python -m evidence.pico_tasks [--check]``.
+
+Prompts of its grammar that training never sees: the half "check" is the test half, "calibration" the fit
+half. Families whose answer many valid texts lead to (sums, mix, latin) have more items: votes can gain there.
+"""
+
+import argparse
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from entropick_eval.tasks import Split
+from entropick_pico import grammar
+
+FILE: Final = Path(__file__).parent / "pico.jsonl"
+_HALVES: Final[tuple[tuple[Split, grammar.Split], ...]] = (("fit", "calibration"), ("test", "check"))
+MANY_TEXTS: Final = ("sums", "mix", "latin", "sums_long", "mix_long", "latin_long")
+ONE_TEXT: Final = (
+    "capital",
+    "flag",
+    "answerable",
+    "lookup",
+    "sort",
+    "add_steps",
+    "parity_steps",
+    "count",
+    "sort_long",
+)
+_NUMBERS: Final = ("sums", "sums_long", "add_steps", "count")
+"""families whose answer is a number"""
+_SIZES: Final = {"fit": (80, 30), "test": (200, 60)}
+"""items of a family with many texts, and of another"""
+_OPEN: Final = "story"
+LAST: Final = r"(?:.* is |.*: |^)([^.:]+?)\.?\s*$"
+"""the end of the last sentence, behind the words that introduce an answer"""
+
+
+def items() -> Iterator[dict[str, Any]]:
+    """Yields the items, no prompt twice."""
+    for split, half in _HALVES:
+        rng = random.Random(f"evidence {split}")
+        many, few = _SIZES[split]
+        for kind in (*MANY_TEXTS, *ONE_TEXT, _OPEN):
+            yield from _of_kind(rng, kind, split, half, many if kind in MANY_TEXTS else few)
+
+
+def _of_kind(
+    rng: random.Random, kind: str, split: Split, half: grammar.Split, count: int
+) -> Iterator[dict[str, Any]]:
+    seen: set[str] = set()
+    for _ in range(50 * count):  # some kinds have few prompts: they end early
+        example = grammar.sample(rng, kind, half)
+        if len(seen) == count:
+            return
+        if example.user in seen:
+            continue
+        seen.add(example.user)
+        item = {
+            "id": f"pico/{kind}/{split}/{len(seen)}",
+            "family": kind,
+            "split": split,
+            "prompt": example.user,
+            "max_tokens": 160,
+        }
+        yield item | ({} if kind == _OPEN else checked(kind, example.gold))
+
+
+def checked(kind: str, gold: str | None) -> dict[str, Any]:
+    """Returns the fields of an item by which replies are checked, and answers taken for votes."""
+    if kind in _NUMBERS:
+        return {"answer": gold, "check": {"type": "last_number"}}
+    return {"answer": gold, "check": {"type": "regex", "pattern": LAST}, "extract": {"regex": LAST}}
+
+
+def text() -> str:
+    """Returns the content of the file."""
+    return "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in items())
+
+
+def main() -> int:
+    """Writes the file, or compares it; returns 1 where it would change."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="compare instead of writing")
+    if parser.parse_args().check:
+        same = FILE.read_text(encoding="utf-8") == text()
+        print(f"{FILE.name}: {'as it would be written' if same else 'would change'}")
+        return 0 if same else 1
+    FILE.write_text(text(), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
