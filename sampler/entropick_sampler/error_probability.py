@@ -27,13 +27,15 @@ REPLY_FEATURES: Final = (
     "first_entropy",
     "mean_excess",
     "lowest_excess",
+    "repetition",
     "log_tokens",
     "cut",
 )
-"""The features of a whole reply, in bits; ``log_tokens``: log2 of the tokens; ``cut``: 1 where max_tokens
-ended the reply, else 0."""
+"""The features of a whole reply, in bits; ``repetition``: log2 of 1 + the largest repeated suffix;
+``log_tokens``: log2 of the tokens; ``cut``: 1 where max_tokens ended the reply, else 0."""
 ANSWER_FEATURES: Final = (
     "no_answer",
+    "answer_number",
     "answer_mean",
     "answer_sum",
     "answer_lowest",
@@ -44,7 +46,8 @@ ANSWER_FEATURES: Final = (
     "answer_begin",
 )
 """The features of the tokens that touch the answer, in bits; ``no_answer``: 1 where the reply holds none, and
-all the others are 0 then; ``answer_begin``: log2 of 1 + the tokens before the answer."""
+all the others are 0 then; ``answer_number``: 1 where the answer is a number, else 0; ``answer_begin``: log2
+of 1 + the tokens before the answer."""
 VOTE_FEATURES: Final = ("agreement", "others")
 """The features of a reply that won a vote; ``agreement``: the share of the other replies with its answer;
 ``others``: log2 of how many other replies there are."""
@@ -57,12 +60,12 @@ class RunningFigures:
     __slots__ = (
         "_excess",
         "_first",
-        "_group",
         "_high_entropy",
         "_low_excess",
         "_low_group",
         "_low_logprob",
         "_recent",
+        "_repeated",
         "_sum_entropy",
         "_sum_logprob",
         "tokens",
@@ -75,15 +78,17 @@ class RunningFigures:
         self._low_logprob = self._low_excess = self._low_group = math.inf
         self._high_entropy = -math.inf
         self._first = (0.0, 0.0)
-        self._group = 0.0
+        self._repeated = 0.0
         self._recent: deque[float] = deque()
 
-    def add(self, surprisal: float | None, entropy: float | None) -> None:
-        """Takes the figures of the next token that was drawn, in bits.
+    def add(self, surprisal: float | None, entropy: float | None, repeated: float | None) -> None:
+        """Takes the figures of the next token that was drawn: bits, bits and the repeated suffix in tokens.
 
-        A token of which either is not known counts nothing: an engine may lose a token's figures.
+        A token of which one of them is not known counts nothing: an engine may lose a token's figures.
         """
-        if surprisal is None or entropy is None or not math.isfinite(surprisal + entropy):
+        if surprisal is None or entropy is None or repeated is None:
+            return
+        if not math.isfinite(surprisal + entropy + repeated):
             return
         logprob, excess = -surprisal, entropy - surprisal
         if not self.tokens:
@@ -95,6 +100,7 @@ class RunningFigures:
         self._low_logprob = min(self._low_logprob, logprob)
         self._low_excess = min(self._low_excess, excess)
         self._high_entropy = max(self._high_entropy, entropy)
+        self._repeated = max(self._repeated, repeated)
         self._recent.append(logprob)
         if len(self._recent) > GROUP:
             self._recent.popleft()
@@ -122,6 +128,7 @@ class RunningFigures:
             "first_entropy": self._first[1],
             "mean_excess": self._excess / n,
             "lowest_excess": self._low_excess,
+            "repetition": math.log2(1.0 + self._repeated),
             "log_tokens": math.log2(n),
             "cut": float(cut),
         }
@@ -132,10 +139,13 @@ def no_answer() -> dict[str, float]:
     return {name: float(name == "no_answer") for name in ANSWER_FEATURES}
 
 
-def answer_figures(tokens: Iterable[tuple[float, float]], before: int) -> dict[str, float] | None:
+def answer_figures(
+    tokens: Iterable[tuple[float, float]], before: int, number: bool
+) -> dict[str, float] | None:
     """Returns :data:`ANSWER_FEATURES` of the tokens of an answer, given as (surprisal, entropy) in bits.
 
-    ``before``: tokens of the reply before the answer. None where there is no such token.
+    ``before``: tokens of the reply before the answer; ``number``: whether the answer is a number. None where
+    there is no such token.
     """
     figures = list(tokens)
     if not figures:
@@ -144,6 +154,7 @@ def answer_figures(tokens: Iterable[tuple[float, float]], before: int) -> dict[s
     entropies = [entropy for _, entropy in figures]
     return {
         "no_answer": 0.0,
+        "answer_number": float(number),
         "answer_mean": math.fsum(logprobs) / len(logprobs),
         "answer_sum": math.fsum(logprobs),
         "answer_lowest": min(logprobs),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
@@ -17,6 +18,8 @@ from .answers import Extractor
 from .consensus.weights import Figures, Vote, answer_tokens
 
 _LN2: Final = math.log(2.0)
+_NUMBER: Final = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")
+"""an answer that is a number, in its canonical form"""
 
 
 class Agreement(NamedTuple):
@@ -56,7 +59,7 @@ def answer_features(text: str, tokens: Sequence[Figures], extract: Extractor) ->
         if not token.forced and token.entropy is not None and not math.isnan(token.logprob)
     ]
     before = next((at for at, token in enumerate(tokens) if own and token is own[0]), 0)
-    return answer_figures(measured, before)
+    return answer_figures(measured, before, _NUMBER.fullmatch(found.answer) is not None)
 
 
 def reply_features(
