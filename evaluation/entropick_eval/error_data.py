@@ -44,18 +44,18 @@ class Example:
 
 
 def figures_of(result: Result) -> tuple[RunningFigures, list[Figures]] | None:
-    """Returns a stored reply's figures as the server has them; None where not all signals were kept.
+    """Returns a stored reply's figures as the server has them; None where they were not kept.
 
     Stored rows do not say which tokens were forced: replies of arms that insert clarifying texts differ.
     """
     surprisal, entropy = result.signals.get("surprisal", ()), result.signals.get("logits_entropy", ())
-    repeated, offsets = result.signals.get("repeated_suffix", ()), result.signals.get(OFFSET, ())
-    if not surprisal or not len(surprisal) == len(entropy) == len(repeated) == len(offsets):
+    offsets = result.signals.get(OFFSET, ())
+    if not surprisal or not len(surprisal) == len(entropy) == len(offsets):
         return None
     running = RunningFigures()
     tokens = []
-    for s, h, suffix, at in zip(surprisal, entropy, repeated, offsets, strict=True):
-        running.add(s, h, suffix)
+    for s, h, at in zip(surprisal, entropy, offsets, strict=True):
+        running.add(s, h)
         tokens.append(Figures(math.nan if s is None else -s * _LN2, h, int(at or 0)))
     return running, tokens
 

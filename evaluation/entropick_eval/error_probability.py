@@ -1,96 +1,73 @@
 """Fits ``error_probability`` on stored replies of a model, judges it, and writes it into the model's profile.
 
-``python -m entropick_eval.error_probability --results DIR --profile FILE`` reads what ``entropick eval``
-stored of the arms ``greedy`` and, where there is any, ``sampling``. Coefficients come from the fit half
-alone; the figures are of the test half, or, while nothing of it is stored, of parts of the fit half that the
-fit did not see. The same results give the same file. docs/uncertainty.md says what it reached.
+``python -m entropick_eval.error_probability --results DIR --profile FILE`` reads what ``entropick eval
+--keep all`` stored of the arms ``greedy`` and, where there is any, ``sampling``. Coefficients come from the
+fit half alone; the figures are of the test half, or, while nothing of it is stored, of parts of the fit half
+that the fit did not see. The same results give the same file. docs/uncertainty.md says what it reached.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Final
 
-import numpy as np
-
-from entropick_sampler.error_probability import (
-    ANSWER_FEATURES,
-    REPLY_FEATURES,
-    VOTE_FEATURES,
-    ErrorModel,
-    Mix,
-)
 from entropick_sampler.profile import Profile, ProfileError
-from entropick_server.consensus.config import ConsensusConfig, StopConfig
 
-from .arms import PRESETS, Arm
 from .blocks import to_markdown
-from .error_data import ATTENTION, Example, examples, voted_examples
-from .error_judge import (
-    Judged,
-    Predict,
-    by_mix,
-    by_score,
-    fit_mix,
-    judge,
-    on_families_left_out,
-    on_known_families,
-)
+from .error_blocks import error_probability_blocks
+from .error_findings import GREEDY, RESAMPLES, SAMPLING, find
 from .store import Store, StoreError
-from .tasks import Item, TaskError, find_tasks, read_tasks, short_digest
-
-RESAMPLES: Final = 1000
-HOLDS: Final = 0.7
-"""the mean AUROC within families that a mix must reach on families left out of the fit half to be shipped"""
-VOTED: Final = (3, 5)
-"""the numbers of replies of the votes whose winners the vote's mix is fitted on"""
-ANSWERED: Final = (*REPLY_FEATURES, *ANSWER_FEATURES)
-GREEDY: Final = Arm("greedy", PRESETS["greedy"])
-SAMPLING: Final = Arm("sampling", PRESETS["sampling"])
+from .tasks import TaskError, find_tasks, read_tasks
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A predictor of wrong answers with its figures; None where there was too little to judge it by."""
+def open_store(results: Path, model: str | None = None) -> Store:
+    """Returns the stored results of a model, the arms of the recipe loaded.
 
-    name: str
-    known: Judged | None
-    """fitted on other contents of the same families"""
-    left_out: Judged | None
-    """fitted on the other families"""
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """A paired difference of the mean AUROC within families between two predictors, with its interval."""
-
-    name: str
-    known: tuple[float, float, float]
-    left_out: tuple[float, float, float]
+    ``model``: the name of its folder in ``results``, which may be left out where there is one. Raises
+    StoreError.
+    """
+    folders = sorted(path.name for path in results.iterdir() if path.is_dir()) if results.is_dir() else []
+    if model is None and len(folders) != 1:
+        raise StoreError(f"{results}: name one of its folders of models: {', '.join(folders) or 'none'}")
+    store = Store(results, model or folders[0])
+    store.load([GREEDY, SAMPLING])
+    return store
 
 
-@dataclass(frozen=True, slots=True)
-class Findings:
-    """The fit of a model's error probability and its judgement."""
+def parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command's options."""
+    options = argparse.ArgumentParser(prog="python -m entropick_eval.error_probability", description=__doc__)
+    add = options.add_argument
+    add(
+        "--results", type=Path, required=True, metavar="DIR", help="folder of the results of `entropick eval`"
+    )
+    add("--model", metavar="DIGEST", help="its folder of one model (the only one)")
+    add("--tasks", nargs="+", metavar="FILE", help="tasks, or names of shipped ones (all that are shipped)")
+    add("--profile", type=Path, metavar="FILE", help="profile that gets the coefficients")
+    add("--resamples", type=int, default=RESAMPLES, metavar="N", help=f"of the bootstrap ({RESAMPLES})")
+    return options
 
-    fit: int
-    """replies of the fit half"""
-    judged: int
-    on_test: bool
-    """whether the judged replies are the test half's; else they are the fit half's, each left out of its fit"""
-    wrong: float
-    """share of wrong replies among the judged"""
-    mixes: tuple[Line, ...]
-    scores: tuple[Line, ...]
-    attention: tuple[Difference, ...]
-    transfer: tuple[Line, ...]
-    """the shipped mixes on replies of other arms"""
-    model: ErrorModel | None
-    """what holds, for the profile"""
-    dropped: tuple[str, ...]
-    """mixes that did not hold on families left out of the fit half"""
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command and returns its exit code: 0, or 1 after a message about what is missing."""
+    args = parser().parse_args(argv)
+    try:
+        names = args.tasks or sorted(path.stem for path in (Path(__file__).parent / "data").glob("*.jsonl"))
+        items = read_tasks(find_tasks(names))
+        found = find(items, open_store(args.results, args.model), args.resamples)
+        if found is None:
+            raise StoreError(f"{args.results}: no right and wrong replies of `greedy` with all signals")
+        if args.profile is not None:
+            replace(Profile.load(args.profile), error=found.model).save(args.profile)
+    except (OSError, StoreError, TaskError, ProfileError) as error:
+        print(f"error_probability: error: {error}", file=sys.stderr)
+        return 1
+    print(to_markdown("Error probability", error_probability_blocks(found)), end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -87,13 +87,16 @@ def request_body(job: Job, plan: Plan, ours: bool) -> dict[str, Any]:
         if plan.keep != "none":
             body = {"logprobs": True, "top_logprobs": TOP_LOGPROBS, **body}
         return body
-    block = {"telemetry": "none" if plan.keep == "none" else "tokens", **body.get("entropick", {})}
+    level = {"none": "none", "scores": "tokens", "all": "full"}[plan.keep]
+    block = {"telemetry": level, **body.get("entropick", {})}
+    extract = item.extract or (item.check.extract if item.check is not None else None)
     if isinstance(block.get("consensus"), Mapping):
-        extract = item.extract or (item.check.extract if item.check is not None else None)
         if extract is not None:
             block["consensus"] = {"extract": extract, **block["consensus"]}
         elif "extract" not in block["consensus"]:
             block["consensus"] = False  # an open prompt has no answer to vote on
+    elif extract is not None and level != "none":
+        block.setdefault("answer", extract)
     body["entropick"] = block
     return body
 
@@ -113,6 +116,8 @@ def to_result(job: Job, reply: Reply, code: str, latency: float, keep: Keep) -> 
     extracted = None if item.check is None else item.check.find(reply.text)
     if extracted is not None:
         found |= answer_features(reply.signals, extracted.begin, extracted.end, len(reply.text))
+    if reply.rauq is not None:
+        found["rauq"] = reply.rauq
     if reply.error_probability is not None:
         found["error_probability"] = reply.error_probability
     kept = reply.signals if keep == "all" else {n: v for n, v in reply.signals.items() if n in SCORES}

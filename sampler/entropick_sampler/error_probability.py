@@ -27,12 +27,11 @@ REPLY_FEATURES: Final = (
     "first_entropy",
     "mean_excess",
     "lowest_excess",
-    "repetition",
     "log_tokens",
     "cut",
 )
-"""The features of a whole reply, in bits; ``repetition``: log2 of 1 + the largest repeated suffix;
-``log_tokens``: log2 of the tokens; ``cut``: 1 where max_tokens ended the reply, else 0."""
+"""The features of a whole reply, in bits; ``log_tokens``: log2 of the tokens; ``cut``: 1 where max_tokens
+ended the reply, else 0."""
 ANSWER_FEATURES: Final = (
     "no_answer",
     "answer_number",
@@ -65,7 +64,6 @@ class RunningFigures:
         "_low_group",
         "_low_logprob",
         "_recent",
-        "_repeated",
         "_sum_entropy",
         "_sum_logprob",
         "tokens",
@@ -78,17 +76,14 @@ class RunningFigures:
         self._low_logprob = self._low_excess = self._low_group = math.inf
         self._high_entropy = -math.inf
         self._first = (0.0, 0.0)
-        self._repeated = 0.0
         self._recent: deque[float] = deque()
 
-    def add(self, surprisal: float | None, entropy: float | None, repeated: float | None) -> None:
-        """Takes the figures of the next token that was drawn: bits, bits and the repeated suffix in tokens.
+    def add(self, surprisal: float | None, entropy: float | None) -> None:
+        """Takes the figures of the next token that was drawn, in bits.
 
-        A token of which one of them is not known counts nothing: an engine may lose a token's figures.
+        A token of which either is not known counts nothing: an engine may lose a token's figures.
         """
-        if surprisal is None or entropy is None or repeated is None:
-            return
-        if not math.isfinite(surprisal + entropy + repeated):
+        if surprisal is None or entropy is None or not math.isfinite(surprisal + entropy):
             return
         logprob, excess = -surprisal, entropy - surprisal
         if not self.tokens:
@@ -100,7 +95,6 @@ class RunningFigures:
         self._low_logprob = min(self._low_logprob, logprob)
         self._low_excess = min(self._low_excess, excess)
         self._high_entropy = max(self._high_entropy, entropy)
-        self._repeated = max(self._repeated, repeated)
         self._recent.append(logprob)
         if len(self._recent) > GROUP:
             self._recent.popleft()
@@ -128,7 +122,6 @@ class RunningFigures:
             "first_entropy": self._first[1],
             "mean_excess": self._excess / n,
             "lowest_excess": self._low_excess,
-            "repetition": math.log2(1.0 + self._repeated),
             "log_tokens": math.log2(n),
             "cut": float(cut),
         }

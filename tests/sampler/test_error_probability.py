@@ -26,10 +26,10 @@ from entropick_sampler.profile import Profile, ProfileError
 from .test_profile import PLAIN
 
 BITS = st.floats(0.0, 30.0)
-TOKENS = st.lists(st.tuples(BITS, BITS, st.integers(0, 32).map(float)), min_size=1, max_size=60)
+TOKENS = st.lists(st.tuples(BITS, BITS), min_size=1, max_size=60)
 
 
-def running(tokens: list[tuple[float, float, float]]) -> RunningFigures:
+def running(tokens: list[tuple[float, float]]) -> RunningFigures:
     figures = RunningFigures()
     for token in tokens:
         figures.add(*token)
@@ -38,13 +38,11 @@ def running(tokens: list[tuple[float, float, float]]) -> RunningFigures:
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(tokens=TOKENS, cut=st.booleans())
-def test_running_figures_are_those_of_the_whole_reply(
-    tokens: list[tuple[float, float, float]], cut: bool
-) -> None:
+def test_running_figures_are_those_of_the_whole_reply(tokens: list[tuple[float, float]], cut: bool) -> None:
     found = running(tokens).features(cut)
     assert found is not None
     assert tuple(found) == REPLY_FEATURES
-    surprisals, entropies = [s for s, _, _ in tokens], [h for _, h, _ in tokens]
+    surprisals, entropies = [s for s, _ in tokens], [h for _, h in tokens]
     whole = {
         "mean_logprob": reply_scores.mean_logprob(surprisals),
         "sum_logprob": -math.fsum(surprisals),
@@ -56,7 +54,6 @@ def test_running_figures_are_those_of_the_whole_reply(
         "first_entropy": entropies[0],
         "mean_excess": reply_scores.mean_excess(surprisals, entropies),
         "lowest_excess": reply_scores.lowest_excess(surprisals, entropies),
-        "repetition": math.log2(1 + max(repeated for _, _, repeated in tokens)),
         "log_tokens": math.log2(len(tokens)),
         "cut": float(cut),
     }
@@ -64,12 +61,12 @@ def test_running_figures_are_those_of_the_whole_reply(
 
 
 def test_a_token_without_figures_counts_nothing() -> None:
-    figures = running([(1.0, 2.0, 3.0)])
+    figures = running([(1.0, 2.0)])
     for unknown in (None, math.nan, math.inf):
-        for place in range(3):
-            figures.add(*(unknown if place == at else 9.0 for at in range(3)))
+        for place in range(2):
+            figures.add(*(unknown if place == at else 9.0 for at in range(2)))
     assert figures.tokens == 1
-    assert figures.features(False) == running([(1.0, 2.0, 3.0)]).features(False)
+    assert figures.features(False) == running([(1.0, 2.0)]).features(False)
     assert RunningFigures().features(True) is None
 
 

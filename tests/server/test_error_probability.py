@@ -72,11 +72,11 @@ async def told(client: httpx.AsyncClient, stream: bool = False, **fields: Any) -
 def by_hand(
     block: dict[str, Any],
     cut: bool,
-    answer: tuple[int, int] | None | str,
+    answer: tuple[int, int] | str | None,
     vote: tuple[float, int] | None = None,
     number: bool = True,
 ) -> float:
-    """The number from the rows of an answer, all in a loop; ``answer``: the rows of it, None: there is none."""
+    """The number from the rows of a reply; ``answer``: the rows of it, None: there is none."""
     drawn = [
         (row["signals"]["surprisal"], row["signals"]["logits_entropy"], row["forced"])
         for row in block["tokens"]
@@ -95,7 +95,6 @@ def by_hand(
         free[0][1],
         sum(h - s for s, h in free) / n,
         min(h - s for s, h in free),
-        math.log2(1 + max(row["signals"]["repeated_suffix"] for row in block["tokens"] if not row["forced"])),
         math.log2(n),
         float(cut),
     ]

@@ -24,7 +24,6 @@ from ..state import ServedModel, ServerState
 from ..telemetry import summarize
 
 _ENTROPY: Final = SIGNAL_NAMES.index("logits_entropy")
-_REPEATED: Final = SIGNAL_NAMES.index("repeated_suffix")
 
 
 class GenerationError(EngineError):
@@ -160,8 +159,7 @@ class Run:
             eos = ending and token.token_id in self._eos
             self.tokens.append(ReplyToken(len(self.tokens), token, self._detokenizer.offset, ending, eos))
             if self._error_model is not None and not token.forced:
-                signals = token.signals
-                self._figures.add(token.surprisal, signals[_ENTROPY], signals[_REPEATED])
+                self._figures.add(token.surprisal, token.signals[_ENTROPY])
             released = self._detokenizer.push(token.token_id, silent=ending)
             text += released.text
             self._released += released.tokens
