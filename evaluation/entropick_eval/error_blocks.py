@@ -1,10 +1,12 @@
-"""Writes the findings on ``error_probability`` as parts of a report: what was missed first."""
+"""Writes the findings on ``error_probability`` as parts of a report, the aims that were missed first."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
 from typing import Final
+
+from entropick_sampler.error_probability import MIXES
 
 from .blocks import Block, Bullets, Grid, Heading, Text
 from .error_findings import Difference, Findings, Line
@@ -39,10 +41,10 @@ def _blocks(found: Findings, level: int) -> Iterator[Block]:
     yield Text(
         f"Greedy replies, {found.wrong:.0%} of them wrong. Mixes are logistic, fitted on {found.fit} replies "
         f"of the fit half and judged on {where}. *Left out*: each family by a fit on the other families "
-        f"alone. Within: mean AUROC over the families with at least {LEAST} right and {LEAST} wrong replies. "
-        "PRR: prediction rejection ratio over the first half of rejections. ECE: expected calibration error, 15 "
-        "bins of equal mass, and in brackets what chance alone makes of it for as many replies with perfect "
-        "probabilities. 95 % intervals: bootstrap over items within families."
+        f"alone. Within: mean AUROC over the families with at least {LEAST} right and as many wrong replies. "
+        "PRR: prediction rejection ratio over the first half of rejections. ECE: expected calibration error, "
+        "15 bins of equal mass, and in brackets what chance alone makes of it for as many replies with "
+        "perfect probabilities. 95 % intervals: bootstrap over items within families."
     )
     yield Bullets(tuple(_aims(found)))
     yield _grid("mix", found.mixes)
@@ -152,7 +154,7 @@ def _shipped(found: Findings, level: int) -> Iterator[Block]:
     if found.model is None:
         return
     rows = []
-    for name in ("reply", "answer", "vote"):
+    for name in MIXES:
         mix = getattr(found.model, name)
         if mix is not None:
             rows.append((f"`{name}`: bias", f"{mix.bias:+.3f}", "", ""))

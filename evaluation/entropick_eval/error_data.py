@@ -39,7 +39,7 @@ class Example:
 
     @property
     def content(self) -> str:
-        """Returns what the item is about: its id without the form of the question."""
+        """Returns the item's subject: its id without the form of the question."""
         return self.item.rpartition("/")[0] or self.item
 
 

@@ -1,8 +1,8 @@
-"""Fits the mixes of ``error_probability`` on stored replies, judges them and picks those that hold."""
+"""Fits the mixes of ``error_probability`` on stored replies, judges them and picks the mixes that hold."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -35,7 +35,7 @@ HOLDS: Final = 2 / 3
 shipped: of a right and a wrong reply of an unseen family it tells two times in three which is wrong. Its
 Brier score there must also be below that of the base rate."""
 VOTED: Final = (3, 5)
-"""the numbers of replies of the votes whose winners the vote's mix is fitted on"""
+"""the numbers of replies of the votes whose winners the vote's mix is fitted on, each on its items"""
 REPLY: Final = (
     "mean_logprob",
     "lowest_group",
@@ -57,6 +57,7 @@ ANSWER: Final = (
 )
 """The features of the mix ``answer``: on smollm2's fit half none of the other features, and no attention
 signal, lowered the log loss on families left out by 0.0005 more."""
+MIXED: Final[Mapping[str, tuple[str, ...]]] = {"reply and answer": ANSWER, "whole reply": REPLY}
 VOTE: Final = (*ANSWER, *VOTE_FEATURES)
 """The features of the mix ``vote``."""
 SCORES: Final[tuple[tuple[str, bool, str], ...]] = (
@@ -169,10 +170,14 @@ def find(items: Sequence[Item], store: Store, resamples: int = RESAMPLES) -> Fin
         return None
     own = _Judge(fit, [one for one in greedy if one.split == "test"], resamples)
     mixes = [own.line("whole reply", by_mix(REPLY)), own.line("reply and answer", by_mix(ANSWER))]
-    votes = [one for k in VOTED for one in voted_examples(items, store, GREEDY, SAMPLING, _consensus(k))]
+    votes = []
+    for place, k in enumerate(VOTED):
+        # each item is in one vote, so that no example counts twice
+        own_items = [item for item in items if int(short_digest(item.id), 16) % len(VOTED) == place]
+        votes += voted_examples(own_items, store, GREEDY, SAMPLING, _consensus(k))
     for k in (2, 4):
         names = (*ANSWER, f"agreement_{k}")
-        some = _Judge(*(_known(half, names) for half in (fit, own.test or ())), resamples)
+        some = _Judge(_known(fit, names), _known(own.test or (), names), resamples)
         if _two_sided(some.fit):
             mixes.append(some.line(f"reply, answer and {k} samples", by_mix(names)))
     voted = _Judge(*_halves(votes), resamples)
@@ -183,14 +188,16 @@ def find(items: Sequence[Item], store: Store, resamples: int = RESAMPLES) -> Fin
         for name, doubt, title in SCORES
         if _known(fit, [name])
     ]
-    attention = []
+    attention: list[Difference] = []
     if len(measured := _known(fit, ATTENTION)) >= len(fit) / 2:
         both = _Judge(measured, _known(own.test or (), ATTENTION), resamples)
         where = " (fit half)" if own.test is not None and both.test is None else ""
         mixes.append(both.line(f"attention signals alone{where}", by_mix(ATTENTION)))
         mixes.append(both.line(f"reply, answer and attention{where}", by_mix((*ANSWER, *ATTENTION))))
-        for title, names in (("reply and answer", ANSWER), ("whole reply", REPLY)):
-            attention.append(both.gain(title, by_mix((*names, *ATTENTION)), by_mix(names)))
+        attention = [
+            both.gain(title, by_mix((*own_names, *ATTENTION)), by_mix(own_names))
+            for title, own_names in MIXED.items()
+        ]
     model, dropped = _shipped(fit, voted.fit, items)
     judged = own.fit if own.test is None else own.test
     return Findings(
@@ -244,7 +251,8 @@ def _transfer(
     """Returns how the shipped mixes judge sampled replies, which no fit of theirs saw."""
     found = [one for one in examples(items, store, SAMPLING) if not on_test or one.split == "test"]
     lines = []
-    for name, mix in (("whole reply", model and model.reply), ("reply and answer", model and model.answer)):
+    mixes = {} if model is None else {"whole reply": model.reply, "reply and answer": model.answer}
+    for name, mix in mixes.items():
         if mix is not None and _two_sided(found):
             told = [mix.probability(one.features) for one in found]
             p = np.array([np.nan if one is None else one for one in told])

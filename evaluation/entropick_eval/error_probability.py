@@ -52,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command and returns its exit code: 0, or 1 after a message about what is missing."""
+    """Runs the command and returns its exit code: 0, or 1 after a message that names the missing piece."""
     args = parser().parse_args(argv)
     try:
         names = args.tasks or sorted(path.stem for path in (Path(__file__).parent / "data").glob("*.jsonl"))

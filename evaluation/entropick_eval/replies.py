@@ -80,8 +80,8 @@ def _of_rows(rows: Sequence[Mapping[str, Any]] | None) -> dict[str, tuple[float 
 
 def _rauq(rows: Sequence[Mapping[str, Any]]) -> float | None:
     """Returns RAUQ of a reply of two tokens or more; None where a figure of its tokens is missing."""
-    surprisals = [row["signals"].get("surprisal") for row in rows[:-1]]
-    attention = [(row.get("detail") or {}).get("attention_to_previous") for row in rows[2:]]
+    surprisals: list[Any] = [row["signals"].get("surprisal") for row in rows[:-1]]
+    attention: list[Any] = [(row.get("detail") or {}).get("attention_to_previous") for row in rows[2:]]
     heads = [layer for layers in attention for layer in layers or (None,)]
     if not surprisals or None in surprisals or any(layer is None or None in layer for layer in heads):
         return None

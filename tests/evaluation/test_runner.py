@@ -13,8 +13,9 @@ import pytest
 from entropick_eval import targets
 from entropick_eval.arms import Arm, choose_arms
 from entropick_eval.replies import read_reply
-from entropick_eval.runner import Job, Plan, Runner, StoppedError, request_body, seed_of
+from entropick_eval.runner import Job, Plan, Runner, StoppedError, request_body, seed_of, to_result
 from entropick_eval.store import Store
+from entropick_sampler.reply_scores import rauq
 
 from .support import Server, completion, item, refusal
 
@@ -71,7 +72,7 @@ def test_all_signals_come_with_the_heads() -> None:
     assert to_result(Job(arm, one, 0), read_reply(answer), "c", 0.0, "all").features["rauq"] > 0
     for broken in ([[None, 0.8]], None):
         rows[2]["detail"] = {"attention_to_previous": broken} if broken else None
-        assert read_reply(answer).rauq is None
+        assert read_reply(completion("aaa", 3, entropick=told).json()).rauq is None
     assert read_reply(completion("a", 1, entropick={"tokens": rows[:1]}).json()).rauq is None
     assert read_reply(completion("a", 1).json()).rauq is None
 

@@ -157,7 +157,7 @@ def servable(spec: RowSpec, profile: Profile | None) -> RowSpec:
 
 
 def plain_profile(profile: Profile | None) -> dict[str, Any] | None:
-    """Returns all of a profile that decides as plain values, for a call into the workers."""
+    """Returns a profile without its coefficients of errors as plain values, for a call into the workers."""
     return None if profile is None else replace(profile, error=None).as_dict()
 
 
