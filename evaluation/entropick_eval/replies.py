@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from entropick_sampler.reply_scores import rauq
+
 TOP_LOGPROBS: Final = 20
 """alternatives that another server is asked for, to tell the entropy from"""
 OFFSET: Final = "offset"
@@ -34,6 +36,8 @@ class Reply:
     """signal name -> a value for each token"""
     error_probability: float | None
     """the server's own estimate that the answer is wrong; None where it gives none"""
+    rauq: float | None = None
+    """:func:`entropick_sampler.reply_scores.rauq`, where every row has the attention of every head"""
 
 
 def read_reply(answer: Any) -> Reply:
@@ -55,6 +59,7 @@ def read_reply(answer: Any) -> Reply:
         spent=tokens + _others(usage.get("completion_tokens_details")),
         signals=signals,
         error_probability=None if probability is None else float(probability),
+        rauq=_rauq(telemetry.get("tokens") or ()),
     )
 
 
@@ -71,6 +76,16 @@ def _of_rows(rows: Sequence[Mapping[str, Any]] | None) -> dict[str, tuple[float 
     names = {name: None for row in rows for name in row["signals"]}
     columns = {name: tuple(row["signals"].get(name) for row in rows) for name in names}
     return {**columns, OFFSET: _offsets([_bytes_of(str(row["token"])) for row in rows])}
+
+
+def _rauq(rows: Sequence[Mapping[str, Any]]) -> float | None:
+    """Returns RAUQ of a reply of two tokens or more; None where a figure of its tokens is missing."""
+    surprisals: list[Any] = [row["signals"].get("surprisal") for row in rows[:-1]]
+    attention: list[Any] = [(row.get("detail") or {}).get("attention_to_previous") for row in rows[2:]]
+    heads = [layer for layers in attention for layer in layers or (None,)]
+    if not surprisals or None in surprisals or any(layer is None or None in layer for layer in heads):
+        return None
+    return rauq(surprisals, attention)
 
 
 def _bytes_of(token: str) -> bytes:

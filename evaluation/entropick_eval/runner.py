@@ -98,13 +98,16 @@ def request_body(job: Job, plan: Plan, ours: bool) -> dict[str, Any]:
         if plan.keep != "none":
             body = {"logprobs": True, "top_logprobs": TOP_LOGPROBS, **body}
         return body
-    block = {"telemetry": "none" if plan.keep == "none" else "tokens", **body.get("entropick", {})}
+    level = {"none": "none", "all": "full"}.get(plan.keep, "tokens")
+    block = {"telemetry": level, **body.get("entropick", {})}
+    extract = item.extract or (item.check.extract if item.check is not None else None)
     if isinstance(block.get("consensus"), Mapping):
-        extract = item.extract or (item.check.extract if item.check is not None else None)
         if extract is not None:
             block["consensus"] = {"extract": extract, **block["consensus"]}
         elif "extract" not in block["consensus"]:
             block["consensus"] = False  # an open prompt has no answer to vote on
+    elif extract is not None and level != "none":
+        block.setdefault("answer", extract)
     body["entropick"] = block
     return body
 
@@ -122,6 +125,8 @@ def to_result(job: Job, reply: Reply, code: str, latency: float, keep: Keep) -> 
     item = job.item
     signals = {name: rounded(name, column) for name, column in reply.signals.items()}
     found = features_of(signals)
+    if reply.rauq is not None:
+        found["rauq"] = round(reply.rauq, FEATURE_DIGITS)
     if reply.error_probability is not None:
         found["error_probability"] = round(reply.error_probability, FEATURE_DIGITS)
     result = Result(

@@ -157,7 +157,7 @@ def _scores(answers: Sequence[Answer], resamples: int, seed: int) -> list[ScoreR
     for name in names:
         # a reply without an answer is the least certain; another feature that some lack is no score of all
         absent = -np.inf if name.startswith("answer_") else np.nan
-        doubt = "entropy" in name or name == "error_probability"
+        doubt = "entropy" in name or name in ("error_probability", "rauq")
         values = np.array([one.features.get(name, absent) for one in answers]) * (-1 if doubt else 1)
         if np.isnan(values).any():
             continue

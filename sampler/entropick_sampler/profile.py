@@ -13,13 +13,14 @@ import os
 import secrets
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
 import tomli_w
 
+from .error_probability import ErrorModel
 from .params import CALIBRATED_BASE, PolicyParams, with_values
 from .signals import POLICY_SIGNALS
 
@@ -55,6 +56,7 @@ class Profile:
     positive (a linear discriminant fitted on labelled positions; without labels: no weights, bias 1).
     ``opening_weights``: token id -> weight of its log2 probability at the first token of a reply, which is
     added to that sum (:mod:`.opening`); a profile that has any fires at no other token.
+    ``error``: the coefficients of ``error_probability``, which decide nothing; None where none were fitted.
 
     The mappings must not be changed: ``id`` and ``params`` are computed once.
     """
@@ -71,6 +73,7 @@ class Profile:
     clarify_bias: float = 1.0
     opening_weights: Mapping[int, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    error: ErrorModel | None = None
 
     def __hash__(self) -> int:
         """Returns the hash of the profile's id, so that profiles can be keys of a cache."""
@@ -78,8 +81,12 @@ class Profile:
 
     @cached_property
     def id(self) -> str:
-        """Returns a digest (12 hexadecimal digits) of all fields: profiles of equal id decide alike."""
-        content = json.dumps(self.as_dict(), sort_keys=True)
+        """Returns a digest (12 hexadecimal digits) of all fields but ``error``.
+
+        Profiles of equal id decide alike.
+        """
+        decides = {name: value for name, value in self.as_dict().items() if name != "error"}
+        content = json.dumps(decides, sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:12]
 
     @cached_property
@@ -88,8 +95,11 @@ class Profile:
         return with_values(CALIBRATED_BASE, self.thresholds)
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns the fields as plain values, for JSON."""
-        plain = asdict(self)
+        """Returns the fields as plain values, for JSON; without ``error`` where that is None."""
+        plain = asdict(replace(self, error=None))
+        del plain["error"]
+        if self.error is not None:
+            plain["error"] = self.error.as_dict()
         plain["quantiles"] = {name: list(values) for name, values in self.quantiles.items()}
         plain["layers"] = list(self.layers)
         plain["opening_weights"] = [list(pair) for pair in sorted(self.opening_weights.items())]
@@ -152,6 +162,7 @@ def _from_dict(data: Mapping[str, Any], name: str) -> Profile:
             clarify_bias=float(clarify["bias"]),
             opening_weights=_opening_weights(clarify.get("opening")),
             notes=tuple(str(note) for note in provenance.get("notes", ())),
+            error=ErrorModel.of_dict(data["error"]) if "error" in data else None,
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ProfileError(f"{name}: missing or malformed entry: {error}") from error
@@ -223,4 +234,6 @@ def _to_toml(profile: Profile) -> str:
         },
         "quantiles": {name: list(values) for name, values in profile.quantiles.items()},
     }
+    if profile.error is not None:
+        content["error"] = profile.error.as_dict()
     return f"# quantiles: values at {levels}\n{tomli_w.dumps(content)}"

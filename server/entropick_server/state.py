@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from starlette.requests import Request
 
+from entropick_sampler.error_probability import ErrorModel
+
 from .admission import Admission
 from .engine.base import Engine, EngineDeadError, EngineError
 from .engine.types import ModelInfo
@@ -36,6 +38,8 @@ class ServedModel:
     """of the calibration profile in force"""
     fingerprint: str
     """OpenAI's system_fingerprint, which changes with version, model and profile"""
+    error_model: ErrorModel | None = None
+    """the profile's coefficients of ``error_probability``"""
 
     @classmethod
     def of(cls, engine: Engine) -> ServedModel:
@@ -44,9 +48,11 @@ class ServedModel:
         vocabulary = Vocabulary(engine.tokenizer, info.vocab_size)
         encoder = PromptEncoder(engine.tokenizer, vocabulary, info.max_model_len)
         profile = None if engine.profile is None else engine.profile.id
+        error = None if engine.profile is None else engine.profile.error
         parts = f"{server_version()}|{info.source}|{info.dtype}|{profile}"
         digest = hashlib.sha256(parts.encode()).hexdigest()[:8]
-        return cls(info, vocabulary, encoder, profile, f"entropick-{server_version()}-{digest}")
+        fingerprint = f"entropick-{server_version()}-{digest}"
+        return cls(info, vocabulary, encoder, profile, fingerprint, error)
 
 
 class ServerState:

@@ -9,11 +9,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
 import httpx
 import pytest
+
+from entropick_pico import model_path
+from entropick_sampler.error_probability import ErrorModel, Mix, Weight
+from entropick_sampler.profile import PROFILE_FILE, Profile
 
 READY_WITHIN = 1200.0
 ENGINES = ("torch", "vllm", "vllm-v2") if find_spec("vllm") else ("torch",)
@@ -34,6 +39,19 @@ V2_HERE = {
 VLLM = ("--engine", "vllm", "--", "--distributed-executor-backend", "uni")
 ARGUMENTS = {"torch": ("--engine", "torch"), "vllm": VLLM, "vllm-v2": VLLM}
 
+WIDE = (-1e9, 1e9)
+ERRORS = ErrorModel(
+    "made up",
+    1,
+    60,
+    reply=Mix(
+        -1.0, {name: Weight(0.3, *WIDE) for name in ("mean_logprob", "max_entropy", "log_tokens", "cut")}
+    ),
+    answer=Mix(-2.0, {name: Weight(0.2, *WIDE) for name in ("mean_logprob", "answer_sum", "no_answer")}),
+    vote=Mix(-3.0, {name: Weight(0.1, *WIDE) for name in ("mean_logprob", "agreement", "others")}),
+)
+"""coefficients that nobody fitted: that they are read, and how, is tested"""
+
 
 class Server:
     """A running server: ``url``, and what one of its kind can be asked outside HTTP."""
@@ -50,7 +68,10 @@ class Server:
         if engine == "vllm-v2":
             paths = (V2_HERE["PYTHONPATH"], environment.get("PYTHONPATH"))
             environment |= {**V2_HERE, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+        profile = log.with_suffix(".toml")
+        replace(Profile.load(model_path() / PROFILE_FILE), error=ERRORS).save(profile)
         command = [sys.executable, "-m", "entropick_server.cli", "serve", "--port", str(port)]
+        command += ["--profile", str(profile)]
         with log.open("wb") as out:
             self.process = subprocess.Popen(
                 [*command, *ARGUMENTS[engine]],

@@ -13,8 +13,9 @@ import pytest
 from entropick_eval import targets
 from entropick_eval.arms import Arm, choose_arms
 from entropick_eval.replies import read_reply
-from entropick_eval.runner import Job, Plan, Runner, StoppedError, request_body, seed_of
+from entropick_eval.runner import Job, Plan, Runner, StoppedError, request_body, seed_of, to_result
 from entropick_eval.store import Store
+from entropick_sampler.reply_scores import rauq
 
 from .support import Server, completion, item, refusal
 
@@ -47,9 +48,33 @@ def test_the_body_for_our_server() -> None:
         "seed": seed_of(one, FIXED, 2),
         "stop": ["\n"],
         "temperature": 0.7,
-        "entropick": {"policy": "fixed", "telemetry": "tokens"},
+        "entropick": {"policy": "fixed", "telemetry": "tokens", "answer": "first_sentence"},
     }
     assert request_body(Job(GREEDY, one, 0), Plan(keep="none"), True)["entropick"] == {"telemetry": "none"}
+
+
+def test_all_signals_come_with_the_heads() -> None:
+    arm, one = Arm("greedy", {"temperature": 0.0}), item(1)
+    assert request_body(Job(arm, one, 0), Plan(keep="all"), True)["entropick"]["telemetry"] == "full"
+    surprisals, attention = (0.5, 2.0, 1.0), ([[0.9, 0.2]], [[0.4, 0.3]], [[0.1, 0.8]])
+    rows = [
+        {
+            "token": "a",
+            "signals": {"surprisal": s, "logits_entropy": 1.0},
+            "detail": {"attention_to_previous": heads},
+        }
+        for s, heads in zip(surprisals, attention, strict=True)
+    ]
+    told = {"summary": {}, "tokens": rows}
+    answer = completion("aaa", 3, entropick=told).json()
+    # a token's attention stands in the row behind it, and the last token's in none
+    assert read_reply(answer).rauq == pytest.approx(rauq([0.5, 2.0], [[[0.1, 0.8]]]))
+    assert to_result(Job(arm, one, 0), read_reply(answer), "c", 0.0, "all").features["rauq"] > 0
+    for broken in ([[None, 0.8]], None):
+        rows[2]["detail"] = {"attention_to_previous": broken} if broken else None
+        assert read_reply(completion("aaa", 3, entropick=told).json()).rauq is None
+    assert read_reply(completion("a", 1, entropick={"tokens": rows[:1]}).json()).rauq is None
+    assert read_reply(completion("a", 1).json()).rauq is None
 
 
 def test_the_body_for_another_server() -> None:
@@ -62,7 +87,7 @@ def test_the_body_for_another_server() -> None:
 def test_an_arm_wins_over_the_item() -> None:
     arm = Arm("short", {"max_tokens": 3, "entropick": {"telemetry": "full"}})
     body = request_body(Job(arm, item(1, max_tokens=9), 0), Plan(), True)
-    assert (body["max_tokens"], body["entropick"]) == (3, {"telemetry": "full"})
+    assert (body["max_tokens"], body["entropick"]) == (3, {"telemetry": "full", "answer": "first_sentence"})
 
 
 def test_consensus_gets_the_items_extractor() -> None:

@@ -20,6 +20,7 @@ from entropick_sampler.params import (
     check_overrides,
 )
 
+from ..answers import Extractor, ExtractorError, extractor
 from ..consensus.config import ConsensusConfig, consensus_config
 from .errors import ApiError, bad_request, shown
 from .parsing import WireModel
@@ -56,6 +57,9 @@ class EntropickOptions(WireModel):
         description="draw several replies and return the one whose answer wins a vote; false: not even where "
         "that is the server's default",
     )
+    answer: str | dict[str, Any] | None = Field(
+        None, description="where the answer stands in a reply, for error_probability: an extractor"
+    )
     telemetry: TelemetryLevel | None = Field(None, description="how much of the measurements comes back")
 
     @model_validator(mode="before")
@@ -74,6 +78,16 @@ class EntropickOptions(WireModel):
         if value is None or value is False or isinstance(value, dict):
             return value
         raise ValueError("must be an object, or false")
+
+    @field_validator("answer", mode="before")
+    @classmethod
+    def _extractor(cls, value: Any) -> Any:
+        if value is not None:
+            try:
+                extractor(value)
+            except ExtractorError as error:
+                raise ValueError(str(error)) from error
+        return value
 
     @model_validator(mode="after")
     def _ranges(self) -> EntropickOptions:
@@ -109,17 +123,27 @@ class EntropickOptions(WireModel):
             branch=default.branch if self.branch is None else branch_config(self.branch, default.branch),
         )
 
+    @property
+    def extractor(self) -> Extractor | None:
+        """Makes the extractor that ``answer`` describes; None where the request names none."""
+        return None if self.answer is None else extractor(self.answer)
+
     def vote(self, default: ConsensusConfig | None) -> ConsensusConfig | None:
         """Returns the request's consensus over the server's default; None for none.
 
-        Raises a 400 where neither says what a reply answers.
+        Raises a 400 where nothing says what a reply answers, and where the request says it twice.
         """
-        if self.consensus is None:
-            return default
-        if self.consensus is False:
+        asked = self.consensus
+        if asked is False or (asked is None and default is None):
             return None
+        values = dict(asked or {})
+        if self.answer is not None:
+            if "extract" in values:
+                message = "entropick.answer: not together with entropick.consensus.extract: both name it."
+                raise bad_request(message, "entropick.answer")
+            values["extract"] = self.answer
         try:
-            return consensus_config(self.consensus, default)
+            return consensus_config(values, default)
         except ValueError as error:
             raise bad_request(f"entropick.{error}.", f"entropick.{str(error).partition(':')[0]}") from error
 

@@ -127,6 +127,7 @@ class ConsensusTelemetry(BaseModel):
 
     summary: ConsensusSummary
     replies: list[ReplyRow] | None = None
+    error_probability: float | None = None
 
 
 class Summary(BaseModel):
@@ -141,6 +142,10 @@ class Summary(BaseModel):
     strategies: dict[str, int]
     forced_tokens: int
     branch_tokens: int = Field(description="of branches that lost; no part of the answer")
+    error_probability: float | None = Field(
+        default=None,
+        description="that the reply is wrong, by the profile's fit; absent where there is none that fits it",
+    )
     consensus: ConsensusSummary | None = Field(
         default=None, description="of a reply that won a vote; absent elsewhere"
     )

@@ -49,6 +49,7 @@ async def respond(
     """Runs a checked request. Returns one JSON document, or a stream."""
     body.check_choices(state.settings.max_n)
     consensus = consensus_of(body, state)
+    extract = None if body.entropick is None else body.entropick.extractor
     count = body.completions if consensus is None else needed(consensus.stop, (), consensus.k)
     origin = Origin(
         answer_id=f"{kind.prefix}-{uuid.uuid4().hex}",
@@ -75,7 +76,7 @@ async def respond(
                 ]
                 return ConsensusAnswer(state, origin, kind, voted)
             runs = [
-                Run(index, request, origin, state, admitted[index // count])
+                Run(index, request, origin, state, admitted[index // count], extract)
                 for index, request in enumerate(requests)
             ]
             return Answer(state, origin, kind, runs, body.choices, count)

@@ -7,17 +7,16 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Final, TypeVar
-
-from entropick_sampler.signals import SIGNAL_NAMES
+from typing import TypeVar
 
 from ..admission import AdmittedPrompt
 from ..consensus.config import ConsensusConfig
 from ..consensus.rules import Verdict, judge
 from ..consensus.run import Report, draw_votes
-from ..consensus.weights import Figures, Vote, vote
+from ..consensus.weights import Vote, vote
 from ..engine.base import EngineDeadError
 from ..engine.types import FinishReason, Request
+from ..error_estimate import Agreement
 from ..protocol.errors import ApiError
 from ..protocol.responses import (
     ChatChunkChoice,
@@ -32,10 +31,9 @@ from ..protocol.responses import (
 from ..state import ServerState
 from .answer import DONE, ROW_SIZE, Write, envelope, event, run_choice
 from .formats import Format
-from .run import Origin, ReplyToken, Run
+from .run import Origin, ReplyToken, Run, figures_of
 
 Result = TypeVar("Result")
-_ENTROPY: Final = SIGNAL_NAMES.index("logits_entropy")
 
 
 class VotedPrompt:
@@ -71,7 +69,9 @@ class VotedPrompt:
         verdict = await _beside(server, size, partial(judge, rule, votes, k, similar=similar))
         self._place.leave()
         self.winner = winner = self.runs[verdict.winner]
-        winner.consensus = self._telemetry(verdict, votes)
+        winner.consensus = told = self._telemetry(verdict, votes)
+        if not similar:
+            told.error_probability = winner.error_probability(Agreement.of(votes, verdict.winner))
         server.metrics.on_consensus(verdict.reason, len(votes), self.lost)
         return winner
 
@@ -84,7 +84,9 @@ class VotedPrompt:
         if number >= self._foreseen:
             self._place.add_waiting()
         index = self.index * self._config.k + number
-        run = self.runs[number] = Run(index, self._reply(number), self._origin, server, self._place)
+        extract = None if self._config.similar else self._extract
+        request = self._reply(number)
+        run = self.runs[number] = Run(index, request, self._origin, server, self._place, extract)
         steps = self.steps[number] = []
 
         async def deliver(run: Run, text: str, first: bool) -> None:
@@ -93,7 +95,7 @@ class VotedPrompt:
 
         await run_choice(server, run, deliver)
         ended = run.finish_reason is FinishReason.STOP
-        text, tokens = run.text, [_figures(token) for token in run.tokens]
+        text, tokens = run.text, [figures_of(token) for token in run.tokens]
         cast = partial(vote, text, tokens, ended, self._extract, self._config.weight)
         return await _beside(server, len(text), cast)
 
@@ -150,11 +152,6 @@ async def _beside(server: ServerState, size: int, work: Callable[[], Result]) ->
         return await server.offload.run(size, work)
     except ApiError as error:
         raise EngineDeadError(error.message) from error
-
-
-def _figures(reply: ReplyToken) -> Figures:
-    token = reply.token
-    return Figures(token.logprob, token.signals[_ENTROPY], reply.offset, token.forced)
 
 
 class ConsensusAnswer:

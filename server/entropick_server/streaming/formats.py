@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from ..protocol.responses import (
     ChatChoice,
@@ -125,7 +125,10 @@ def _with_telemetry(choice: Choice, run: Run, tokens: Sequence[ReplyToken], *, e
     if end:
         telemetry.summary = run.summary
         if (voted := run.consensus) is not None:
-            telemetry.summary = run.summary.model_copy(update={"consensus": voted.summary})
+            told: dict[str, Any] = {"consensus": voted.summary}
+            if voted.error_probability is not None:
+                told["error_probability"] = voted.error_probability
+            telemetry.summary = run.summary.model_copy(update=told)
             if voted.replies is not None:
                 telemetry.replies = voted.replies
     if rows:

@@ -6,16 +6,24 @@ import asyncio
 import time
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
+
+from entropick_sampler.error_probability import RunningFigures
+from entropick_sampler.signals import SIGNAL_NAMES
 
 from ..admission import AdmittedPrompt
+from ..answers import Extractor
+from ..consensus.weights import Figures
 from ..detokenizer import Detokenizer
 from ..engine.base import EngineError
 from ..engine.types import FinishReason, Request, RequestOutput, Token
+from ..error_estimate import Agreement, estimate
 from ..protocol.responses import ConsensusTelemetry, Summary
 from ..recent import Finished, Series
 from ..state import ServedModel, ServerState
 from ..telemetry import summarize
+
+_ENTROPY: Final = SIGNAL_NAMES.index("logits_entropy")
 
 
 class GenerationError(EngineError):
@@ -51,6 +59,12 @@ class ReplyToken:
     eos: bool
 
 
+def figures_of(reply: ReplyToken) -> Figures:
+    """Returns the figures of a token as votes and estimates of errors read them."""
+    token = reply.token
+    return Figures(token.logprob, token.signals[_ENTROPY], reply.offset, token.forced)
+
+
 class Run:
     """A choice while it is generated and after. Use it as a context around the engine's outputs.
 
@@ -58,9 +72,18 @@ class Run:
     """
 
     def __init__(
-        self, index: int, request: Request, origin: Origin, server: ServerState, prompt: AdmittedPrompt
+        self,
+        index: int,
+        request: Request,
+        origin: Origin,
+        server: ServerState,
+        prompt: AdmittedPrompt,
+        extract: Extractor | None = None,
     ) -> None:
-        """Prepares a choice: number ``index`` of the HTTP answer, of an admitted prompt."""
+        """Prepares a choice: number ``index`` of the HTTP answer, of an admitted prompt.
+
+        ``extract``: takes the answer of its reply, None where nobody said what an answer is.
+        """
         self.index = index
         self.request = request
         self.vocabulary = origin.model.vocabulary
@@ -74,6 +97,9 @@ class Run:
         """from the arrival to the first token"""
         self.consensus: ConsensusTelemetry | None = None
         """of the reply that won a vote"""
+        self._figures = RunningFigures()
+        self._error_model = origin.model.error_model
+        self._extract = extract
         self._origin = origin
         self._server = server
         self._prompt = prompt
@@ -99,8 +125,22 @@ class Run:
         tokens = [reply.token for reply in self.tokens]
         summary = summarize(self.request, tokens, self._origin.model.profile_id, self.branch_tokens)
         if self.finish_reason is not None:
+            if (probability := self.error_probability()) is not None:
+                summary.error_probability = probability
             self._summary = summary
         return summary
+
+    def error_probability(self, agreement: Agreement | None = None) -> float | None:
+        """Returns the probability that the reply, which has ended, is wrong; None where nothing tells.
+
+        ``agreement``: of the other replies, where it won a vote.
+        """
+        model = self._error_model
+        if model is None:
+            return None
+        figures = [figures_of(reply) for reply in self.tokens[: model.longest + 1]]
+        cut = self.finish_reason is FinishReason.LENGTH
+        return estimate(model, self._figures, cut, self.text, figures, self._extract, agreement)
 
     def take(self, output: RequestOutput) -> str:
         """Takes the output of an engine step. Returns the text that it lets out.
@@ -118,6 +158,8 @@ class Run:
             ending = last and token.token_id in self._stop_ids
             eos = ending and token.token_id in self._eos
             self.tokens.append(ReplyToken(len(self.tokens), token, self._detokenizer.offset, ending, eos))
+            if self._error_model is not None and not token.forced:
+                self._figures.add(token.surprisal, token.signals[_ENTROPY])
             released = self._detokenizer.push(token.token_id, silent=ending)
             text += released.text
             self._released += released.tokens
