@@ -96,6 +96,7 @@ def _blocks(everything: Sequence[Findings], sections: Sequence[Section]) -> Iter
 
 
 def _negatives(findings: Findings) -> Iterator[str]:
+    yield from _screening(findings)
     yield from _absent(findings)
     half = findings.halves.get("test")
     if half is None or not half.tables:
@@ -110,6 +111,22 @@ def _negatives(findings: Findings) -> Iterator[str]:
     for arm, families in worse.items():
         listed = "; ".join(families)
         yield f"`{arm}` is worse than `{findings.baseline}` on {len(families)} families: {listed}"
+
+
+def _screening(findings: Findings) -> Iterator[str]:
+    """Yields a sentence for the families that stand in no table, and for each that stands on the wrong side."""
+    apart = {name: one for name, one in findings.screened.items() if one.apart}
+    shown = "; ".join(f"{name} {one.right:.1%} of {one.n}" for name, one in sorted(apart.items()))
+    if apart:
+        least = max(one.least for one in apart.values())
+        yield (
+            f"Families of which `{findings.baseline}` solves less than {least:.0%} of the fit half measure nothing "
+            f"and stand in no table: {shown}"
+        )
+    for name, one in sorted(findings.screened.items()):
+        if one.apart != (one.right < one.least):
+            where = "stands apart" if one.apart else "is in the tables"
+            yield f"{name} {where}, though `{findings.baseline}` solves {one.right:.1%} of {one.n} (limit {one.least:.0%})"
 
 
 def _absent(findings: Findings) -> Iterator[str]:

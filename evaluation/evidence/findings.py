@@ -23,10 +23,10 @@ from .plan import EvidencePlan, Run
 
 T = TypeVar("T")
 CURVES: Final = (
-    "vote of sampling, weight none",
-    "vote of sampling, weight mean_logprob",
-    "best of sampling, weight mean_logprob",
-    "consensus of sampling, rule cascade",
+    "vote of min_p_02, weight none",
+    "vote of min_p_02, weight mean_logprob",
+    "best of min_p_02, weight mean_logprob",
+    "consensus of min_p_02, rule cascade",
 )
 """the curves that arms of several looks are compared with at equal tokens"""
 
@@ -68,6 +68,18 @@ class Seconds:
 
 
 @dataclass(frozen=True, slots=True)
+class Screened:
+    """The share of a family's questions of the fit half that the baseline solves."""
+
+    n: int
+    right: float
+    apart: bool
+    """whether the plan leaves the family out of the tables"""
+    least: float
+    """the share below which it should"""
+
+
+@dataclass(frozen=True, slots=True)
 class Findings:
     """All that is known of a model."""
 
@@ -80,6 +92,8 @@ class Findings:
     halves: Mapping[Split, Half]
     coverage: tuple[Coverage, ...]
     provenance: tuple[Provenance, ...]
+    screened: Mapping[str, Screened]
+    """family -> what the baseline solves of its questions of the fit half"""
     seconds: Mapping[str, Seconds]
     """arm -> time to the answer, of arms that were computed one question at a time"""
 
@@ -104,7 +118,8 @@ class Findings:
 def findings(plan: EvidencePlan, model: str, results: Path, resamples: int = RESAMPLES) -> Findings:
     """Returns the figures of a model from the stored results of any code."""
     names = [model, *(one.name for one in plan.models.values() if one.of == model)]
-    runs = [run for name in names for run in plan.runs_of(name)]
+    everything = [run for name in names for run in plan.runs_of(name)]
+    runs = [run for run in everything if not run.apart]
     arms = Arms(
         {key: arm for name in names for key, arm in plan.models[name].arms.requests.items()},
         {key: arm for name in names for key, arm in plan.models[name].arms.rules.items()},
@@ -131,6 +146,7 @@ def findings(plan: EvidencePlan, model: str, results: Path, resamples: int = RES
         provenance=tuple(
             _provenance(arm, stores[name]) for name in names for arm in request_arms(plan.runs_of(name))
         ),
+        screened=_screened(plan, [run for run in everything if run.model == model], stores[model]),
         seconds={
             arm.name: _seconds(stores[name].results(arm))
             for name in names
@@ -139,6 +155,19 @@ def findings(plan: EvidencePlan, model: str, results: Path, resamples: int = RES
             if stores[name].results(arm)
         },
     )
+
+
+def _screened(plan: EvidencePlan, runs: Sequence[Run], store: Store) -> dict[str, Screened]:
+    found: dict[tuple[str, bool], list[float]] = {}
+    for run in runs:
+        if run.split == "fit" and plan.baseline in run.arms.requests:
+            scored = collect(run.items, run.arms, store, lambda _: None)
+            for item, answer in scored.scored.get(plan.baseline, {}).items():
+                found.setdefault((scored.families[item], run.apart), []).append(answer.correct)
+    return {
+        family: Screened(len(right), sum(right) / len(right), apart, plan.least)
+        for (family, apart), right in found.items()
+    }
 
 
 def _merged(parts: Sequence[Collected]) -> Collected:

@@ -45,6 +45,8 @@ class Run:
     split: Split
     items: tuple[Item, ...]
     arms: Arms
+    apart: bool = False
+    """whether its questions stand in no table: it says of which families the model solves too little"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,8 @@ class EvidencePlan:
     seed: int
     server: Mapping[str, Any]
     """settings of the server"""
+    least: float
+    """the share of a family's questions of the fit half that the baseline must solve, or it stands apart"""
     models: Mapping[str, Model]
     runs: tuple[Run, ...]
 
@@ -86,6 +90,7 @@ def read_plan(path: Path = PLAN) -> EvidencePlan:
             max_tokens=int(raw["max_tokens"]),
             seed=seed,
             server=dict(raw["server"]),
+            least=float(raw.get("least", 0.0)),
             models=models,
             runs=runs,
         )
@@ -114,7 +119,7 @@ def _model(name: str, fields: Mapping[str, Any], folder: Path, baseline: str) ->
 def _run(number: int, fields: Mapping[str, Any], models: Mapping[str, Model], folder: Path, seed: int) -> Run:
     where = f"runs[{number}]"
     for field in fields:
-        if field not in ("model", "split", "tasks", "limit", "arms"):
+        if field not in ("model", "split", "tasks", "limit", "arms", "apart"):
             raise PlanError(f"{where}.{field}: no such field")
     model, split = fields["model"], fields["split"]
     if model not in models:
@@ -126,9 +131,8 @@ def _run(number: int, fields: Mapping[str, Any], models: Mapping[str, Model], fo
     items = limited(chosen, fields.get("limit"), seed)
     if not items:
         raise PlanError(f"{where}: no item of the split {split}")
-    return Run(
-        model, split, tuple(items), models[model].arms.only(_named(where, fields["arms"], models[model]))
-    )
+    arms = models[model].arms.only(_named(where, fields["arms"], models[model]))
+    return Run(model, split, tuple(items), arms, bool(fields.get("apart", False)))
 
 
 def _named(where: str, patterns: Sequence[str], model: Model) -> list[str]:

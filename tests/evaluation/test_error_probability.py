@@ -159,7 +159,7 @@ def stored(item_id: str, rng: np.random.Generator, attention: bool = True) -> Re
     if attention:
         signals |= {s.name: tuple(float(v) for v in rng.random(4)) for s in ATTENTION_SIGNALS}
     return Result(
-        item=item_id, digest="", sample=0, code="c", seed=0, text=text, finish="stop", tokens=4, spent=4,
+        item=item_id, digest="", sample=0, code="c", text=text, finish="stop", tokens=4, spent=4,
         correct=None, latency=0.0, features={}, signals=signals,
     )  # fmt: skip
 
