@@ -79,7 +79,9 @@ SCORES: Final[tuple[tuple[str, bool, str], ...]] = (
 )
 """The single scores that the mixes are compared with: feature, whether more of it is more doubt, name."""
 GREEDY: Final = Arm("greedy", PRESETS["greedy"])
+"""the arm whose replies are predicted"""
 SAMPLING: Final = Arm("sampling", PRESETS["sampling"])
+"""the arm whose replies stand beside them"""
 
 
 @dataclass(frozen=True, slots=True)

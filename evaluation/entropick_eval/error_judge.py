@@ -24,6 +24,7 @@ are no better on families left out of smollm2's fit half"""
 DIGITS: Final = 6
 """of a coefficient, behind the point"""
 FOLDS: Final = 10
+"""parts of the fit half of which each is predicted by a fit on the others"""
 PERFECT_DRAWS: Final = 100
 LEAST: Final = 5
 """right replies, and wrong replies, of the smallest family whose AUROC counts"""
