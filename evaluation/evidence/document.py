@@ -114,19 +114,20 @@ def _negatives(findings: Findings) -> Iterator[str]:
 
 
 def _screening(findings: Findings) -> Iterator[str]:
-    """Yields a sentence for the families that stand in no table, and for each that stands on the wrong side."""
+    """Yields sentences for the families in no table, and for each family on the wrong side of the limit."""
     apart = {name: one for name, one in findings.screened.items() if one.apart}
     shown = "; ".join(f"{name} {one.right:.1%} of {one.n}" for name, one in sorted(apart.items()))
     if apart:
         least = max(one.least for one in apart.values())
         yield (
-            f"Families of which `{findings.baseline}` solves less than {least:.0%} of the fit half measure nothing "
-            f"and stand in no table: {shown}"
+            f"Families of which `{findings.baseline}` solves less than {least:.0%} of the fit half "
+            f"measure nothing and stand in no table: {shown}"
         )
     for name, one in sorted(findings.screened.items()):
         if one.apart != (one.right < one.least):
             where = "stands apart" if one.apart else "is in the tables"
-            yield f"{name} {where}, though `{findings.baseline}` solves {one.right:.1%} of {one.n} (limit {one.least:.0%})"
+            solved = f"`{findings.baseline}` solves {one.right:.1%} of {one.n}"
+            yield f"{name} {where}, though {solved} (limit {one.least:.0%})"
 
 
 def _absent(findings: Findings) -> Iterator[str]:

@@ -143,14 +143,19 @@ async def filled(
 def test_the_shipped_plan() -> None:
     plan = read_plan()
     assert plan.server["batch_invariant"] is True
-    checked = {(run.model, run.split): len(run.items) for run in plan.runs if run.items[0].check is not None}
-    assert checked["smollm2", "test"] == 2100
-    assert checked["smollm2", "fit"] == 700
+    asked = [run for run in plan.runs if run.model == "smollm2" and run.items[0].check is not None]
+    checked = {run.split: len(run.items) for run in asked if not run.apart}
+    assert checked["test"] >= 1200
+    assert checked["fit"] >= 300
+    (apart,) = (run for run in asked if run.apart)
+    assert (apart.split, set(apart.arms.requests)) == ("fit", {"greedy"})
+    in_tables = {item.family for run in asked if not run.apart for item in run.items}
+    assert not in_tables & {item.family for item in apart.items}
     assert len({item.family for run in plan.runs_of("pico") for item in run.items}) > 10
     names = {*plan.models["smollm2"].arms.requests, *plan.models["smollm2"].arms.rules}
-    assert {"greedy", "default", "sampling", "min_p", "seed", "vote k=9", "again_if_no_answer k=6"} <= names
+    assert {"greedy", "default", "sampling", "min_p", "seed", "vote k=5", "again_if_no_answer k=6"} <= names
     assert plan.default in names
-    assert plan.shared("smollm2") == {"greedy", "sampling"}
+    assert plan.shared("smollm2") == {"greedy", "min_p_02"}
     assert sum(looks_again(plan.models["smollm2"].arms, name) for name in names) >= 20
     for model in plan.models.values():
         assert plan.runs_of(model.name)
@@ -281,6 +286,35 @@ async def test_the_page_says_what_is_missing_and_what_missed_first(
     assert write([again_found], docs) == []
     (docs / PAGE).write_text((docs / PAGE).read_text().replace("| met |", "| missed |", 1))
     assert len(write([again_found], docs)) == 2
+
+
+async def test_families_that_the_baseline_cannot_do_stand_apart(plan: EvidencePlan, tmp_path: Path) -> None:
+    """They are named with their share and have no part in a figure; a family on the wrong side is told."""
+    rows = [
+        {"id": f"{name}{n}", "family": name, "split": "fit", "prompt": f"What is {n} + 2?", "answer": answer}
+        for name, more in (("hard", 9), ("easy", 1))
+        for n in range(8)
+        for answer in (n + more,)
+    ]
+    (tmp_path / "apart.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    run = """
+[[runs]]
+model = "smollm2"
+split = "fit"
+tasks = ["apart.jsonl"]
+arms = ["greedy"]
+apart = true
+"""
+    (tmp_path / "plan.toml").write_text("least = 0.3\n" + PLAN + run)
+    plan = read_plan(tmp_path / "plan.toml")
+    await filled(plan, tmp_path / "r", ("smollm2",))
+    found = findings(plan, "smollm2", tmp_path / "r", 100)
+    assert (found.screened["hard"].right, found.screened["hard"].n) == (0.0, 8)
+    assert {table.family for table in found.halves["fit"].tables} == {POOLED, "sums", "more"}
+    text = page([found])
+    assert "less than 30% of the fit half" in text
+    assert "hard 0.0% of 8" in text
+    assert "easy stands apart, though `greedy` solves 50.0% of 8 (limit 30%)" in text
 
 
 def test_a_page_without_results(plan: EvidencePlan, tmp_path: Path) -> None:
