@@ -103,6 +103,7 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
     "sampling": _fixed(**_SAMPLING),
     "sampling_t1": _fixed(temperature=1.0, **_OFF),
     "min_p": _fixed(temperature=1.0, **{**_OFF, "min_p": 0.1}),
+    "min_p_02": _fixed(temperature=0.7, top_p=1.0, min_p=0.2),
     "default": {},
     "seed": {"entropick": {"policy": "entropix", "preset": "seed"}},
     "calibrated": {"temperature": 0.7, "entropick": {"policy": "entropix", "preset": "calibrated"}},

@@ -80,7 +80,7 @@ SCORES: Final[tuple[tuple[str, bool, str], ...]] = (
 """The single scores that the mixes are compared with: feature, whether more of it is more doubt, name."""
 GREEDY: Final = Arm("greedy", PRESETS["greedy"])
 """the arm whose replies are predicted"""
-SAMPLING: Final = Arm("sampling", PRESETS["sampling"])
+SAMPLING: Final = Arm("min_p_02", PRESETS["min_p_02"])
 """the arm whose replies stand beside them"""
 
 

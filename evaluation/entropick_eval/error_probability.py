@@ -1,7 +1,7 @@
 """Fits ``error_probability`` on stored replies of a model, judges it, and writes it into the model's profile.
 
 ``python -m entropick_eval.error_probability --results DIR --profile FILE`` reads what ``entropick eval
---keep all`` stored of the arms ``greedy`` and, where there is any, ``sampling``. Coefficients come from the
+--keep all`` stored of the arms ``greedy`` and, where there is any, ``min_p_02``. Coefficients come from the
 fit half alone; the figures are of the test half, or, while nothing of it is stored, of parts of the fit half
 that the fit did not see. The same results give the same file. docs/uncertainty.md says what it reached.
 """

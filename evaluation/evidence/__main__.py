@@ -24,13 +24,12 @@ from entropick_server.engine.base import EngineError
 from entropick_server.settings import SettingsError, load_settings
 
 from .compute import RESULTS, ModelError, again, claim, complete, open_store, request_arms, take, take_over
-from .document import Section, write
+from .document import write
+from .errors import error_section
 from .findings import findings
 from .plan import PLAN, EvidencePlan, PlanError, read_plan
 
 DOCS: Final = Path(__file__).resolve().parents[2] / "docs"
-SECTIONS: Final[tuple[Section, ...]] = ()
-"""further parts of each model's chapter"""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -131,7 +130,8 @@ def _take(args: argparse.Namespace, plan: EvidencePlan, chosen: Sequence[str]) -
 
 def _page(args: argparse.Namespace, plan: EvidencePlan, own: Sequence[str]) -> int:
     everything = [findings(plan, name, args.results, args.resamples) for name in own]
-    changed = write(everything, args.docs, SECTIONS)
+    sections = (error_section(plan, args.results, args.resamples),)
+    changed = write(everything, args.docs, sections)
     print("\n".join(changed[:40]))
     if changed:
         print(f"docs/evidence.md and its plots: {len(changed)} lines differ from those before")

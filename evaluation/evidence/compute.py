@@ -47,10 +47,15 @@ def asking(plan: EvidencePlan, keep: Keep) -> Asking:
 
 
 def kept(plan: EvidencePlan, run: Run, arm: Arm) -> Keep:
-    """Returns how much is kept of an arm's replies: more where rules look at them, little of open prompts."""
+    """Returns how much is kept of an arm's replies: more where rules look at them, little of open prompts.
+
+    Of the baseline on the fit half every signal is: attention is judged as a predictor of errors there.
+    """
     if all(item.check is None for item in run.items) or arm.name not in plan.shared(run.model):
         return "figures"
-    return "scores" if arm.name == plan.baseline else "answers"
+    if arm.name == plan.baseline:
+        return "all" if run.split == "fit" and not run.apart else "scores"
+    return "answers"
 
 
 def open_store(results: Path, model: str, arms: Sequence[Arm]) -> Store:

@@ -89,7 +89,7 @@ def test_stored_rows_give_the_servers_number(tokens: list[tuple[str, float, floa
     served = estimate(MODEL, running, cut, text, figures, last_number)
     assert served is not None
     recipe = MODEL.probability(features, len(tokens))
-    assert recipe == pytest.approx(served, abs=1e-3)
+    assert recipe == pytest.approx(served, abs=5e-3)  # stored figures are hundredths of a bit
 
 
 def test_the_fit_recovers_known_coefficients() -> None:
@@ -215,7 +215,7 @@ def test_what_the_recipe_finds(made: tuple[Path, Findings]) -> None:
     assert {line.name for line in found.scores} >= {"perplexity", "largest entropy", "agreement, mean"}
     assert "winner of a vote of 3 or 5" in lines
     assert "reply, answer and 4 samples" in lines
-    assert [line.name for line in found.transfer][-1] == "reply and answer, on `sampling`"
+    assert [line.name for line in found.transfer][-1] == "reply and answer, on `min_p_02`"
     model = found.model
     assert model is not None
     assert model.answer is not None
