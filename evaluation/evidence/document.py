@@ -92,7 +92,8 @@ def _blocks(everything: Sequence[Findings], sections: Sequence[Section]) -> Iter
         yield Heading(findings.model, 3)
         yield Bullets(tuple(_negatives(findings)) or ("Nothing to report here.",))
     for findings in everything:
-        yield from _chapter(findings, sections)
+        if any(one.replies for one in findings.provenance):
+            yield from _chapter(findings, sections)
 
 
 def _negatives(findings: Findings) -> Iterator[str]:
