@@ -197,16 +197,20 @@ def test_levels_of_telemetry(server: str) -> None:
 
 def test_seeds(server: str) -> None:
     """Equal seeds give equal texts, other seeds others; a picked seed is told and replays."""
-    texts = [text_of(ask(server, PROMPTS[2], seed=seed, max_tokens=40)) for seed in (1, 1, 2, 3)]
+    warm = {"temperature": 0.7, "max_tokens": 40}
+    texts = [text_of(ask(server, PROMPTS[2], seed=seed, **warm)) for seed in (1, 1, 2, 3)]
     assert texts[0] == texts[1]
     assert len(set(texts)) > 1
-    first = ask(server, PROMPTS[2], seed=None, max_tokens=40)
+    first = ask(server, PROMPTS[2], seed=None, **warm)
     seed = first["choices"][0]["entropick"]["summary"]["seed"]
-    assert text_of(ask(server, PROMPTS[2], seed=seed, max_tokens=40)) == text_of(first)
+    assert text_of(ask(server, PROMPTS[2], seed=seed, **warm)) == text_of(first)
 
 
 def test_choices_of_one_prompt(server: str) -> None:
-    """Each choice is drawn with numbers of its own and told apart; the first is the one of n = 1."""
+    """Each choice is drawn with numbers of its own and told apart; the first is the one of n = 1.
+
+    Without a temperature too: several continuations are drawn at 0.7.
+    """
     settings = {"telemetry": "tokens"}
     answer = ask(server, PROMPTS[2], n=3, max_tokens=24, ignore_eos=True, entropick=settings)
     texts = [choice["message"]["content"] for choice in answer["choices"]]
@@ -214,7 +218,7 @@ def test_choices_of_one_prompt(server: str) -> None:
     assert len(set(texts)) > 1
     assert answer["usage"]["completion_tokens"] == 72
     assert all(len(choice["entropick"]["tokens"]) == 24 for choice in answer["choices"])
-    alone = ask(server, PROMPTS[2], max_tokens=24, ignore_eos=True, entropick=settings)
+    alone = ask(server, PROMPTS[2], temperature=0.7, max_tokens=24, ignore_eos=True, entropick=settings)
     assert text_of(alone) == texts[0]
 
 
@@ -223,7 +227,8 @@ def test_alone_and_in_company(server: str) -> None:
     bodies = [(prompt, seed) for prompt in PROMPTS for seed in (1, 2)]
 
     def one(body: tuple[str, int]) -> dict[str, Any]:
-        return ask(server, body[0], seed=body[1], max_tokens=30, entropick={"telemetry": "tokens"})
+        warm = {"temperature": 0.7} if body[1] == 1 else {}
+        return ask(server, body[0], seed=body[1], max_tokens=30, entropick={"telemetry": "tokens"}, **warm)
 
     alone = [one(body) for body in bodies]
     with ThreadPoolExecutor(len(bodies)) as pool:
