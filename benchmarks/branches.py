@@ -22,14 +22,9 @@ from dataclasses import dataclass, replace
 
 from _common import make_engine, prompt_ids
 from entropick_pico import grammar
-from entropick_sampler.params import (
-    SCORERS,
-    SEVERAL_TEMPERATURE,
-    BranchConfig,
-    PolicyConfig,
-    SamplingParams,
-    Strategy,
-)
+from entropick_sampler.branch_config import SCORERS, BranchConfig
+from entropick_sampler.params import SEVERAL_TEMPERATURE, PolicyConfig, SamplingParams
+from entropick_sampler.strategy import Strategy
 from entropick_server.engine.embedded.engine import EmbeddedEngine
 from entropick_server.engine.types import Request, Token
 

@@ -29,8 +29,9 @@ from _common import make_engine, prompt_ids, run_all
 from entropick_pico import grammar
 from entropick_sampler.calibrate import separate
 from entropick_sampler.calibrate_opening import KINDS
-from entropick_sampler.params import PolicyConfig, SamplingParams, Strategy
+from entropick_sampler.params import PolicyConfig, SamplingParams
 from entropick_sampler.signals import POLICY_SIGNALS
+from entropick_sampler.strategy import Strategy
 from entropick_server.calibration import Sample, collect, measure, read_samples
 from entropick_server.engine.embedded.engine import EmbeddedEngine
 

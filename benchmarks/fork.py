@@ -15,14 +15,9 @@ import time
 import torch
 
 from _common import make_engine, run_all
-from entropick_sampler.params import (
-    BRANCH_STRATEGIES,
-    SEVERAL_TEMPERATURE,
-    BranchConfig,
-    PolicyConfig,
-    SamplingParams,
-    Strategy,
-)
+from entropick_sampler.branch_config import BRANCH_STRATEGIES, BranchConfig
+from entropick_sampler.params import SEVERAL_TEMPERATURE, PolicyConfig, SamplingParams
+from entropick_sampler.strategy import Strategy
 from entropick_server.engine.embedded.block_pool import BlockPool
 from entropick_server.engine.embedded.cache import CacheShape, KVCache
 from entropick_server.engine.embedded.scheduler import Scheduler

@@ -14,7 +14,8 @@ from collections import Counter, defaultdict
 
 from _common import make_engine, prompt_ids, ratio_interval, run_all, unseen_examples, wilson
 from entropick_pico import grammar
-from entropick_sampler.params import SEVERAL_TEMPERATURE, PolicyConfig, SamplingParams, Strategy
+from entropick_sampler.params import SEVERAL_TEMPERATURE, PolicyConfig, SamplingParams
+from entropick_sampler.strategy import Strategy
 
 RANDOM_KINDS = ("coin", "season", "die", "color", "name", "town", "word", "pick", "home", "visit")
 LOOK_ALIKE = ("word",)

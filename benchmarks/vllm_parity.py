@@ -39,8 +39,9 @@ async def main(count: int) -> int:
 
     sys.path.remove(str(HERE))
     from entropick_pico import grammar, model_path
-    from entropick_sampler.params import SEVERAL_TEMPERATURE, PolicyConfig, SamplingParams, Strategy
+    from entropick_sampler.params import SEVERAL_TEMPERATURE, PolicyConfig, SamplingParams
     from entropick_sampler.signals import SIGNAL_NAMES
+    from entropick_sampler.strategy import Strategy
     from entropick_server.engine.types import EngineOptions
     from entropick_server.engine.vllm.engine import VllmEngine
 

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from . import reply_scores
-from .params import DEFAULT_DEPTH, BranchConfig, Scorer, Strategy
+from .branch_config import DEFAULT_DEPTH, BranchConfig, Scorer
+from .strategy import Strategy
 
 TIE: Final = 1e-4
 """Scores this near are equal: branches that share tokens share figures, up to a rounding that depends on the

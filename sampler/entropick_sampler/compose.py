@@ -23,19 +23,18 @@ from .params import (
     FIXED_BASE,
     FORMULA_BASE,
     SEED_PARAMS,
-    STRATEGY_OFF,
     FormulaParams,
     PolicyConfig,
     PolicyName,
     PolicyParams,
     SamplingParams,
-    Strategy,
     check_overrides,
     formula_params,
     resolve,
 )
 from .profile import QUANTILE_LEVELS, Profile
 from .signals import POLICY_SIGNALS
+from .strategy import STRATEGY_OFF, Strategy
 
 N_SIGNALS: Final = len(POLICY_SIGNALS)
 N_STRATEGIES: Final = len(Strategy)

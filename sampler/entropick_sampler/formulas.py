@@ -15,8 +15,9 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .params import PolicyParams, PresetName, Strategy
+from .params import PolicyParams, PresetName
 from .signals import POLICY_SIGNALS
+from .strategy import Strategy
 
 Floats = npt.NDArray[np.float64]
 

@@ -13,8 +13,8 @@ from typing import Final, NamedTuple
 
 from torch import Tensor
 
-from .params import Strategy
 from .signals import POLICY_SIGNALS, SIGNAL_NAMES, SIGNALS
+from .strategy import Strategy
 
 TEMPERATURE, TOP_P, MIN_P, STRATEGY, TOP_K, N_CANDIDATES, INSERTED, FLAGS = range(8)
 """The columns of a line's header."""

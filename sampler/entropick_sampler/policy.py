@@ -17,9 +17,9 @@ from torch import Tensor
 
 from .columns import PolicyMemory
 from .compose import RANK_STEP, ROUNDING, ROW, SIDES, Composition, opening_table, rank_tables
-from .params import STRATEGY_OFF, Strategy
 from .profile import QUANTILE_LEVELS, Profile
 from .stats import StepStats
+from .strategy import STRATEGY_OFF, Strategy
 
 _OFFSETS: Final = {name: field[1] for name, field in (ROW.fields or {}).items()}
 _WORD: Final = 8

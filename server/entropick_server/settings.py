@@ -28,14 +28,8 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from entropick_sampler.params import (
-    PolicyConfig,
-    PolicyName,
-    PresetName,
-    TelemetryLevel,
-    branch_config,
-    check_overrides,
-)
+from entropick_sampler.branch_config import branch_config
+from entropick_sampler.params import PolicyConfig, PolicyName, PresetName, TelemetryLevel, check_overrides
 
 from .consensus.config import ConsensusConfig, consensus_config
 from .engine.named_models import NAMED_MODELS

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
-from entropick_sampler.params import Strategy
 from entropick_sampler.signals import SIGNAL_NAMES
+from entropick_sampler.strategy import Strategy
 
 from .engine.types import BranchRecord, Request, Token, TokenDetail
 from .protocol.responses import (

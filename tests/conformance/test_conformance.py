@@ -15,8 +15,8 @@ import httpx
 import pytest
 from openai import BadRequestError, NotFoundError, OpenAI
 
-from entropick_sampler.params import Strategy
 from entropick_sampler.signals import ATTENTION_SIGNALS, SIGNAL_NAMES
+from entropick_sampler.strategy import Strategy
 
 PROMPTS = (
     "What is the capital of Falnia?",

@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from entropick_sampler.batch import SampledBatch
+from entropick_sampler.branch_config import BranchConfig
 from entropick_sampler.columns import StepColumns
 from entropick_sampler.packed import TokenRow, unpack
-from entropick_sampler.params import BranchConfig, PolicyConfig, SamplingParams
+from entropick_sampler.params import PolicyConfig, SamplingParams
 from entropick_sampler.profile import QUANTILE_LEVELS, THRESHOLDS, Profile
 from entropick_sampler.signals import ATTENTION_SIGNALS, POLICY_SIGNALS
 from entropick_sampler.step import SamplerRows, sample_step

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from entropick_sampler.branch import Trajectory, in_doubt, opens, runner_up, scores, select, token_f1
-from entropick_sampler.params import SCORERS, BranchConfig, Scorer, Strategy, branch_config
+from entropick_sampler.branch_config import SCORERS, BranchConfig, Scorer, branch_config
+from entropick_sampler.strategy import Strategy
 
 EXCESS: tuple[Scorer, ...] = ("mean_excess", "lowest_excess", "lowest_group_excess")
 

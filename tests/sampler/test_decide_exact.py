@@ -7,11 +7,12 @@ import torch
 
 from entropick_sampler.columns import StepColumns, StepRow
 from entropick_sampler.compose import Composition, RowParams
-from entropick_sampler.params import SEED_PARAMS, Strategy
+from entropick_sampler.params import SEED_PARAMS
 from entropick_sampler.policy import PolicyRows, decide
 from entropick_sampler.profile import QUANTILE_LEVELS, THRESHOLDS, Profile
 from entropick_sampler.signals import POLICY_SIGNALS
 from entropick_sampler.stats import StepStats
+from entropick_sampler.strategy import Strategy
 
 NAMES = [signal.name for signal in POLICY_SIGNALS]
 

@@ -21,12 +21,13 @@ from entropick_sampler.columns import StepColumns, StepRow
 from entropick_sampler.compose import Composition, RowParams
 from entropick_sampler.opening import OpeningWeights, opening_score
 from entropick_sampler.packed import unpack
-from entropick_sampler.params import PolicyConfig, SamplingParams, Strategy
+from entropick_sampler.params import PolicyConfig, SamplingParams
 from entropick_sampler.policy import PolicyRows, decide
 from entropick_sampler.profile import QUANTILE_LEVELS, Profile, ProfileError
 from entropick_sampler.signals import ATTENTION_SIGNALS, POLICY_SIGNALS
 from entropick_sampler.stats import StepStats
 from entropick_sampler.step import opening_scores
+from entropick_sampler.strategy import Strategy
 
 NAMES = [signal.name for signal in POLICY_SIGNALS]
 V, TEXT = 300, 7

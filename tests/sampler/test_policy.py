@@ -15,12 +15,10 @@ from entropick_sampler.params import (
     FORMULA_BASE,
     PARAM_NAMES,
     SEED_PARAMS,
-    STRATEGY_OFF,
     FormulaParams,
     PolicyConfig,
     PolicyParams,
     SamplingParams,
-    Strategy,
     check_overrides,
     resolve,
 )
@@ -33,6 +31,7 @@ from entropick_sampler.policy import (
 from entropick_sampler.profile import QUANTILE_LEVELS, THRESHOLDS, Profile
 from entropick_sampler.signals import POLICY_SIGNALS
 from entropick_sampler.stats import StepStats
+from entropick_sampler.strategy import STRATEGY_OFF, Strategy
 
 CASES = json.loads((Path(__file__).parents[1] / "golden" / "cases.json").read_text())
 NAMES = [signal.name for signal in POLICY_SIGNALS]

@@ -14,11 +14,11 @@ from entropick_sampler.calibrate import MeasuredTokens, cut_points, fit
 from entropick_sampler.columns import StepColumns, StepRow
 from entropick_sampler.compose import Composition, RowParams, rank_tables
 from entropick_sampler.native.row import rank
-from entropick_sampler.params import Strategy
 from entropick_sampler.policy import PolicyRows, decide, quantile_ranks
 from entropick_sampler.profile import QUANTILE_LEVELS, Profile, ProfileError
 from entropick_sampler.signals import POLICY_SIGNALS
 from entropick_sampler.stats import StepStats
+from entropick_sampler.strategy import Strategy
 
 NAMES = [signal.name for signal in POLICY_SIGNALS]
 

@@ -13,12 +13,14 @@ from entropick_kernels.logits_stats.reference import (
     logits_varentropy,
     surprisal,
 )
+from entropick_sampler.branch_config import BranchConfig
 from entropick_sampler.columns import StepColumns, StepRow
 from entropick_sampler.packed import TokenRow, unpack
-from entropick_sampler.params import BranchConfig, PolicyConfig, SamplingParams, Strategy
+from entropick_sampler.params import PolicyConfig, SamplingParams
 from entropick_sampler.profile import QUANTILE_LEVELS, THRESHOLDS, Profile
 from entropick_sampler.signals import ATTENTION_SIGNALS, POLICY_SIGNALS, SIGNAL_NAMES
 from entropick_sampler.step import SamplerRows, sample_step
+from entropick_sampler.strategy import Strategy
 
 FIXED = PolicyConfig(policy="fixed")
 SEED = PolicyConfig(preset="seed")

@@ -14,9 +14,9 @@ import httpx
 import pytest
 from openai import AsyncOpenAI
 
-from entropick_sampler.params import Strategy
 from entropick_sampler.profile import Profile
 from entropick_sampler.signals import POLICY_SIGNALS, SIGNAL_NAMES
+from entropick_sampler.strategy import Strategy
 from entropick_server.app import create_app
 from entropick_server.engine.base import EngineDeadError, QueueFullError
 from entropick_server.engine.types import (

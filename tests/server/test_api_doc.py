@@ -9,7 +9,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from entropick_sampler.params import BRANCH_NAMES, SCORERS
+from entropick_sampler.branch_config import BRANCH_NAMES, SCORERS
 from entropick_server import middleware, recent
 from entropick_server.protocol import options, requests, unserved
 from entropick_server.protocol.responses import BranchRow, Summary, TokenRow

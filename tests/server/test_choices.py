@@ -11,7 +11,8 @@ import httpx
 import pytest
 from openai import AsyncOpenAI
 
-from entropick_sampler.params import BranchConfig, PolicyConfig, SamplingParams
+from entropick_sampler.branch_config import BranchConfig
+from entropick_sampler.params import PolicyConfig, SamplingParams
 from entropick_server.engine.types import FinishReason, Request, RequestOutput, Token
 from entropick_server.state import ServerState
 from entropick_server.streaming.ranking import best

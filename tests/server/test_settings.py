@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from entropick_sampler.params import BranchConfig, Strategy
+from entropick_sampler.branch_config import BranchConfig
+from entropick_sampler.strategy import Strategy
 from entropick_server.consensus.config import ConsensusConfig, StopConfig
 from entropick_server.settings import Settings, SettingsError, load_settings
 

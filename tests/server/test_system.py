@@ -9,7 +9,8 @@ from typing import Any, get_args
 import httpx
 import pytest
 
-from entropick_sampler.params import BRANCH_NAMES, PARAM_NAMES, PolicyName
+from entropick_sampler.branch_config import BRANCH_NAMES
+from entropick_sampler.params import PARAM_NAMES, PolicyName
 from entropick_sampler.signals import SIGNAL_NAMES
 from entropick_server.engine.base import ModelLoadError
 from entropick_server.recent import Finished, RecentRequests, Series

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
-from entropick_sampler.params import BranchConfig, PolicyConfig, Strategy
+from entropick_sampler.branch_config import BranchConfig
+from entropick_sampler.params import PolicyConfig
 from entropick_sampler.signals import SIGNAL_NAMES
+from entropick_sampler.strategy import Strategy
 from entropick_server.engine.reply import Drawn
 from entropick_server.engine.types import FinishReason, Request, RequestOutput, Token, TokenParameters
 from entropick_server.engine.vllm.chain import Chain, Segment, SegmentToken

@@ -16,7 +16,9 @@ import pytest_asyncio
 from safetensors.torch import load_file, save_file
 
 from entropick_pico import model_path
-from entropick_sampler.params import BranchConfig, PolicyConfig, Strategy
+from entropick_sampler.branch_config import BranchConfig
+from entropick_sampler.params import PolicyConfig
+from entropick_sampler.strategy import Strategy
 from entropick_server.engine.base import EngineDeadError, EngineError, ModelLoadError
 from entropick_server.engine.types import (
     EngineOptions,

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from entropick_pico import model_path
-from entropick_sampler.params import BranchConfig, PolicyConfig, Strategy
+from entropick_sampler.branch_config import BranchConfig
+from entropick_sampler.params import PolicyConfig
 from entropick_sampler.profile import PROFILE_FILE
+from entropick_sampler.strategy import Strategy
 from entropick_server.calibration import calibrate_first
 from entropick_server.engine.embedded.engine import EmbeddedEngine
 from entropick_server.engine.types import EngineOptions, Request, StepReport, Token

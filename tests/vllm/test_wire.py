@@ -11,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from entropick_pico import model_path
-from entropick_sampler.params import BranchConfig, PolicyConfig, SamplingParams, Strategy
+from entropick_sampler.branch_config import BranchConfig
+from entropick_sampler.params import PolicyConfig, SamplingParams
 from entropick_sampler.profile import PROFILE_FILE, Profile
+from entropick_sampler.strategy import Strategy
 from entropick_server.engine.vllm.wire import RowSpec, parse, plain_profile, read_profile, servable
 
 SILENT: dict[str, Any] = {"temperature": None, "top_p": None, "top_k": None, "min_p": None, "seed": None}

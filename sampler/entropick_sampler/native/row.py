@@ -29,10 +29,10 @@ from ..compose import (
 )
 from ..formulas import PARAMETERS
 from ..opening import OpeningWeights
-from ..params import Strategy
 from ..profile import QUANTILE_LEVELS
 from ..score import CONFIDENCE_CONSTANT, CONFIDENCE_WEIGHTS
 from ..signals import ATTENTION_SIGNALS
+from ..strategy import Strategy
 from .one_formula import adjusted
 
 Float32 = npt.NDArray[np.float32]

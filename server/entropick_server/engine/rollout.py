@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from entropick_sampler.branch import Trajectory, in_doubt, opens, runner_up, scores, select
-from entropick_sampler.params import UNTIL_END, BranchConfig
+from entropick_sampler.branch_config import UNTIL_END, BranchConfig
 from entropick_sampler.score import host_confidence
 from entropick_sampler.signals import SIGNAL_NAMES
 

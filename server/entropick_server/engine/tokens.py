@@ -12,8 +12,8 @@ from torch import Tensor
 
 from entropick_kernels.attention_stats import HeadStats
 from entropick_sampler.packed import TokenRow
-from entropick_sampler.params import Strategy
 from entropick_sampler.signals import ATTENTION_SIGNALS, SIGNAL_NAMES
+from entropick_sampler.strategy import Strategy
 
 from .types import Candidate, Token, TokenDetail, TokenParameters
 

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from entropick_sampler.params import PolicyConfig, SamplingParams, Strategy
+from entropick_sampler.params import PolicyConfig, SamplingParams
 from entropick_sampler.signals import SIGNAL_NAMES
+from entropick_sampler.strategy import Strategy
 
 _SURPRISAL: Final = SIGNAL_NAMES.index("surprisal")
 

@@ -9,7 +9,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 from prometheus_client.exposition import choose_encoder
 
-from entropick_sampler.params import Strategy
+from entropick_sampler.strategy import Strategy
 
 from ..engine.types import EngineGauges, StepReport
 from .exemplars import exemplar

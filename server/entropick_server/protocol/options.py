@@ -9,14 +9,13 @@ from typing import Any, Final, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
+from entropick_sampler.branch_config import BRANCH_NAMES, branch_config
 from entropick_sampler.params import (
-    BRANCH_NAMES,
     PARAM_NAMES,
     PolicyConfig,
     PolicyName,
     PresetName,
     TelemetryLevel,
-    branch_config,
     check_overrides,
 )
 

@@ -8,22 +8,18 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from entropick_sampler.one_formula import ONE_FORMULA, OneFormula
-from entropick_sampler.params import (
+from entropick_sampler.branch_config import (
     BRANCH_RANGES,
     BRANCH_STRATEGIES,
-    FIXED_BASE,
-    FORMULA_BASE,
     MAX_UNTIL,
-    PARAM_RANGES,
     SCORERS,
-    SEED_PARAMS,
     UNTIL_END,
     BranchConfig,
-    FormulaParams,
-    Strategy,
 )
+from entropick_sampler.one_formula import ONE_FORMULA, OneFormula
+from entropick_sampler.params import FIXED_BASE, FORMULA_BASE, PARAM_RANGES, SEED_PARAMS, FormulaParams
 from entropick_sampler.signals import SIGNALS
+from entropick_sampler.strategy import Strategy
 
 from ..answers import NAMED, PATTERNED
 from ..consensus.config import CHOICES, FLAGS, RANGES, SIMILAR

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from entropick_kernels.sample import triton_impl
+from entropick_sampler.branch_config import BranchConfig
 from entropick_sampler.columns import StepColumns, StepRow
 from entropick_sampler.one_formula import ONE_FORMULA
-from entropick_sampler.params import BranchConfig, PolicyConfig, SamplingParams
+from entropick_sampler.params import PolicyConfig, SamplingParams
 from entropick_sampler.step import SamplerRows, sample_step
 
 FIXED = PolicyConfig(policy="fixed")

@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
-from entropick_sampler.params import SCORERS, BranchConfig, PolicyConfig, Strategy
+from entropick_sampler.branch_config import SCORERS, BranchConfig
+from entropick_sampler.params import PolicyConfig
+from entropick_sampler.strategy import Strategy
 from entropick_server.engine import rollout
 from entropick_server.engine.embedded.forward import ForwardOutput
 from entropick_server.engine.embedded.model_runner import ModelRunner

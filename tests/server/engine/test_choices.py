@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from entropick_kernels.sample import philox_uniform
-from entropick_sampler.params import BranchConfig, PolicyConfig, Strategy
+from entropick_sampler.branch_config import BranchConfig
+from entropick_sampler.params import PolicyConfig
+from entropick_sampler.strategy import Strategy
 from entropick_server.engine.types import FinishReason, Request, StepReport
 
 from .conftest import BLOCK, Room, same

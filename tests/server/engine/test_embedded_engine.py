@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 import torch
 
-from entropick_sampler.params import PolicyConfig, SamplingParams, Strategy
+from entropick_sampler.params import PolicyConfig, SamplingParams
 from entropick_sampler.signals import SIGNALS
+from entropick_sampler.strategy import Strategy
 from entropick_server.engine.base import EngineDeadError, EngineError, ModelLoadError
 from entropick_server.engine.embedded.engine import EmbeddedEngine
 from entropick_server.engine.embedded.model_runner import ModelRunner

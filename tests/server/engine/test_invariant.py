@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 import torch
 
+from entropick_sampler.branch_config import BranchConfig
 from entropick_sampler.one_formula import ONE_FORMULA
-from entropick_sampler.params import BranchConfig, PolicyConfig, Strategy
+from entropick_sampler.params import PolicyConfig
+from entropick_sampler.strategy import Strategy
 from entropick_server.engine.base import ModelLoadError
 from entropick_server.engine.embedded import native_decoder
 from entropick_server.engine.embedded.batch import Batch

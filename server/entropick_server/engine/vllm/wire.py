@@ -11,17 +11,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Final, get_args
 
+from entropick_sampler.branch_config import BranchConfig
 from entropick_sampler.params import (
     SEED_PARAMS,
-    BranchConfig,
     PolicyConfig,
     PolicyName,
     PresetName,
     SamplingParams,
-    Strategy,
     resolve,
 )
 from entropick_sampler.profile import Profile
+from entropick_sampler.strategy import Strategy
 
 FIELD: Final = "entropick"
 _CLIENT_FIELDS: Final = ("policy", "preset", "overrides", "seed")
