@@ -19,6 +19,8 @@ from .rules import ConsensusRule
 from .summary import Half, Summary
 
 TITLE: Final = "entropick eval"
+_SHOWN: Final = 3
+"""extractors that the report shows beside the first"""
 _HALVES: Final = (("test", "Test half"), ("fit", "Fit half: settings were chosen on it"))
 
 
@@ -188,8 +190,10 @@ def _setting(summary: Summary, name: str, model_argument: str) -> Iterator[Block
         extract = summary.extracts[0] if summary.extracts else "text"
         arm = as_consensus(rule, arms.requests[rule.of], extract)
         if len(summary.extracts) > 1:
-            others = ", ".join(f"`{json.dumps(other)}`" for other in summary.extracts[1:])
-            yield Text(f"`extract` belongs to the kind of question; these tasks also need {others}.")
+            others = ", ".join(f"`{json.dumps(other)}`" for other in summary.extracts[1:][:_SHOWN])
+            more = len(summary.extracts) - 1 - _SHOWN
+            rest = f" and {more} others" if more > 0 else ""
+            yield Text(f"`extract` belongs to the kind of question; these tasks also need {others}{rest}.")
     if arm is None and rule is not None:
         yield Text(
             f"`{name}` is for the client: ask for up to {rule.rule.k} replies with these fields, and pick."
