@@ -97,13 +97,14 @@ def _branches(on: Sequence[str], **fields: Any) -> dict[str, Any]:
 
 _OFF: Final = {"top_p": 1.0, "top_k": 0, "min_p": 0.0}
 _SAMPLING: Final = {"temperature": 0.7, "top_p": 0.9, "top_k": 0, "min_p": 0.0}
+_SHARP: Final = {"temperature": 0.7, "top_p": 1.0, "min_p": 0.2}
 _DOUBTFUL: Final = ("explore", "high_uncertainty", "adaptive")
 PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
     "greedy": {"temperature": 0.0},
     "sampling": _fixed(**_SAMPLING),
     "sampling_t1": _fixed(temperature=1.0, **_OFF),
     "min_p": _fixed(temperature=1.0, **{**_OFF, "min_p": 0.1}),
-    "min_p_02": _fixed(temperature=0.7, top_p=1.0, min_p=0.2),
+    "min_p_02": _fixed(**_SHARP),
     "default": {},
     "seed": {"entropick": {"policy": "entropix", "preset": "seed"}},
     "calibrated": {"temperature": 0.7, "entropick": {"policy": "entropix", "preset": "calibrated"}},
@@ -112,22 +113,22 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
         "temperature": 0.3,
         "entropick": {"policy": "entropix", **_branches(_DOUBTFUL, budget=8)},
     },
-    "consensus": {**_SAMPLING, "entropick": {"policy": "fixed", "consensus": {}}},
-    "cascade_6": {"rule": {"of": "sampling", "consensus": {"k": 6}}},
+    "consensus": {**_SHARP, "entropick": {"policy": "fixed", "consensus": {}}},
+    "cascade_6": {"rule": {"of": "min_p_02", "consensus": {"k": 6}}},
     "edt": {"entropick": {"policy": "edt"}},
     "top_n_sigma": {"entropick": {"policy": "top_n_sigma"}},
     "dynamic_temperature": {"entropick": {"policy": "dynamic_temperature"}},
-    "vote_3": {"rule": {"of": "sampling", "k": 3}},
-    "vote_5": {"rule": {"of": "sampling", "k": 5}},
-    "weighted_vote_5": {"rule": {"of": "sampling", "k": 5, "weight": "mean_logprob"}},
-    "best_of_5": {"rule": {"of": "sampling", "k": 5, "choose": "best", "weight": "mean_logprob"}},
-    "again_if_no_answer": {"rule": {"of": "sampling", "first": "greedy", "k": 6, "answered": True}},
+    "vote_3": {"rule": {"of": "min_p_02", "k": 3}},
+    "vote_5": {"rule": {"of": "min_p_02", "k": 5}},
+    "weighted_vote_5": {"rule": {"of": "min_p_02", "k": 5, "weight": "mean_logprob"}},
+    "best_of_5": {"rule": {"of": "min_p_02", "k": 5, "choose": "best", "weight": "mean_logprob"}},
+    "again_if_no_answer": {"rule": {"of": "min_p_02", "first": "greedy", "k": 6, "answered": True}},
 }
 """The arms that can be asked for by name."""
 DEFAULT_ARMS: Final = (
     "greedy",
     "sampling",
-    "min_p",
+    "min_p_02",
     "calibrated",
     "branches",
     "vote_5",

@@ -14,7 +14,7 @@ def test_the_default_arms() -> None:
     arms = choose_arms([], "greedy")
     assert {*arms.requests, *arms.rules} == set(DEFAULT_ARMS)
     assert arms.hidden == frozenset()
-    assert arms.samples("sampling") == 5
+    assert arms.samples("min_p_02") == 5
     assert arms.samples("greedy") == 1
 
 
@@ -30,16 +30,16 @@ def test_a_baseline_that_was_not_named_joins() -> None:
 
 def test_rules_bring_the_arms_they_need_hidden() -> None:
     arms = choose_arms(["vote_3"], "greedy")
-    assert arms.hidden == {"sampling"}
-    assert arms.samples("sampling") == 3
-    assert [(arm.name, count) for arm, count in arms.jobs()] == [("greedy", 1), ("sampling", 3)]
+    assert arms.hidden == {"min_p_02"}
+    assert arms.samples("min_p_02") == 3
+    assert [(arm.name, count) for arm, count in arms.jobs()] == [("greedy", 1), ("min_p_02", 3)]
     left = choose_arms(["vote_3", "vote_5", "min_p"], "greedy").only(["greedy", "vote_3"])
     assert (set(left.requests), set(left.rules), left.hidden) == (
-        {"greedy", "sampling"},
+        {"greedy", "min_p_02"},
         {"vote_3"},
-        {"sampling"},
+        {"min_p_02"},
     )
-    assert left.samples("sampling") == 3
+    assert left.samples("min_p_02") == 3
 
 
 def test_files_of_both_kinds(tmp_path: Path) -> None:

@@ -99,7 +99,8 @@ def test_consensus_with_replies_missing() -> None:
 @given(st.lists(st.tuples(st.sampled_from(["a", "b", None]), st.floats(-2, 0)), min_size=1, max_size=7))
 def test_consensus_of_all_is_the_weighted_vote(rows: list[tuple[str | None, float]]) -> None:
     voters = [voter(answer, logprob) for answer, logprob in rows]
-    found = consensus(k=len(rows) if len(rows) > 1 else 2, stop="all").pick(voters)[0]
+    weight = {"by": "mean_logprob", "scale": 3.0}
+    found = consensus(k=max(2, len(rows)), weight=weight, stop="all").pick(voters)[0]
     expected = Rule(9, "vote", "mean_logprob", 3.0).pick(voters)[0]
     if any(one.answer for one in voters):
         assert rows[found][0] == rows[expected][0] or sum(

@@ -153,7 +153,7 @@ def test_a_rule_that_the_server_has_is_served_by_it(monkeypatch: pytest.MonkeyPa
     for name, (k, stop, first, weight) in {
         "vote_3": (3, "all", "sample", "none"),
         "weighted_vote_5": (5, "all", "sample", "mean_logprob"),
-        "cascade_6": (6, "cascade", "greedy", "mean_logprob"),
+        "cascade_6": (6, "cascade", "greedy", "answer_logprob"),
     }.items():
         arm = made[name]
         assert arm is not None

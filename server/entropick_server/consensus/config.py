@@ -19,7 +19,7 @@ MAX_REPLIES: Final = 32
 SIMILAR: Final = "similar"
 """the word for ``extract`` where replies are compared as wholes, by likeness"""
 _PLAIN_THRESHOLD: Final = 0.95
-_WEIGHTED_THRESHOLD: Final = 0.8
+_WEIGHTED_THRESHOLD: Final = 0.55
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +30,9 @@ class WeightConfig:
     by max_tokens.
     """
 
-    by: WeightName = "mean_logprob"
-    scale: float = 3.0
-    cut: float = 0.05
+    by: WeightName = "answer_logprob"
+    scale: float = 1.0
+    cut: float = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class ConsensusConfig:
     """
 
     extract: str | Mapping[str, str]
-    k: int = 9
+    k: int = 6
     weight: WeightConfig = WeightConfig()
     stop: StopConfig = StopConfig()
     first: FirstReply = "greedy"

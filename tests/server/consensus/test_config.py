@@ -31,7 +31,7 @@ def test_likeness_is_of_whole_texts() -> None:
 
 def test_thresholds_of_the_rules() -> None:
     assert StopConfig("beta").confidence == 0.95
-    assert StopConfig("weighted_beta").confidence == StopConfig("cascade").confidence == 0.8
+    assert StopConfig("weighted_beta").confidence == StopConfig("cascade").confidence == 0.55
     assert StopConfig("beta", 0.7).confidence == 0.7
 
 

@@ -79,7 +79,7 @@ def test_beta_counts() -> None:
 
 def test_weighted_beta() -> None:
     """P(Beta(v + 1, 1) > 1/2) = 1 - 2^-(v + 1) > .8 where v > log2(5) - 1 = 1.322."""
-    rule = StopConfig("weighted_beta")
+    rule = StopConfig("weighted_beta", 0.8)
     assert stop_reason(rule, votes("a", "a", weight=0.66), 40) is None
     assert stop_reason(rule, votes("a", "a", weight=0.662), 40) == "agreed"
     assert needed(rule, [], 40) == 2
@@ -89,7 +89,7 @@ def test_weighted_beta() -> None:
 
 
 def test_cascade() -> None:
-    rule = StopConfig("cascade")
+    rule = StopConfig("cascade", 0.8)
     assert needed(rule, [], 9) == 1
     assert stop_reason(rule, [Vote("a", 0.1, True, 1.59)], 9) == "agreed"
     for doubtful in (
@@ -99,7 +99,7 @@ def test_cascade() -> None:
         Vote(None, 0.0, True, 0.1),
     ):
         assert stop_reason(rule, [doubtful], 9) is None
-    cut = StopConfig("cascade", ended=False)
+    cut = StopConfig("cascade", 0.8, ended=False)
     assert stop_reason(cut, [Vote("a", 0.1, False, 0.1)], 9) == "agreed"
     assert stop_reason(cut, [Vote(None, 0.0, False, 0.1)], 9) is None
     assert needed(rule, [Vote("a", 0.1, True, 9.0)], 9) == 2
