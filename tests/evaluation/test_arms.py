@@ -68,7 +68,7 @@ def test_a_grid_is_every_combination_and_lists_of_lists_offer_lists() -> None:
 
 
 def test_the_key_is_of_the_body_alone() -> None:
-    one, other = (choose_arms([], "greedy").requests[name] for name in ("greedy", "min_p"))
+    one, other = (choose_arms([], "greedy").requests[name] for name in ("greedy", "sampling"))
     assert one.key != other.key
     assert not one.reads_profile
     assert not other.reads_profile
