@@ -110,8 +110,9 @@ CALIBRATED_BASE: Final = PolicyParams(
     min_p=0.02,
     n_candidates=1,
     temperature_min=0.0,
-    temperature_max=1.2,
-    loop_length=3,
+    temperature_max=1.5,
+    loop_length=5,
+    loop_temperature=1.5,
 )
 """Preset ``calibrated`` without its thresholds, which come from the model's profile.
 

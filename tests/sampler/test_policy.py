@@ -232,10 +232,10 @@ def test_calibrated_without_a_temperature_draws_in_loops_alone() -> None:
     seen = set()
     for h, v in itertools.product((0.1, 1.0, 2.5, 3.5), (0.1, 1.5, 4.5)):
         stats = make_stats({"logits_entropy": h, "logits_varentropy": v, "attention_varentropy": 9.0})
-        free = decide(stats, StepColumns.of([StepRow(40, repeated=2)]).memory, rows)
-        loop = decide(stats, StepColumns.of([StepRow(40, repeated=3)]).memory, rows)
+        free = decide(stats, StepColumns.of([StepRow(40, repeated=4)]).memory, rows)
+        loop = decide(stats, StepColumns.of([StepRow(40, repeated=5)]).memory, rows)
         seen.add(Strategy(int(free.strategy)).name)
-        assert (float(free.temperature), float(loop.temperature)) == (0.0, 1.0)
+        assert (float(free.temperature), float(loop.temperature)) == (0.0, 1.5)
         assert Strategy(int(loop.strategy)) is not Strategy.GREEDY
     assert seen >= {"GREEDY", "EXPLORE", "HIGH_UNCERTAINTY", "ADAPTIVE"}
 
