@@ -87,7 +87,8 @@ kinds of machine, compare metrics, not bits.
 Of the last answer in the reply; `kind/size` counts digits, bits, holders, items or open cells. Sizes
 within a kind are subsets of it. The `_long` kinds are longer than anything in training: ten digits where it
 has eight at most, seven numbers and eight colors where it has six, nine open cells where it has eight.
-JSON, calls and reports count where the whole reply is right.
+JSON, calls and reports count where the whole reply is right. `python -m entropick_pico.evaluate` prints this
+table and the next.
 
 {accuracy}
 
