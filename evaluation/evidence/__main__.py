@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Final
 
 from entropick_eval import recheck
-from entropick_eval.bootstrap import RESAMPLES
 from entropick_eval.store import Store, StoreError
 from entropick_eval.targets import TargetError, in_process
 from entropick_server.cli import serving_engine
@@ -26,7 +25,7 @@ from entropick_server.settings import SettingsError, load_settings
 from .compute import RESULTS, ModelError, again, claim, complete, open_store, request_arms, take, take_over
 from .document import write
 from .errors import error_section
-from .findings import findings
+from .findings import RESAMPLES, findings
 from .plan import PLAN, EvidencePlan, PlanError, read_plan
 
 DOCS: Final = Path(__file__).resolve().parents[2] / "docs"

@@ -10,7 +10,6 @@ from typing import Final, TypeVar
 import numpy as np
 
 from entropick_eval.arms import Arm, Arms
-from entropick_eval.bootstrap import RESAMPLES
 from entropick_eval.collect import Collected, collect
 from entropick_eval.comparison import Row, at_equal_tokens, tables
 from entropick_eval.rules import Rule
@@ -22,6 +21,8 @@ from .compute import open_store, request_arms
 from .plan import EvidencePlan, Run
 
 T = TypeVar("T")
+RESAMPLES: Final = 2_000
+"""of the bootstrap: there are some six hundred intervals"""
 CURVES: Final = (
     "vote of min_p_02, weight none",
     "vote of min_p_02, weight mean_logprob",
