@@ -28,9 +28,10 @@ from entropick_eval.runner import Job, request_body, seed_of, to_result
 from entropick_eval.store import Store
 from entropick_eval.targets import Target, TargetError, at_url
 
-from .compute import RESULTS, ModelError, asking, claim, open_store, progress, request_arms
+from . import peer
+from .compute import asking, claim, open_store, progress, request_arms
 from .llama import HOST, serving
-from .plan import PLAN, EvidencePlan, PlanError, Run, read_plan
+from .plan import EvidencePlan, PlanError, Run, read_plan
 
 NAME: Final = "its_hub"
 OF: Final = "sampling"
@@ -38,38 +39,23 @@ OF: Final = "sampling"
 _COUNTER: Final = re.compile(r"^entropick_generation_tokens_total(?:\{[^}]*\})? (\S+)$", re.M)
 
 
-def parser() -> argparse.ArgumentParser:
+def options() -> argparse.ArgumentParser:
     """Returns the parser of the options."""
-    options = argparse.ArgumentParser(prog="python -m evidence.gateway", description=__doc__)
-    add = options.add_argument
+    made = peer.parser("python -m evidence.gateway", __doc__)
+    add = made.add_argument
     add("--python", type=Path, required=True, help="the interpreter of its_hub's environment")
     add("--serve", default="smollm2", help="the MODEL of `entropick serve` (smollm2)")
-    add("--limit", type=int, help="only the first N questions, to try it")
-    add("--plan", type=Path, default=PLAN, help="the plan")
-    add("--results", type=Path, default=RESULTS, help="folder of the results")
-    return options
+    return made
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns 0, 1 after a failure, 2 for bad input, 130 after Ctrl-C."""
-    args = parser().parse_args(argv)
-    try:
-        return asyncio.run(_run(args))
-    except (PlanError, FileNotFoundError) as error:
-        print(f"evidence.gateway: error: {error}", file=sys.stderr)
-        return 2
-    except (ModelError, TargetError, httpx.HTTPError, OSError) as error:
-        print(f"evidence.gateway: error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
+    return peer.run(options(), _run, argv)
 
 
 async def _run(args: argparse.Namespace) -> int:
     plan = read_plan(args.plan)
-    runs = plan.runs_of(NAME)
-    if args.limit is not None:
-        runs = [replace(run, items=run.items[: args.limit]) for run in runs]
+    runs = peer.limited_runs(plan, NAME, args.limit)
     if not args.python.is_file():
         raise FileNotFoundError(f"--python: there is no file {args.python}; `make evidence-its-hub` makes it")
     line = [sys.executable, "-m", "entropick_server.cli", "serve", args.serve, "--batch-invariant"]

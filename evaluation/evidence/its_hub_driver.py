@@ -47,8 +47,13 @@ class Replies(AbstractLanguageModel):  # type: ignore[misc]
         self.completed = 0
 
     async def agenerate(self, messages: Any, stop: str | None = None, **options: Any) -> Any:
-        """Refuses: the algorithms that are used ask for single replies."""
-        raise NotImplementedError("agenerate_single is the way")
+        """Returns a reply to a conversation, or a list of replies to a list of conversations.
+
+        Seeds are handed out in the order of the list.
+        """
+        if messages and isinstance(messages[0], list):
+            return await asyncio.gather(*(self.agenerate_single(one, stop, **options) for one in messages))
+        return await self.agenerate_single(messages, stop, **options)
 
     async def agenerate_single(
         self, messages: Any, stop: str | None = None, **options: Any

@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import socket
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -22,13 +21,13 @@ from typing import Final
 
 from entropick_eval.targets import TargetError, at_url
 from entropick_eval.tasks import short_digest
-from entropick_server.engine.base import ModelLoadError
 from entropick_server.engine.fetch import fetched_file
 from entropick_server.engine.named_models import NAMED_MODELS
 from entropick_server.engine.user_cache import user_cache
 
-from .compute import RESULTS, ModelError, claim, complete, open_store, request_arms
-from .plan import PLAN, PlanError, read_plan
+from . import peer
+from .compute import claim, complete, open_store, request_arms
+from .plan import read_plan
 
 NAME: Final = "llama.cpp"
 HOST: Final = "127.0.0.1"
@@ -36,40 +35,25 @@ _PATIENCE: Final = 240.0
 """seconds until it must be healthy"""
 
 
-def parser() -> argparse.ArgumentParser:
+def options() -> argparse.ArgumentParser:
     """Returns the parser of the options."""
-    options = argparse.ArgumentParser(prog="python -m evidence.llama", description=__doc__)
-    add = options.add_argument
+    made = peer.parser("python -m evidence.llama", __doc__)
+    add = made.add_argument
     add("--server", type=Path, required=True, help="the program llama-server (`make peers` builds it)")
     add("--gguf", type=Path, help="the model's file (default: the one of `entropick serve smollm2`)")
     add("--threads", type=int, default=1, help="of the server (1)")
     add("--slots", type=int, default=4, help="requests at a time (4)")
-    add("--limit", type=int, help="only the first N questions of each run, to try it")
-    add("--plan", type=Path, default=PLAN, help="the plan")
-    add("--results", type=Path, default=RESULTS, help="folder of the results")
-    return options
+    return made
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns 0, 1 after a failure, 2 for bad input, 130 after Ctrl-C."""
-    args = parser().parse_args(argv)
-    try:
-        return asyncio.run(_run(args))
-    except (PlanError, FileNotFoundError) as error:
-        print(f"evidence.llama: error: {error}", file=sys.stderr)
-        return 2
-    except (ModelLoadError, ModelError, TargetError, OSError) as error:
-        print(f"evidence.llama: error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
+    return peer.run(options(), _run, argv)
 
 
 async def _run(args: argparse.Namespace) -> int:
     plan = read_plan(args.plan)
-    runs = plan.runs_of(NAME)
-    if args.limit is not None:
-        runs = [replace(run, items=run.items[: args.limit]) for run in runs]
+    runs = peer.limited_runs(plan, NAME, args.limit)
     if not args.server.is_file():
         raise FileNotFoundError(f"--server: there is no file {args.server}; `make peers` builds it")
     file = args.gguf or await asyncio.to_thread(shipped_file)

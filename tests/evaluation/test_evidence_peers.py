@@ -174,8 +174,14 @@ def test_the_driver_votes_over_our_answers(tmp_path: Path) -> None:
         "                'algorithm': 'beta', 'options': {}, 'extract': 'last_number'}\n"
         "    async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as client:\n"
         "        print(json.dumps(await driver.answer(client, question)))\n"
+        "        lm = driver.Replies(client, question)\n"
+        "        batch = await lm.agenerate([[{'content': 'q'}]] * 3)\n"
+        "        alone = await lm.agenerate([{'content': 'q'}])\n"
+        "        print(json.dumps([*[one['content'] for one in batch], alone['content']]))\n"
         "asyncio.run(main())\n"
     )
     run = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
-    found: dict[str, Any] = json.loads(run.stdout)
+    one_line, batch_line = run.stdout.splitlines()
+    assert json.loads(batch_line) == ["It is 3.", "no idea", "no clue", "1 + 2 = 3"]
+    found: dict[str, Any] = json.loads(one_line)
     assert (found["text"], found["tokens"], found["completed"]) == ("It is 3.", 1, 10)
