@@ -18,7 +18,7 @@ def test_an_example_runs(example):
 
 
 def test_every_signals_reference_exists_and_is_documented():
-    assert len(EXAMPLES) == 3
+    assert len(EXAMPLES) == 4
     for signal in SIGNALS:
         module, name = signal.reference.rsplit(".", 1)
         assert callable(getattr(import_module(module), name))
