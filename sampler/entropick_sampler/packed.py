@@ -13,16 +13,16 @@ from typing import Final, NamedTuple
 
 from torch import Tensor
 
-from .signals import POLICY_SIGNALS, SIGNAL_NAMES, SIGNALS
+from .signals import POLICY_SIGNALS, SIGNAL_NAMES, STEP_SIGNALS
 from .strategy import Strategy
 
 TEMPERATURE, TOP_P, MIN_P, STRATEGY, TOP_K, N_CANDIDATES, INSERTED, FLAGS = range(8)
 """The columns of a line's header."""
 HEADER: Final = 8
 """The number of columns before the token ids; the first of the ids is the emitted token."""
-FIXED_COLUMNS: Final = HEADER + 4 + len(SIGNALS)
+FIXED_COLUMNS: Final = HEADER + 4 + len(STEP_SIGNALS)
 """The number of columns of a line beside the three of each drawn token."""
-_OF_EMITTED: Final = [signal.name for signal in SIGNALS if signal not in POLICY_SIGNALS]
+_OF_EMITTED: Final = [signal.name for signal in STEP_SIGNALS if signal not in POLICY_SIGNALS]
 SURPRISAL: Final = _OF_EMITTED.index("surprisal") - len(_OF_EMITTED) - 2
 """The column of the emitted token's surprisal, counted from the end of a line."""
 _SURPRISAL: Final = SIGNAL_NAMES.index("surprisal")
@@ -37,6 +37,7 @@ class TokenRow(NamedTuple):
     token: int
     logprob: float
     signals: tuple[float | None, ...]
+    """in the order of STEP_SIGNALS"""
     strategy: Strategy | None
     temperature: float
     top_p: float

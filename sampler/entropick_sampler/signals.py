@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-Group = Literal["logits", "attention", "token", "reply"]
+Group = Literal["logits", "attention", "token", "reply", "window"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,8 +18,9 @@ class Signal:
     """A number that is measured of each token.
 
     ``group`` says from what it is measured: ``logits`` [V], ``attention`` [layers, heads, keys], the emitted
-    ``token`` (known only after the draw), or the ``reply`` before the token. ``buckets`` are upper bounds of
-    the Prometheus histogram, in the signal's unit.
+    ``token`` (known only after the draw), the ``reply`` before the token, or a rolling ``window`` of the
+    reply's steps up to the one that drew the token. ``buckets`` are upper bounds of the Prometheus histogram,
+    in the signal's unit.
     """
 
     name: str
@@ -46,6 +47,9 @@ _VAR = (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.4, 0.6, 1.0, 1.5, 2.0, 3.0, 5.0, 1
 _SCORE = (0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 32.0)
 _LENGTH = (0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0)
 _SMALL = (0.0003, 0.001, 0.003, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+_G = (0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5)
+_COST = (0.25, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 8.0, 10.0, 12.0)
+_RELATIVE = (0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0)
 
 SIGNALS: Final[tuple[Signal, ...]] = (
     Signal(
@@ -176,10 +180,99 @@ SIGNALS: Final[tuple[Signal, ...]] = (
         "Attention",
         "entropick_attention_to_previous_probability",
     ),
+    Signal(
+        "genuineness",
+        "score",
+        "window",
+        "G: population variance of a head's attention_entropy_normalized over the last 64 steps, plus the "
+        "share of steps at which it fell by more than 0.2; mean over the heads of the monitored layers.",
+        "entropick_sampler.genuineness.reference.genuineness",
+        _G,
+        "Genuineness",
+        "entropick_genuineness_score",
+    ),
+    Signal(
+        "entropy_variance",
+        "ratio^2",
+        "window",
+        "The variance in genuineness, mean over the heads of the monitored layers.",
+        "entropick_sampler.genuineness.reference.entropy_variance",
+        _G,
+        "Genuineness",
+        "entropick_entropy_variance_ratio2",
+    ),
+    Signal(
+        "collapse_rate",
+        "ratio",
+        "window",
+        "The share of collapses in genuineness, mean over the heads of the monitored layers.",
+        "entropick_sampler.genuineness.reference.collapse_rate",
+        _SHARE,
+        "Genuineness",
+        "entropick_collapse_rate_ratio",
+    ),
+    Signal(
+        "genuineness_seed",
+        "score",
+        "window",
+        "genuineness of the attention entropy in bits: the source's form, which calls uniform attention near "
+        "the beginning of a text genuine; for requests that ask for it.",
+        "entropick_sampler.genuineness.reference.genuineness_seed",
+        _VAR,
+        "Genuineness",
+        "entropick_genuineness_seed_score",
+    ),
+    Signal(
+        "entropy_window_variance",
+        "bits^2",
+        "window",
+        "Population variance of logits_entropy over the last 64 steps.",
+        "entropick_sampler.genuineness.reference.entropy_window_variance",
+        _BITS2,
+        "Genuineness",
+        "entropick_entropy_window_variance_bits2",
+    ),
+    Signal(
+        "token_cost",
+        "bits",
+        "window",
+        "Surprisal of the text that a head looks at: sum over keys of attention times surprisal, mean over "
+        "the last 64 steps, then over the heads of the monitored layers; for requests that ask for it.",
+        "entropick_sampler.genuineness.reference.token_cost",
+        _COST,
+        "Genuineness",
+        "entropick_token_cost_bits",
+    ),
+    Signal(
+        "token_cost_relative",
+        "ratio",
+        "window",
+        "The token cost of each step over the mean surprisal of the visible keys, which uniform attention "
+        "has; mean over heads, then over the last 64 steps; for requests that ask for it.",
+        "entropick_sampler.genuineness.reference.token_cost_relative",
+        _RELATIVE,
+        "Genuineness",
+        "entropick_token_cost_relative_ratio",
+    ),
+    Signal(
+        "sink_mass",
+        "ratio",
+        "window",
+        "Attention to the first token of the text, whose surprisal counts 0; mean over heads, then over the "
+        "last 64 steps; for requests that ask for it.",
+        "entropick_sampler.genuineness.reference.sink_mass",
+        _UNIT,
+        "Genuineness",
+        "entropick_sink_mass_ratio",
+    ),
 )
-"""Every signal, in the order of a telemetry row."""
+"""Every signal, in the order of a telemetry row; signals of a window come last."""
 
 SIGNAL_NAMES: Final[tuple[str, ...]] = tuple(s.name for s in SIGNALS)
+STEP_SIGNALS: Final[tuple[Signal, ...]] = tuple(s for s in SIGNALS if s.group != "window")
+"""The signals that a sampling step measures, the first of all."""
+WINDOW_SIGNALS: Final[tuple[Signal, ...]] = tuple(s for s in SIGNALS if s.group == "window")
+"""The signals of a rolling window, which :mod:`.genuineness` computes beside the step."""
 POLICY_SIGNALS: Final[tuple[Signal, ...]] = tuple(s for s in SIGNALS if s.known_before_draw)
 """The signals that the formulas of ``decide`` see: the columns of StepStats.values."""
 ATTENTION_SIGNALS: Final[tuple[Signal, ...]] = tuple(s for s in SIGNALS if s.group == "attention")

@@ -18,7 +18,7 @@ from entropick_sampler.columns import StepColumns, StepRow
 from entropick_sampler.packed import TokenRow, unpack
 from entropick_sampler.params import PolicyConfig, SamplingParams
 from entropick_sampler.profile import QUANTILE_LEVELS, THRESHOLDS, Profile
-from entropick_sampler.signals import ATTENTION_SIGNALS, POLICY_SIGNALS, SIGNAL_NAMES
+from entropick_sampler.signals import ATTENTION_SIGNALS, POLICY_SIGNALS, SIGNAL_NAMES, STEP_SIGNALS
 from entropick_sampler.step import SamplerRows, sample_step
 from entropick_sampler.strategy import Strategy
 
@@ -75,7 +75,7 @@ def test_signals_are_those_of_the_references() -> None:
     logits, attention, rows = random_case()
     got = run(logits, rows, attention=attention)
     for i, row in enumerate(got):
-        signals = dict(zip(SIGNAL_NAMES, row.signals, strict=True))
+        signals = dict(zip((s.name for s in STEP_SIGNALS), row.signals, strict=True))
         exact = logits[i].double()
         assert signals["logits_entropy"] == pytest.approx(float(logits_entropy(exact)), abs=1e-5)
         assert signals["logits_varentropy"] == pytest.approx(
@@ -104,8 +104,8 @@ def test_what_is_not_measured_is_absent() -> None:
     logits, _, rows = random_case()
     got = run(logits, rows)
     for row in got:
-        for name, value in zip(SIGNAL_NAMES, row.signals, strict=True):
-            assert (value is None) == (name in {s.name for s in ATTENTION_SIGNALS})
+        for signal, value in zip(STEP_SIGNALS, row.signals, strict=True):
+            assert (value is None) == (signal in ATTENTION_SIGNALS)
 
 
 def test_a_signal_that_does_not_exist_is_absent_and_the_others_decide() -> None:

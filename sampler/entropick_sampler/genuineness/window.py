@@ -54,7 +54,7 @@ EACH: Final = 3
 
 
 @native()
-def _falls(before: float, after: float, drop: float) -> int:
+def _falls(before: Any, after: Any, drop: float) -> int:
     """Returns 1 for a collapse between two values, 0 for none and where one of them is NaN."""
     return 1 if np.float64(after) - np.float64(before) < -drop - TOLERANCE else 0
 

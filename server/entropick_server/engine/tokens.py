@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
 
 from entropick_kernels.attention_stats import HeadStats
 from entropick_sampler.packed import TokenRow
-from entropick_sampler.signals import ATTENTION_SIGNALS, SIGNAL_NAMES
+from entropick_sampler.signals import ATTENTION_SIGNALS, SIGNAL_NAMES, WINDOW_SIGNALS
 from entropick_sampler.strategy import Strategy
 
 from .types import Candidate, Token, TokenDetail, TokenParameters
@@ -20,6 +20,9 @@ from .types import Candidate, Token, TokenDetail, TokenParameters
 _ENTROPY = SIGNAL_NAMES.index("logits_entropy")
 _SURPRISAL = SIGNAL_NAMES.index("surprisal")
 _EXCESS = SIGNAL_NAMES.index("excess_surprisal")
+WindowFigures = tuple[float | None, ...]
+"""the figures of a row's rolling window, in the order of WINDOW_SIGNALS; None for an absent figure"""
+NO_WINDOW: Final[WindowFigures] = (None,) * len(WINDOW_SIGNALS)
 TopLogprobs = tuple[tuple[int, float], ...]
 """token ids with their log probabilities (nats), the most probable first"""
 
@@ -43,6 +46,7 @@ def token_of(
     replayed: bool,
     tops: TopLogprobs = (),
     detail: TokenDetail | None = None,
+    window: WindowFigures = NO_WINDOW,
 ) -> Token:
     """Makes the emitted token of a row.
 
@@ -52,7 +56,7 @@ def token_of(
     return Token(
         row.token,
         row.logprob,
-        row.signals,
+        row.signals + window,
         Strategy.CLARIFY if forced and not replayed else row.strategy,
         TokenParameters(row.temperature, row.top_p, row.top_k, row.min_p, row.n_candidates),
         forced,
