@@ -20,10 +20,12 @@ from entropick_kernels.decoder import (
     LayerWeights,
     NativeDecoder,
     PrefillChunk,
+    PromptSurprisals,
     numba_impl,
 )
 from entropick_kernels.decoder.products import pack, pack_pair, unpack
 from entropick_kernels.decoder.reference import forward
+from entropick_kernels.logits_stats.reference import surprisal as logits_surprisal
 
 BLOCK = 4
 close = partial(torch.testing.assert_close, equal_nan=True)
@@ -119,11 +121,24 @@ def slot(blocks: list[int], at: int, block: int = BLOCK) -> int:
 
 
 def run(
-    model: Model, native: NativeDecoder, texts: list[list[int]], monitored: frozenset[int] | None = None
+    model: Model,
+    native: NativeDecoder,
+    texts: list[list[int]],
+    monitored: frozenset[int] | None = None,
+    bits: list[Tensor] | None = None,
 ) -> Decoded:
-    """The last token of every text as a row, everything before it as one piece of a prompt each."""
+    """The last token of every text as a row, everything before it as one piece of a prompt each.
+
+    ``bits``: surprisals of the texts' tokens, where token costs are wanted.
+    """
     cache = Cache(model)
     owned = [cache.blocks(len(text)) for text in texts]
+    surprisals = None
+    if bits is not None:
+        surprisals = torch.full((cache.keys[0].shape[0], BLOCK), math.nan)
+        for of_text, blocks in zip(bits, owned, strict=True):
+            for at, value in enumerate(of_text):
+                surprisals[blocks[at // BLOCK], at % BLOCK] = value
     places = [(i, at) for i, text in enumerate(texts) for at in range(len(text) - 1)]
     places += [(i, len(text) - 1) for i, text in enumerate(texts)]
     table = torch.zeros(len(texts), max(len(p) for p in owned), dtype=torch.int32)
@@ -144,6 +159,7 @@ def run(
             if len(text) > 1
         ],
         monitored=frozenset(range(len(model.layers))) if monitored is None else monitored,
+        surprisals=surprisals,
     )
 
     decoded = native(step)
@@ -167,6 +183,9 @@ def same_bits(one: Decoded, two: Decoded) -> None:
     exact = {"rtol": 0, "atol": 0}
     close(one.logits, two.logits, **exact)
     close(one.by_layer, two.by_layer, **exact)
+    assert (one.costs is None) == (two.costs is None)
+    if one.costs is not None:
+        close(one.costs, two.costs, **exact)
     for a, b in zip(one.heads, two.heads, strict=True):
         close(a, b, **exact)
 
@@ -198,6 +217,77 @@ def test_logits_and_signals_equal_the_reference(name: str, bias: bool, norms: bo
     close(decoded.by_layer, layer_signals(decoded.heads), rtol=1e-5, atol=1e-5)
     # a text of one token has no previous one
     assert decoded.signals[:, -1].isnan().tolist() == [len(text) == 1 for text in texts]
+
+
+@pytest.mark.parametrize("name", ["even", "odd"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_token_costs_equal_the_reference(name: str, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model(name, window=5)
+    texts = random_texts(model, (1, 9, 4, 13, 2, 16))
+    rng = torch.Generator().manual_seed(2)
+    bits = [torch.rand(len(text), generator=rng) * 9 for text in texts]
+    bits[3][4] = -1.0
+    monkeypatch.setattr(numba_impl, "threads_for", lambda work: threads)
+    native = model.native()
+    plain = run(model, native, texts, frozenset({0, 1}))
+    decoded = run(model, native, texts, frozenset({0, 1}), bits)
+    same_bits(plain, decoded._replace(costs=None))
+    assert decoded.costs is not None
+    assert decoded.costs.shape == (2, len(texts), model.shape.heads, 4)
+    for i, text in enumerate(texts):
+        _, scores, seen = forward(*model.parts, text)
+        for layer in (0, 1):
+            of_keys = scores[layer], bits[i].double().numpy(), seen[layer]
+            wanted = [
+                reference.head_token_cost(*of_keys),
+                reference.head_token_cost_relative(*of_keys),
+                reference.head_sink_mass(scores[layer], seen[layer]),
+            ]
+            got = decoded.costs[layer, i].double().numpy()
+            np.testing.assert_allclose(got[:, :3], np.stack(wanted, -1), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "tied"), [("even", True), ("odd", False)])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_surprisals_of_a_prompt_equal_the_reference(
+    name: str, tied: bool, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_model(name, tied=tied)
+    monkeypatch.setattr(numba_impl, "threads_for", lambda work: threads)
+    native = model.native()
+    (text,) = random_texts(model, (70,))
+    logits = forward(*model.parts, text)[0]
+    wanted = logits_surprisal(logits[:-1], text[1:])
+    cache = Cache(model)
+    blocks = torch.tensor(cache.blocks(len(text)), dtype=torch.int32)
+    places = torch.arange(len(text) - 1)
+    tokens = places[places % 3 != 1]
+    bits = torch.full((len(tokens),), -1.0)
+    step = DecoderStep(
+        ids=torch.tensor(text[:-1]),
+        positions=places,
+        cache_index=torch.tensor([slot(blocks.tolist(), at) for at in places], dtype=torch.int32),
+        keys=cache.keys,
+        values=cache.values,
+        block_table=torch.zeros(0, 1, dtype=torch.int32),
+        lengths=torch.zeros(0, dtype=torch.int32),
+        rows=0,
+        chunks=[PrefillChunk(len(text) - 1, blocks, len(text) - 1)],
+        monitored=frozenset({0}),
+        prompt=PromptSurprisals(tokens, torch.tensor(text)[tokens + 1], bits),
+    )
+    assert native(step) is None
+    np.testing.assert_allclose(bits.double().numpy(), wanted[tokens.numpy()], rtol=1e-4, atol=1e-4)
+    # a few at a time: the same bits
+    one = torch.full((1,), -1.0)
+    chosen = PromptSurprisals(tokens[40:41], torch.tensor(text)[tokens[40:41] + 1], one)
+    native(replace(step, prompt=chosen))
+    assert one[0] == bits[40]
+    for bad in (chosen._replace(tokens=places[-1:] + 1), chosen._replace(targets=tokens[:1] - 1)):
+        with pytest.raises(IndexError, match="prompt"):
+            native(replace(step, prompt=bad))
+    with pytest.raises(ValueError, match="prompt"):
+        native(replace(step, prompt=chosen._replace(bits=one.double())))
 
 
 def feed(model: Model, native: NativeDecoder, text: list[int], ends: list[int], block: int) -> list[Decoded]:

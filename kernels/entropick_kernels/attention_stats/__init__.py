@@ -3,8 +3,9 @@
 Layout of one layer: ``k_blocks, v_blocks`` [P, Hk, block, D]; ``block_table`` int [B, N] block ids, entries
 beyond a row's blocks being arbitrary valid ids; ``lengths`` int [B], the number of keys INCLUDING the newest.
 
-``reference``: the statistics in float64. ``stats``: figures by head, signals by layer. ``torch_impl``: any
-device. ``numba_impl``: the CPU; its loops are in ``numba_loops`` and ``numba_signals``. ``transposed``:
+``reference``: the statistics in float64. ``stats``: figures by head, signals by layer; ``costs``: token
+costs. ``torch_impl``: any device. ``numba_impl``: the CPU; its loops are in ``numba_loops``, ``numba_signals``
+and ``numba_costs``. ``transposed``:
 several layers at once on the CPU, whose blocks are transposed. ``triton_impl`` and ``triton_kernels``: GPUs.
 """
 
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from .._triton import chosen
 from ._inputs import PagedQueries, check_blocks
+from .costs import TokenCosts
 from .stats import HeadShards, HeadStats, check_shards, head_stats, layer_signals
 from .torch_impl import (
     decode_attention_torch,
@@ -33,7 +35,8 @@ except ImportError:  # numba is not installed: torch serves everything
 __all__ = [
     "HeadShards",
     "HeadStats",
-    "Implementation",
+    "Kernels",
+    "TokenCosts",
     "decode_attention",
     "head_stats",
     "layer_signals",
@@ -50,7 +53,7 @@ Kernels = Literal["torch", "numba", "triton"]
 def decode_attention(
     q: Tensor, k_blocks: Tensor, v_blocks: Tensor, block_table: Tensor, lengths: Tensor, *, scale: float,
     window: int | None = ..., softcap: float | None = ..., want_stats: Literal[True] = ...,
-    kernels: Kernels | None = ...,
+    costs: TokenCosts | None = ..., kernels: Kernels | None = ...,
 ) -> tuple[Tensor, HeadStats]: ...  # fmt: skip
 
 
@@ -58,7 +61,7 @@ def decode_attention(
 def decode_attention(
     q: Tensor, k_blocks: Tensor, v_blocks: Tensor, block_table: Tensor, lengths: Tensor, *, scale: float,
     window: int | None = ..., softcap: float | None = ..., want_stats: bool,
-    kernels: Kernels | None = ...,
+    costs: TokenCosts | None = ..., kernels: Kernels | None = ...,
 ) -> tuple[Tensor, HeadStats | None]: ...  # fmt: skip
 
 
@@ -73,6 +76,7 @@ def decode_attention(
     window: int | None = None,
     softcap: float | None = None,
     want_stats: bool = True,
+    costs: TokenCosts | None = None,
     kernels: Kernels | None = None,
 ) -> tuple[Tensor, HeadStats | None]:
     """Attends with every row's newest query q [B, H, D] over its cached keys, and measures the attention.
@@ -81,16 +85,22 @@ def decode_attention(
     buffer. The newest key and value are already in the cache (:func:`write_kv`); every length is at least 1.
     Query head h reads key-value head h // (H // Hk); ``window``: the last so many keys; ``softcap``: tanh cap
     before the softmax. Statistics are of the scores that enter the softmax, over the valid keys only:
-    padding, block order and the other rows do not change them.
+    padding, block order and the other rows do not change them. ``costs``: fills in the token costs of the
+    heads (:func:`.costs.token_costs`) where they are wanted.
 
     ``kernels``: "triton" (CUDA; float32, bfloat16, float16), "numba" (native loops; CPU, float32,
-    contiguous blocks), "torch" (anything), or None for the fastest that serves these tensors. Raises
-    ValueError on shapes that do not fit and where the forced implementation cannot serve the tensors,
-    IndexError on the CPU where a block or a length is out of range.
+    contiguous blocks), "torch" (anything), or None for the fastest that serves these tensors: with ``costs``
+    never "triton", which measures none. Raises ValueError on shapes that do not fit and where the forced
+    implementation cannot serve the tensors or the costs, IndexError on the CPU where a block or a length is
+    out of range.
     """
     inputs = PagedQueries(q, k_blocks, v_blocks, block_table, lengths, scale, window, softcap)
     inputs.check()
-    triton = _triton_kernels(kernels, q, *inputs.blocks)
+    if costs is not None:
+        costs.check(q, k_blocks)
+        if kernels == "triton":
+            raise ValueError("the Triton kernels measure no token costs")
+    triton = None if costs is not None else _triton_kernels(kernels, q, *inputs.blocks)
     if triton is not None:
         measured: tuple[Tensor, HeadStats | None] = triton.decode_attention_triton(
             inputs, want="all" if want_stats else "none"
@@ -99,7 +109,7 @@ def decode_attention(
     native = kernels != "torch" and _loops is not None and _loops.supports(q, *inputs.blocks)
     if kernels == "numba" and not native:
         raise ValueError("the native loops need numba, float32 tensors on the CPU and contiguous blocks")
-    return (_loops.decode_attention_numba if native else decode_attention_torch)(inputs, want_stats)
+    return (_loops.decode_attention_numba if native else decode_attention_torch)(inputs, want_stats, costs)
 
 
 def measure_attention(

@@ -22,6 +22,8 @@ from .._threads import (
     torch_openmp,
 )
 from ._inputs import PagedQueries
+from .costs import TokenCosts
+from .numba_costs import costs_into
 from .numba_loops import attend, check, compare_heads, store
 from .stats import FIGURES, HeadStats, named_figures
 
@@ -91,10 +93,12 @@ def _compiled_worker() -> Any:
     return native_worker(_worker)
 
 
-def decode_attention_numba(inputs: PagedQueries, want_stats: bool) -> tuple[Tensor, HeadStats | None]:
+def decode_attention_numba(
+    inputs: PagedQueries, want_stats: bool, costs: TokenCosts | None = None
+) -> tuple[Tensor, HeadStats | None]:
     """Implements :func:`entropick_kernels.attention_stats.decode_attention`."""
     out = np.empty(inputs.q.shape, dtype=np.float32)
-    stats = _run(inputs, out, want_stats)
+    stats = _run(inputs, out, want_stats, costs)
     return torch.from_numpy(out), stats if want_stats else None
 
 
@@ -103,7 +107,7 @@ def measure_attention_numba(inputs: PagedQueries) -> HeadStats:
     return _run(inputs, None, want_stats=True)
 
 
-def _run(inputs: PagedQueries, out: Any, want_stats: bool) -> HeadStats:
+def _run(inputs: PagedQueries, out: Any, want_stats: bool, costs: TokenCosts | None = None) -> HeadStats:
     """Fills ``out`` where there are values. Returns the statistics, which mean nothing unless wanted."""
     rows, heads, width = inputs.q.shape
     count, kv_heads, block, _ = inputs.k_blocks.shape
@@ -132,6 +136,7 @@ def _run(inputs: PagedQueries, out: Any, want_stats: bool) -> HeadStats:
             attend(**given, transposed=False, begin=0, end=some * kv_heads)
             if want_stats:
                 compare_heads(probabilities, ends[part], window, figures[part], 0, some)
+            _measure_costs(costs, probabilities, table[part], ends[part], window, part)
             continue
         arguments = record(
             _ARGUMENTS, **given, rows=ends[part].shape[0], heads=heads, width=width, kv_heads=kv_heads,
@@ -141,8 +146,18 @@ def _run(inputs: PagedQueries, out: Any, want_stats: bool) -> HeadStats:
         if want_stats:
             arguments["compares"] = 1
             run_shared(_compiled_worker(), arguments, threads)
+        _measure_costs(costs, probabilities, table[part], ends[part], window, part)
     seen = inputs.lengths.long()
     return named_figures(torch.from_numpy(figures), seen.clamp(max=window) if window else seen)
+
+
+def _measure_costs(
+    costs: TokenCosts | None, probabilities: Any, table: Any, ends: Any, window: int, part: slice
+) -> None:
+    """Fills the cost figures of some rows from their probabilities, where they are asked for."""
+    if costs is not None:
+        figures = _numpy(costs.figures)[part]
+        costs_into(probabilities, _numpy(costs.surprisals), table, ends, window, figures)
 
 
 def _numpy(tensor: Tensor) -> Any:

@@ -110,6 +110,43 @@ def head_to_previous(scores: ArrayLike, valid: ArrayLike | None = None) -> Float
     return np.where(there, np.take_along_axis(p, at, axis=-1), np.nan)[..., 0]
 
 
+def head_token_cost(scores: ArrayLike, surprisals: ArrayLike, valid: ArrayLike | None = None) -> FloatArray:
+    """Computes each head's sum of A_hj I_j over the keys of known surprisal I, over their mass; bits.
+
+    ``surprisals`` [K]: -log2 P(token j | tokens before), below 0 or NaN where it is not known. Returns
+    [.., H], NaN where the known keys have less than half of the attention.
+    """
+    p = attention_probabilities(scores, valid)
+    known = as_float64(surprisals) >= 0
+    mass = (p * known).sum(axis=-1)
+    total = (p * np.where(known, as_float64(surprisals), 0.0)).sum(axis=-1)
+    return np.asarray(np.where(mass >= 0.5, total / np.where(mass > 0, mass, 1.0), np.nan))
+
+
+def head_token_cost_relative(
+    scores: ArrayLike, surprisals: ArrayLike, valid: ArrayLike | None = None
+) -> FloatArray:
+    """Computes each head's token cost over the mean known surprisal of the visible keys, [.., H].
+
+    Exactly 1 for uniform attention where all surprisals are known. NaN where that mean is 0 or not known.
+    """
+    known = (as_float64(surprisals) >= 0) & _checked(scores, valid)[1]
+    total = np.where(known, as_float64(surprisals), 0.0).sum(axis=-1)
+    cost = head_token_cost(scores, surprisals, valid)
+    return np.asarray(
+        np.where(total > 0, cost * known.sum(axis=-1) / np.where(total > 0, total, 1.0), np.nan)
+    )
+
+
+def head_sink_mass(scores: ArrayLike, valid: ArrayLike | None = None) -> FloatArray:
+    """Computes each head's attention to position 0, 0..1, [.., H]; the keys must begin there.
+
+    NaN where that key is masked (outside a sliding window).
+    """
+    p = attention_probabilities(scores, valid)
+    return np.asarray(np.where(_checked(scores, valid)[1][..., 0], p[..., 0], np.nan))
+
+
 def attention_entropy(scores: ArrayLike, valid: ArrayLike | None = None) -> float:
     """Averages the head entropy over heads, in bits; mean over layers."""
     return float(head_entropy(scores, valid).mean())

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ._inputs import PagedQueries
+from .costs import TokenCosts, token_costs
 from .stats import HeadShards, HeadStats, softmax_stats
 
 _QUERIES_AT_ONCE: Final = 256
@@ -55,7 +56,9 @@ def _scores(inputs: PagedQueries, block_table: Tensor) -> tuple[Tensor, Tensor]:
     return scores.flatten(1, 2), valid
 
 
-def decode_attention_torch(inputs: PagedQueries, want_stats: bool) -> tuple[Tensor, HeadStats | None]:
+def decode_attention_torch(
+    inputs: PagedQueries, want_stats: bool, costs: TokenCosts | None = None
+) -> tuple[Tensor, HeadStats | None]:
     """Implements :func:`entropick_kernels.attention_stats.decode_attention`."""
     rows, heads, width = inputs.q.shape
     scores, valid = _scores(inputs, inputs.block_table)
@@ -64,6 +67,9 @@ def decode_attention_torch(inputs: PagedQueries, want_stats: bool) -> tuple[Tens
         p, stats = softmax_stats(scores, valid)
     else:
         p = scores.masked_fill_(~valid.unsqueeze(1), -math.inf).softmax(-1)
+    if costs is not None:
+        of_keys = costs.surprisals[inputs.block_table].flatten(-2)
+        costs.figures.copy_(token_costs(p, valid, of_keys))
     # a stale block may hold anything, and 0 * NaN is NaN
     values.masked_fill_(~valid[:, None, :, None], 0.0)
     out = torch.matmul(p.view(rows, values.shape[1], -1, p.shape[-1]), values)

@@ -14,7 +14,7 @@ are beside it and however many threads run.
 
 from __future__ import annotations
 
-from .step import Decoded, DecoderStep, PrefillChunk
+from .step import Decoded, DecoderStep, PrefillChunk, PromptSurprisals
 from .weights import DecoderShape, LayerWeights
 
 try:
@@ -30,6 +30,7 @@ __all__ = [
     "LayerWeights",
     "NativeDecoder",
     "PrefillChunk",
+    "PromptSurprisals",
     "available",
     "warmup",
 ]

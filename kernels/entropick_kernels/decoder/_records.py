@@ -31,7 +31,12 @@ STEP: Final = record_type(
     # prompt tokens: RUN [run_count], keys that a run has room for, and each thread's room in floats
     "runs run_count run_span scratch scratch_floats "
     # results: [monitored, B, heads, 5], [monitored + 1, B, 7], [B, padded vocabulary]
-    "figures signals logits",
+    "figures signals logits "
+    # surprisals of the cached keys [P, block], P, and the token costs [monitored, B, heads, 4]; 0 for none
+    "surprisals cached_blocks costs "
+    # tokens whose next token's surprisal is wanted: how many, their numbers and targets int64 [W], result
+    # [W]; at a time so many, with room for their norms and logits; the vocabulary
+    "wanted wanted_tokens wanted_targets wanted_bits wanted_at_once wanted_normed wanted_logits vocab",
     "eps",
 )
 

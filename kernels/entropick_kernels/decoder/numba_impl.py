@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .._threads import record, run, threads_for, torch_openmp
+from ..attention_stats.costs import COST_FIGURES, TokenCosts
 from ..attention_stats.numba_loops import check
 from ..attention_stats.stats import FIGURES, LAYER_SIGNALS, named_figures
 from ._records import LAYER, RUN, STEP
@@ -31,6 +32,8 @@ _QUERIES_AT_ONCE: Final = 24
 """queries of a prompt that a thread works on at a time: keys are read once for all of them"""
 _RUN_FLOATS: Final = 1 << 17
 """their probabilities should stay in the cache"""
+_WANTED_AT_ONCE: Final = 32
+"""prompt tokens whose logits are computed at a time, for the surprisals that follow them"""
 
 
 class NativeDecoder:
@@ -74,6 +77,8 @@ class NativeDecoder:
             width=shape.width,
             ffn=shape.ffn,
             vocab_panels=packed.shape[0],
+            vocab=shape.vocab,
+            wanted_at_once=_WANTED_AT_ONCE,
             layer_count=len(self._layers),
             tied=head is None,
             embed=0 if head is None else self._keep(embed),
@@ -113,13 +118,15 @@ class NativeDecoder:
         chunks do not have just the tokens before the rows.
         """
         rows, shape = step.rows, self.shape
-        work = self._prepare(step) + rows * self._panels * LANES * shape.hidden
+        wanted = self._want(step)
+        work = self._prepare(step) + (rows + wanted) * self._panels * LANES * shape.hidden
         # packed products are twice as fast as the loops that this threshold was measured for
         threads = threads_for(work // 2)
         self._share(step, threads)
         figures = torch.empty(len(step.monitored), rows, shape.heads, FIGURES)
         signals = torch.empty(len(step.monitored) + 1, rows, LAYER_SIGNALS)
         logits = torch.empty(rows, self._panels * LANES)
+        costs = self._costs(step)
         self._set(figures=figures.data_ptr(), signals=signals.data_ptr(), logits=logits.data_ptr())
         self._run(threads)
         if not rows:
@@ -127,7 +134,45 @@ class NativeDecoder:
         keys = torch.minimum(step.lengths, self._limits)
         if self._panels * LANES != shape.vocab:
             logits = logits[:, : shape.vocab].contiguous()
-        return Decoded(logits, named_figures(figures, keys), signals[:-1], signals[-1])
+        return Decoded(logits, named_figures(figures, keys), signals[:-1], signals[-1], costs)
+
+    def _want(self, step: DecoderStep) -> int:
+        """Writes down the prompt tokens whose next surprisal is wanted, and counts them."""
+        prompt = step.prompt
+        if prompt is None or not len(prompt.tokens):
+            self._set(wanted=0)
+            return 0
+        tokens, targets, bits = prompt
+        fits = tokens.dtype == targets.dtype == torch.int64 and bits.dtype == torch.float32
+        if not fits or not (tokens.shape == targets.shape == bits.shape == (len(tokens),)):
+            raise ValueError("prompt: expected int64 tokens and targets and float32 bits of one length")
+        for values, limit in ((tokens, step.ids.shape[0]), (targets, self.shape.vocab)):
+            if int(values.min()) < 0 or int(values.max()) >= limit:
+                raise IndexError(f"prompt: a token or a target is outside 0..{limit - 1}")
+        at_once = min(len(tokens), _WANTED_AT_ONCE)
+        self._room("wanted_normed", at_once * _padded(self.shape.hidden))
+        self._room("wanted_logits", at_once * self._panels * LANES)
+        self._set(
+            wanted=len(tokens),
+            wanted_tokens=tokens.data_ptr(),
+            wanted_targets=targets.data_ptr(),
+            wanted_bits=bits.data_ptr(),
+        )
+        return len(tokens)
+
+    def _costs(self, step: DecoderStep) -> Tensor | None:
+        """Makes room for the token costs of a step, where they are wanted, and writes down where it is."""
+        cached = step.surprisals
+        if cached is None or not step.rows:
+            self._set(surprisals=0, costs=0)
+            return None
+        heads = self.shape.heads
+        costs = torch.empty(len(step.monitored), step.rows, heads, COST_FIGURES)
+        query = costs.new_empty(1).expand(step.rows, heads, 1)
+        for of_layer in costs:
+            TokenCosts(cached, of_layer).check(query, step.keys[0])
+        self._set(surprisals=cached.data_ptr(), cached_blocks=cached.shape[0], costs=costs.data_ptr())
+        return costs
 
     def _set(self, **fields: Any) -> None:
         """Sets fields of the program's arguments."""

@@ -12,11 +12,15 @@ from typing import Any
 import numba
 import numpy as np
 
+from .._exp2 import LOG2_E
 from .._native import native, native_worker
 from .._threads import address, claim
+from ..attention_stats.costs import COST_FIGURES
+from ..attention_stats.numba_costs import row_costs
 from ..attention_stats.numba_loops import deviations
 from ..attention_stats.numba_signals import layer_signals_into, mean_signals_into
 from ..attention_stats.stats import FIGURES, LAYER_SIGNALS
+from ..logits_stats.numba_impl import row_log_z
 from ._records import LAYER, RUN, STEP
 from ._team import PROGRAM, TICKET, UNIT, meet, spread, team_size
 from ._tile import LANES
@@ -235,6 +239,12 @@ def _measure(step: Any, layer: Any, lo: int, b: int, of_layer: int) -> None:
     place = step.signals + (layer.monitored * rows + lo + b) * LAYER_SIGNALS * FLOAT
     signals = vector(place, LAYER_SIGNALS)
     layer_signals_into(figures, n, 0.0, signals)
+    if step.costs:
+        cached = numba.carray(address(step.surprisals), (step.cached_blocks, step.block), np.float32)
+        table = numba.carray(address(step.block_table), (rows, step.columns), np.int32)
+        place = step.costs + (layer.monitored * rows + lo + b) * heads * COST_FIGURES * FLOAT
+        costs = numba.carray(address(place), (heads, COST_FIGURES), np.float32)
+        row_costs(p, cached, table[lo + b], start, length, costs)
 
 
 @native()
@@ -289,6 +299,33 @@ def _logits(cells: Any, step: Any, me: int, threads: int) -> None:
 
 
 @native()
+def _next_surprisals(cells: Any, step: Any, me: int, threads: int) -> None:
+    """Computes the surprisals of the tokens that follow the wanted tokens, a few tokens at a time."""
+    hidden, columns = _padded(step.hidden), step.vocab_panels * LANES
+    tokens = numba.carray(address(step.wanted_tokens), (step.wanted,), np.int64)
+    targets = numba.carray(address(step.wanted_targets), (step.wanted,), np.int64)
+    bits = vector(step.wanted_bits, step.wanted)
+    figures = np.empty(4, dtype=np.float32)
+    for lo in range(0, step.wanted, step.wanted_at_once):
+        some = min(step.wanted - lo, step.wanted_at_once)
+        for i in range(me, some, threads):
+            x = vector(step.residual + tokens[lo + i] * hidden * FLOAT, step.hidden)
+            normed = vector(step.wanted_normed + i * hidden * FLOAT, step.hidden)
+            rms_norm(x, vector(step.norm, step.hidden), step.eps, normed)
+        meet(cells, threads)
+        _project(
+            cells, step.wanted_normed, some, hidden, step.hidden, step.head, _NONE, step.vocab_panels,
+            step.wanted_logits, columns, _NONE, _NONE, threads,
+        )  # fmt: skip
+        meet(cells, threads)
+        for i in range(me, some, threads):
+            row = vector(step.wanted_logits + i * columns * FLOAT, step.vocab)
+            row_log_z(row, figures)
+            bits[lo + i] = (figures[3] + (figures[2] - row[targets[lo + i]])) * LOG2_E
+        meet(cells, threads)
+
+
+@native()
 def run_step(cells: Any) -> None:
     """Runs one thread's way through a step."""
     threads, me = team_size(cells), claim(cells, TICKET)
@@ -298,6 +335,8 @@ def run_step(cells: Any) -> None:
     _embed(step, me, threads)
     for i in range(step.layer_count):
         _layer(cells, step, layers[i], me, threads)
+    if step.wanted:
+        _next_surprisals(cells, step, me, threads)
     if step.rows:
         _logits(cells, step, me, threads)
 

@@ -23,6 +23,17 @@ class PrefillChunk:
     """keys of the sequence including the chunk"""
 
 
+class PromptSurprisals(NamedTuple):
+    """The tokens of a step's chunks whose next token's surprisal is wanted, and the place for it."""
+
+    tokens: Tensor
+    """int64 [W], their numbers in the step"""
+    targets: Tensor
+    """int64 [W], the token that follows each in its sequence"""
+    bits: Tensor
+    """float32 [W]: -log2 P(target | tokens up to the token), which the decoder fills in"""
+
+
 @dataclass(frozen=True, slots=True)
 class DecoderStep:
     """A step over T tokens: first the prefill chunks', then one token a row, whose logits are wanted."""
@@ -46,6 +57,10 @@ class DecoderStep:
     chunks: Sequence[PrefillChunk]
     monitored: frozenset[int]
     """the layers whose statistics are kept"""
+    surprisals: Tensor | None = None
+    """float32 [P, block], as in ``attention_stats.TokenCosts``, where the rows' token costs are wanted"""
+    prompt: PromptSurprisals | None = None
+    """the prompt tokens whose surprisals are wanted"""
 
 
 class Decoded(NamedTuple):
@@ -59,6 +74,8 @@ class Decoded(NamedTuple):
     """[L, B, 7], signals in the order of ``attention_stats.layer_signals``"""
     signals: Tensor
     """[B, 7], the mean over layers"""
+    costs: Tensor | None = None
+    """[L, B, H, 4], the figures of ``attention_stats.TokenCosts``, where they were wanted"""
 
 
 def prompt_runs(chunks: Sequence[PrefillChunk], tokens: int) -> list[tuple[int, int, int, int]]:

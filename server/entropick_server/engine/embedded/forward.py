@@ -32,7 +32,8 @@ class ForwardOutput:
     """The output of a forward for its B rows, ``sequences``.
 
     ``logits`` [B, V]; ``heads``: each field [L, B, H] over the monitored layers; ``by_layer`` [L, B, 7] and
-    its mean over layers ``signals`` [B, 7], in the order of ATTENTION_SIGNALS.
+    its mean over layers ``signals`` [B, 7], in the order of ATTENTION_SIGNALS. ``costs`` [L, B, H, 4]: as in
+    :class:`entropick_kernels.attention_stats.TokenCosts`, None where no token cost was measured.
     """
 
     sequences: tuple[Sequence, ...]
@@ -40,6 +41,7 @@ class ForwardOutput:
     heads: HeadStats
     by_layer: Tensor
     signals: Tensor
+    costs: Tensor | None = None
 
 
 def decoded(logits: Tensor, stats: Seq[HeadStats]) -> Decoded:
