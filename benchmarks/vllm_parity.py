@@ -40,7 +40,7 @@ async def main(count: int) -> int:
     sys.path.remove(str(HERE))
     from entropick_pico import grammar, model_path
     from entropick_sampler.params import SEVERAL_TEMPERATURE, PolicyConfig, SamplingParams
-    from entropick_sampler.signals import SIGNAL_NAMES
+    from entropick_sampler.signals import STEP_SIGNALS
     from entropick_sampler.strategy import Strategy
     from entropick_server.engine.types import EngineOptions
     from entropick_server.engine.vllm.engine import VllmEngine
@@ -82,7 +82,7 @@ async def main(count: int) -> int:
         ]
         a, b = await both(PolicyConfig("entropix", "calibrated"), SamplingParams(max_tokens=64), forced)
         print(f"{len(forced)} teacher-forced texts: {sum(map(len, a))} tokens")
-        for index, name in enumerate(SIGNAL_NAMES):
+        for index, name in enumerate(s.name for s in STEP_SIGNALS):
             claim(f"forced: {name}, largest difference", widest(a, b, index), 1e-3)
         pairs = [(x, y) for one, two in zip(a, b, strict=True) for x, y in zip(one, two, strict=True)]
         agree = sum(x.strategy == y.strategy for x, y in pairs) / len(pairs)

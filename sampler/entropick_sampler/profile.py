@@ -21,6 +21,8 @@ from typing import Any, Final
 import tomli_w
 
 from .error_probability import ErrorModel
+from .genuineness.quadrants import Cuts
+from .genuineness.reference import WINDOW
 from .params import CALIBRATED_BASE, PolicyParams, with_values
 from .signals import POLICY_SIGNALS
 
@@ -39,6 +41,8 @@ THRESHOLDS: Final[tuple[str, ...]] = (
     "high_uncertainty_varentropy",
 )
 _FORMAT: Final = 1
+_DECIDE_NOTHING: Final = ("error", "genuineness")
+"""the fields that are no part of a profile's id"""
 
 
 class ProfileError(ValueError):
@@ -57,6 +61,7 @@ class Profile:
     ``opening_weights``: token id -> weight of its log2 probability at the first token of a reply, which is
     added to that sum (:mod:`.opening`); a profile that has any fires at no other token.
     ``error``: the coefficients of ``error_probability``, which decide nothing; None where none were fitted.
+    ``genuineness``: the cut points of the quadrants, which decide nothing either; None where none are known.
 
     The mappings must not be changed: ``id`` and ``params`` are computed once.
     """
@@ -74,6 +79,7 @@ class Profile:
     opening_weights: Mapping[int, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     error: ErrorModel | None = None
+    genuineness: Cuts | None = None
 
     def __hash__(self) -> int:
         """Returns the hash of the profile's id, so that profiles can be keys of a cache."""
@@ -81,11 +87,11 @@ class Profile:
 
     @cached_property
     def id(self) -> str:
-        """Returns a digest (12 hexadecimal digits) of all fields but ``error``.
+        """Returns a digest (12 hexadecimal digits) of all fields but ``error`` and ``genuineness``.
 
         Profiles of equal id decide alike.
         """
-        decides = {name: value for name, value in self.as_dict().items() if name != "error"}
+        decides = {name: value for name, value in self.as_dict().items() if name not in _DECIDE_NOTHING}
         content = json.dumps(decides, sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:12]
 
@@ -95,11 +101,14 @@ class Profile:
         return with_values(CALIBRATED_BASE, self.thresholds)
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns the fields as plain values, for JSON; without ``error`` where that is None."""
-        plain = asdict(replace(self, error=None))
-        del plain["error"]
+        """Returns the fields as plain values, for JSON, without ``error`` and ``genuineness`` where None."""
+        plain = asdict(replace(self, error=None, genuineness=None))
+        for name in _DECIDE_NOTHING:
+            del plain[name]
         if self.error is not None:
             plain["error"] = self.error.as_dict()
+        if self.genuineness is not None:
+            plain["genuineness"] = asdict(self.genuineness)
         plain["quantiles"] = {name: list(values) for name, values in self.quantiles.items()}
         plain["layers"] = list(self.layers)
         plain["opening_weights"] = [list(pair) for pair in sorted(self.opening_weights.items())]
@@ -163,6 +172,7 @@ def _from_dict(data: Mapping[str, Any], name: str) -> Profile:
             opening_weights=_opening_weights(clarify.get("opening")),
             notes=tuple(str(note) for note in provenance.get("notes", ())),
             error=ErrorModel.of_dict(data["error"]) if "error" in data else None,
+            genuineness=_cuts(data["genuineness"]) if "genuineness" in data else None,
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ProfileError(f"{name}: missing or malformed entry: {error}") from error
@@ -179,6 +189,17 @@ def _opening_weights(table: Mapping[str, Any] | None) -> dict[int, float]:
     if len(set(ids)) != len(weights) or len(ids) != len(weights) or any(token < 0 for token in ids):
         raise ValueError("clarify.opening needs a weight for each of its tokens, and every token once")
     return dict(zip(ids, weights, strict=True))
+
+
+def _cuts(table: Mapping[str, Any]) -> Cuts:
+    """Returns the cut points in a profile's table ``genuineness``.
+
+    Raises ValueError for another form or window than the server's, and as :class:`Cuts` does.
+    """
+    if (table["form"], table["window"]) != ("normalised", WINDOW):
+        raise ValueError(f"genuineness: this version reads cut points of form normalised, window {WINDOW}")
+    cost, genuine, mechanical = (float(table[name]) for name in ("cost", "genuine", "mechanical"))
+    return Cuts(cost, genuine, mechanical, WINDOW)
 
 
 def _check(profile: Profile, name: str) -> None:
@@ -236,4 +257,6 @@ def _to_toml(profile: Profile) -> str:
     }
     if profile.error is not None:
         content["error"] = profile.error.as_dict()
+    if profile.genuineness is not None:
+        content["genuineness"] = asdict(profile.genuineness)
     return f"# quantiles: values at {levels}\n{tomli_w.dumps(content)}"

@@ -11,6 +11,7 @@ from entropick_sampler.signals import SIGNAL_NAMES
 from entropick_sampler.strategy import Strategy
 
 from .engine.types import BranchRecord, Request, Token, TokenDetail
+from .genuineness import genuineness_summary
 from .protocol.responses import (
     BranchRow,
     CandidateRow,
@@ -82,6 +83,11 @@ def _detail(detail: TokenDetail) -> DetailRow:
         interaction_strength=[list(heads) for heads in detail.interaction_strength],
         attention_to_previous=[list(heads) for heads in detail.attention_to_previous],
         per_layer={name: list(values) for name, values in detail.per_layer.items()},
+        **{
+            name: [list(heads) for heads in figures]
+            for name, figures in (("genuineness", detail.genuineness), ("token_cost", detail.token_cost))
+            if figures is not None
+        },
     )
 
 
@@ -99,7 +105,7 @@ def summarize(request: Request, tokens: Sequence[Token], profile: str | None, br
             statistics[name] = SignalStatistic(mean=math.fsum(values) / len(values), max=max(values))
     strategies = Counter(token.strategy for token in tokens)
     adaptive = request.policy.policy == "entropix"
-    return Summary(
+    summary = Summary(
         seed=request.sampling.seed,
         choice=request.choice,
         policy=request.policy.policy,
@@ -110,3 +116,6 @@ def summarize(request: Request, tokens: Sequence[Token], profile: str | None, br
         forced_tokens=sum(token.forced for token in tokens),
         branch_tokens=branch_tokens,
     )
+    if (watched := genuineness_summary(request, tokens)) is not None:
+        summary.genuineness = watched
+    return summary

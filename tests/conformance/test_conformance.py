@@ -474,7 +474,12 @@ def test_the_engines_say_the_same(running: Callable[[str], Any], other: str) -> 
             assert a["usage"]["completion_tokens_details"] == b["usage"]["completion_tokens_details"]
             for row, its in zip(rows_of(a), rows_of(b), strict=True):
                 assert (row["strategy"], row["forced"]) == (its["strategy"], its["forced"])
-                assert row["signals"] == pytest.approx(its["signals"], rel=1e-3, abs=1e-3)
+                # the signals of a window are absent on vLLM
+                mine, other = (
+                    {s.name: r["signals"][s.name] for s in STEP_SIGNALS if s.name in r["signals"]}
+                    for r in (row, its)
+                )
+                assert mine == pytest.approx(other, rel=1e-3, abs=1e-3)
                 assert [c["token_ids"] for c in row.get("branches") or ()] == [
                     c["token_ids"] for c in its.get("branches") or ()
                 ]

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from entropick_sampler.calibrate import MeasuredTokens, cut_points, fit
 from entropick_sampler.columns import StepColumns, StepRow
 from entropick_sampler.compose import Composition, RowParams, rank_tables
+from entropick_sampler.genuineness.quadrants import Cuts
 from entropick_sampler.native.row import rank
 from entropick_sampler.policy import PolicyRows, decide, quantile_ranks
 from entropick_sampler.profile import QUANTILE_LEVELS, Profile, ProfileError
@@ -120,6 +121,26 @@ def test_the_file_has_the_rights_of_any_new_file(tmp_path: Path) -> None:
     (tmp_path / "other").touch()
     modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("made/p.toml", "other")]
     assert modes[0] == modes[1]
+
+
+def test_cut_points_of_genuineness_decide_nothing(tmp_path: Path) -> None:
+    cuts = Cuts(cost=2.5, genuine=0.05, mechanical=0.01, window=64)
+    profile = replace(PLAIN, genuineness=cuts)
+    profile.save(tmp_path / "p.toml")
+    assert Profile.load(tmp_path / "p.toml") == profile
+    assert profile.id == PLAIN.id
+    assert "genuineness" not in PLAIN.as_dict()
+    for other, why in (
+        (replace(cuts, window=32), "window 64"),
+        (replace(cuts, form="seed"), "normalised"),
+    ):
+        replace(PLAIN, genuineness=other).save(tmp_path / "p.toml")
+        with pytest.raises(ProfileError, match=why):
+            Profile.load(tmp_path / "p.toml")
+    text = (tmp_path / "p.toml").read_text().replace('form = "seed"', 'form = "normalised"')
+    (tmp_path / "p.toml").write_text(text.replace("genuine = 0.05", "genuine = 0.001"))
+    with pytest.raises(ProfileError, match="mechanical must be below"):
+        Profile.load(tmp_path / "p.toml")
 
 
 def test_the_id_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:

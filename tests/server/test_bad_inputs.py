@@ -215,6 +215,8 @@ FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"entropick": {"overrides": {"top_n_sigma": "1"}}}, "entropick.overrides.top_n_sigma"),
     ({"entropick": {"overrides": {"mirostat_ta": 1}}}, "entropick.overrides.mirostat_ta"),
     ({"entropick": {"telemetry": "all"}}, "entropick.telemetry"),
+    ({"entropick": {"genuineness": "true"}}, "entropick.genuineness"),
+    ({"entropick": {"genuineness": 1}}, "entropick.genuineness"),
     ({"entropick": {"preset": "calibrated"}}, "entropick.preset"),
     ({"entropick": {"overrides": {"greedy_entrop": 1}}}, "entropick.overrides.greedy_entrop"),
     ({"entropick": {"overrides": {"greedy_entropy": "1"}}}, "entropick.overrides.greedy_entropy"),

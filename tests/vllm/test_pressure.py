@@ -14,6 +14,7 @@ from entropick_pico import model_path
 from entropick_sampler.branch_config import BranchConfig
 from entropick_sampler.params import PolicyConfig
 from entropick_sampler.profile import PROFILE_FILE
+from entropick_sampler.signals import STEP_SIGNALS
 from entropick_sampler.strategy import Strategy
 from entropick_server.calibration import calibrate_first
 from entropick_server.engine.embedded.engine import EmbeddedEngine
@@ -74,7 +75,8 @@ async def test_prefill_chunks_and_preemption_change_nothing(make_request: Callab
         assert alike > 40
         for a, b in zip(mine[:alike], its[:alike], strict=True):
             assert (a.strategy, a.forced) == (b.strategy, b.forced)
-            assert a.signals == pytest.approx(b.signals, rel=1e-3, abs=1e-3)
+            figures = b.signals[: len(STEP_SIGNALS)]
+            assert a.signals[: len(STEP_SIGNALS)] == pytest.approx(figures, rel=1e-3, abs=1e-3)
             assert a.parameters is not None
             assert b.parameters is not None
             assert a.parameters.min_p == pytest.approx(b.parameters.min_p, rel=1e-2, abs=1e-4)

@@ -4,8 +4,8 @@ Layout of one layer: ``k_blocks, v_blocks`` [P, Hk, block, D]; ``block_table`` i
 beyond a row's blocks being arbitrary valid ids; ``lengths`` int [B], the number of keys INCLUDING the newest.
 
 ``reference``: the statistics in float64. ``stats``: figures by head, signals by layer; ``costs``: token
-costs. ``torch_impl``: any device. ``numba_impl``: the CPU; its loops are in ``numba_loops``, ``numba_signals``
-and ``numba_costs``. ``transposed``:
+costs. ``torch_impl``: any device. ``numba_impl``: the CPU; its loops are in ``numba_loops``,
+``numba_signals`` and ``numba_costs``. ``transposed``:
 several layers at once on the CPU, whose blocks are transposed. ``triton_impl`` and ``triton_kernels``: GPUs.
 """
 

@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 
 from entropick_sampler.columns import NOTHING, StepColumns, StepRow
 from entropick_sampler.compose import validate_request
+from entropick_sampler.genuineness.reply import ReplyWindows
 from entropick_sampler.profile import Profile
 from entropick_sampler.repetition import TokenHistory
 
@@ -81,7 +82,8 @@ class Reply:
     ``clarify_used``: clarifying texts so far; ``since_clarify``: tokens since the last text began, None
     before the first. ``tokens``: tokens so far whose surprisal is known; ``surprisal``: its sum, bits (both
     kept where tokens are drawn alone: not in a server beside vLLM). ``unfinished``: the bytes of a character
-    that the newest tokens began and did not end. ``history``: the newest tokens."""
+    that the newest tokens began and did not end. ``history``: the newest tokens. ``windows``: the rolling
+    windows of the steps so far, None before the first step and where nobody watches."""
 
     limit: int = _UNLIMITED
     stops: tuple[int, ...] = ()
@@ -98,6 +100,7 @@ class Reply:
     surprisal: float = 0.0
     unfinished: bytes = b""
     history: TokenHistory = field(default_factory=TokenHistory)
+    windows: ReplyWindows | None = None
 
     @classmethod
     def begin(cls, request: Request, max_model_len: int) -> Reply:
@@ -192,7 +195,8 @@ class Reply:
 
     def copy(self) -> Reply:
         """Copies the reply, for a branch that continues it."""
-        return replace(self, pending=self.pending.copy(), history=self.history.copy())
+        windows = None if self.windows is None else self.windows.copy()
+        return replace(self, pending=self.pending.copy(), history=self.history.copy(), windows=windows)
 
 
 def step_columns(replies: Sequence[Reply], text: ClarifyingText) -> tuple[StepColumns, list[tuple[int, ...]]]:

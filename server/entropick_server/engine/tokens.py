@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from entropick_kernels.attention_stats import HeadStats
+from entropick_sampler.genuineness.reply import ReplyWindows, WindowStep
 from entropick_sampler.packed import TokenRow
 from entropick_sampler.signals import ATTENTION_SIGNALS, SIGNAL_NAMES, WINDOW_SIGNALS
 from entropick_sampler.strategy import Strategy
@@ -20,9 +21,8 @@ from .types import Candidate, Token, TokenDetail, TokenParameters
 _ENTROPY = SIGNAL_NAMES.index("logits_entropy")
 _SURPRISAL = SIGNAL_NAMES.index("surprisal")
 _EXCESS = SIGNAL_NAMES.index("excess_surprisal")
-WindowFigures = tuple[float | None, ...]
-"""the figures of a row's rolling window, in the order of WINDOW_SIGNALS; None for an absent figure"""
-NO_WINDOW: Final[WindowFigures] = (None,) * len(WINDOW_SIGNALS)
+NO_WINDOW: Final = WindowStep((None,) * len(WINDOW_SIGNALS))
+"""the windows of a row that nothing watches"""
 TopLogprobs = tuple[tuple[int, float], ...]
 """token ids with their log probabilities (nats), the most probable first"""
 
@@ -46,7 +46,7 @@ def token_of(
     replayed: bool,
     tops: TopLogprobs = (),
     detail: TokenDetail | None = None,
-    window: WindowFigures = NO_WINDOW,
+    window: WindowStep = NO_WINDOW,
 ) -> Token:
     """Makes the emitted token of a row.
 
@@ -56,12 +56,13 @@ def token_of(
     return Token(
         row.token,
         row.logprob,
-        row.signals + window,
+        row.signals + window.values,
         Strategy.CLARIFY if forced and not replayed else row.strategy,
         TokenParameters(row.temperature, row.top_p, row.top_k, row.min_p, row.n_candidates),
         forced,
         tops,
         detail,
+        counts=window.counts,
     )
 
 
@@ -138,12 +139,22 @@ def _none_for_nan(rows: list[list[float]]) -> list[list[float | None]]:
 
 
 def token_detail(
-    attention: AttentionDetail, layers: Sequence[int], candidates: Sequence[tuple[int, float, float]]
+    attention: AttentionDetail,
+    layers: Sequence[int],
+    candidates: Sequence[tuple[int, float, float]],
+    windows: ReplyWindows | None = None,
 ) -> TokenDetail:
     """Makes the detail that telemetry ``full`` adds to a token.
 
-    ``layers``: the numbers of the monitored layers.
+    ``layers``: the numbers of the monitored layers; ``windows``: of the reply, behind the token's step.
     """
+    genuineness = token_cost = None
+    if windows is not None:
+        by_head = [
+            tuple(map(tuple, _none_for_nan(figures.reshape(len(layers), -1).tolist())))
+            for figures in windows.head_figures()
+        ]
+        genuineness, token_cost = by_head[0], by_head[1] if windows.heads.has_costs else None
     columns = zip(*attention.per_layer, strict=True)
     return TokenDetail(
         tuple(layers),
@@ -152,6 +163,8 @@ def token_detail(
         tuple(map(tuple, attention.previous)),
         {signal.name: tuple(column) for signal, column in zip(ATTENTION_SIGNALS, columns, strict=True)},
         tuple(Candidate(*candidate) for candidate in candidates),
+        genuineness,
+        token_cost,
     )
 
 

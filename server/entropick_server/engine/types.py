@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from entropick_sampler.genuineness.reply import HeadCounts
 from entropick_sampler.params import PolicyConfig, SamplingParams
 from entropick_sampler.signals import SIGNAL_NAMES
 from entropick_sampler.strategy import Strategy
@@ -83,6 +84,10 @@ class TokenDetail:
     per_layer: Mapping[str, tuple[float | None, ...]]
     """signal name -> [layers]"""
     candidates: tuple[Candidate, ...]
+    genuineness: tuple[tuple[float | None, ...], ...] | None = None
+    """[layers][heads], G of the window in the form that the request asked for; None where nothing watches"""
+    token_cost: tuple[tuple[float | None, ...], ...] | None = None
+    """[layers][heads], bits; None where no token cost was asked for"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +108,7 @@ class Token:
     policy was off. ``parameters``: None, and ``logprob`` NaN, where an engine lost a token's figures (vLLM's
     workers send them apart from the token). ``forced`` marks the tokens of an inserted clarifying text.
     ``branches``: at telemetry ``full``, of the token where branches opened; in order of their numbers.
+    ``counts``: heads in the regions of the plane of genuineness, None where no cut points are known.
     """
 
     token_id: int
@@ -114,6 +120,7 @@ class Token:
     top_logprobs: tuple[tuple[int, float], ...] = ()
     detail: TokenDetail | None = None
     branches: tuple[BranchRecord, ...] = ()
+    counts: HeadCounts | None = None
 
     @property
     def surprisal(self) -> float | None:

@@ -60,6 +60,11 @@ class EntropickOptions(WireModel):
         None, description="where the answer stands in a reply, for error_probability: an extractor"
     )
     telemetry: TelemetryLevel | None = Field(None, description="how much of the measurements comes back")
+    genuineness: bool | Literal["seed"] | None = Field(
+        None,
+        description="true: token costs and quadrants too; seed: also the source's literal form; false: none; "
+        "left out: what costs nothing",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -77,6 +82,13 @@ class EntropickOptions(WireModel):
         if value is None or value is False or isinstance(value, dict):
             return value
         raise ValueError("must be an object, or false")
+
+    @field_validator("genuineness", mode="before")
+    @classmethod
+    def _asked_or_not(cls, value: Any) -> Any:
+        if value is None or isinstance(value, bool) or value == "seed":
+            return value
+        raise ValueError("must be true, false or 'seed'")
 
     @field_validator("answer", mode="before")
     @classmethod
@@ -120,6 +132,7 @@ class EntropickOptions(WireModel):
             overrides=_over(self.overrides or {}, default.overrides),
             telemetry=self.telemetry or default.telemetry,
             branch=default.branch if self.branch is None else branch_config(self.branch, default.branch),
+            genuineness=default.genuineness if self.genuineness is None else self.genuineness,
         )
 
     @property

@@ -71,6 +71,12 @@ class DetailRow(BaseModel):
         description="[layers][heads]; null where the newest token sees no previous token"
     )
     per_layer: dict[str, list[float | None]]
+    genuineness: list[list[float | None]] | None = Field(
+        default=None, description="[layers][heads], over the window; absent where nothing watches"
+    )
+    token_cost: list[list[float | None]] | None = Field(
+        default=None, description="[layers][heads], bits, over the window; absent unless asked for"
+    )
 
 
 class TokenRow(BaseModel):
@@ -130,6 +136,29 @@ class ConsensusTelemetry(BaseModel):
     error_probability: float | None = None
 
 
+class PullRow(BaseModel):
+    """The change of a reply's genuineness from its first five scores to its last five."""
+
+    start: float
+    end: float
+    delta: float
+
+
+class GenuinenessSummary(BaseModel):
+    """The genuineness of a choice at its end; its means and maxima are among the signals."""
+
+    form: Literal["normalised", "seed"]
+    window: int = Field(description="steps of the window")
+    score: float | None = Field(description="G of the last window, mean over heads; null: too few tokens")
+    regions: dict[str, float] | None = Field(
+        default=None, description="shares of the heads on the axis of G; absent without cut points"
+    )
+    quadrants: dict[str, float] | None = Field(
+        default=None, description="shares of the heads in the plane; absent without token costs"
+    )
+    pull: PullRow | None = Field(default=None, description="absent for fewer than five scores")
+
+
 class Summary(BaseModel):
     """One choice at a glance. ``seed`` and ``choice`` replay it."""
 
@@ -148,6 +177,9 @@ class Summary(BaseModel):
     )
     consensus: ConsensusSummary | None = Field(
         default=None, description="of a reply that won a vote; absent elsewhere"
+    )
+    genuineness: GenuinenessSummary | None = Field(
+        default=None, description="absent where the engine does not measure it, or the request wants none"
     )
 
 

@@ -265,13 +265,18 @@ def room(model_folder: Callable[[str], Path]) -> Iterator[Callable[..., Room]]:
         yield opened
 
 
+def same_signals(got: Token, wanted: Token, rel: float = 1e-3, within: float = 1e-4) -> None:
+    """Equal figures up to rounding, absent in the same places."""
+    assert [x is None for x in got.signals] == [x is None for x in wanted.signals]
+    known = [x for x in got.signals if x is not None]
+    assert known == pytest.approx([x for x in wanted.signals if x is not None], rel=rel, abs=within)
+
+
 def same(got: list[Token], wanted: list[Token]) -> None:
     """Equal tokens and decisions; figures up to rounding."""
     assert [t.token_id for t in got] == [t.token_id for t in wanted]
     for a, b in zip(got, wanted, strict=True):
         assert (a.strategy, a.forced, a.parameters.top_k) == (b.strategy, b.forced, b.parameters.top_k)
         # the first token of a text has no attention to a previous one
-        assert [x is None for x in a.signals] == [x is None for x in b.signals]
-        known = [x for x in a.signals if x is not None]
-        assert known == pytest.approx([x for x in b.signals if x is not None], rel=1e-3, abs=1e-4)
+        same_signals(a, b)
         assert a.logprob == pytest.approx(b.logprob, abs=1e-4)

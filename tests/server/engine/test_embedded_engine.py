@@ -29,7 +29,7 @@ from entropick_server.engine.types import (
     Token,
 )
 
-from .conftest import END, VOCAB, tiny_model
+from .conftest import END, VOCAB, same_signals, tiny_model
 from .test_loader import profile
 
 Make = Callable[..., Request]
@@ -108,7 +108,7 @@ async def test_a_seeded_request_is_the_same_alone_and_in_a_batch(
             alone, _ = await run(engine, request(i, "a"))
             assert ids(alone) == ids(together[i][0])
             for a, b in zip(alone, together[i][0], strict=True):
-                assert a.signals == pytest.approx(b.signals, rel=1e-4, abs=1e-5)
+                same_signals(a, b, 1e-4, 1e-5)
                 assert a.parameters == b.parameters or a.parameters.temperature == pytest.approx(
                     b.parameters.temperature, rel=1e-3
                 )

@@ -1,4 +1,7 @@
-"""The sampling step: draws a token for every row of a forward's output. Changes no sequence."""
+"""The sampling step: draws a token for every row of a forward's output, and measures its rolling windows.
+
+Changes no sequence's tokens; the windows of its rows' replies take the step.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from ..reply import BAD_LOGITS, ClarifyingText, Drawn, step_columns
 from ..tokens import attention_details, token_detail, token_of, top_logprobs
 from .forward import ForwardOutput
 from .sequence import Sequence
+from .watch import watch
 
 
 class StepSampler:
@@ -68,6 +72,7 @@ class StepSampler:
             tops = top_logprobs(output.logits, asked, [(rows[i].max_logit, rows[i].log_z) for i in asked])
         if full := [i for i, s in enumerate(sequences) if s.request.policy.telemetry == "full"]:
             details = attention_details(output.heads, output.by_layer, full)
+        windows = watch(output, rows, self._profile.genuineness if self._profile else None)
         drawn = []
         for i, (sequence, row, text) in enumerate(zip(sequences, rows, texts, strict=True)):
             clarifying = text if row.inserted else ()
@@ -77,7 +82,10 @@ class StepSampler:
                 forced=bool(clarifying or sequence.reply.pending),
                 replayed=sequence.reply.replays,
                 tops=tops.get(i, ()),
-                detail=None if detail is None else token_detail(detail, self._layers, row.candidates),
+                detail=None
+                if detail is None
+                else token_detail(detail, self._layers, row.candidates, sequence.reply.windows),
+                window=windows[i],
             )
             drawn.append(Drawn(token, clarifying, row.firsts, BAD_LOGITS if row.flags else None))
         return drawn

@@ -157,15 +157,15 @@ def servable(spec: RowSpec, profile: Profile | None) -> RowSpec:
 
 
 def plain_profile(profile: Profile | None) -> dict[str, Any] | None:
-    """Returns a profile without its coefficients of errors as plain values, for a call into the workers."""
-    return None if profile is None else replace(profile, error=None).as_dict()
+    """Returns a profile as plain values, for a call into the workers, without fields that decide nothing."""
+    return None if profile is None else replace(profile, error=None, genuineness=None).as_dict()
 
 
 def read_profile(plain: Mapping[str, Any] | None) -> Profile | None:
     """Rebuilds the profile that :func:`plain_profile` took apart."""
     if plain is None:
         return None
-    values = {f.name: plain[f.name] for f in fields(Profile) if f.name != "error"}
+    values = {f.name: plain[f.name] for f in fields(Profile) if f.name in plain}
     values["quantiles"] = {name: tuple(row) for name, row in values["quantiles"].items()}
     values["layers"], values["notes"] = tuple(values["layers"]), tuple(values["notes"])
     values["opening_weights"] = dict(map(tuple, values["opening_weights"]))

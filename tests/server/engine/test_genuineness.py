@@ -1,0 +1,153 @@
+"""The rolling windows of replies: equal to float64 definitions, and untouched by all that happens beside."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from entropick_sampler.branch_config import BranchConfig
+from entropick_sampler.genuineness import reference
+from entropick_sampler.params import PolicyConfig
+from entropick_sampler.signals import SIGNAL_NAMES, STEP_SIGNALS, WINDOW_SIGNALS
+from entropick_sampler.strategy import Strategy
+from entropick_server.engine.types import Request, Token
+
+from .conftest import Room
+
+Open = Callable[..., Room]
+Make = Callable[..., Request]
+FULL = PolicyConfig(policy="fixed", telemetry="full")
+PROMPT = tuple(range(40, 60))
+WINDOWS = [s.name for s in WINDOW_SIGNALS]
+
+
+def told(room: Room, *requests: Request) -> list[list[Token]]:
+    for request in requests:
+        room.add(request)
+    room.finish()
+    return [room.tokens[request.request_id] for request in requests]
+
+
+def windows(tokens: list[Token]) -> dict[str, list[float | None]]:
+    columns = zip(*(t.signals[len(STEP_SIGNALS) :] for t in tokens), strict=True)
+    return dict(zip(WINDOWS, map(list, columns), strict=True))
+
+
+def close(got: list[float | None], wanted: list[float | None]) -> None:
+    assert [x is None for x in got] == [x is None for x in wanted]
+    known = [x for x in got if x is not None]
+    assert known == pytest.approx([x for x in wanted if x is not None], rel=1e-4, abs=1e-6)
+
+
+def or_none(x: float) -> float | None:
+    return None if math.isnan(x) else x
+
+
+def entropies(tokens: list[Token]) -> Any:
+    return np.array([t.detail.attention_entropy for t in tokens if t.detail is not None])
+
+
+@pytest.mark.parametrize(("name", "visible"), [("llama", 10_000), ("qwen3", 16), ("gemma2", 16)])
+@pytest.mark.parametrize("first", [1, 20])
+def test_every_token_has_the_figures_of_the_reference(
+    name: str, visible: int, first: int, room: Open, make_request: Make
+) -> None:
+    layers = {"llama": (0, 1, 2), "qwen3": (1, 2), "gemma2": (0, 2)}[name]
+    open_room = room(name=name, monitored_layers=layers)
+    (tokens,) = told(open_room, make_request(PROMPT[:first], policy=FULL, max_tokens=80))
+    got, bits = windows(tokens), entropies(tokens)
+    logits = [t.signals[SIGNAL_NAMES.index("logits_entropy")] for t in tokens]
+    keys = np.minimum(np.arange(first, first + 80), visible)[:, None].repeat(len(layers), 1)
+    wanted: dict[str, list[float | None]] = {name: [] for name in WINDOWS}
+    for n in range(1, len(tokens) + 1):
+        some = bits[:n], keys[:n]
+        wanted["genuineness"].append(or_none(reference.genuineness(*some)))
+        wanted["entropy_variance"].append(or_none(reference.entropy_variance(*some)))
+        wanted["collapse_rate"].append(or_none(reference.collapse_rate(*some)))
+        wanted["entropy_window_variance"].append(or_none(reference.entropy_window_variance(logits[:n])))
+    for signal in ("genuineness", "entropy_variance", "collapse_rate", "entropy_window_variance"):
+        close(got[signal], wanted[signal])
+    # a step with one visible key is left out
+    assert [x is None for x in got["genuineness"]].index(False) == (8 if first == 1 else 7)
+    for signal in ("genuineness_seed", "token_cost", "token_cost_relative", "sink_mass"):
+        assert set(got[signal]) == {None}, "not asked for"
+    last = tokens[-1].detail
+    assert last is not None
+    assert last.token_cost is None
+    z = reference.normalised_entropy(bits, keys[..., None])
+    np.testing.assert_allclose(last.genuineness, reference.head_genuineness(z), rtol=1e-4, atol=1e-6)
+
+
+def test_the_seed_form_and_none_at_all(room: Open, make_request: Make) -> None:
+    policies = [PolicyConfig(policy="fixed", telemetry="full", genuineness=g) for g in ("seed", False, None)]
+    seed, none, plain = told(
+        room(), *(make_request(PROMPT, policy=policy, seed=3, max_tokens=30) for policy in policies)
+    )
+    assert [t.token_id for t in seed] == [t.token_id for t in none] == [t.token_id for t in plain]
+    assert set(none[-1].signals[len(STEP_SIGNALS) :]) == {None}
+    bits, got = entropies(seed), windows(seed)
+    for n in (7, 8, 20, 30):
+        close([got["genuineness_seed"][n - 1]], [or_none(reference.genuineness_seed(bits[:n]))])
+    close(got["genuineness"], windows(plain)["genuineness"])
+    assert none[-1].detail is not None
+    assert none[-1].detail.genuineness is None
+    assert seed[-1].detail is not None
+    np.testing.assert_allclose(
+        seed[-1].detail.genuineness, reference.head_genuineness(bits), rtol=1e-4, atol=1e-6
+    )
+    # the source's cut points count the heads of the seed form
+    assert seed[-1].counts is not None
+    assert sum(seed[-1].counts[:3]) == bits[0].size
+    assert plain[-1].counts is None
+
+
+def replayed(room: Room, make: Make, request: Request, tokens: list[Token]) -> list[Token]:
+    """The figures of the same reply, given from the beginning and alone."""
+    given = tuple(t.token_id for t in tokens)
+    policy = PolicyConfig(policy="fixed", genuineness=request.policy.genuineness)
+    (again,) = told(room, make(request.prompt_token_ids, forced=given, policy=policy))
+    return again
+
+
+def compare(got: list[Token], wanted: list[Token]) -> None:
+    one, other = windows(got), windows(wanted)
+    for name in WINDOWS:
+        close(one[name], other[name])
+
+
+def test_forks_and_adoption_leave_them_unchanged(room: Open, make_request: Make) -> None:
+    branch = BranchConfig(width=3, depth=5, budget=16, on=frozenset(Strategy))
+    for scorer in ("mean_logprob", "confidence"):
+        policy = PolicyConfig(
+            preset="seed",
+            branch=BranchConfig(width=branch.width, depth=5, budget=16, on=branch.on, scorer=scorer),
+            telemetry="full",
+        )
+        request = make_request(PROMPT, policy=policy, seed=5, max_tokens=60)
+        (tokens,) = told(room(), request)
+        adopted = [i for t in tokens for i, b in enumerate(t.branches) if b.chosen]
+        assert any(adopted), "another branch than the first was kept"
+        compare(tokens, replayed(room(), make_request, request, tokens))
+
+
+def test_preemption_leaves_them_unchanged(room: Open, make_request: Make) -> None:
+    requests = [make_request(PROMPT[i:], seed=i, max_tokens=60) for i in range(4)]
+    crowded = room(blocks=20)
+    together = told(crowded, *requests)
+    assert crowded.preempted
+    for request, tokens in zip(requests, together, strict=True):
+        compare(tokens, replayed(room(), make_request, request, tokens))
+
+
+def test_the_cache_and_the_choices_of_a_prompt_leave_them_unchanged(room: Open, make_request: Make) -> None:
+    warm = room()
+    first = make_request(PROMPT, seed=1, max_tokens=20)
+    (cold,) = told(warm, first)
+    again = make_request(PROMPT, seed=1, max_tokens=20)
+    (hit,) = told(warm, again)
+    assert warm.cached[again.request_id]
+    compare(hit, cold)
