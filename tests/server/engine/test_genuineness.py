@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from entropick_sampler.branch_config import BranchConfig
 from entropick_sampler.genuineness import reference
@@ -16,7 +18,7 @@ from entropick_sampler.signals import SIGNAL_NAMES, STEP_SIGNALS, WINDOW_SIGNALS
 from entropick_sampler.strategy import Strategy
 from entropick_server.engine.types import Request, Token
 
-from .conftest import Room
+from .conftest import Room, tiny_model
 
 Open = Callable[..., Room]
 Make = Callable[..., Request]
@@ -151,3 +153,92 @@ def test_the_cache_and_the_choices_of_a_prompt_leave_them_unchanged(room: Open, 
     (hit,) = told(warm, again)
     assert warm.cached[again.request_id]
     compare(hit, cold)
+
+
+def forced_costs(tokens: list[Token], prompt: tuple[int, ...], name: str) -> tuple[list[float], Any]:
+    """By transformers' eager pass: surprisals of prompt and reply, and the attention maps of each layer."""
+    model = tiny_model(name)
+    text = [*prompt, *(t.token_id for t in tokens)]
+    with torch.inference_mode():
+        found = model(torch.tensor([text]), output_attentions=True)
+    logprobs = found.logits[0].double().log_softmax(-1)
+    bits = [0.0, *(-logprobs[at, text[at + 1]] / math.log(2) for at in range(len(text) - 1))]
+    return [float(x) for x in bits], np.stack([a[0].double().numpy() for a in found.attentions])
+
+
+COSTED = PolicyConfig(policy="fixed", telemetry="full", genuineness=True)
+
+
+@pytest.mark.parametrize(("name", "decoder"), [("llama", "auto"), ("llama", "torch"), ("qwen3", "auto")])
+def test_token_costs_are_those_of_an_eager_pass(
+    name: str, decoder: Any, room: Open, make_request: Make
+) -> None:
+    # in chunks of a few tokens; the first step's keys are not all known before it, so it has no cost
+    open_room = room(name=name, decoder=decoder, max_num_batched_tokens=17, max_num_seqs=4)
+    (tokens,) = told(open_room, make_request(PROMPT, policy=COSTED, max_tokens=70))
+    bits, attention = forced_costs(tokens, PROMPT, name)
+    layers = len(attention)
+    first = len(PROMPT) - 1
+    rows = attention[:, :, first : first + len(tokens)]
+    costs = np.einsum("lhtk,k->tlh", rows, bits)
+    costs[0] = np.nan
+    sinks = rows[..., 0].transpose(2, 0, 1).copy()
+    relative = np.empty_like(costs)
+    for t in range(len(tokens)):
+        # qwen3's last two layers see 16 keys
+        for layer in range(layers):
+            n = first + t + 1
+            start = max(0, n - 16) if name == "qwen3" and layer else 0
+            relative[t, layer] = costs[t, layer] / np.mean(bits[start:n])
+            if start:
+                sinks[t, layer] = np.nan
+    sinks[0] = np.nan
+    got = windows(tokens)
+    for signal, series in (("token_cost", costs), ("token_cost_relative", relative), ("sink_mass", sinks)):
+        by_head = series if signal == "token_cost" else series.reshape(len(tokens), -1)
+        wanted = [or_none(getattr(reference, signal)(by_head[: n + 1])) for n in range(len(tokens))]
+        assert wanted[0] is None
+        assert [x is None for x in got[signal]] == [x is None for x in wanted]
+        assert [x for x in got[signal] if x is not None] == pytest.approx(
+            [x for x in wanted if x is not None], rel=1e-4, abs=1e-4
+        )
+    last = tokens[-1].detail
+    assert last is not None
+    mean = np.nanmean(costs[-64:], axis=0)
+    np.testing.assert_allclose(np.array(last.token_cost), mean, rtol=1e-4, atol=1e-4)
+
+
+def test_what_runs_beside_leaves_token_costs_unchanged(room: Open, make_request: Make) -> None:
+    """Branches, preemption, the prefix cache and other choices; beside them a request that asks for none."""
+    branch = BranchConfig(width=3, depth=5, budget=16, on=frozenset(Strategy))
+    policy = PolicyConfig(preset="seed", branch=branch, telemetry="full", genuineness="seed")
+    request = make_request(PROMPT, policy=policy, seed=5, max_tokens=40)
+    beside = [make_request(PROMPT, seed=i, max_tokens=40) for i in range(3)]
+    crowded = room(blocks=26)
+    told(crowded, make_request(PROMPT, max_tokens=20))  # fills the cache, without surprisals
+    tokens, *others = told(crowded, request, *beside)
+    assert crowded.preempted
+    assert any(i for t in tokens for i, b in enumerate(t.branches) if b.chosen)
+    assert not crowded.cached[request.request_id], "its prompt is computed for the surprisals"
+    assert any(crowded.cached[r.request_id] for r in beside)
+    compare(tokens, replayed(room(), make_request, request, tokens))
+    for other in others:
+        assert set(windows(other)["token_cost"]) == {None}
+    choices = [
+        replace(make_request(PROMPT, policy=COSTED, seed=9, max_tokens=12), choice=c, group="g")
+        for c in (0, 1)
+    ]
+    several = told(room(), *choices)
+    for choice, reply in zip(choices, several, strict=True):
+        assert reply[-1].signals[SIGNAL_NAMES.index("token_cost")] is not None
+        compare(reply, replayed(room(), make_request, choice, reply))
+
+
+def test_a_decoder_of_modules_does_not_know_the_prompt(room: Open, make_request: Make) -> None:
+    (tokens,) = told(
+        room(decoder="modules"), make_request(PROMPT, policy=COSTED, max_tokens=60, temperature=0.0)
+    )
+    costs = windows(tokens)["token_cost"]
+    assert costs[0] is None
+    assert costs[-1] is not None, "most of the attention is on the reply by now"
+    assert costs[-1] > 0

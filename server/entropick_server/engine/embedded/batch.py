@@ -17,6 +17,14 @@ class Chunk:
     last: bool
     """whether the chunk ends the sequence's tokens, so that its last token gives logits"""
 
+    @property
+    def fed(self) -> int:
+        """Counts the tokens that the chunk feeds behind each other.
+
+        A sequence's last token is a row: its attention is measured like that of a decoding sequence.
+        """
+        return self.length - 1 if self.last else self.length
+
 
 @dataclass(frozen=True, slots=True)
 class TailCopy:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from entropick_kernels.attention_stats.costs import UNKNOWN
+
 from ..base import ModelLoadError
 
 
@@ -47,7 +49,8 @@ def blocks_that_fit(shape: CacheShape, cache_bytes: int, contexts: int | None, m
 
 class KVCache:
     """The tensor, and ``keys`` and ``values``: a contiguous view [blocks, heads, block, width] for each
-    layer.
+    layer. Beside them lie the keys' ``surprisals`` [blocks, block], bits, written for requests that ask for
+    token costs alone.
 
     Which sequence uses which block is the :class:`~.block_pool.BlockPool`'s business.
     """
@@ -58,11 +61,14 @@ class KVCache:
         self._blocks = torch.zeros(size, dtype=shape.dtype, device=device)
         self.keys: list[Tensor] = list(self._blocks[:, 0])
         self.values: list[Tensor] = list(self._blocks[:, 1])
+        self.surprisals: Tensor = torch.full((shape.blocks, shape.block_size), UNKNOWN, device=device)
 
     def copy(self, source: int, targets: Sequence[int]) -> None:
         """Copies a block into others, in all layers at once."""
         index = torch.tensor(targets, device=self._blocks.device)
         self._blocks[:, :, index] = self._blocks[:, :, source : source + 1]
+        # one row over several of the same tensor: torch wants a copy
+        self.surprisals[index] = self.surprisals[source].clone()
 
     def clear(self, blocks: Sequence[int]) -> None:
         """Zeroes blocks of a sequence whose numbers went bad: the next sequence must not meet a NaN."""

@@ -132,7 +132,7 @@ class Committer:
                 self._take(branch, first)
 
     def _take(self, row: Sequence, token: Token, clarifying: tuple[int, ...] = ()) -> None:
-        row.tokens.append(token.token_id)
+        row.append(token)
         reason = row.reply.take(token.token_id, self._tokenizer, clarifying, token.surprisal)
         family = row.family
         if family is not None and family.branches:

@@ -25,6 +25,8 @@ class Beginning:
     part: int | None = None
     forked: bool = False
     """the prompt came from another choice, nothing was looked up"""
+    surprisals: list[float] | None = None
+    """of the prompt's tokens, from another choice that knows them"""
 
 
 class Families:
@@ -134,12 +136,17 @@ class Sharing:
         if donor is None or len(blocks) * self._block_size >= prompt:
             return Beginning(blocks, len(blocks) * self._block_size)
         full, rest = divmod(prompt, self._block_size)
-        return Beginning(donor.blocks[:full], prompt, donor.blocks[full] if rest else None, forked=True)
+        part = donor.blocks[full] if rest else None
+        known = None if donor.surprisals is None else donor.surprisals[: sequence.prompt_length]
+        return Beginning(donor.blocks[:full], prompt, part, forked=True, surprisals=known)
 
     def _cached(self, sequence: Sequence) -> list[int]:
-        """Lists the longest chain of known blocks that a sequence begins with, its last token left out."""
+        """Lists the longest chain of known blocks that a sequence begins with, its last token left out.
+
+        None for a sequence that wants token costs: the surprisals of its prompt come with computing it.
+        """
         found: list[int] = []
-        if self._caching:
+        if self._caching and sequence.surprisals is None:
             for index in range((len(sequence.tokens) - 1) // self._block_size):
                 block = self._pool.find(sequence.digest(index, self._block_size))
                 if block is None:

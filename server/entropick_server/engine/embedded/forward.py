@@ -16,6 +16,7 @@ from torch import Tensor
 from entropick_kernels.attention_stats import HeadStats, layer_signals
 from entropick_kernels.decoder import Decoded, DecoderStep
 
+from .attention import LayerFigures
 from .sequence import Sequence
 
 
@@ -44,8 +45,10 @@ class ForwardOutput:
     costs: Tensor | None = None
 
 
-def decoded(logits: Tensor, stats: Seq[HeadStats]) -> Decoded:
-    """Joins the logits of a step's rows with their attention statistics, one a monitored layer."""
-    heads = HeadStats(*(torch.stack(figures) for figures in zip(*stats, strict=True)))
+def decoded(logits: Tensor, figures: Seq[LayerFigures]) -> Decoded:
+    """Joins the logits of a step's rows with the figures of their attention, one a monitored layer."""
+    stats = zip(*(of_layer.stats for of_layer in figures), strict=True)
+    heads = HeadStats(*(torch.stack(of_layers) for of_layers in stats))
     by_layer = layer_signals(heads)
-    return Decoded(logits, heads, by_layer, by_layer.mean(0))
+    costs = [of_layer.costs for of_layer in figures if of_layer.costs is not None]
+    return Decoded(logits, heads, by_layer, by_layer.mean(0), torch.stack(costs) if costs else None)

@@ -18,12 +18,17 @@ from .batch import Batch, TailCopy
 from .block_tables import BlockTables
 from .cache import KVCache
 from .forward import Decoder, ForwardOutput
+from .surprisals import Surprisals
 
 
 class ModelRunner:
     """The decoder and its cache; called by the engine thread alone, under ``inference_mode``."""
 
-    def __init__(self, decoder: Decoder, cache: KVCache, monitored_layers: Seq[int]) -> None:
+    def __init__(
+        self, decoder: Decoder, cache: KVCache, monitored_layers: Seq[int], costs: bool = True
+    ) -> None:
+        """Takes a decoder and its cache. ``costs``: whether token costs can be measured."""
+        self._costs = costs
         self._decoder = decoder
         self._cache = cache
         self._device = cache.keys[0].device
@@ -39,7 +44,14 @@ class ModelRunner:
             self.copy(batch.copies)
         if not (batch.decode or batch.chunks):
             return None
-        found = self._decoder(self._pack(batch))
+        step = self._pack(batch)
+        wanted = None
+        if self._costs and any(sequence.surprisals is not None for sequence in batch.sequences):
+            wanted = Surprisals(batch, self._cache)
+            step = wanted.ask(step)
+        found = self._decoder(step)
+        if wanted is not None:
+            wanted.keep()
         return None if found is None else ForwardOutput(batch.rows, *found)
 
     def copy(self, copies: Seq[TailCopy]) -> None:
@@ -58,9 +70,7 @@ class ModelRunner:
         cache_index: list[int] = []
         chunks: list[PrefillChunk] = []
         for chunk in batch.chunks:
-            # a sequence's last token is a row: its attention is measured like that of a decoding sequence
-            count = chunk.length - 1 if chunk.last else chunk.length
-            if not count:
+            if not (count := chunk.fed):
                 continue
             stop = chunk.start + count
             blocks = chunk.sequence.blocks

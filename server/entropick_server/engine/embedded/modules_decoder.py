@@ -8,11 +8,11 @@ from typing import Any, Final
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
-from entropick_kernels.attention_stats import HeadStats, Kernels
+from entropick_kernels.attention_stats import Kernels
 from entropick_kernels.decoder import Decoded, DecoderStep
 
 from ..base import ModelLoadError
-from .attention import attend
+from .attention import LayerFigures, attend
 from .forward import decoded
 
 ATTENTION_NAME: Final = "entropick"
@@ -22,12 +22,12 @@ ATTENTION_NAME: Final = "entropick"
 class ModulesStep:
     """One call of the model: it travels through the modules as a keyword, so there is no state outside it.
 
-    ``stats``: the statistics of the rows, one a monitored layer, added while the modules run.
+    ``figures``: of the rows, one a monitored layer, added while the modules run.
     """
 
     step: DecoderStep
     kernels: Kernels | None
-    stats: list[HeadStats] = field(default_factory=list)
+    figures: list[LayerFigures] = field(default_factory=list)
 
 
 class ModulesDecoder:
@@ -41,7 +41,8 @@ class ModulesDecoder:
     def __call__(self, step: DecoderStep) -> Decoded | None:
         """Runs the modules.
 
-        Returns logits and attention figures of the rows, None for a step without rows.
+        Returns logits and attention figures of the rows, None for a step without rows. The surprisals of
+        ``step.prompt`` stay as they are: a module gives logits of the rows alone.
         """
         call = ModulesStep(step, self._implementation)
         logits: Tensor = self._model(
@@ -51,7 +52,7 @@ class ModulesDecoder:
             logits_to_keep=step.rows or 1,
             entropick=call,
         ).logits[0]
-        return decoded(logits, call.stats) if step.rows else None
+        return decoded(logits, call.figures) if step.rows else None
 
 
 def paged_attention(
@@ -81,9 +82,9 @@ def paged_attention(
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     scale = q.shape[2] ** -0.5 if scaling is None else scaling
     call = entropick
-    out, stats = attend(layer, q, k, v, call.step, scale, sliding_window, softcap, call.kernels)
-    if stats is not None:
-        call.stats.append(stats)
+    out, figures = attend(layer, q, k, v, call.step, scale, sliding_window, softcap, call.kernels)
+    if figures is not None:
+        call.figures.append(figures)
     return out.unsqueeze(0), None
 
 

@@ -268,6 +268,8 @@ class Scheduler:
         if beginning.part is not None:
             copies.setdefault(beginning.part, []).append(blocks[0])
         self._enter(sequence, found + blocks, beginning.tokens)
+        if sequence.surprisals is not None and beginning.surprisals is not None:
+            sequence.surprisals[: len(beginning.surprisals)] = beginning.surprisals
         sequence.registered = len(found)
         self._prefilling.append(sequence)
         return True

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from entropick_kernels.attention_stats.costs import UNKNOWN
+
 from ..reply import Reply, philox_stream
 from ..types import FinishReason, Request, Token
 from .block_pool import block_digest
@@ -58,12 +60,19 @@ class Sequence:
     """why it stopped, while its request still has other branches"""
     branch_spent: int = 0
     """of the request's own sequence: tokens of branches that lost"""
+    surprisals: list[float] | None = None
+    """of each of ``tokens``, bits, below 0 where not known; None unless the request wants token costs"""
     _digests: list[bytes] = field(default_factory=list)
 
     @classmethod
     def of(cls, request: Request, max_model_len: int) -> Sequence:
         """Makes the waiting sequence of a request that passed :func:`~..reply.check_request`."""
-        return cls(request, list(request.prompt_token_ids), Reply.begin(request, max_model_len))
+        tokens, reply = list(request.prompt_token_ids), Reply.begin(request, max_model_len)
+        sequence = cls(request, tokens, reply)
+        if request.policy.genuineness:
+            # nothing stands before the first token: it costs nothing
+            sequence.surprisals = [0.0, *[UNKNOWN] * (len(tokens) - 1)]
+        return sequence
 
     @property
     def prompt_length(self) -> int:
@@ -98,6 +107,13 @@ class Sequence:
             known.append(block_digest(known[-1] if known else b"", self.tokens[at : at + size]))
         return known[block]
 
+    def append(self, token: Token) -> None:
+        """Appends a token that was drawn or given."""
+        self.tokens.append(token.token_id)
+        if self.surprisals is not None:
+            known = token.surprisal
+            self.surprisals.append(UNKNOWN if known is None else known)
+
     def fork(self, branch: int) -> Sequence:
         """Makes a branch without a slot that continues this sequence, with draws of its own."""
         child = Sequence(self.request, [], self.reply, branch, self.family)
@@ -108,6 +124,7 @@ class Sequence:
         """Takes over the tokens and the reply of another sequence of the same request."""
         self.tokens = other.tokens.copy()
         self.reply = other.reply.copy()
+        self.surprisals = None if other.surprisals is None else other.surprisals.copy()
         self.first_step = other.first_step
         self.undelivered = other.undelivered.copy()
         self.ended = other.ended

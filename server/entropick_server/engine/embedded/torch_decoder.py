@@ -16,12 +16,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from entropick_kernels.attention_stats import HeadStats, Kernels
-from entropick_kernels.decoder import Decoded, DecoderStep
+from entropick_kernels.attention_stats import Kernels
+from entropick_kernels.decoder import Decoded, DecoderStep, PromptSurprisals
 
-from .attention import attend
+from .attention import LayerFigures, attend
 from .forward import decoded
 from .llama_family import rotary_tables, window_of
+
+_WANTED_AT_ONCE = 64
+"""prompt tokens whose logits are computed at a time, for the surprisals that follow them"""
+_LOG2_E = 1.0 / math.log(2.0)
 
 
 class _Norm:
@@ -94,7 +98,7 @@ class TorchDecoder:
         split = heads + kv_heads
         cos, sin = self._cos[step.positions], self._sin[step.positions]
         x = self._embed[step.ids]
-        stats: list[HeadStats] = []
+        figures: list[LayerFigures] = []
         tokens = x.shape[0]
         for index, layer in enumerate(self._layers):
             y = layer.norm_in(x)
@@ -117,15 +121,25 @@ class TorchDecoder:
                 self._implementation,
             )
             if of_layer is not None:
-                stats.append(of_layer)
+                figures.append(of_layer)
             x = _add_product(x, out.reshape(tokens, -1), layer.w_out, layer.b_out)
             y = layer.norm_post(x)
             gate, up = _product(y, layer.w_gate_up, layer.b_gate_up).chunk(2, -1)
             x = _add_product(x, F.silu(gate).mul_(up), layer.w_down, layer.b_down)
+        if step.prompt is not None:
+            self._next_surprisals(x, step.prompt)
         if not step.rows:
             return None
         last = self._norm(x[-step.rows :])
-        return decoded(F.linear(last, self._head), stats)
+        return decoded(F.linear(last, self._head), figures)
+
+    def _next_surprisals(self, x: Tensor, prompt: PromptSurprisals) -> None:
+        """Fills in the surprisals that follow some tokens, a few at a time; x [T, hidden] of all tokens."""
+        for lo in range(0, len(prompt.tokens), _WANTED_AT_ONCE):
+            some = slice(lo, lo + _WANTED_AT_ONCE)
+            logits = F.linear(self._norm(x[prompt.tokens[some]]), self._head).float()
+            chosen = logits.gather(-1, prompt.targets[some, None])[:, 0]
+            prompt.bits[some] = (logits.logsumexp(-1) - chosen) * _LOG2_E
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
