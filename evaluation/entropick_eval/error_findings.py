@@ -51,6 +51,7 @@ ANSWER: Final = (
     "answer_sum",
     "answer_log_tokens",
     "answer_begin",
+    "answer_rest",
     "log_tokens",
     "lowest_group",
     "lowest_excess",
