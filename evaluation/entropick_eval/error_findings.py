@@ -82,7 +82,9 @@ SCORES: Final[tuple[tuple[str, bool, str], ...]] = (
 GREEDY: Final = Arm("greedy", PRESETS["greedy"])
 """the arm whose replies are predicted"""
 SAMPLING: Final = Arm("min_p_02", PRESETS["min_p_02"])
-"""the arm whose replies stand beside them"""
+"""the arm whose replies are the others of a vote, and stand beside them where :data:`LINES` has none"""
+LINES: Final = Arm("min_p_02_line", PRESETS["min_p_02_line"])
+"""the arm whose replies stand beside them: an answer stands in the first line, further samples need no more"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,9 +167,9 @@ def _known(found: Sequence[Example], names: Sequence[str]) -> list[Example]:
 def find(items: Sequence[Item], store: Store, resamples: int = RESAMPLES) -> Findings | None:
     """Returns the fit on the stored replies to some items; None where the fit half tells nothing.
 
-    ``store`` must have loaded the arms :data:`GREEDY` and :data:`SAMPLING`.
+    ``store`` must have loaded the arms :data:`GREEDY`, :data:`SAMPLING` and :data:`LINES`.
     """
-    greedy = examples(items, store, GREEDY, SAMPLING)
+    greedy = examples(items, store, GREEDY, LINES if store.results(LINES) else SAMPLING)
     fit = [one for one in greedy if one.split == "fit"]
     if not _two_sided(fit):
         return None

@@ -1,7 +1,7 @@
 """Judges the aims by the figures of the tables.
 
-A setting that an aim leaves open is the one with the largest gain on the fit half within the aim's price, so the
-test half has no part in the choice.
+A setting that an aim leaves open is the one with the largest gain on the fit half within the aim's price, so
+the test half has no part in the choice.
 """
 
 from __future__ import annotations

@@ -138,8 +138,8 @@ def answer_figures(
 ) -> dict[str, float] | None:
     """Returns :data:`ANSWER_FEATURES` of the tokens of an answer, given as (surprisal, entropy) in bits.
 
-    ``before``, ``behind``: tokens of the reply before the answer and behind it; ``number``: whether the answer
-    is a number. None where there is no such token.
+    ``before``, ``behind``: tokens of the reply before the answer and behind it; ``number``: whether the
+    answer is a number. None where there is no such token.
     """
     figures = list(tokens)
     if not figures:
