@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -84,7 +84,7 @@ GREEDY: Final = Arm("greedy", PRESETS["greedy"])
 SAMPLING: Final = Arm("min_p_02", PRESETS["min_p_02"])
 """the arm whose replies are the others of a vote, and stand beside them where :data:`LINES` has none"""
 LINES: Final = Arm("min_p_02_line", PRESETS["min_p_02_line"])
-"""the arm whose replies stand beside them: an answer stands in the first line, further samples need no more"""
+"""the arm whose replies stand beside them: an answer stands in the first line, more samples need no more"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,11 +188,7 @@ def find(items: Sequence[Item], store: Store, resamples: int = RESAMPLES) -> Fin
     voted = _Judge(*_halves(votes), resamples)
     if _two_sided(voted.fit):
         mixes.append(voted.line(f"winner of a vote of {' or '.join(map(str, VOTED))}", by_mix(VOTE)))
-    scores = [
-        own.line(title, by_score(name, doubt=doubt, absent=np.inf if doubt else -np.inf), probabilities=False)
-        for name, doubt, title in SCORES
-        if _known(fit, [name])
-    ]
+    scores = [line for score in SCORES for line in _score(own, *score)]
     attention: list[Difference] = []
     if len(measured := _known(fit, ATTENTION)) >= len(fit) / 2:
         both = _Judge(measured, _known(own.test or (), ATTENTION), resamples)
@@ -217,6 +213,16 @@ def find(items: Sequence[Item], store: Store, resamples: int = RESAMPLES) -> Fin
         model=model,
         dropped=dropped,
     )
+
+
+def _score(own: _Judge, name: str, doubt: bool, title: str) -> Iterator[Line]:
+    """Yields the line of a single score: on the test half, else on the fit half's replies that have it."""
+    predict = by_score(name, doubt=doubt, absent=np.inf if doubt else -np.inf)
+    if own.test is None or _known(own.test, [name]):
+        if _known(own.fit, [name]):
+            yield own.line(title, predict, probabilities=False)
+    elif _two_sided(some := _known(own.fit, [name])):
+        yield _Judge(some, (), own.resamples).line(f"{title} (fit half)", predict, probabilities=False)
 
 
 def _consensus(k: int) -> ConsensusConfig:
