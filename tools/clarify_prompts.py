@@ -26,7 +26,7 @@ WITH_SYSTEM = (1, 3)
 
 
 class Round(NamedTuple):
-    """A file of templates, and the names of its two halves; ``mark`` is part of its unnamed templates' names."""
+    """A file of templates and the names of its halves; ``mark`` is part of the names of unnamed templates."""
 
     file: str
     mark: str
