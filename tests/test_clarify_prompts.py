@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from clarify_fit import data_note
 from clarify_prompts import ROUNDS, Round, alternatives, expand, first_half, read_templates, rows_of
+from entropick_sampler.profile import Profile
 
 FOLDER = Path(__file__).parent.parent / "server" / "entropick_server" / "profiles" / "smollm2"
 
@@ -33,6 +35,11 @@ def test_there_are_enough_prompts_and_half_of_the_templates_are_held_out(names: 
     templates = [{row["template"] for row in part} for part in (fitted, held_out)]
     assert abs(len(templates[0]) - len(templates[1])) <= 3
     assert len(templates[0]) + len(templates[1]) >= 570
+
+
+def test_the_shipped_profile_was_fitted_on_the_fitted_halves() -> None:
+    note = data_note([FOLDER / f"{names.fitted}.jsonl" for names in ROUNDS])
+    assert note in Profile.load(FOLDER.with_suffix(".toml")).notes
 
 
 def test_no_prompt_is_there_twice() -> None:
