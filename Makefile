@@ -155,6 +155,12 @@ profile-smollm2: $(BIN)/.serve ## write smollm2's labelled prompts and its profi
 	$(BIN)/python tools/clarify_prompts.py $(SMOLLM2_DATA)
 	$(BIN)/entropick calibrate $(or $(MODEL),smollm2) --data $(SMOLLM2_DATA)/fit.jsonl \
 	  --output $(SMOLLM2_DATA).toml --clarify-text "Could you tell me a little more about what you mean?"
+	$(MAKE) clarify-smollm2
+
+.PHONY: clarify-smollm2
+clarify-smollm2: $(BIN)/.serve ## fit CLARIFY into smollm2's profile, whose other figures stay (some minutes; MODEL=DIR as above)
+	$(BIN)/python tools/clarify_fit.py $(or $(MODEL),smollm2) --profile $(SMOLLM2_DATA).toml \
+	  --data $(SMOLLM2_DATA)/fit.jsonl $(SMOLLM2_DATA)/fit-2.jsonl
 
 .PHONY: bench
 bench: $(BIN)/.dev ## decode and end to end against transformers generate, on this machine

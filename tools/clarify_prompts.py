@@ -2,8 +2,9 @@
 
     python tools/clarify_prompts.py server/entropick_server/profiles/smollm2
 
-Reads templates.txt there and writes fit.jsonl and unseen.jsonl beside it, a prompt a line. The hash of
-a template's name decides whether it is fitted on (one half is); the two templates of a pair stay together.
+Reads templates.txt there and writes fit.jsonl and unseen.jsonl beside it, a prompt a line; from
+templates-2.txt, which was written later, fit-2.jsonl and fresh.jsonl. The hash of a template's name decides
+whether it is fitted on (one half of each file is); the two templates of a pair stay together.
 """
 
 from __future__ import annotations
@@ -24,6 +25,21 @@ WITH_SYSTEM = (1, 3)
 """the numbers of the prompts of a template that have a system message"""
 
 
+class Round(NamedTuple):
+    """A file of templates and the names of its halves; ``mark`` is part of the names of unnamed templates."""
+
+    file: str
+    mark: str
+    fitted: str
+    held_out: str
+
+
+ROUNDS = (
+    Round("templates.txt", "", "fit", "unseen"),
+    Round("templates-2.txt", "2-", "fit-2", "fresh"),
+)
+
+
 class Template(NamedTuple):
     """A pattern of prompts; ``group``: the pair or the line that it belongs to."""
 
@@ -32,8 +48,11 @@ class Template(NamedTuple):
     pattern: str
 
 
-def read_templates(text: str) -> tuple[list[Template], list[str]]:
-    """Returns the templates and the system messages of a file's text; raises ValueError for a bad line."""
+def read_templates(text: str, mark: str = "") -> tuple[list[Template], list[str]]:
+    """Returns the templates and the system messages of a file's text; raises ValueError for a bad line.
+
+    ``mark``: what the names of the templates without a name of their own have before their number.
+    """
     templates: list[Template] = []
     systems: list[str] = []
     section, count = "", 0
@@ -50,7 +69,7 @@ def read_templates(text: str) -> tuple[list[Template], list[str]]:
                 raise ValueError(f"a line of a pair begins with '? ' or '= ': {line}")
             templates.append(Template(section.removeprefix("pair "), kind, line[2:]))
         elif section in ("other", "text"):
-            templates.append(Template(f"{section}-{count:03d}", section, line))
+            templates.append(Template(f"{section}-{mark}{count:03d}", section, line))
         elif section == "system":
             systems.append(line)
         else:
@@ -90,11 +109,15 @@ def first_half(groups: Iterable[str]) -> set[str]:
     return set(order[: (len(order) + 1) // 2])
 
 
-def prompts(templates: list[Template], systems: list[str]) -> Iterator[dict[str, Any]]:
-    """Yields the rows of both files: id, kind, template, split, and messages or a plain prompt."""
+def prompts(
+    templates: list[Template], systems: list[str], names: Round, known: set[str]
+) -> Iterator[dict[str, Any]]:
+    """Yields the rows of both halves of a round: id, kind, template, split, and messages or a plain prompt.
+
+    ``known``: the texts that there are already, which are passed over; the new ones are added.
+    """
     pairs = first_half(t.group for t in templates if t.kind in ("ambiguous", "alike"))
     fitted = pairs.union(*(first_half(t.group for t in templates if t.kind == k) for k in ("other", "text")))
-    known: set[str] = set()
     for template in templates:
         rng = random.Random(f"{template.group}/{template.kind}")
         texts: list[str] = []
@@ -108,10 +131,11 @@ def prompts(templates: list[Template], systems: list[str]) -> Iterator[dict[str,
         name = f"{template.group}/{template.kind}"
         for number, text in enumerate(texts):
             kind = KINDS.get(template.kind, template.kind)
-            split = "fit" if template.group in fitted else "unseen"
+            split = names.fitted if template.group in fitted else names.held_out
             row = {"id": f"{name}/{number}", "kind": kind, "template": name, "split": split}
+            text = text.replace("\\n", "\n")
             if template.kind == "text":
-                yield {**row, "prompt": text.replace("\\n", "\n")}
+                yield {**row, "prompt": text}
                 continue
             said = [
                 {"role": ("user", "assistant")[i % 2], "content": turn}
@@ -121,14 +145,24 @@ def prompts(templates: list[Template], systems: list[str]) -> Iterator[dict[str,
             yield {**row, "messages": system + said}
 
 
+def rows_of(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """Returns the rows that the templates of a folder make, by the name of their file without its ending."""
+    known: set[str] = set()
+    files: dict[str, list[dict[str, Any]]] = {}
+    for names in ROUNDS:
+        text = (folder / names.file).read_text(encoding="utf-8")
+        for row in prompts(*read_templates(text, names.mark), names, known):
+            files.setdefault(row["split"], []).append(row)
+    return files
+
+
 def main() -> None:
-    """Writes both files of the folder that the command line names."""
+    """Writes the files of the folder that the command line names."""
     folder = Path(sys.argv[1])
-    rows = list(prompts(*read_templates((folder / "templates.txt").read_text(encoding="utf-8"))))
-    for split in ("fit", "unseen"):
-        chosen = [json.dumps(row, ensure_ascii=False) for row in rows if row["split"] == split]
-        (folder / f"{split}.jsonl").write_text("\n".join(chosen) + "\n", encoding="utf-8")
-        print(f"{split}: {len(chosen)} prompts")
+    for split, rows in rows_of(folder).items():
+        lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+        (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        print(f"{split}: {len(rows)} prompts")
 
 
 if __name__ == "__main__":

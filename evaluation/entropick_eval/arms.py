@@ -99,12 +99,15 @@ _OFF: Final = {"top_p": 1.0, "top_k": 0, "min_p": 0.0}
 _SAMPLING: Final = {"temperature": 0.7, "top_p": 0.9, "top_k": 0, "min_p": 0.0}
 _SHARP: Final = {"temperature": 0.7, "top_p": 1.0, "min_p": 0.2}
 _DOUBTFUL: Final = ("explore", "high_uncertainty", "adaptive")
+_LINE: Final = {"stop": ["\n"]}
 PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
     "greedy": {"temperature": 0.0},
+    "greedy_line": {"temperature": 0.0, **_LINE},
     "sampling": _fixed(**_SAMPLING),
     "sampling_t1": _fixed(temperature=1.0, **_OFF),
     "min_p": _fixed(temperature=1.0, **{**_OFF, "min_p": 0.1}),
     "min_p_02": _fixed(**_SHARP),
+    "min_p_02_line": _fixed(**_SHARP, **_LINE),
     "default": {},
     "seed": {"entropick": {"policy": "entropix", "preset": "seed"}},
     "calibrated": {"temperature": 0.7, "entropick": {"policy": "entropix", "preset": "calibrated"}},

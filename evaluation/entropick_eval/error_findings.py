@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -51,6 +51,7 @@ ANSWER: Final = (
     "answer_sum",
     "answer_log_tokens",
     "answer_begin",
+    "answer_rest",
     "log_tokens",
     "lowest_group",
     "lowest_excess",
@@ -81,7 +82,9 @@ SCORES: Final[tuple[tuple[str, bool, str], ...]] = (
 GREEDY: Final = Arm("greedy", PRESETS["greedy"])
 """the arm whose replies are predicted"""
 SAMPLING: Final = Arm("min_p_02", PRESETS["min_p_02"])
-"""the arm whose replies stand beside them"""
+"""the arm whose replies are the others of a vote, and stand beside them where :data:`LINES` has none"""
+LINES: Final = Arm("min_p_02_line", PRESETS["min_p_02_line"])
+"""the arm whose replies stand beside them: an answer stands in the first line, more samples need no more"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,9 +167,9 @@ def _known(found: Sequence[Example], names: Sequence[str]) -> list[Example]:
 def find(items: Sequence[Item], store: Store, resamples: int = RESAMPLES) -> Findings | None:
     """Returns the fit on the stored replies to some items; None where the fit half tells nothing.
 
-    ``store`` must have loaded the arms :data:`GREEDY` and :data:`SAMPLING`.
+    ``store`` must have loaded the arms :data:`GREEDY`, :data:`SAMPLING` and :data:`LINES`.
     """
-    greedy = examples(items, store, GREEDY, SAMPLING)
+    greedy = examples(items, store, GREEDY, LINES if store.results(LINES) else SAMPLING)
     fit = [one for one in greedy if one.split == "fit"]
     if not _two_sided(fit):
         return None
@@ -185,11 +188,7 @@ def find(items: Sequence[Item], store: Store, resamples: int = RESAMPLES) -> Fin
     voted = _Judge(*_halves(votes), resamples)
     if _two_sided(voted.fit):
         mixes.append(voted.line(f"winner of a vote of {' or '.join(map(str, VOTED))}", by_mix(VOTE)))
-    scores = [
-        own.line(title, by_score(name, doubt=doubt, absent=np.inf if doubt else -np.inf), probabilities=False)
-        for name, doubt, title in SCORES
-        if _known(fit, [name])
-    ]
+    scores = [line for score in SCORES for line in _score(own, *score)]
     attention: list[Difference] = []
     if len(measured := _known(fit, ATTENTION)) >= len(fit) / 2:
         both = _Judge(measured, _known(own.test or (), ATTENTION), resamples)
@@ -214,6 +213,16 @@ def find(items: Sequence[Item], store: Store, resamples: int = RESAMPLES) -> Fin
         model=model,
         dropped=dropped,
     )
+
+
+def _score(own: _Judge, name: str, doubt: bool, title: str) -> Iterator[Line]:
+    """Yields the line of a single score: on the test half, else on the fit half's replies that have it."""
+    predict = by_score(name, doubt=doubt, absent=np.inf if doubt else -np.inf)
+    if own.test is None or _known(own.test, [name]):
+        if _known(own.fit, [name]):
+            yield own.line(title, predict, probabilities=False)
+    elif _two_sided(some := _known(own.fit, [name])):
+        yield _Judge(some, (), own.resamples).line(f"{title} (fit half)", predict, probabilities=False)
 
 
 def _consensus(k: int) -> ConsensusConfig:

@@ -18,7 +18,7 @@ from entropick_sampler.profile import Profile, ProfileError
 
 from .blocks import to_markdown
 from .error_blocks import error_probability_blocks
-from .error_findings import GREEDY, RESAMPLES, SAMPLING, find
+from .error_findings import GREEDY, LINES, RESAMPLES, SAMPLING, find
 from .store import Store, StoreError
 from .tasks import TaskError, find_tasks, read_tasks
 
@@ -33,7 +33,7 @@ def open_store(results: Path, model: str | None = None) -> Store:
     if model is None and len(folders) != 1:
         raise StoreError(f"{results}: name one of its folders of models: {', '.join(folders) or 'none'}")
     store = Store(results, model or folders[0])
-    store.load([GREEDY, SAMPLING])
+    store.load([GREEDY, SAMPLING, LINES])
     return store
 
 

@@ -1,7 +1,7 @@
 """Judges the aims by the figures of the tables.
 
-A setting that an aim leaves open is the most accurate one of the fit half within the aim's price, so the test
-half has no part in the choice.
+A setting that an aim leaves open is the one with the largest gain on the fit half within the aim's price, so
+the test half has no part in the choice.
 """
 
 from __future__ import annotations
@@ -95,17 +95,27 @@ def gains(points: float, price: float) -> Judge:
 
 
 def best_of_fit(findings: Findings, price: float) -> str | None:
-    """Returns the most accurate arm of the fit half within a price, of equals the cheaper; None of no arm.
+    """Returns the arm with the largest gain on the fit half within a price, of equals the cheaper.
 
-    Only arms of which nothing is missing on either half can be chosen.
+    Only arms of which nothing is missing on either half can be chosen, and none that has far fewer questions
+    of the fit half than others: the luckiest of dozens on few questions gains nothing on the next ones. None
+    where there is no arm.
     """
     half = findings.halves.get("fit")
     if half is None or not half.tables:
         return None
     complete = findings.complete("fit") & findings.complete("test")
-    rows = [row for row in half.tables[0].rows if row.arm in complete and row.arm != findings.baseline]
-    allowed = [row for row in rows if row.relative <= price]
-    best = max(allowed, key=lambda row: (row.accuracy.estimate, -row.spent), default=None)
+    rows = [
+        (row, row.difference)
+        for row in half.tables[0].rows
+        if row.arm in complete and row.difference is not None and row.difference.n
+    ]
+    enough = SHARE_OF_QUESTIONS * max((difference.n for _, difference in rows), default=0)
+    best = max(
+        (row for row, difference in rows if row.relative <= price and difference.n >= enough),
+        key=lambda row: (_estimate(row), -row.spent),
+        default=None,
+    )
     return None if best is None else best.arm
 
 
@@ -161,6 +171,8 @@ def _estimate(row: Row) -> float:
     return -math.inf if row.difference is None else row.difference.estimate
 
 
+SHARE_OF_QUESTIONS: Final = 0.7
+"""of the largest number of fit questions of an arm: an arm with fewer cannot be chosen"""
 LEAST_OF_DEFAULT: Final = -0.02
 """the lowest that the default's pooled interval may reach"""
 JUDGES: Final[Mapping[str, tuple[Judge, ...]]] = {

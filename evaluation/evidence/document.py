@@ -80,8 +80,8 @@ def _blocks(everything: Sequence[Findings], sections: Sequence[Section]) -> Iter
     aims = [aim for findings in everything for aim in aims_of(findings, JUDGES)]
     aims.sort(key=lambda aim: ORDER.index(aim.verdict))
     yield Text(
-        "On the test half. A setting that an aim leaves open is the most accurate one of the fit half within "
-        "the aim's price."
+        "On the test half. A setting that an aim leaves open is the one with the largest gain on the fit "
+        "half within the aim's price, of the settings that are computed on many questions there."
     )
     yield Grid(
         ("model", "aim", "figure", "outcome"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import signal
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
@@ -33,8 +34,10 @@ def run(
     work: Callable[[argparse.Namespace], Coroutine[Any, Any, int]],
     argv: Sequence[str] | None,
 ) -> int:
-    """Runs the command; returns its code, 1 after a failure, 2 for bad input, 130 after Ctrl-C."""
+    """Runs the command; returns its code, 1 after a failure, 2 for bad input, 130 after Ctrl-C or SIGTERM."""
     args = options.parse_args(argv)
+    # a command that is ended by its id must end the server that it started, too
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return asyncio.run(work(args))
     except (PlanError, FileNotFoundError) as error:
@@ -45,6 +48,8 @@ def run(
         return 1
     except KeyboardInterrupt:
         return 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def limited_runs(plan: EvidencePlan, name: str, limit: int | None) -> list[Run]:

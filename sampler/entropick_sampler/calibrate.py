@@ -176,15 +176,27 @@ def logistic(
 ) -> tuple[Tensor, float]:
     """Returns weights [K] and a bias of a logistic regression of label [N] (bool) on signals [N, K].
 
+    :func:`newton` on standardised signals.
+    """
+    mean, std = signals.mean(0), signals.std(0).clamp_min(1e-6)
+    scaled, bias = newton((signals - mean) / std, label, strength, cost)
+    weights = scaled / std
+    return weights, bias - float((weights * mean).sum())
+
+
+def newton(
+    signals: Tensor, label: Tensor, strength: float, cost: Tensor | None = None
+) -> tuple[Tensor, float]:
+    """Returns weights [K] and a bias of a logistic regression of label [N] on signals [N, K] as they are.
+
     Both classes have equal weight, and within a class each row the share that ``cost`` [N] gives it (None:
-    all alike); Newton steps with an L2 penalty of ``strength`` a row on standardised signals.
+    all alike); Newton steps with an L2 penalty of ``strength`` a row.
     """
     wanted = label.to(torch.float64)
     cost = torch.ones_like(wanted) if cost is None else cost
     totals = torch.where(label, (cost * wanted).sum(), (cost * (1 - wanted)).sum())
     balance = 0.5 * len(label) * cost / totals
-    mean, std = signals.mean(0), signals.std(0).clamp_min(1e-6)
-    x = torch.cat([(signals - mean) / std, torch.ones(len(signals), 1, dtype=torch.float64)], dim=1)
+    x = torch.cat([signals, torch.ones(len(signals), 1, dtype=torch.float64)], dim=1)
     penalty = torch.full((x.shape[1],), strength * len(signals), dtype=torch.float64)
     penalty[-1] = 0.0
     w = torch.zeros(x.shape[1], dtype=torch.float64)
@@ -196,5 +208,4 @@ def logistic(
         w = w - step
         if float(step.abs().max()) < 1e-9:
             break
-    weights = w[:-1] / std
-    return weights, float(w[-1] - (weights * mean).sum())
+    return w[:-1], float(w[-1])

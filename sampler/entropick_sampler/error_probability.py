@@ -43,10 +43,11 @@ ANSWER_FEATURES: Final = (
     "answer_excess",
     "answer_log_tokens",
     "answer_begin",
+    "answer_rest",
 )
 """The features of the tokens that touch the answer, in bits; ``no_answer``: 1 where the reply holds none, and
-all the others are 0 then; ``answer_number``: 1 where the answer is a number, else 0; ``answer_begin``: log2
-of 1 + the tokens before the answer."""
+all the others are 0 then; ``answer_number``: 1 where the answer is a number, else 0; ``answer_begin`` and
+``answer_rest``: log2 of 1 + the tokens before the answer, and behind it."""
 VOTE_FEATURES: Final = ("agreement", "others")
 """The features of a reply that won a vote; ``agreement``: the share of the other replies with its answer;
 ``others``: log2 of how many other replies there are."""
@@ -133,12 +134,12 @@ def no_answer() -> dict[str, float]:
 
 
 def answer_figures(
-    tokens: Iterable[tuple[float, float]], before: int, number: bool
+    tokens: Iterable[tuple[float, float]], before: int, behind: int, number: bool
 ) -> dict[str, float] | None:
     """Returns :data:`ANSWER_FEATURES` of the tokens of an answer, given as (surprisal, entropy) in bits.
 
-    ``before``: tokens of the reply before the answer; ``number``: whether the answer is a number. None where
-    there is no such token.
+    ``before``, ``behind``: tokens of the reply before the answer and behind it; ``number``: whether the
+    answer is a number. None where there is no such token.
     """
     figures = list(tokens)
     if not figures:
@@ -156,6 +157,7 @@ def answer_figures(
         "answer_excess": min(h + lp for lp, h in zip(logprobs, entropies, strict=True)),
         "answer_log_tokens": math.log2(len(figures)),
         "answer_begin": math.log2(1 + before),
+        "answer_rest": math.log2(1 + behind),
     }
 
 

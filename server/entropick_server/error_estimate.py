@@ -59,7 +59,8 @@ def answer_features(text: str, tokens: Sequence[Figures], extract: Extractor) ->
         if not token.forced and token.entropy is not None and not math.isnan(token.logprob)
     ]
     before = next((at for at, token in enumerate(tokens) if own and token is own[0]), 0)
-    return answer_figures(measured, before, _NUMBER.fullmatch(found.answer) is not None)
+    behind = len(tokens) - before - len(own)
+    return answer_figures(measured, before, behind, _NUMBER.fullmatch(found.answer) is not None)
 
 
 def reply_features(

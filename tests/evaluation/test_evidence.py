@@ -29,7 +29,7 @@ from evidence.aims import (
 from evidence.compute import ModelError, again, claim, complete, kept, open_store, request_arms, take
 from evidence.document import PAGE, differences, page, write
 from evidence.findings import Findings, findings, looks_again
-from evidence.plan import EvidencePlan, PlanError, read_plan
+from evidence.plan import EvidencePlan, PlanError, Run, read_plan
 
 from .support import Server, completion
 
@@ -140,13 +140,18 @@ async def filled(
 # -- the plan ------------------------------------------------------------------------------------------
 
 
+def _names(run: Run) -> set[str]:
+    return {*run.arms.requests, *run.arms.rules}
+
+
 def test_the_shipped_plan() -> None:
     plan = read_plan()
     assert plan.server["batch_invariant"] is True
     asked = [run for run in plan.runs if run.model == "smollm2" and run.items[0].check is not None]
-    checked = {run.split: len(run.items) for run in asked if not run.apart}
-    assert checked["test"] >= 1200
-    assert checked["fit"] >= 150
+    assert len({item.id for run in asked if run.split == "test" for item in run.items}) >= 2000
+    for arm in (plan.default, "line_consensus"):
+        questions = [len(run.items) for run in asked if run.split == "test" and arm in _names(run)]
+        assert max(questions) >= 1200
     (apart,) = (run for run in asked if run.apart)
     assert (apart.split, set(apart.arms.requests)) == ("fit", {"greedy"})
     in_tables = {item.family for run in asked if not run.apart for item in run.items}
@@ -155,7 +160,7 @@ def test_the_shipped_plan() -> None:
     names = {*plan.models["smollm2"].arms.requests, *plan.models["smollm2"].arms.rules}
     assert {"greedy", "default", "sampling", "min_p", "seed", "vote k=5", "again_if_no_answer k=6"} <= names
     assert plan.default in names
-    assert plan.shared("smollm2") == {"greedy", "min_p_02"}
+    assert plan.shared("smollm2") == {"greedy", "greedy_line", "min_p_02", "min_p_02_line"}
     assert sum(looks_again(plan.models["smollm2"].arms, name) for name in names) >= 20
     for model in plan.models.values():
         assert plan.runs_of(model.name)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
+import asyncio
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +18,7 @@ import pytest
 
 from entropick_eval.runner import Job, seed_of
 from entropick_eval.targets import TargetError
-from evidence import gateway, llama
+from evidence import gateway, llama, peer
 from evidence.plan import EvidencePlan, read_plan
 
 from .support import item
@@ -185,3 +189,20 @@ def test_the_driver_votes_over_our_answers(tmp_path: Path) -> None:
     assert json.loads(batch_line) == ["It is 3.", "no idea", "no clue", "1 + 2 = 3"]
     found: dict[str, Any] = json.loads(one_line)
     assert (found["text"], found["tokens"], found["completed"]) == ("It is 3.", 1, 10)
+
+
+def test_a_signal_ends_what_a_command_started() -> None:
+    ended: list[str] = []
+
+    async def work(_: argparse.Namespace) -> int:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            await asyncio.sleep(60)
+            return 0
+        finally:
+            ended.append("server")
+
+    before = signal.getsignal(signal.SIGTERM)
+    assert peer.run(peer.parser("evidence", None), work, []) == 130
+    assert ended == ["server"]
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -71,7 +71,7 @@ def test_a_token_without_figures_counts_nothing() -> None:
 
 
 def test_figures_of_an_answer() -> None:
-    found = answer_figures([(1.0, 2.0), (3.0, 0.5)], before=7, number=True)
+    found = answer_figures([(1.0, 2.0), (3.0, 0.5)], before=7, behind=3, number=True)
     assert found == {
         "no_answer": 0.0,
         "answer_number": 1.0,
@@ -83,11 +83,12 @@ def test_figures_of_an_answer() -> None:
         "answer_excess": -2.5,
         "answer_log_tokens": 1.0,
         "answer_begin": 3.0,
+        "answer_rest": 2.0,
     }
     assert tuple(found) == tuple(no_answer()) == ANSWER_FEATURES
     assert no_answer()["no_answer"] == 1.0
     assert sum(no_answer().values()) == 1.0
-    assert answer_figures([], 0, False) is None
+    assert answer_figures([], 0, 0, False) is None
 
 
 @given(logit=st.floats(-2000, 2000))

@@ -8,13 +8,16 @@ import pytest
 import torch
 
 from entropick_sampler.batch import SampledBatch
+from entropick_sampler.calibrate import logistic, newton
 from entropick_sampler.calibrate_opening import (
     FALSE_ALARMS,
     KINDS,
+    STRENGTH,
     TOKENS,
     MeasuredOpenings,
     left_out_scores,
     likely_tokens,
+    principal_axes,
     with_opening,
 )
 from entropick_sampler.columns import StepColumns, StepRow
@@ -210,6 +213,29 @@ def test_a_group_is_scored_without_any_of_its_prompts() -> None:
     assert right < 0.75
     alone = left_out_scores(signals, label, cost, [str(i) for i in range(120)])
     assert ((alone > 0) == label).double().mean() > 0.95
+
+
+def test_the_axes_keep_the_inner_products_of_standardised_signals() -> None:
+    """Forty log probabilities that are linear in five numbers have five axes, and the same penalised fit."""
+    rng = torch.Generator().manual_seed(3)
+    hidden = torch.randn(200, 5, dtype=torch.float64, generator=rng)
+    signals = hidden @ torch.randn(5, 40, dtype=torch.float64, generator=rng) + 3.0
+    label = hidden[:, 0] + 0.5 * torch.randn(200, dtype=torch.float64, generator=rng) > 0
+    mean, axes = principal_axes(signals)
+    assert axes.shape == (40, 5)
+    standardised = (signals - mean) / signals.std(0)
+    reduced = (signals - mean) @ axes
+    torch.testing.assert_close(reduced @ reduced.T, standardised @ standardised.T)
+    along, bias = newton(reduced, label, STRENGTH)
+    weights, at_zero = logistic(signals, label, STRENGTH)
+    torch.testing.assert_close(axes @ along, weights, atol=1e-8, rtol=1e-6)
+    assert bias - float(mean @ weights) == pytest.approx(at_zero, abs=1e-6)
+
+
+def test_an_older_fit_leaves_no_note() -> None:
+    once = with_opening(profile(1.0), openings(6.0))
+    twice = with_opening(once, openings(6.0))
+    assert twice.notes == once.notes
 
 
 def test_too_few_prompts_leave_the_profile_with_a_note() -> None:

@@ -303,8 +303,7 @@ def test_calibrated_formulas_and_limits() -> None:
     profile = make_profile()
     stats = make_stats({"logits_entropy": 1.0, "logits_varentropy": 2.0})
     d = decide_one(stats, asked(profile, temperature=0.7), ranked=True, profile=profile)
-    low = 0.01  # the rank of every signal that is 0 here
-    want = 0.7 * (0.8 + 0.3 * (0.1 + 0.2) / 2 + 0.1 * low - 0.1 * low)
+    want = 0.7 * (0.8 + 0.15 * (0.1 + 0.2))
     assert Strategy(int(d.strategy)) is Strategy.ADAPTIVE
     assert float(d.temperature) == pytest.approx(want)
     hot = decide_one(stats, asked(profile, temperature=2.0), ranked=True, profile=profile)
