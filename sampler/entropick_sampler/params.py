@@ -24,9 +24,9 @@ PolicyName = Literal[
 ]
 PresetName = Literal["calibrated", "seed"]
 TelemetryLevel = Literal["none", "summary", "tokens", "full"]
-Genuineness = bool | Literal["seed"] | None
-"""Which figures of genuineness are computed. None: the figures that cost nothing, G without token costs;
-True: token costs too; "seed": also the source's literal form; False: none."""
+Genuineness = bool | Literal["scores", "seed"]
+"""Which figures of genuineness are computed. "scores": G and its parts without token costs; True: token costs
+too; "seed": also the source's literal form; False: none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +192,7 @@ class PolicyConfig:
     telemetry: TelemetryLevel = "none"
     branch: BranchConfig | None = None
     """None: no branches"""
-    genuineness: Genuineness = None
+    genuineness: Genuineness = False
     """decides nothing"""
 
 

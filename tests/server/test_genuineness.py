@@ -18,7 +18,7 @@ from entropick_server.genuineness import genuineness_summary
 CHAT = "/v1/chat/completions"
 
 
-def asked(genuineness: Any = None) -> Request:
+def asked(genuineness: Any = "scores") -> Request:
     return Request("r", (1,), SamplingParams(), PolicyConfig(genuineness=genuineness), 0.0)
 
 
@@ -71,14 +71,14 @@ def test_nothing_is_said_where_nothing_was_measured() -> None:
     assert genuineness_summary(asked(False), [token(0.3)] * 20) is None
 
 
-@pytest.mark.parametrize("given", [None, True, False, "seed"])
+@pytest.mark.parametrize("given", [None, True, False, "scores", "seed"])
 async def test_the_field_reaches_the_engine(client: httpx.AsyncClient, engine: Any, given: Any) -> None:
     body = {"messages": [{"role": "user", "content": "Hi"}], "seed": 1}
     block = {} if given is None else {"entropick": {"genuineness": given}}
     answer = (await client.post(CHAT, json={**body, **block})).json()
-    assert engine.requests[-1].policy.genuineness is given
+    assert engine.requests[-1].policy.genuineness == (given or False)
     summary = answer["choices"][0]["entropick"]["summary"]
-    assert ("genuineness" in summary) == (given is not False)
-    if given is not False:
+    assert ("genuineness" in summary) == bool(given)
+    if given:
         assert summary["genuineness"]["form"] == ("seed" if given == "seed" else "normalised")
         assert "regions" not in summary["genuineness"]

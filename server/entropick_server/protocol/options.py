@@ -60,10 +60,10 @@ class EntropickOptions(WireModel):
         None, description="where the answer stands in a reply, for error_probability: an extractor"
     )
     telemetry: TelemetryLevel | None = Field(None, description="how much of the measurements comes back")
-    genuineness: bool | Literal["seed"] | None = Field(
+    genuineness: bool | Literal["scores", "seed"] | None = Field(
         None,
-        description="true: token costs and quadrants too; seed: also the source's literal form; false: none; "
-        "left out: what costs nothing",
+        description="scores: G of the attention heads; true: token costs and quadrants too; seed: also the "
+        "source's literal form; false, the default: none",
     )
 
     @model_validator(mode="before")
@@ -86,9 +86,9 @@ class EntropickOptions(WireModel):
     @field_validator("genuineness", mode="before")
     @classmethod
     def _asked_or_not(cls, value: Any) -> Any:
-        if value is None or isinstance(value, bool) or value == "seed":
+        if value is None or isinstance(value, bool) or value in ("scores", "seed"):
             return value
-        raise ValueError("must be true, false or 'seed'")
+        raise ValueError("must be true, false, 'scores' or 'seed'")
 
     @field_validator("answer", mode="before")
     @classmethod

@@ -22,7 +22,7 @@ from .conftest import Room, tiny_model
 
 Open = Callable[..., Room]
 Make = Callable[..., Request]
-FULL = PolicyConfig(policy="fixed", telemetry="full")
+FULL = PolicyConfig(policy="fixed", telemetry="full", genuineness="scores")
 PROMPT = tuple(range(40, 60))
 WINDOWS = [s.name for s in WINDOW_SIGNALS]
 
@@ -85,7 +85,9 @@ def test_every_token_has_the_figures_of_the_reference(
 
 
 def test_the_seed_form_and_none_at_all(room: Open, make_request: Make) -> None:
-    policies = [PolicyConfig(policy="fixed", telemetry="full", genuineness=g) for g in ("seed", False, None)]
+    policies = [
+        PolicyConfig(policy="fixed", telemetry="full", genuineness=g) for g in ("seed", False, "scores")
+    ]
     seed, none, plain = told(
         room(), *(make_request(PROMPT, policy=policy, seed=3, max_tokens=30) for policy in policies)
     )
@@ -117,6 +119,7 @@ def replayed(room: Room, make: Make, request: Request, tokens: list[Token]) -> l
 
 def compare(got: list[Token], wanted: list[Token]) -> None:
     one, other = windows(got), windows(wanted)
+    assert one["genuineness"][-1] is not None
     for name in WINDOWS:
         close(one[name], other[name])
 
@@ -128,6 +131,7 @@ def test_forks_and_adoption_leave_them_unchanged(room: Open, make_request: Make)
             preset="seed",
             branch=BranchConfig(width=branch.width, depth=5, budget=16, on=branch.on, scorer=scorer),
             telemetry="full",
+            genuineness="scores",
         )
         request = make_request(PROMPT, policy=policy, seed=5, max_tokens=60)
         (tokens,) = told(room(), request)
@@ -137,7 +141,7 @@ def test_forks_and_adoption_leave_them_unchanged(room: Open, make_request: Make)
 
 
 def test_preemption_leaves_them_unchanged(room: Open, make_request: Make) -> None:
-    requests = [make_request(PROMPT[i:], seed=i, max_tokens=60) for i in range(4)]
+    requests = [make_request(PROMPT[i:], policy=FULL, seed=i, max_tokens=60) for i in range(4)]
     crowded = room(blocks=20)
     together = told(crowded, *requests)
     assert crowded.preempted
@@ -147,9 +151,9 @@ def test_preemption_leaves_them_unchanged(room: Open, make_request: Make) -> Non
 
 def test_the_cache_and_the_choices_of_a_prompt_leave_them_unchanged(room: Open, make_request: Make) -> None:
     warm = room()
-    first = make_request(PROMPT, seed=1, max_tokens=20)
+    first = make_request(PROMPT, policy=FULL, seed=1, max_tokens=20)
     (cold,) = told(warm, first)
-    again = make_request(PROMPT, seed=1, max_tokens=20)
+    again = make_request(PROMPT, policy=FULL, seed=1, max_tokens=20)
     (hit,) = told(warm, again)
     assert warm.cached[again.request_id]
     compare(hit, cold)

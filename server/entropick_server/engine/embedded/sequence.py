@@ -69,7 +69,7 @@ class Sequence:
         """Makes the waiting sequence of a request that passed :func:`~..reply.check_request`."""
         tokens, reply = list(request.prompt_token_ids), Reply.begin(request, max_model_len)
         sequence = cls(request, tokens, reply)
-        if request.policy.genuineness:
+        if request.policy.genuineness in (True, "seed"):
             # nothing stands before the first token: it costs nothing
             sequence.surprisals = [0.0, *[UNKNOWN] * (len(tokens) - 1)]
         return sequence

@@ -60,7 +60,7 @@ def _windows(sequence: Sequence, heads: int, cuts: Cuts | None) -> ReplyWindows:
     reply = sequence.reply
     if reply.windows is None:
         asked = sequence.request.policy.genuineness
-        reply.windows = ReplyWindows.begin(heads, costs=bool(asked), seed=asked == "seed", cuts=cuts)
+        reply.windows = ReplyWindows.begin(heads, costs=asked != "scores", seed=asked == "seed", cuts=cuts)
     return reply.windows
 
 
