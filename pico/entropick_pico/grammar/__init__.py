@@ -76,9 +76,9 @@ _LONG: Final[Mapping[str, Callable[[random.Random], Example]]] = MappingProxyTyp
     {
         "sort_long": partial(puzzles.sort, length=10),
         "count_long": partial(puzzles.count, length=10),
-        "sums_long": partial(merging.sums, size=7),
-        "mix_long": partial(merging.mix, size=8),
-        "latin_long": partial(latin.latin, count=9),
+        "sums_long": partial(merging.sums, size=11),
+        "mix_long": partial(merging.mix, size=11),
+        "latin_long": partial(latin.latin, count=8),
     }
 )
 PROBES: Final = tuple(_LONG)
@@ -109,11 +109,11 @@ WEIGHTS: Final[Mapping[str, float]] = MappingProxyType(
         "parity": 3.0,
         "parity_steps": 4.0,
         "parity_direct": 2.0,
-        "count": 5.0,
+        "count": 8.0,
         "repeat": 3.0,
-        "sums": 12.0,
-        "mix": 9.0,
-        "latin": 12.0,
+        "sums": 9.0,
+        "mix": 7.0,
+        "latin": 8.0,
         "json_fields": 4.0,
         "json_free": 2.0,
         "story": 4.0,
