@@ -21,6 +21,7 @@ __all__ = [
     "CLARIFY",
     "KINDS",
     "PROBES",
+    "SIZED",
     "SPLITS",
     "TOOL_KINDS",
     "WEIGHTS",
@@ -34,6 +35,7 @@ __all__ = [
     "half",
     "held_out",
     "interrupt",
+    "of_size",
     "right",
     "sample",
     "tool_talk",
@@ -71,6 +73,11 @@ _TASKS: Final[Mapping[str, Callable[[random.Random], Example]]] = MappingProxyTy
     }
 )
 KINDS: Final = tuple(_TASKS)
+# Tasks whose texts may come in any order, by the number of their items or open cells.
+_SIZED: Final[Mapping[str, Callable[[random.Random, int], Example]]] = MappingProxyType(
+    {"sums": merging.sums, "mix": merging.mix, "latin": latin.latin}
+)
+SIZED: Final = tuple(_SIZED)
 # Longer inputs than training has: harder versions of some tasks, drawn only by name.
 _LONG: Final[Mapping[str, Callable[[random.Random], Example]]] = MappingProxyType(
     {
@@ -147,6 +154,14 @@ def sample(
         raise ValueError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
     while True:
         example = task(rng)
+        if belongs(example, split):
+            return example
+
+
+def of_size(rng: random.Random, kind: str, size: int, split: Split) -> Example:
+    """Draws one example of ``split`` of a kind in ``SIZED``, with ``size`` items or open cells."""
+    while True:
+        example = _SIZED[kind](rng, size)
         if belongs(example, split):
             return example
 
