@@ -22,11 +22,11 @@ from transformers import PreTrainedTokenizerFast
 
 from entropick_pico import evaluate, grammar, model_path
 
-_BATCH: Final = 64
+_BATCH: Final = 256
 _STOP: Final = 110
 COUNTS: Final = (3, 5)
 SIZES: Final[Mapping[str, Sequence[int]]] = MappingProxyType(
-    {"sums": (8, 9, 10), "mix": (8, 9, 10), "latin": (4, 6)}
+    {"sums": (8, 10), "mix": (10,), "latin": (6, 7)}
 )
 
 
