@@ -104,7 +104,7 @@ lock: $(BIN)/.dev $(VENV_VLLM)/.ready ## write the versions of both environments
 	@touch $(BIN)/.serve $(BIN)/.dev $(VENV_VLLM)/.ready
 
 .PHONY: model
-model: $(BIN)/.dev ## train the shipped model into build/pico, an hour of one core (UNTIL=.5: to half way; 0: the start)
+model: $(BIN)/.dev ## train the shipped model into build/pico, an hour and a half of one core (UNTIL=.5: to half way; 0: the start)
 	$(BIN)/python -m entropick_pico.train --out build/pico --until $(UNTIL)
 	$(if $(filter 1 1.0,$(UNTIL)),$(BIN)/python -m entropick_pico.card --model build/pico)
 

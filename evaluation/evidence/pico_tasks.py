@@ -1,14 +1,17 @@
 """Writes the questions to the shipped model: ``python -m evidence.pico_tasks [--check]``.
 
 Prompts of its grammar that training never sees: the half "check" is the test half, "calibration" the fit
-half. Families whose answer many valid texts lead to (sums, mix, latin) have more items: votes can gain there.
+half. Families whose answer many valid texts lead to have more items, since votes can gain there; each of them
+is of one size, as ``sums_8`` of eight numbers: the model is sure of few and lost beyond the most.
 """
 
 import argparse
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 from entropick_eval.tasks import Split
@@ -16,7 +19,10 @@ from entropick_pico import grammar
 
 FILE: Final = Path(__file__).parent / "pico.jsonl"
 _HALVES: Final[tuple[tuple[Split, grammar.Split], ...]] = (("fit", "calibration"), ("test", "check"))
-MANY_TEXTS: Final = ("sums", "mix", "latin", "sums_long", "mix_long", "latin_long")
+MANY_TEXTS: Final[Mapping[str, tuple[int, ...]]] = MappingProxyType(
+    {"sums": (8, 9, 10), "mix": (9, 10), "latin": (5, 6, 7)}
+)
+"""the sizes of the families with many texts, by the kind of the grammar"""
 ONE_TEXT: Final = (
     "capital",
     "flag",
@@ -28,8 +34,8 @@ ONE_TEXT: Final = (
     "count",
     "sort_long",
 )
-_NUMBERS: Final = ("sums", "sums_long", "add_steps", "count")
-"""families whose answer is a number"""
+_NUMBERS: Final = ("sums", "add_steps", "count")
+"""kinds whose answer is a number"""
 _SIZES: Final = {"fit": (80, 30), "test": (200, 60)}
 """items of a family with many texts, and of another"""
 _OPEN: Final = "story"
@@ -42,24 +48,28 @@ def items() -> Iterator[dict[str, Any]]:
     for split, half in _HALVES:
         rng = random.Random(f"evidence {split}")
         many, few = _SIZES[split]
-        for kind in (*MANY_TEXTS, *ONE_TEXT, _OPEN):
-            yield from _of_kind(rng, kind, split, half, many if kind in MANY_TEXTS else few)
+        for kind, sizes in MANY_TEXTS.items():
+            for size in sizes:
+                draw = partial(grammar.of_size, rng, kind, size, half)
+                yield from _family(f"{kind}_{size}", kind, split, draw, many)
+        for kind in (*ONE_TEXT, _OPEN):
+            yield from _family(kind, kind, split, partial(grammar.sample, rng, kind, half), few)
 
 
-def _of_kind(
-    rng: random.Random, kind: str, split: Split, half: grammar.Split, count: int
+def _family(
+    name: str, kind: str, split: Split, draw: Callable[[], grammar.Example], count: int
 ) -> Iterator[dict[str, Any]]:
     seen: set[str] = set()
     for _ in range(50 * count):  # some kinds have few prompts: they end early
-        example = grammar.sample(rng, kind, half)
+        example = draw()
         if len(seen) == count:
             return
         if example.user in seen:
             continue
         seen.add(example.user)
         item = {
-            "id": f"pico/{kind}/{split}/{len(seen)}",
-            "family": kind,
+            "id": f"pico/{name}/{split}/{len(seen)}",
+            "family": name,
             "split": split,
             "prompt": example.user,
             "max_tokens": 160,

@@ -17,6 +17,7 @@ import torch
 
 from entropick_pico import evaluate, grammar, votes
 from entropick_pico.evaluate import Accuracy, EntropyError
+from entropick_pico.grammar import latin, merging, puzzles
 from entropick_pico.votes import Gain
 
 CLAIM: Final = 0.25
@@ -86,7 +87,7 @@ kinds of machine, compare metrics, not bits.
 
 Of the last answer in the reply; `kind/size` counts digits, bits, holders, items or open cells. Sizes
 within a kind are subsets of it. The `_long` kinds are longer than anything in training: ten digits where it
-has eight at most, seven numbers and eight colors where it has six, nine open cells where it has eight.
+has {longest} at most, eleven numbers and colors where it has {most}, eight open cells where it has {open}.
 JSON, calls and reports count where the whole reply is right. `python -m entropick_pico.evaluate` prints this
 table and the next.
 
@@ -204,6 +205,9 @@ def compose(
         between=_names([f"{k} ({kinds[k]:.2f})" for k in some if kinds[k] < 0.9]),
         failed=_names([f"{k} ({share:.2f})" for k, share in kinds.items() if k not in some]),
         claim=CLAIM,
+        longest=puzzles.LONGEST,
+        most=merging.MOST,
+        open=latin.MOST_OPEN,
         claimed=_names([name for name, good in near.items() if good]),
         unclaimed=_names([f"{n} ({errors[n].absolute:.2f})" for n, good in near.items() if not good]),
     )

@@ -21,7 +21,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from entropick_pico import grammar, model_path, tokenizer
 from entropick_pico.tokenizer import Encoder, Row
 
-_BATCH: Final = 32
+_BATCH: Final = 64
 _STOP: Final = 110
 
 

@@ -30,30 +30,37 @@ _SECOND: Final[Mapping[str, float]] = MappingProxyType(
     {
         **_FIRST,
         "repeat": 4.0,
+        "json_fields": 4.0,
+        "capital": 4.0,
         **{
             kind: grammar.WEIGHTS[kind]
-            for kind in words("ambiguous clarified count sums json_free story greeting")
+            for kind in words("ambiguous clarified sums mix latin json_free story greeting")
         },
-        "mix": 9.0,
-        "latin": 12.0,
-        "add_steps": 16.0,
-        "parity_steps": 6.0,
+        "sort": 10.0,
+        "count": 16.0,
+        "add_steps": 12.0,
+        "parity_steps": 4.0,
     }
 )
 # Once everything is in, what is learned early needs less and what is computed needs more.
 _LAST: Final[Mapping[str, float]] = MappingProxyType(
     {
-        "capital": 0.6,
-        "flag": 0.6,
+        "capital": 0.5,
+        "flag": 0.5,
+        "answerable": 0.5,
         "ambiguous": 0.8,
         "greeting": 0.6,
-        "add_direct": 0.7,
-        "parity_direct": 0.7,
-        "sort": 1.4,
-        "parity_steps": 2.0,
-        "lookup": 1.2,
-        "count": 1.5,
-        "pick": 1.6,
+        "json_fields": 0.7,
+        "repeat": 0.8,
+        "add": 0.8,
+        "add_steps": 0.9,
+        "add_direct": 0.5,
+        "parity": 0.8,
+        "parity_direct": 0.5,
+        "sort": 1.8,
+        "count": 2.0,
+        "lookup": 1.3,
+        "pick": 1.8,
     }
 )
 
@@ -84,7 +91,7 @@ class Recipe:
     are fractions of the run, but ``warmup``, which counts steps.
     """
 
-    steps: int = 8000
+    steps: int = 10500
     batch_tokens: int = 2048
     seed: int = 1
     lr: float = 2e-3

@@ -12,8 +12,7 @@ import math
 import random
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -22,17 +21,30 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from entropick_pico import evaluate, grammar, model_path
-from entropick_pico.grammar import latin, merging
 
-_BATCH: Final = 64
+_BATCH: Final = 256
 _STOP: Final = 110
-# (temperature, top-p)
-SETTINGS: Final = ((1.0, 1.0), (0.7, 0.9))
-COUNTS: Final = (3, 4, 5)
+COUNTS: Final = (3, 5)
 SIZES: Final[Mapping[str, Sequence[int]]] = MappingProxyType(
-    {"sums": (4, 5, 6, 7), "mix": (4, 6, 8), "latin": (6, 8, 9)}
+    {"sums": (8, 10), "mix": (10,), "latin": (6, 7)}
 )
-_DRAW: Final = MappingProxyType({"sums": merging.sums, "mix": merging.mix, "latin": latin.latin})
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The settings that replies are drawn at."""
+
+    temperature: float
+    top_p: float = 1.0
+    min_p: float = 0.0
+
+    def __str__(self) -> str:
+        """Returns the settings in words."""
+        cut = f", top-p {self.top_p:g}" if self.top_p < 1 else f", min-p {self.min_p:g}" if self.min_p else ""
+        return f"T {self.temperature:g}{cut}"
+
+
+SETTINGS: Final = (Setting(1.0), Setting(0.7, top_p=0.9), Setting(0.7, min_p=0.2))
 
 
 @dataclass(frozen=True)
@@ -63,12 +75,7 @@ class Gain:
 def examples(task: str, size: int, n: int, seed: int = 21) -> list[grammar.Example]:
     """Returns ``n`` check examples of a task at a size, on inputs that training never had."""
     rng = random.Random(f"{seed} {task} {size}")
-    found: list[grammar.Example] = []
-    while len(found) < n:
-        example = partial(_DRAW[task], rng, size)()
-        if grammar.belongs(example, "check"):
-            found.append(example)
-    return found
+    return [grammar.of_size(rng, task, size, "check") for _ in range(n)]
 
 
 @torch.inference_mode()
@@ -76,17 +83,17 @@ def draw(
     model: Any,
     tok: PreTrainedTokenizerFast,
     texts: Sequence[str],
-    setting: tuple[float, float] | None,
+    setting: Setting | None,
     seed: int = 5,
 ) -> list[Reply]:
-    """Returns a reply to each prompt, drawn at (temperature, top-p), or greedy if ``setting`` is None.
+    """Returns a reply to each prompt, drawn at ``setting``, or greedy if it is None.
 
     Surprisal and entropy are those of the model's own distribution, at temperature 1.
     """
     torch.manual_seed(seed)
     how: dict[str, Any] = {"do_sample": False}
     if setting is not None:
-        how = {"do_sample": True, "temperature": setting[0], "top_p": setting[1], "top_k": 0}
+        how = {"do_sample": True, "top_k": 0, **asdict(setting)}
     replies: list[Reply] = []
     for start in range(0, len(texts), _BATCH):
         some = list(texts[start : start + _BATCH])
@@ -143,7 +150,7 @@ def gains(model: Any, tok: PreTrainedTokenizerFast, task: str, size: int, n: int
                     f"{task}/{size}",
                     n,
                     sum(base) / n,
-                    f"T {setting[0]:g}, top-p {setting[1]:g}",
+                    str(setting),
                     count,
                     single,
                     sum(plain) / n,

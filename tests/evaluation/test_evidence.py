@@ -393,11 +393,17 @@ async def test_a_default_that_harms_misses_its_aims(plan: EvidencePlan, tmp_path
 # -- pico's questions ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", [*pico_tasks.MANY_TEXTS, *pico_tasks.ONE_TEXT])
-def test_the_grammars_own_replies_are_right(kind: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "size"),
+    [
+        *((kind, size) for kind, sizes in pico_tasks.MANY_TEXTS.items() for size in sizes),
+        *((kind, None) for kind in pico_tasks.ONE_TEXT),
+    ],
+)
+def test_the_grammars_own_replies_are_right(kind: str, size: int | None) -> None:
     rng = random.Random(1)
     for _ in range(10):
-        example = grammar.sample(rng, kind, "check")
+        example = grammar.of_size(rng, kind, size, "check") if size else grammar.sample(rng, kind, "check")
         item = parse_item({"prompt": example.user, **pico_tasks.checked(kind, example.gold)}, "s")
         assert item.check is not None
         assert item.check.grade(example.assistant)

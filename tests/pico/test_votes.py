@@ -9,7 +9,7 @@ import torch
 from entropick_pico import evaluate, grammar, tokenizer
 from entropick_pico.recipe import Recipe
 from entropick_pico.train import new_model, save
-from entropick_pico.votes import COUNTS, SETTINGS, Reply, draw, examples, gains, table, verdict
+from entropick_pico.votes import COUNTS, SETTINGS, Reply, Setting, draw, examples, gains, table, verdict
 
 
 def test_the_most_frequent_answer_wins_and_doubt_takes_weight_away() -> None:
@@ -35,7 +35,7 @@ def test_a_model_without_knowledge_has_no_gain_and_no_excess(tmp_path: Path) -> 
     save(model, made, tmp_path, [])
     model, tok = evaluate.load(tmp_path)
     (example,) = examples("mix", 3, 1)
-    (reply,) = draw(model, tok, [evaluate.prompt(tok, [example])], (1.0, 1.0))
+    (reply,) = draw(model, tok, [evaluate.prompt(tok, [example])], Setting(1.0))
     assert reply.excess == pytest.approx(0.0, abs=1e-3)
     found = gains(model, tok, "mix", 3, 2)
     assert len(found) == len(SETTINGS) * len(COUNTS)

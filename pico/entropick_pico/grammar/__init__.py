@@ -21,6 +21,7 @@ __all__ = [
     "CLARIFY",
     "KINDS",
     "PROBES",
+    "SIZED",
     "SPLITS",
     "TOOL_KINDS",
     "WEIGHTS",
@@ -34,6 +35,7 @@ __all__ = [
     "half",
     "held_out",
     "interrupt",
+    "of_size",
     "right",
     "sample",
     "tool_talk",
@@ -71,14 +73,19 @@ _TASKS: Final[Mapping[str, Callable[[random.Random], Example]]] = MappingProxyTy
     }
 )
 KINDS: Final = tuple(_TASKS)
+# Tasks whose texts may come in any order, by the number of their items or open cells.
+_SIZED: Final[Mapping[str, Callable[[random.Random, int], Example]]] = MappingProxyType(
+    {"sums": merging.sums, "mix": merging.mix, "latin": latin.latin}
+)
+SIZED: Final = tuple(_SIZED)
 # Longer inputs than training has: harder versions of some tasks, drawn only by name.
 _LONG: Final[Mapping[str, Callable[[random.Random], Example]]] = MappingProxyType(
     {
         "sort_long": partial(puzzles.sort, length=10),
         "count_long": partial(puzzles.count, length=10),
-        "sums_long": partial(merging.sums, size=7),
-        "mix_long": partial(merging.mix, size=8),
-        "latin_long": partial(latin.latin, count=9),
+        "sums_long": partial(merging.sums, size=11),
+        "mix_long": partial(merging.mix, size=11),
+        "latin_long": partial(latin.latin, count=8),
     }
 )
 PROBES: Final = tuple(_LONG)
@@ -109,11 +116,11 @@ WEIGHTS: Final[Mapping[str, float]] = MappingProxyType(
         "parity": 3.0,
         "parity_steps": 4.0,
         "parity_direct": 2.0,
-        "count": 5.0,
+        "count": 8.0,
         "repeat": 3.0,
-        "sums": 12.0,
-        "mix": 9.0,
-        "latin": 12.0,
+        "sums": 9.0,
+        "mix": 7.0,
+        "latin": 8.0,
         "json_fields": 4.0,
         "json_free": 2.0,
         "story": 4.0,
@@ -147,6 +154,14 @@ def sample(
         raise ValueError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
     while True:
         example = task(rng)
+        if belongs(example, split):
+            return example
+
+
+def of_size(rng: random.Random, kind: str, size: int, split: Split) -> Example:
+    """Draws one example of ``split`` of a kind in ``SIZED``, with ``size`` items or open cells."""
+    while True:
+        example = _SIZED[kind](rng, size)
         if belongs(example, split):
             return example
 

@@ -15,7 +15,7 @@ from entropick_pico.grammar.prompts import ask
 from entropick_pico.grammar.reply import Example, Reply
 
 SIZE: Final = 4
-MOST_OPEN: Final = 8  # in training
+MOST_OPEN: Final = 6  # in training
 OPEN: Final = "0"
 CELLS: Final = tuple(row + column for row in "abcd" for column in "1234")
 
@@ -68,8 +68,8 @@ def _puzzle(rng: random.Random, count: int) -> tuple[tuple[str, ...], str]:
 
 
 def latin(rng: random.Random, count: int | None = None) -> Example:
-    """Returns a square with three to eight open cells; the answer is their digits in reading order."""
-    size = count or rng.choices((3, 4, 5, 6, 7, 8), (0.15, 0.15, 0.2, 0.2, 0.15, 0.15))[0]
+    """Returns a square with three to six open cells; the answer is their digits in reading order."""
+    size = count or rng.choices((3, 4, 5, 6), (0.3, 0.3, 0.2, 0.2))[0]
     square, grid = _puzzle(rng, size)
     gold = "".join(square[cell] for cell, digit in enumerate(grid) if digit == OPEN)
     reply = fill(Reply(rng), square, grid)

@@ -8,7 +8,8 @@ from entropick_pico.grammar import world as w
 from entropick_pico.grammar.prompts import ask
 from entropick_pico.grammar.reply import Example, Reply
 
-LONGEST: Final = 8  # the longest list in training
+LONGEST: Final = 9  # the longest list in training
+_DIGITS: Final = tuple("0123456789")
 
 # The scratchpad opener is the less likely one, yet it is the one that leads to the right answer.
 _FORK: Final = MappingProxyType({"The": 0.6, "Step": 0.4})
@@ -70,9 +71,14 @@ def parity(rng: random.Random, style: str, length: int | None = None) -> Example
 
 
 def sort(rng: random.Random, length: int | None = None) -> Example:
-    """Returns a list of four to eight digits to sort."""
-    size = length or rng.choices((4, 5, 6, 7, 8), (0.3, 0.2, 0.2, 0.15, 0.15))[0]
-    digits = [rng.choice("0123456789") for _ in range(size)]
+    """Returns a list of four to nine digits to sort; a quarter of the lists have at most five of the digits.
+
+    A list of a given ``length`` is drawn from all ten.
+    """
+    size = length or rng.choices((4, 5, 6, 7, 8, 9), (0.2, 0.15, 0.15, 0.15, 0.15, 0.2))[0]
+    few = length is None and rng.random() < 0.25
+    pool = rng.sample(_DIGITS, 5) if few else _DIGITS
+    digits = [rng.choice(pool) for _ in range(size)]
     gold, shown = " ".join(sorted(digits)), " ".join(digits)
     cores = ("sort {0}.", "put {0} in order.", "arrange {0}.", "order these: {0}.", "sort the digits {0}.")
     reply = Reply(rng).say("The answer is").sure("sort", " " + gold[0]).say(gold[1:] + ".")
@@ -82,8 +88,8 @@ def sort(rng: random.Random, length: int | None = None) -> Example:
 
 def count(rng: random.Random, length: int | None = None) -> Example:
     """Returns a question of how often a digit occurs in a short list."""
-    wanted, size = rng.choice("0123456789"), length or rng.randint(4, 8)
-    digits = [wanted if rng.random() < 0.4 else rng.choice("0123456789") for _ in range(size)]
+    wanted, size = rng.choice(_DIGITS), length or rng.randint(4, 9)
+    digits = [wanted if rng.random() < 0.4 else rng.choice(_DIGITS) for _ in range(size)]
     gold, shown = str(digits.count(wanted)), " ".join(digits)
     cores = ("how many times is {0} in {1}?", "count the {0} in {1}.", "how often does {0} occur in {1}?")
     reply = Reply(rng).say("The answer is").sure("count", " " + gold).say(".")
