@@ -25,9 +25,7 @@ from entropick_pico import evaluate, grammar, model_path
 _BATCH: Final = 256
 _STOP: Final = 110
 COUNTS: Final = (3, 5)
-SIZES: Final[Mapping[str, Sequence[int]]] = MappingProxyType(
-    {"sums": (8, 10), "mix": (10,), "latin": (6, 7)}
-)
+SIZES: Final[Mapping[str, Sequence[int]]] = MappingProxyType({"sums": (8, 10), "mix": (10,), "latin": (6, 7)})
 
 
 @dataclass(frozen=True)
