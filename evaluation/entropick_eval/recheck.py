@@ -25,6 +25,10 @@ TOLERANCE: Final = 0.0101
 """difference of a figure in bits that counts as equal, of a larger feature the relative one: the last digit
 that is kept of a token's figure, which may round the other way on another processor"""
 
+ESTIMATES: Final = ("error_probability",)
+"""features that are not compared: estimates by coefficients that decide nothing, and that are fitted on these
+very results"""
+
 LEAST: Final = 5
 """results of an arm, at least, that must come out the same before the others are taken over"""
 
@@ -185,7 +189,7 @@ def _same_figures(old: Result, new: Result) -> bool:
     features = all(
         abs(value - new.features.get(name, value)) <= TOLERANCE * max(1.0, abs(value))
         for name, value in old.features.items()
-        if name not in following
+        if name not in following and name not in ESTIMATES
     )
     return features and all(
         _same_column(column, new.signals[name]) for name, column in old.signals.items() if name in new.signals

@@ -106,6 +106,23 @@ async def test_figures_are_equal_to_their_last_digit(tmp_path: Path, more: float
     assert greedy.equal is equal
 
 
+async def test_other_coefficients_change_no_result(tmp_path: Path) -> None:
+    def told(p: float, surprisal: float) -> Any:
+        row = {"token": "x", "signals": {"surprisal": surprisal, "logits_entropy": 1.0}}
+        block = {"tokens": [row, row], "summary": {"error_probability": p}}
+        return lambda body: completion("xx", 2, entropick=block)
+
+    store = Store(tmp_path, "m")
+    runner = Runner(Server(told(0.2, 0.5)).target(code="old"), store, Plan())
+    await runner.run(ITEMS[:6], [(GREEDY, 1)], quiet)
+    assert {result.features["error_probability"] for result in store.results(GREEDY)} == {0.2}
+    store.fold()
+    _, _, (other,) = await again(tmp_path, told(0.9, 0.8))
+    assert not other.equal
+    _, _, (greedy,) = await again(tmp_path, told(0.9, 0.5))
+    assert greedy.equal
+
+
 async def test_a_refusal_is_no_equality(tmp_path: Path) -> None:
     await filled(tmp_path)
     _, _, outcome = await again(tmp_path, lambda body: httpx.Response(400, json={"error": "no"}))
