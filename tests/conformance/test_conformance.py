@@ -9,12 +9,14 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from openai import BadRequestError, NotFoundError, OpenAI
 
+from entropick_pico import model_path
 from entropick_sampler.signals import ATTENTION_SIGNALS, STEP_SIGNALS
 from entropick_sampler.strategy import Strategy
 
@@ -181,13 +183,14 @@ def test_levels_of_telemetry(server: str) -> None:
     assert set(summary["summary"]["signals"]) >= {s.name for s in STEP_SIGNALS}
     assert not summary.get("tokens")
     full = ask(server, PROMPTS[0], entropick={"telemetry": "full", "preset": "seed"})
+    config = json.loads((Path(model_path()) / "config.json").read_text(encoding="utf-8"))
     for row in rows_of(full):
         detail = row["detail"]
         assert detail["layers"] == [0, 1, 2, 3]
         assert set(detail["per_layer"]) == {s.name for s in ATTENTION_SIGNALS}
         assert all(len(values) == 4 for values in detail["per_layer"].values())
         for name in ("attention_entropy", "interaction_strength", "attention_to_previous"):
-            assert [len(heads) for heads in detail[name]] == [4] * 4
+            assert [len(heads) for heads in detail[name]] == [config["num_attention_heads"]] * 4
             mean = sum(map(sum, detail[name])) / 16
             assert row["signals"][name] == pytest.approx(mean, rel=1e-5)
         assert len(row["candidates"]) == row["parameters"]["n_candidates"]
