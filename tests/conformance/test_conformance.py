@@ -191,7 +191,7 @@ def test_levels_of_telemetry(server: str) -> None:
         assert all(len(values) == 4 for values in detail["per_layer"].values())
         for name in ("attention_entropy", "interaction_strength", "attention_to_previous"):
             assert [len(heads) for heads in detail[name]] == [config["num_attention_heads"]] * 4
-            mean = sum(map(sum, detail[name])) / 16
+            mean = sum(map(sum, detail[name])) / (4 * config["num_attention_heads"])
             assert row["signals"][name] == pytest.approx(mean, rel=1e-5)
         assert len(row["candidates"]) == row["parameters"]["n_candidates"]
         assert row["strategy"] == "clarify" or row["token_id"] in {c["token_id"] for c in row["candidates"]}
