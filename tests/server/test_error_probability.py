@@ -102,7 +102,7 @@ def by_hand(
     if answer != "not asked":
         bias = MODEL.answer.bias  # type: ignore[union-attr]
         if answer is None:
-            values += [1.0] + [0.0] * 9
+            values += [1.0] + [0.0] * 10
         else:
             begin, end = answer  # type: ignore[misc]
             own = [(s, h) for s, h, forced in drawn[begin:end] if not forced]
@@ -117,6 +117,7 @@ def by_hand(
                 min(h - s for s, h in own),
                 math.log2(len(own)),
                 math.log2(1 + begin),
+                math.log2(1 + len(drawn) - end),
             ]
     if vote is not None:
         bias = MODEL.vote.bias  # type: ignore[union-attr]
