@@ -9,7 +9,7 @@ import torch
 
 from entropick_kernels.logits_stats import Kernels
 from entropick_sampler.batch import SampledBatch
-from entropick_sampler.packed import unpack
+from entropick_sampler.packed import LOGITS_ENTROPY, unpack
 from entropick_sampler.profile import DEFAULT_CLARIFY_TEXT, Profile
 
 from ..base import Tokenizer
@@ -17,7 +17,7 @@ from ..reply import BAD_LOGITS, ClarifyingText, Drawn, step_columns
 from ..tokens import attention_details, token_detail, token_of, top_logprobs
 from .forward import ForwardOutput
 from .sequence import Sequence
-from .watch import watch
+from .watch import Watch
 
 
 class StepSampler:
@@ -54,6 +54,7 @@ class StepSampler:
         self._clarifying = ClarifyingText.of(text, self._tokenizer)
         self._sequences: tuple[Sequence, ...] = ()
         self._batch = SampledBatch([], profile, self._device)
+        self._watch = Watch(profile.genuineness if profile else None)
 
     def sample(self, output: ForwardOutput | None) -> list[Drawn]:
         """Draws a token for every row of a forward's output; none for None."""
@@ -72,7 +73,7 @@ class StepSampler:
             tops = top_logprobs(output.logits, asked, [(rows[i].max_logit, rows[i].log_z) for i in asked])
         if full := [i for i, s in enumerate(sequences) if s.request.policy.telemetry == "full"]:
             details = attention_details(output.heads, output.by_layer, full)
-        windows = watch(output, rows, self._profile.genuineness if self._profile else None)
+        windows = self._watch.push(output, packed[:, LOGITS_ENTROPY])
         drawn = []
         for i, (sequence, row, text) in enumerate(zip(sequences, rows, texts, strict=True)):
             clarifying = text if row.inserted else ()
@@ -98,4 +99,5 @@ class StepSampler:
             [s.philox_stream for s in sequences],
             self._kernels,
         )
+        self._watch.lay_out(sequences)
         self._sequences = sequences
