@@ -37,9 +37,7 @@ def fill(core: EngineCore, rows: int, length: int, asked: Any, seed: int) -> Non
     for row in range(rows):
         prompt = tuple(rng.randrange(FIRST_WORD, core.info.vocab_size) for _ in range(PROMPT))
         sampling = SamplingParams(0.7, seed=row, max_tokens=length, ignore_eos=True)
-        request = Request(
-            f"r{row}", prompt, sampling, PolicyConfig(genuineness=asked), time.monotonic()
-        )
+        request = Request(f"r{row}", prompt, sampling, PolicyConfig(genuineness=asked), time.monotonic())
         core.add(request)
     while len(core.step().outputs) < rows:
         pass

@@ -10,7 +10,7 @@ import ctypes
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numba
 import numpy as np
@@ -32,10 +32,12 @@ from .window import (
     push_row,
 )
 
-_VALUES: Final = 8
-"""signals of a row, in the order of WINDOW_SIGNALS"""
-_COUNTS: Final = RESULTS - GENUINE
-"""the fields of HeadCounts, then the heads that collapsed in the step"""
+_VALUES: Final = 9
+"""figures of a row: G, variance, collapse rate, variance of the logits entropy, G of the form ``seed``, token
+cost, relative cost, sink mass, heads that collapsed in the step"""
+_FELL: Final = 8
+_COUNTS: Final = COLLAPSED - GENUINE
+"""the fields of HeadCounts"""
 _SINGLES: Final = 3
 _MEAN: Final = 2
 _COST, _RELATIVE_COST, _SINK_MASS = range(3)
@@ -58,14 +60,10 @@ Addresses: ``places`` int64 [R, 3] of each row's windows, 0 for none; ``numbers`
 the batch; ``first`` int64 [R], 1 where the step's costs do not count; ``entropy`` float32 [L, B, H] and
 ``keys`` int64 [L, B], each with its strides in elements; ``logits`` float64 [B], the logits entropies, with
 its stride; ``costs`` float32 [L, B, H, 4], 0 for none. Scratch: ``z``, ``bits`` and ``paid`` float32 [L x H].
-Results: ``values`` float64 [R, 8], ``counts`` int64 [R, 8].
+Results: ``values`` float64 [R, 9], ``counts`` int64 [R, 7].
 """
 _FIELD: Final = {name: i for i, name in enumerate(_ARGUMENTS.names or ())}
-_BATCH: Final = _FIELD["batch"]
-_FIGURES: Final = slice(_FIELD["entropy"], _FIELD["costs"] + 1)
-_REGIONS: Final = _COUNTS - 1
-_AXIS: Final = 3
-"""the first counts, of heads in each region of the axis of G"""
+_ENTROPY, _KEYS, _LOGITS, _COSTS = (_FIELD[name] for name in ("entropy", "keys", "logits", "costs"))
 
 
 def _worker(data: Any) -> None:
@@ -124,18 +122,17 @@ def _worker(data: Any) -> None:
         push_row(heads_state, places[r, 0], z, paid, out, none)
         values[r, 0] = out[VARIANCE] + out[RATE]
         values[r, 1], values[r, 2], values[r, 5] = out[VARIANCE], out[RATE], out[COST]
-        collapsed = np.int64(out[COLLAPSED])
-        values[r, 3] = math.nan
+        values[r, _FELL] = out[COLLAPSED]
+        values[r, 4] = math.nan
         if places[r, 1]:
             seed_state = numba.carray(address(places[r, 1]), (1,), HEADER)[0]
             push_row(seed_state, places[r, 1], bits, paid, out, none)
-            values[r, 3] = out[VARIANCE] + out[RATE]
-        for i in range(_COUNTS - 1):
+            values[r, 4] = out[VARIANCE] + out[RATE]
+        for i in range(_COUNTS):
             counts[r, i] = np.int64(out[GENUINE + i])
-        counts[r, _COUNTS - 1] = collapsed
         singles_state = numba.carray(address(places[r, 2]), (1,), HEADER)[0]
         push_row(singles_state, places[r, 2], singles, paid, out, each)
-        values[r, 4] = each[0, 0]
+        values[r, 3] = each[0, 0]
         values[r, 6], values[r, 7] = each[1, _MEAN], each[2, _MEAN]
 
 
@@ -163,7 +160,9 @@ class WatchedBatch:
         self.windows = list(windows)
         rows = len(self.windows)
         self._shape = (layers, heads)
-        self._counted = [w.seed is not None or w.heads.has_cuts for w in self.windows]
+        self._counted = any(w.seed is not None or w.heads.has_cuts for w in self.windows)
+        self._layout: tuple[Any, ...] = ()
+        self._skips = False
         self._first = np.zeros(rows, dtype=np.int64)
         self._values = np.empty((rows, _VALUES))
         self._counts = np.empty((rows, _COUNTS), dtype=np.int64)
@@ -203,6 +202,39 @@ class WatchedBatch:
         is absent; ``first``: places among the watched rows whose costs do not count in this step. Raises
         ValueError on shapes and types that do not fit.
         """
+        layout = entropy.shape, entropy.stride(), keys.stride(), logits.stride()
+        if layout != self._layout:
+            self._lay_out(entropy, keys, logits)
+            self._layout = layout
+        data = self._data
+        if first or self._skips:
+            self._skips = bool(first)
+            self._first[:] = 0
+            self._first[list(first)] = 1
+        data[_ENTROPY], data[_KEYS] = entropy.data_ptr(), keys.data_ptr()
+        data[_LOGITS] = logits.data_ptr()
+        if costs is None:
+            data[_COSTS] = 0
+        else:
+            shape = (*layout[0], COST_COLUMNS)
+            if costs.shape != shape or costs.dtype != torch.float32 or not costs.is_contiguous():
+                raise ValueError(f"costs must be contiguous float32 {list(shape)}, got {list(costs.shape)}")
+            data[_COSTS] = costs.data_ptr()
+        _compiled().ctypes(self._start)
+        values = self._values.tolist()
+        if not self._counted:
+            return [WindowStep(_values(line), None, int(line[_FELL])) for line in values]
+        return [
+            WindowStep(
+                _values(line),
+                HeadCounts._make(counts) if counts[0] or counts[1] or counts[2] else None,
+                int(line[_FELL]),
+            )
+            for line, counts in zip(values, self._counts.tolist(), strict=True)
+        ]
+
+    def _lay_out(self, entropy: Tensor, keys: Tensor, logits: Tensor) -> None:
+        """Checks how a step's figures lie in memory, and notes it for the steps to come."""
         layers, batch, heads = entropy.shape
         if (
             (layers, heads) != self._shape
@@ -211,33 +243,20 @@ class WatchedBatch:
             or (entropy.dtype, keys.dtype, logits.dtype) != (torch.float32, torch.int64, torch.float64)
         ):
             raise ValueError(f"the figures of a step do not fit {self._shape} layers and heads")
-        if costs is not None and (
-            costs.shape != (layers, batch, heads, COST_COLUMNS)
-            or costs.dtype != torch.float32
-            or not costs.is_contiguous()
-        ):
-            raise ValueError(f"costs must be contiguous float32 {[layers, batch, heads, COST_COLUMNS]}")
-        self._first[:] = 0
-        for row in first:
-            self._first[row] = 1
-        self._data[_BATCH] = batch
-        self._data[_FIGURES] = (
-            entropy.data_ptr(),
-            *entropy.stride(),
-            keys.data_ptr(),
-            *keys.stride(),
-            logits.data_ptr(),
-            logits.stride(0),
-            0 if costs is None else costs.data_ptr(),
+        strides = zip(
+            ("entropy_layer", "entropy_row", "entropy_head", "keys_layer", "keys_row", "logits_row"),
+            (*entropy.stride(), *keys.stride(), *logits.stride()),
+            strict=True,
         )
-        _compiled().ctypes(self._start)
-        return [
-            WindowStep(
-                tuple([None if x != x else x for x in values]),
-                HeadCounts(*counts[:_REGIONS]) if counted and any(counts[:_AXIS]) else None,
-                counts[_REGIONS],
-            )
-            for values, counts, counted in zip(
-                self._values.tolist(), self._counts.tolist(), self._counted, strict=True
-            )
-        ]
+        for name, value in (("batch", batch), *strides):
+            self._data[_FIELD[name]] = value
+
+
+def _values(line: list[float]) -> tuple[float | None, ...]:
+    """Returns the signals of a line of results, None for NaN."""
+    g, variance, rate, logits, seed, cost, relative, sink, _ = line
+    if seed != seed and cost != cost and relative != relative and g == g:
+        # as a request gets it that asks for no token cost
+        return g, variance, rate, None, logits, None, None, None
+    values = g, variance, rate, seed, logits, cost, relative, sink
+    return tuple([None if x != x else x for x in values])

@@ -68,7 +68,9 @@ class KVCache:
         """Writes surprisals beside the keys at some cache indices."""
         if self._flat_surprisals is None:
             if index:
-                self.surprisals.view(-1)[torch.tensor(index)] = torch.tensor(bits, device=self.surprisals.device)
+                self.surprisals.view(-1)[torch.tensor(index)] = torch.tensor(
+                    bits, device=self.surprisals.device
+                )
             return
         # numpy's small writes cost a fraction of torch's
         for at, value in zip(index, bits, strict=True):

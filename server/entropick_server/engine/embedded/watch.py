@@ -67,8 +67,6 @@ class Watch:
     def _begin(self, sequence: Sequence, heads: int) -> ReplyWindows:
         """Begins the windows of a sequence's reply, with its first step."""
         asked = sequence.request.policy.genuineness
-        windows = ReplyWindows.begin(
-            heads, costs=asked != "scores", seed=asked == "seed", cuts=self._cuts
-        )
+        windows = ReplyWindows.begin(heads, costs=asked != "scores", seed=asked == "seed", cuts=self._cuts)
         sequence.reply.windows = windows
         return windows
