@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import Metric
 
 from entropick_sampler.profile import Profile
 
@@ -17,6 +19,22 @@ from .http import HttpMetrics
 from .info import InfoCollector, ServerFacts
 from .signals import SignalCollector
 from .steps import StepMetrics
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsPage:
+    """The families of one moment, which no longer change, so that any thread may write them down."""
+
+    families: tuple[Metric, ...]
+
+    def collect(self) -> tuple[Metric, ...]:
+        """Returns the families, as the encoders ask a registry for them."""
+        return self.families
+
+    def encode(self, accept: str) -> tuple[bytes, str]:
+        """Returns the page and its content type; exemplars are in the OpenMetrics form only."""
+        encoder, content_type = choose_encoder(accept)
+        return encoder(self), content_type  # type: ignore[arg-type]
 
 
 class Metrics:
@@ -81,7 +99,6 @@ class Metrics:
         self._consensus_replies.labels(self._model_name).inc(replies)
         self._consensus_tokens.labels(self._model_name).inc(lost)
 
-    def expose(self, accept: str) -> tuple[bytes, str]:
-        """Returns the page and its content type; exemplars are in the OpenMetrics form only."""
-        encoder, content_type = choose_encoder(accept)
-        return encoder(self._registry), content_type
+    def snapshot(self) -> MetricsPage:
+        """Returns all families as they are now."""
+        return MetricsPage(tuple(self._registry.collect()))
