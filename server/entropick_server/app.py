@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from .engine.base import Engine
-from .middleware import ApiKey, RequestId, SizeLimit
+from .middleware import ApiKey, Counted, RequestId, SizeLimit
 from .protocol.errors import ApiError
 from .protocol.requests import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
 from .protocol.responses import Completion, SignalStatistics, SignalValues
@@ -74,6 +74,7 @@ def create_app(
     if settings.api_key is not None:
         app.add_middleware(ApiKey, key=settings.api_key.get_secret_value())
     app.add_middleware(RequestId)
+    app.add_middleware(Counted, metrics=state.metrics.http)
     _describe(app)
     return app
 

@@ -15,7 +15,7 @@ from entropick_sampler.error_probability import ErrorModel
 from .admission import Admission
 from .engine.base import Engine, EngineDeadError, EngineError
 from .engine.types import ModelInfo
-from .metrics import Metrics
+from .metrics import Metrics, ServerFacts
 from .offload import Offload
 from .prompts import PromptEncoder
 from .protocol.errors import unavailable
@@ -88,7 +88,11 @@ class ServerState:
     async def _load(self) -> None:
         await self.engine.start()
         model = ServedModel.of(self.engine)
-        self.metrics.bind(model.info.name, self.engine.gauges)
+        settings = self.settings
+        facts = ServerFacts(
+            server_version(), settings.engine, settings.max_num_seqs, settings.enable_prefix_caching
+        )
+        self.metrics.bind(model.info, self.engine.profile, facts, self.engine.gauges)
         self.engine.subscribe(self.metrics.on_step)
         self._model = model
 

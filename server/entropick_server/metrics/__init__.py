@@ -3,6 +3,8 @@
 The only package that imports prometheus_client.
 """
 
+from .choices import ChoiceFigures
+from .info import ServerFacts
 from .registry import Metrics
 
-__all__ = ["Metrics"]
+__all__ = ["ChoiceFigures", "Metrics", "ServerFacts"]

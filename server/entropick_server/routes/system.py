@@ -23,8 +23,10 @@ from entropick_sampler.strategy import Strategy
 
 from ..answers import NAMED, PATTERNED
 from ..consensus.config import CHOICES, FLAGS, RANGES, SIMILAR
+from ..offload import LARGE
 from ..state import server_state
 from ..version import server_version
+from ._common import beside_the_loop
 
 router = APIRouter()
 
@@ -46,7 +48,10 @@ async def version() -> dict[str, str]:
 @router.get("/metrics")
 async def metrics(request: Request) -> Response:
     """Returns Prometheus' page; OpenMetrics with exemplars where the scraper accepts it."""
-    page, content_type = server_state(request).metrics.expose(request.headers.get("accept", ""))
+    accept = request.headers.get("accept", "")
+    snapshot = server_state(request).metrics.snapshot()
+    # some thousand lines: written in the loop they would hold up every stream at every scrape
+    page, content_type = await beside_the_loop(request, LARGE, lambda: snapshot.encode(accept))
     return Response(page, headers={"Content-Type": content_type})
 
 

@@ -18,6 +18,7 @@ from ..detokenizer import Detokenizer
 from ..engine.base import EngineError
 from ..engine.types import FinishReason, Request, RequestOutput, Token
 from ..error_estimate import Agreement, estimate
+from ..metrics import ChoiceFigures
 from ..protocol.responses import ConsensusTelemetry, Summary
 from ..recent import Finished, Series
 from ..state import ServedModel, ServerState
@@ -185,7 +186,7 @@ class Run:
 
     def __enter__(self) -> Self:
         """Notes that the request is handed to the engine, which may refuse it."""
-        self._server.metrics.on_begin(self.request.request_id)
+        self._server.metrics.choices.on_begin(self.request.request_id)
         return self
 
     def __exit__(
@@ -194,7 +195,7 @@ class Run:
         """Counts the end of the choice, well or not."""
         if isinstance(error, GenerationError):
             # a step that fails may be a request's first, and its output tells nothing else of it
-            self._server.metrics.on_ran(self.request.request_id)
+            self._server.metrics.choices.on_ran(self.request.request_id)
         if self._begun:
             self._prompt.end()
         if self.finish_reason is not None:
@@ -204,12 +205,16 @@ class Run:
             reason = "cancelled" if gone else "error"
         duration = time.monotonic() - self.request.arrival
         # a choice that the engine refused, or that was given up while it waited, does not count
-        if self._server.metrics.on_end(self.request.request_id, reason, duration):
+        request = self.request
+        figures = ChoiceFigures(
+            len(request.prompt_token_ids), self.cached_tokens, len(self.tokens), request.sampling.max_tokens
+        )
+        if self._server.metrics.on_end(request.request_id, reason, duration, figures):
             self._server.recent.add(self._finished(reason, duration))
 
     def _count(self, tokens: int) -> None:
         """Counts the tokens that a step brought, and when."""
-        now = time.monotonic()
+        now, choices = time.monotonic(), self._server.metrics.choices
         if tokens and self.first_token_seconds is None:
             self._begun = True
             self._prompt.begin()
@@ -218,9 +223,9 @@ class Run:
             request = self.request
             # a prompt counts once, with its first choice
             prompt_tokens = 0 if request.choice else len(request.prompt_token_ids)
-            self._server.metrics.on_first_token(request.request_id, self.first_token_seconds, prompt_tokens)
+            choices.on_first_token(request.request_id, self.first_token_seconds, prompt_tokens)
         elif tokens:
-            self._server.metrics.on_tokens(now - self._last, tokens)
+            choices.on_tokens(now - self._last, tokens)
         self._last = now
 
     def _finished(self, reason: str, duration: float) -> Finished:
