@@ -190,6 +190,8 @@ class PolicyConfig:
     preset: PresetName = "calibrated"
     overrides: Mapping[str, float] = field(default_factory=dict)
     telemetry: TelemetryLevel = "none"
+    at_end: bool = False
+    """a stream's last chunk has the rows of all its tokens"""
     branch: BranchConfig | None = None
     """None: no branches"""
     genuineness: Genuineness = False

@@ -1,4 +1,4 @@
-"""The console script ``entropick`` with its commands serve, calibrate, eval and version."""
+"""The console script ``entropick`` with its commands serve, calibrate, chat, eval and version."""
 
 from __future__ import annotations
 
@@ -53,6 +53,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from entropick_eval.command import run
 
         return run(argv[1:], partial(serving_engine, theirs=()))
+    if argv[:1] == ["chat"]:
+        from .terminal.command import run as chat
+
+        return chat(argv[1:])
     ours, theirs = _split(argv)
     args = _parser().parse_args(ours)
     if args.command == "version":
@@ -211,6 +215,7 @@ def _parser() -> argparse.ArgumentParser:
             const=True,
             help="take an architecture that was not validated",
         )
+    commands.add_parser("chat", help="talk to a server in the terminal, with colours", add_help=False)
     commands.add_parser("eval", help="compare settings on questions with known answers", add_help=False)
     commands.add_parser("version", help="print the version")
     return parser

@@ -8,12 +8,15 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
-from entropick_sampler.genuineness.reply import HeadCounts
 from entropick_sampler.params import PolicyConfig, SamplingParams
 from entropick_sampler.signals import SIGNAL_NAMES
 from entropick_sampler.strategy import Strategy
+
+if TYPE_CHECKING:
+    # its module brings numba and torch, which the command line does without
+    from entropick_sampler.genuineness.reply import HeadCounts
 
 _SURPRISAL: Final = SIGNAL_NAMES.index("surprisal")
 

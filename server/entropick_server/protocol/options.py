@@ -60,6 +60,9 @@ class EntropickOptions(WireModel):
         None, description="where the answer stands in a reply, for error_probability: an extractor"
     )
     telemetry: TelemetryLevel | None = Field(None, description="how much of the measurements comes back")
+    at_end: bool | None = Field(
+        None, description="in a stream, all rows again on the last chunk; with telemetry tokens or full"
+    )
     genuineness: bool | Literal["scores", "seed"] | None = Field(
         None,
         description="scores: G of the attention heads; true: token costs and quadrants too; seed: also the "
@@ -120,17 +123,24 @@ class EntropickOptions(WireModel):
     def config(self, default: PolicyConfig) -> PolicyConfig:
         """Returns the request's policy over the server's defaults.
 
-        Raises a 400 for branches under any policy but entropix.
+        Raises a 400 for branches under any policy but entropix, and for ``at_end`` without rows.
         """
         policy = self.policy or default.policy
         if self.branch is not None and policy != "entropix":
             message = "entropick.branch: branches open where the signals say so: they need policy 'entropix'."
             raise bad_request(message, "entropick.branch")
+        telemetry = self.telemetry or default.telemetry
+        if self.at_end and telemetry not in ("tokens", "full"):
+            message = (
+                f"entropick.at_end: there are no rows at telemetry '{telemetry}': ask for 'tokens' or 'full'."
+            )
+            raise bad_request(message, "entropick.at_end")
         return PolicyConfig(
             policy=policy,
             preset=self.preset or default.preset,
             overrides=_over(self.overrides or {}, default.overrides),
-            telemetry=self.telemetry or default.telemetry,
+            telemetry=telemetry,
+            at_end=bool(self.at_end),
             branch=default.branch if self.branch is None else branch_config(self.branch, default.branch),
             genuineness=default.genuineness if self.genuineness is None else self.genuineness,
         )
