@@ -1,4 +1,4 @@
-"""What does not move: the model, the KV cache and the calibration profile, as figures to compare with."""
+"""The facts that do not move: the model, the KV cache and the calibration profile, to compare with."""
 
 from __future__ import annotations
 
