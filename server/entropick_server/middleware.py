@@ -20,7 +20,9 @@ from .streaming.sse import error_response
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _MAX_HEADERS: Final = 128
-_OPEN_PATHS: Final = frozenset({"/health"})
+PAGE_PREFIX: Final = "/page/"
+"""the beginning of the paths of the page's files"""
+_OPEN_PATHS: Final = frozenset({"/health", "/"})
 _DROP_LIMITS: Final = 8
 """times the limit that is read of a body which is too large"""
 _DROP_SECONDS: Final = 10.0
@@ -51,7 +53,10 @@ class RequestId:
 
 
 class ApiKey:
-    """A check of the key on every route but /health; on unknown routes too: nothing can be probed."""
+    """A check of the key on every route but /health and the page's files, which hold no data.
+
+    It is asked for on unknown routes too: nothing can be probed.
+    """
 
     def __init__(self, app: ASGIApp, key: str) -> None:
         self._app = app
@@ -59,7 +64,7 @@ class ApiKey:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes on, or refuses with 401."""
-        if scope["type"] == "lifespan" or scope.get("path") in _OPEN_PATHS or self._matches(scope):
+        if scope["type"] == "lifespan" or _is_open(scope) or self._matches(scope):
             await self._app(scope, receive, send)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
@@ -78,6 +83,11 @@ class ApiKey:
                 scheme, _, given = value.partition(b" ")
                 return scheme.lower() == b"bearer" and hmac.compare_digest(given.strip(), self._key)
         return False
+
+
+def _is_open(scope: Scope) -> bool:
+    path = scope.get("path", "")
+    return scope["type"] == "http" and (path in _OPEN_PATHS or path.startswith(PAGE_PREFIX))
 
 
 class SizeLimit:

@@ -17,6 +17,7 @@ from .protocol.responses import (
     CandidateRow,
     DetailRow,
     ParameterValues,
+    ProbableRow,
     SignalStatistic,
     SignalStatistics,
     SignalValues,
@@ -61,6 +62,10 @@ def token_row(index: int, token: Token, vocabulary: Vocabulary, *, eos: bool, st
                 token=vocabulary.labels[c.token_id], token_id=c.token_id, logprob=c.logprob, score=c.score
             )
             for c in token.detail.candidates
+        ]
+    if token.most_probable:
+        row.most_probable = [
+            ProbableRow(token=vocabulary.labels[p.token_id], **p._asdict()) for p in token.most_probable
         ]
     if token.branches:
         row.branches = [_branch(branch, vocabulary) for branch in token.branches]

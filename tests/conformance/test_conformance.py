@@ -198,6 +198,35 @@ def test_levels_of_telemetry(server: str) -> None:
     assert any(row["parameters"]["n_candidates"] == 12 for row in rows_of(full))
 
 
+def test_the_most_probable_tokens_before_and_after_the_sampler(server: str) -> None:
+    """Telemetry ``full`` tells of 20 tokens and of every drawn one, and which filter cut which."""
+    filters = {"temperature": 1.5, "top_k": 12, "top_p": 0.9, "min_p": 0.02, "max_tokens": 24}
+    answer = ask(server, PROMPTS[2], **filters, entropick={"telemetry": "full", "policy": "fixed"})
+    cuts: set[str | None] = set()
+    for row in rows_of(answer):
+        told = row["most_probable"]
+        assert len(told) >= 20
+        assert [t["probability"] for t in told] == sorted((t["probability"] for t in told), reverse=True)
+        kept = [t for t in told if t["cut_by"] is None]
+        assert sum(t["final_probability"] for t in kept) == pytest.approx(1)  # top_k keeps fewer than 20
+        assert all(t["final_probability"] == 0 for t in told if t["cut_by"] is not None)
+        own = next(t for t in told if t["token_id"] == row["token_id"])
+        assert own["cut_by"] is None
+        assert -math.log2(own["probability"]) == pytest.approx(row["signals"]["surprisal"], abs=1e-4)
+        # temperature and filters change no order, and what is left keeps its odds
+        first, odds = kept[0], 1 / filters["temperature"]
+        for other in kept[1:]:
+            wanted = (other["probability"] / first["probability"]) ** odds
+            assert other["final_probability"] / first["final_probability"] == pytest.approx(wanted, rel=1e-6)
+        cuts |= {t["cut_by"] for t in told}
+    assert {None, "top_k"} <= cuts
+    greedy = rows_of(ask(server, PROMPTS[2], temperature=0, max_tokens=4, entropick={"telemetry": "full"}))
+    for row in greedy:
+        assert [t["cut_by"] for t in row["most_probable"]] == [None] + ["temperature"] * 19
+        assert row["most_probable"][0]["token_id"] == row["token_id"]
+    assert "most_probable" not in rows_of(ask(server, PROMPTS[2], entropick={"telemetry": "tokens"}))[0]
+
+
 def test_seeds(server: str) -> None:
     """Equal seeds give equal texts, other seeds others; a picked seed is told and replays."""
     warm = {"temperature": 0.7, "max_tokens": 40}

@@ -14,6 +14,7 @@ import httpx
 import pytest
 from openai import AsyncOpenAI
 
+from entropick_sampler.most_probable import ProbableToken
 from entropick_sampler.profile import Profile
 from entropick_sampler.signals import POLICY_SIGNALS, SIGNAL_NAMES
 from entropick_sampler.strategy import Strategy
@@ -140,7 +141,7 @@ class FakeEngine:
         base = (request.sampling.seed + index * 7) % 50 / 10
         signals = tuple(None if n == "agreement" else base + k / 10 for k, n in enumerate(SIGNAL_NAMES))
         off = request.policy.policy != "entropix" or request.sampling.temperature == 0
-        detail = None
+        detail, probable = None, ()
         if request.policy.telemetry == "full":
             detail = TokenDetail(
                 (0, 1),
@@ -150,6 +151,7 @@ class FakeEngine:
                 {"agreement": (0.1, 0.2)},
                 (Candidate(65, -1.0, 2.0),),
             )
+            probable = (ProbableToken(65, 0.75, 1.0, None), ProbableToken(EOS, 0.25, 0.0, "min_p"))
         asked = request.sampling.logprobs or 0
         return Token(
             token_id=token_id,
@@ -160,6 +162,7 @@ class FakeEngine:
             forced=not off and index == 1,
             top_logprobs=tuple((65 + n, -1.0 - n) for n in range(asked)),
             detail=detail,
+            most_probable=probable,
         )
 
 

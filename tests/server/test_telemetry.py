@@ -155,6 +155,10 @@ async def test_full_adds_layers_and_candidates(client: httpx.AsyncClient) -> Non
         "per_layer": {"agreement": [0.1, 0.2]},
     }
     assert row["candidates"] == [{"token": "A", "token_id": 65, "logprob": -1.0, "score": 2.0}]
+    assert row["most_probable"] == [
+        {"token": "A", "token_id": 65, "probability": 0.75, "final_probability": 1.0, "cut_by": None},
+        {"token": "<eos>", "token_id": 256, "probability": 0.25, "final_probability": 0.0, "cut_by": "min_p"},
+    ]
 
 
 async def test_seeds(client: httpx.AsyncClient, engine: Any, serve: Any) -> None:

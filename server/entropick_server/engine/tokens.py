@@ -12,6 +12,7 @@ from torch import Tensor
 
 from entropick_kernels.attention_stats import HeadStats
 from entropick_sampler.genuineness.reply import ReplyWindows, WindowStep
+from entropick_sampler.most_probable import ProbableToken, probable_tokens
 from entropick_sampler.packed import TokenRow
 from entropick_sampler.signals import ATTENTION_SIGNALS, SIGNAL_NAMES, WINDOW_SIGNALS
 from entropick_sampler.strategy import Strategy
@@ -47,6 +48,7 @@ def token_of(
     tops: TopLogprobs = (),
     detail: TokenDetail | None = None,
     window: WindowStep = NO_WINDOW,
+    probable: tuple[ProbableToken, ...] = (),
 ) -> Token:
     """Makes the emitted token of a row.
 
@@ -62,6 +64,7 @@ def token_of(
         forced,
         tops,
         detail,
+        most_probable=probable,
         counts=window.counts,
     )
 
@@ -110,6 +113,19 @@ def top_logprobs(
             wanted.items(), best.indices.tolist(), logprobs.tolist(), strict=True
         )
     }
+
+
+def most_probable_tokens(
+    logits: Tensor, rows: Sequence[TokenRow], wanted: Sequence[int]
+) -> dict[int, tuple[ProbableToken, ...]]:
+    """Finds the most probable tokens before and after the sampler, for the rows that ask.
+
+    ``logits`` [B, V], which are copied to the host for these rows; ``rows``: all rows of the step.
+    """
+    if not wanted:
+        return {}
+    chosen = select_rows(logits, wanted).to(torch.float32).cpu().numpy()
+    return {row: probable_tokens(x, rows[row]) for row, x in zip(wanted, chosen, strict=True)}
 
 
 def attention_details(

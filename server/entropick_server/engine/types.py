@@ -15,8 +15,9 @@ from entropick_sampler.signals import SIGNAL_NAMES
 from entropick_sampler.strategy import Strategy
 
 if TYPE_CHECKING:
-    # its module brings numba and torch, which the command line does without
+    # their modules bring numba and torch, which the command line does without
     from entropick_sampler.genuineness.reply import HeadCounts
+    from entropick_sampler.most_probable import ProbableToken
 
 _SURPRISAL: Final = SIGNAL_NAMES.index("surprisal")
 
@@ -111,6 +112,7 @@ class Token:
     policy was off. ``parameters``: None, and ``logprob`` NaN, where an engine lost a token's figures (vLLM's
     workers send them apart from the token). ``forced`` marks the tokens of an inserted clarifying text.
     ``branches``: at telemetry ``full``, of the token where branches opened; in order of their numbers.
+    ``most_probable``: at telemetry ``full``, tokens before and after the sampler, every drawn one among them.
     ``counts``: heads in the regions of the plane of genuineness, None where no cut points are known.
     """
 
@@ -123,6 +125,7 @@ class Token:
     top_logprobs: tuple[tuple[int, float], ...] = ()
     detail: TokenDetail | None = None
     branches: tuple[BranchRecord, ...] = ()
+    most_probable: tuple[ProbableToken, ...] = ()
     counts: HeadCounts | None = None
 
     @property

@@ -52,6 +52,19 @@ class CandidateRow(BaseModel):
     score: float
 
 
+class ProbableRow(BaseModel):
+    """One of the most probable tokens of a step, before and after the sampler."""
+
+    token: str
+    token_id: int
+    probability: float = Field(description="in the measured distribution")
+    final_probability: float = Field(description="of a draw: after temperature and filters")
+    cut_by: Literal["temperature", "top_k", "top_p", "min_p"] | None = Field(
+        description="the filter that left the token out; temperature: at 0 the most probable token alone is "
+        "left; null: it could be drawn"
+    )
+
+
 class BranchRow(BaseModel):
     """One of the continuations that were rolled out from a token on."""
 
@@ -95,6 +108,9 @@ class TokenRow(BaseModel):
     stop: bool = Field(default=False, description="a stop_token_id that ended the answer; absent elsewhere")
     detail: DetailRow | None = None
     candidates: list[CandidateRow] | None = None
+    most_probable: list[ProbableRow] | None = Field(
+        default=None, description="telemetry full: the 20 most probable tokens, and every token drawn here"
+    )
     branches: list[BranchRow] | None = Field(
         default=None, description="telemetry full, of a token where branches opened; absent elsewhere"
     )

@@ -18,7 +18,8 @@ from entropick_sampler.branch_config import (
 )
 from entropick_sampler.one_formula import ONE_FORMULA, OneFormula
 from entropick_sampler.params import FIXED_BASE, FORMULA_BASE, PARAM_RANGES, SEED_PARAMS, FormulaParams
-from entropick_sampler.signals import SIGNALS
+from entropick_sampler.profile import QUANTILE_LEVELS
+from entropick_sampler.signals import HESITATION, HESITATION_SIGNAL, SIGNALS
 from entropick_sampler.strategy import Strategy
 
 from ..answers import NAMED, PATTERNED
@@ -87,7 +88,9 @@ async def policy(request: Request) -> dict[str, Any]:
             **{name: [True, False] for name in FLAGS},
         },
         "profile": None if profile is None else {"id": profile.id, **profile.as_dict()},
+        "quantile_levels": QUANTILE_LEVELS,
         "strategies": [strategy.label for strategy in Strategy],
+        "hesitation": {"signal": HESITATION_SIGNAL, "from": HESITATION, "unit": "bits"},
         "signals": [
             {"name": s.name, "unit": s.unit, "group": s.group, "help": s.help, "metric": s.metric}
             for s in SIGNALS

@@ -14,7 +14,7 @@ from entropick_sampler.profile import DEFAULT_CLARIFY_TEXT, Profile
 
 from ..base import Tokenizer
 from ..reply import BAD_LOGITS, ClarifyingText, Drawn, step_columns
-from ..tokens import attention_details, token_detail, token_of, top_logprobs
+from ..tokens import attention_details, most_probable_tokens, token_detail, token_of, top_logprobs
 from .forward import ForwardOutput
 from .sequence import Sequence
 from .watch import watch
@@ -67,11 +67,12 @@ class StepSampler:
             columns = columns.to(self._device)
         packed = self._batch.step(output.logits, output.signals, None, columns, self._measure)
         rows = unpack(packed, self._batch.candidates)
-        tops, details = {}, {}
+        tops, details, probable = {}, {}, {}
         if asked := {i: n for i, s in enumerate(sequences) if (n := s.request.sampling.logprobs)}:
             tops = top_logprobs(output.logits, asked, [(rows[i].max_logit, rows[i].log_z) for i in asked])
         if full := [i for i, s in enumerate(sequences) if s.request.policy.telemetry == "full"]:
             details = attention_details(output.heads, output.by_layer, full)
+            probable = most_probable_tokens(output.logits, rows, full)
         windows = watch(output, rows, self._profile.genuineness if self._profile else None)
         drawn = []
         for i, (sequence, row, text) in enumerate(zip(sequences, rows, texts, strict=True)):
@@ -86,6 +87,7 @@ class StepSampler:
                 if detail is None
                 else token_detail(detail, self._layers, row.candidates, sequence.reply.windows),
                 window=windows[i],
+                probable=probable.get(i, ()),
             )
             drawn.append(Drawn(token, clarifying, row.firsts, BAD_LOGITS if row.flags else None))
         return drawn

@@ -22,12 +22,12 @@ from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsProcessor
 
 from entropick_sampler.batch import SampledBatch
 from entropick_sampler.columns import StepColumns
-from entropick_sampler.packed import HEADER, INSERTED, SURPRISAL
+from entropick_sampler.packed import HEADER, INSERTED, SURPRISAL, unpack
 from entropick_sampler.profile import DEFAULT_CLARIFY_TEXT
 
 from ..reply import ClarifyingText, step_columns
 from ..tokenizer import FastTokenizer
-from ..tokens import attention_details, top_logprobs
+from ..tokens import attention_details, most_probable_tokens, top_logprobs
 from .attention.capture import Attention
 from .attention.parallel import tensor_parallel_group
 from .rows import Row, RowTable
@@ -198,15 +198,18 @@ class EntropickProcessor(V1Processor, V2Processor):
         wanted = {i: n for i in reported if (n := self._rows[i].spec.sampling.logprobs)}
         normaliser = [(top, log_z) for top, log_z in packed[list(wanted), -2:].tolist()] if wanted else []
         tops = top_logprobs(logits, wanted, normaliser)
-        detailed = [self._row_numbers[i] for i in reported if self._rows[i].spec.policy.telemetry == "full"]
+        full = [i for i in reported if self._rows[i].spec.policy.telemetry == "full"]
+        detailed = [self._row_numbers[i] for i in full]
         details = (
             {} if attention is None else attention_details(attention.heads, attention.by_layer, detailed)
         )
+        probable = most_probable_tokens(logits, unpack(packed, self._batch.candidates) if full else (), full)
         marks = []
         for i in reported:
             row = self._rows[i]
             detail = details.get(self._row_numbers[i])
-            marks.append(Mark(row.spec.key or "", row.reply.length, forced[i], tops.get(i, ()), detail))
+            name, position = row.spec.key or "", row.reply.length
+            marks.append(Mark(name, position, forced[i], tops.get(i, ()), detail, probable.get(i, ())))
         return marks
 
     def _leave_one(self, logits: Tensor, tokens: list[int]) -> None:

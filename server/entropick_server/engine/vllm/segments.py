@@ -106,6 +106,7 @@ class VllmSegments:
             replayed=bool(spec.replayed),
             tops=mark.tops,
             detail=mark.detail and token_detail(mark.detail, self._layers, row.candidates),
+            probable=mark.probable,
         )
         # the worker emits the rest of a clarifying text by itself: its first token is all that is known here
         return Drawn(

@@ -22,6 +22,7 @@ import zmq
 import zmq.asyncio
 from torch import Tensor
 
+from entropick_sampler.most_probable import ProbableToken
 from entropick_sampler.packed import TokenRow, unpack
 
 from ..base import EngineError
@@ -44,6 +45,7 @@ class Mark(NamedTuple):
     forced: bool
     tops: TopLogprobs = ()
     detail: AttentionDetail | None = None
+    probable: tuple[ProbableToken, ...] = ()
 
 
 class Figures(NamedTuple):
@@ -57,7 +59,7 @@ def encode(marks: Sequence[Mark], packed: Tensor, candidates: int) -> list[bytes
     """Writes the message of a step, in one part; ``packed``: float64 [B, C] on the host, ``StepResult.pack``.
 
     B, C, ``candidates`` and the size of the keys as int64; position and forced as int64 [B, 2]; ``packed``;
-    JSON of the keys; JSON of the rows' ``tops`` and ``detail`` where there are any.
+    JSON of the keys; JSON of the rows' ``tops``, ``detail`` and ``probable`` where there are any.
     """
     rows, columns = packed.shape
     keys = _keys_as_json(tuple([mark.key for mark in marks]))
@@ -65,8 +67,8 @@ def encode(marks: Sequence[Mark], packed: Tensor, candidates: int) -> list[bytes
     for mark in marks:
         numbers += mark[1:3]
     more = b""
-    if any(mark.tops or mark.detail for mark in marks):
-        more = json.dumps([[mark.tops, mark.detail] for mark in marks]).encode()
+    if any(mark.tops or mark.detail or mark.probable for mark in marks):
+        more = json.dumps([[mark.tops, mark.detail, mark.probable] for mark in marks]).encode()
     lines = packed.contiguous().numpy().tobytes()
     return [b"".join((struct.pack(f"<{len(numbers)}q", *numbers), lines, keys, more))]
 
@@ -86,8 +88,12 @@ def decode(message: Sequence[bytes]) -> list[Figures]:
         marks = list(map(Mark, keys, numbers[::2], map(bool, numbers[1::2])))
         if more:
             marks = [
-                mark._replace(tops=tuple((i, p) for i, p in tops), detail=detail and AttentionDetail(*detail))
-                for mark, (tops, detail) in zip(marks, json.loads(more), strict=True)
+                mark._replace(
+                    tops=tuple((i, p) for i, p in tops),
+                    detail=detail and AttentionDetail(*detail),
+                    probable=tuple(ProbableToken(*row) for row in probable),
+                )
+                for mark, (tops, detail, probable) in zip(marks, json.loads(more), strict=True)
             ]
         return list(map(Figures, marks, unpack(packed, candidates)))
     except (ValueError, TypeError, KeyError, RuntimeError, IndexError, struct.error) as error:
