@@ -166,21 +166,22 @@ class WatchedBatch:
         self._first = np.zeros(rows, dtype=np.int64)
         self._values = np.empty((rows, _VALUES))
         self._counts = np.empty((rows, _COUNTS), dtype=np.int64)
-        self._kept = (
-            np.array([w.places for w in self.windows], dtype=np.int64),
-            np.array(numbers, dtype=np.int64),
-            *(np.empty(channels, dtype=np.float32) for _ in range(3)),
-        )
+        self._places = np.array([w.places for w in self.windows], dtype=np.int64)
+        self._numbers = np.array(numbers, dtype=np.int64)
+        self._scratch = np.empty((3, channels), dtype=np.float32)
         self._data = np.zeros(len(_FIELD), dtype=np.int64)
         self._start = self._data.ctypes.data_as(_Address)
-        places, ids, z, bits, paid = self._kept
+        z, bits, paid = (line.ctypes.data for line in self._scratch)
         for name, value in (
             ("here", self._data.ctypes.data),
             ("rows", rows),
             ("layers", layers),
             ("heads", heads),
-            *((name, array.ctypes.data) for name, array in (("places", places), ("numbers", ids))),
-            *((name, array.ctypes.data) for name, array in (("z", z), ("bits", bits), ("paid", paid))),
+            ("places", self._places.ctypes.data),
+            ("numbers", self._numbers.ctypes.data),
+            ("z", z),
+            ("bits", bits),
+            ("paid", paid),
             ("first", self._first.ctypes.data),
             ("values", self._values.ctypes.data),
             ("counts", self._counts.ctypes.data),

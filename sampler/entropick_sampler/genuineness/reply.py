@@ -5,12 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from .quadrants import SEED_CUTS, Cuts, Form
+from .quadrants import SEED_CUTS, UNKNOWN, Cuts, Form, Quadrant, classify
 from .reference import WINDOW
 from .window import Float64, HeadWindow
 
 COST_COLUMNS: Final = 4
 """figures of a head's token cost in a step: cost, relative cost, sink mass, known mass"""
+
+
+AXIS: Final = ("genuine", "mechanical", "transition")
+"""the names of the regions of the axis of G"""
 
 
 class HeadCounts(NamedTuple):
@@ -26,6 +30,12 @@ class HeadCounts(NamedTuple):
     genuine_diffuse: int
     mechanical_committed: int
     mechanical_diffuse: int
+
+    def by_region(self) -> dict[str, int]:
+        """Returns the heads in each quadrant, or on each side of G's axis where no head has a token cost."""
+        if any(self[3:]):
+            return {Quadrant(i).label: n for i, n in enumerate((*self[3:], self.transition))}
+        return dict(zip(AXIS, self[:3], strict=True))
 
 
 class WindowStep(NamedTuple):
@@ -52,6 +62,8 @@ class ReplyWindows:
     """logits entropy, relative token cost, sink mass"""
     seed: HeadWindow | None = None
     """of the heads' entropies in bits, where the form ``seed`` is wanted"""
+    cuts: Cuts | None = None
+    """calibrated cut points of the normalised form"""
 
     @classmethod
     def begin(
@@ -65,6 +77,7 @@ class ReplyWindows:
             HeadWindow(heads, WINDOW, costs=costs, cuts=cuts),
             HeadWindow(3, WINDOW),
             HeadWindow(heads, WINDOW, costs=costs, cuts=SEED_CUTS) if seed else None,
+            cuts,
         )
 
     @property
@@ -85,7 +98,24 @@ class ReplyWindows:
         variance, rate, cost = (self.seed or self.heads).figures().T
         return variance + rate, cost
 
+    def head_regions(self) -> list[str | None] | None:
+        """Returns the region of each head now: its quadrant, or without token costs its side of G's axis.
+
+        None in the place of a head without a G, or without a cost that is kept; None where no cut points are
+        known.
+        """
+        cuts = self.cuts if self.seed is None else SEED_CUTS
+        if cuts is None:
+            return None
+        score, cost = self.head_figures()
+        if self.heads.has_costs:
+            return [None if q == UNKNOWN else Quadrant(q).label for q in classify(score, cost, cuts).tolist()]
+        return [
+            None if g != g else AXIS[0 if g >= cuts.genuine else 1 if g <= cuts.mechanical else 2]
+            for g in score.tolist()
+        ]
+
     def copy(self) -> ReplyWindows:
         """Copies the windows, for a branch that continues the reply."""
         seed = None if self.seed is None else self.seed.copy()
-        return ReplyWindows(self.heads.copy(), self.singles.copy(), seed)
+        return ReplyWindows(self.heads.copy(), self.singles.copy(), seed, self.cuts)

@@ -15,6 +15,7 @@ from entropick_sampler.profile import DEFAULT_CLARIFY_TEXT, Profile
 from ..base import Tokenizer
 from ..reply import BAD_LOGITS, ClarifyingText, Drawn, step_columns
 from ..tokens import attention_details, most_probable_tokens, token_detail, token_of, top_logprobs
+from ..types import WatchedLayers
 from .forward import ForwardOutput
 from .sequence import Sequence
 from .watch import Watch
@@ -92,6 +93,13 @@ class StepSampler:
             )
             drawn.append(Drawn(token, clarifying, row.firsts, BAD_LOGITS if row.flags else None))
         return drawn
+
+    def watched_layers(self, now: float) -> WatchedLayers | None:
+        """Returns the genuineness by layer of the running rows, at most once a second; else None.
+
+        ``now``: time.monotonic().
+        """
+        return self._watch.layers(self._layers, now)
 
     def _lay_out(self, sequences: tuple[Sequence, ...]) -> None:
         self._batch = SampledBatch(

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence as Seq
+from typing import Final
 
+import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
 from entropick_sampler.genuineness.batch import WatchedBatch
@@ -11,8 +15,12 @@ from entropick_sampler.genuineness.quadrants import Cuts
 from entropick_sampler.genuineness.reply import ReplyWindows, WindowStep
 
 from ..tokens import NO_WINDOW
+from ..types import WatchedLayers
 from .forward import ForwardOutput
 from .sequence import Sequence
+
+_EVERY: Final = 1.0
+"""seconds between two reports of the layers"""
 
 
 class Watch:
@@ -24,6 +32,7 @@ class Watch:
     def __init__(self, cuts: Cuts | None) -> None:
         """``cuts``: the cut points of the profile."""
         self._cuts = cuts
+        self._told = -math.inf
         self._batch = WatchedBatch((), (), 0, 0)
         self._numbers: list[int] = []
         self._nothing: list[WindowStep] = []
@@ -64,9 +73,28 @@ class Watch:
             found[i] = step
         return found
 
+    def layers(self, monitored: tuple[int, ...], now: float) -> WatchedLayers | None:
+        """Returns the means by layer over the rows that were last watched, at most once a second.
+
+        ``monitored``: the numbers of the layers; ``now``: time.monotonic(). None where nothing is watched.
+        """
+        if now < self._told + _EVERY or not self._batch.windows:
+            return None
+        self._told = now
+        figures = np.array([windows.head_figures() for windows in self._batch.windows])
+        by_layer = figures.reshape(len(figures), 2, len(monitored), -1).transpose(1, 2, 0, 3)
+        score, cost = by_layer.reshape(2, len(monitored), -1)
+        return WatchedLayers(monitored, _means(score), _means(cost))
+
     def _begin(self, sequence: Sequence, heads: int) -> ReplyWindows:
         """Begins the windows of a sequence's reply, with its first step."""
         asked = sequence.request.policy.genuineness
         windows = ReplyWindows.begin(heads, costs=asked != "scores", seed=asked == "seed", cuts=self._cuts)
         sequence.reply.windows = windows
         return windows
+
+
+def _means(figures: npt.NDArray[np.float64]) -> tuple[float | None, ...]:
+    """Returns the mean of each line's known figures, None where a line has none."""
+    known = [line[np.isfinite(line)] for line in figures]
+    return tuple(float(line.mean()) if line.size else None for line in known)
