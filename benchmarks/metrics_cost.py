@@ -3,8 +3,8 @@
 Two servers of one model over loopback take turns, round by round, while the other is stopped: one as it is
 shipped, one that counts nothing. 16 clients stream completions of a fixed length, each one after the other.
 Three rows: ``all`` (telemetry tokens, metrics, a scraper), ``metrics`` (telemetry none, metrics, a scraper)
-and ``off`` (telemetry none, no metrics). Ratios are tokens a second against those of ``off`` in the same round;
-1 costs nothing, .95 costs 5 %.
+and ``off`` (telemetry none, no metrics). Ratios are tokens a second against
+those of ``off`` in the same round; 1 costs nothing, .95 costs 5 %.
 """
 
 from __future__ import annotations

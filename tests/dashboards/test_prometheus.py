@@ -31,7 +31,8 @@ def why_empty(expr: str, prometheus: Prometheus) -> str | None:
         for name in BASELINE.findall(expr):
             recent = source[name].replace("[1d] offset 1h", "[1m]")
             assert recent != source[name]
-            assert prometheus.values(recent), f"{recent} would have data without the hour"
+            if not prometheus.values(recent):
+                return None
         return "the baseline begins after an hour; over the last minute the same query has data"
     if expr.startswith(FIRING):
         fired = [rule["name"] for rule in prometheus.rules() if rule.get("state") in ("pending", "firing")]
