@@ -178,6 +178,13 @@ clarify-smollm2: $(BIN)/.serve ## fit CLARIFY into smollm2's profile, whose othe
 	$(BIN)/python tools/clarify_fit.py $(or $(MODEL),smollm2) --profile $(SMOLLM2_DATA).toml \
 	  --data $(SMOLLM2_DATA)/fit.jsonl $(SMOLLM2_DATA)/fit-2.jsonl
 
+.PHONY: genuineness-cuts
+genuineness-cuts: $(BIN)/.serve ## fit genuineness's cut points into the shipped profiles, whose other figures stay (some minutes; MODEL=DIR as above)
+	$(BIN)/python tools/genuineness_cuts.py pico/entropick_pico/model \
+	  --profile pico/entropick_pico/model/entropick_profile.toml --data pico/entropick_pico/calibration.jsonl
+	$(BIN)/python tools/genuineness_cuts.py $(or $(MODEL),smollm2) --profile $(SMOLLM2_DATA).toml \
+	  --data $(SMOLLM2_DATA)/fit.jsonl
+
 .PHONY: bench
 bench: $(BIN)/.dev ## decode and end to end against transformers generate, on this machine
 	$(BIN)/python benchmarks/engine.py --peers entropick,generate $(ARGS)

@@ -29,7 +29,14 @@ from pydantic_settings import (
 )
 
 from entropick_sampler.branch_config import branch_config
-from entropick_sampler.params import PolicyConfig, PolicyName, PresetName, TelemetryLevel, check_overrides
+from entropick_sampler.params import (
+    Genuineness,
+    PolicyConfig,
+    PolicyName,
+    PresetName,
+    TelemetryLevel,
+    check_overrides,
+)
 
 from .consensus.config import ConsensusConfig, consensus_config
 from .engine.named_models import NAMED_MODELS
@@ -50,6 +57,14 @@ def _object(value: Any) -> Any:
         return json.loads(value)
     except ValueError as error:
         raise ValueError(f"must be a JSON object: {error}") from error
+
+
+def _asked(value: Any) -> Any:
+    """Returns a value of ``genuineness``, true and false also as the text of an option or a variable."""
+    named = {"true": True, "false": False}.get(value.lower(), value) if isinstance(value, str) else value
+    if isinstance(named, bool) or named in ("scores", "seed"):
+        return named
+    raise ValueError("must be scores, true, seed or false")
 
 
 # NoDecode: the environment's text comes here too, for one message wherever a value is from
@@ -126,6 +141,10 @@ class Settings(BaseSettings):
         "defaults); left out: no branches",
     )
     telemetry: TelemetryLevel = Field("summary", description="telemetry of requests that ask for none")
+    genuineness: Annotated[Genuineness, NoDecode, BeforeValidator(_asked)] = Field(
+        "scores",
+        description="genuineness of requests that ask for none: scores (no token costs), true, seed, false",
+    )
     max_n: int = Field(
         16, ge=1, le=4096, description="the most choices that n, best_of or consensus.k may ask for"
     )
@@ -184,6 +203,7 @@ class Settings(BaseSettings):
             preset=self.preset,
             overrides=self.overrides,
             telemetry=self.telemetry,
+            genuineness=self.genuineness,
             branch=None if self.branch is None else branch_config(self.branch),
         )
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from starlette.requests import Request
 
 from entropick_sampler.error_probability import ErrorModel
+from entropick_sampler.genuineness.quadrants import Cuts
 
 from .admission import Admission
 from .engine.base import Engine, EngineDeadError, EngineError
@@ -40,6 +41,8 @@ class ServedModel:
     """OpenAI's system_fingerprint, which changes with version, model and profile"""
     error_model: ErrorModel | None = None
     """the profile's coefficients of ``error_probability``"""
+    cuts: Cuts | None = None
+    """the profile's cut points of genuineness"""
 
     @classmethod
     def of(cls, engine: Engine) -> ServedModel:
@@ -49,10 +52,11 @@ class ServedModel:
         encoder = PromptEncoder(engine.tokenizer, vocabulary, info.max_model_len)
         profile = None if engine.profile is None else engine.profile.id
         error = None if engine.profile is None else engine.profile.error
+        cuts = None if engine.profile is None else engine.profile.genuineness
         parts = f"{server_version()}|{info.source}|{info.dtype}|{profile}"
         digest = hashlib.sha256(parts.encode()).hexdigest()[:8]
         fingerprint = f"entropick-{server_version()}-{digest}"
-        return cls(info, vocabulary, encoder, profile, fingerprint, error)
+        return cls(info, vocabulary, encoder, profile, fingerprint, error, cuts)
 
 
 class ServerState:

@@ -76,9 +76,10 @@ async def test_the_field_reaches_the_engine(client: httpx.AsyncClient, engine: A
     body = {"messages": [{"role": "user", "content": "Hi"}], "seed": 1}
     block = {} if given is None else {"entropick": {"genuineness": given}}
     answer = (await client.post(CHAT, json={**body, **block})).json()
-    assert engine.requests[-1].policy.genuineness == (given or False)
+    wanted = "scores" if given is None else given
+    assert engine.requests[-1].policy.genuineness == wanted
     summary = answer["choices"][0]["entropick"]["summary"]
-    assert ("genuineness" in summary) == bool(given)
-    if given:
+    assert ("genuineness" in summary) == (wanted is not False)
+    if wanted:
         assert summary["genuineness"]["form"] == ("seed" if given == "seed" else "normalised")
         assert "regions" not in summary["genuineness"]

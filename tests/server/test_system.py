@@ -101,6 +101,7 @@ async def test_policy_without_a_profile(client: httpx.AsyncClient) -> None:
         "branch": None,
         "consensus": None,
         "telemetry": "summary",
+        "genuineness": "scores",
     }
     assert told["profile"] is None
     assert set(told["presets"]) == {"seed"}

@@ -168,9 +168,9 @@ class NativeDecoder:
             return None
         heads = self.shape.heads
         costs = torch.empty(len(step.monitored), step.rows, heads, COST_FIGURES)
-        query = costs.new_empty(1).expand(step.rows, heads, 1)
-        for of_layer in costs:
-            TokenCosts(cached, of_layer).check(query, step.keys[0])
+        # the places of all layers are alike
+        if len(costs):
+            TokenCosts(cached, costs[0]).check(costs[0], step.keys[0])
         self._set(surprisals=cached.data_ptr(), cached_blocks=cached.shape[0], costs=costs.data_ptr())
         return costs
 

@@ -88,6 +88,9 @@ class TokenDetail:
     """[layers][heads], G of the window in the form that the request asked for; None where nothing watches"""
     token_cost: tuple[tuple[float | None, ...], ...] | None = None
     """[layers][heads], bits; None where no token cost was asked for"""
+    quadrant: tuple[tuple[str | None, ...], ...] | None = None
+    """[layers][heads], the quadrant of each head, or its side of G's axis without token costs; None where no
+    cut points are known"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +168,18 @@ class EngineGauges:
 
 
 @dataclass(frozen=True, slots=True)
+class WatchedLayers:
+    """The genuineness of the monitored layers at one moment: means over heads and over running replies.
+
+    ``genuineness``: G; ``token_cost``: bits. None in the place of a figure that no reply has.
+    """
+
+    layers: tuple[int, ...]
+    genuineness: tuple[float | None, ...]
+    token_cost: tuple[float | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class StepReport:
     """A report of one engine step to the event loop, in a single call: the outputs of every row, the gauges.
 
@@ -185,6 +200,8 @@ class StepReport:
     prefix_hits: int = 0
     preempted: tuple[str, ...] = ()
     verdicts: tuple[BranchVerdict, ...] = ()
+    layers: WatchedLayers | None = None
+    """at most once a second, where genuineness is watched; None in between"""
 
 
 @dataclass(frozen=True, slots=True)

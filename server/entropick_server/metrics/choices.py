@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ..engine.types import FinishReason, StepReport
 from .exemplars import exemplar
 from .families import CHOICES, LONG, SHORT, TOKENS, WAIT, Families
+from .genuineness import GenuinenessFigures
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,8 @@ class ChoiceFigures:
     """of the prompt, found in the KV cache"""
     generated: int
     max_tokens: int
+    genuineness: GenuinenessFigures | None = None
+    """None where the engine measured none, or the choice wanted none"""
 
 
 @dataclass(slots=True)

@@ -15,6 +15,7 @@ from ..engine.types import EngineGauges, ModelInfo, StepReport
 from .choices import ChoiceFigures, ChoiceMetrics
 from .families import Families
 from .gauges import GaugesCollector
+from .genuineness import EndMetrics, GenuinenessCollector
 from .http import HttpMetrics
 from .info import InfoCollector, ServerFacts
 from .signals import SignalCollector
@@ -46,13 +47,15 @@ class Metrics:
         self._signals = SignalCollector()
         self._gauges = GaugesCollector()
         self._info = InfoCollector()
-        for collector in (self._signals, self._gauges, self._info):
+        self._watched = GenuinenessCollector()
+        for collector in (self._signals, self._watched, self._gauges, self._info):
             self._registry.register(collector)
         ProcessCollector(registry=self._registry)
         self._families = families = Families(self._registry)
         self.choices = ChoiceMetrics(families)
         self.http = HttpMetrics(families)
         self._steps = StepMetrics(families)
+        self._ended = EndMetrics(families)
         self._verdicts = families.counter(
             "consensus_verdicts",
             "Votes that were decided, by why no more replies were drawn (agreed, decided, exhausted).",
@@ -73,7 +76,7 @@ class Metrics:
         """Names the model, once it is loaded; ``gauges`` returns the gauges of a moment."""
         self._model_name = name = model.name
         self._signals.bind(name, profile)
-        for part in (self._families, self.choices, self.http, self._steps):
+        for part in (self._families, self.choices, self.http, self._steps, self._watched, self._ended):
             part.bind(name)
         for reason in ("agreed", "decided", "exhausted"):
             self._verdicts.labels(name, reason)
@@ -83,15 +86,22 @@ class Metrics:
     def on_step(self, report: StepReport) -> None:
         """Counts one engine step (the listener for Engine.subscribe)."""
         self._signals.observe(report)
+        self._watched.observe(report)
         self._steps.on_step(report)
         self.choices.on_step(report)
         for request_id in report.preempted:
-            self._signals.forget(request_id)  # it will run in another slot
+            # it will run in another slot
+            self._signals.forget(request_id)
+            self._watched.forget(request_id)
 
     def on_end(self, request_id: str, reason: str, seconds: float, figures: ChoiceFigures) -> bool:
         """Counts a choice's end, well or not. Returns False, and counts nothing, where it never ran."""
         self._signals.forget(request_id)
-        return self.choices.on_end(request_id, reason, seconds, figures)
+        self._watched.forget(request_id)
+        ran = self.choices.on_end(request_id, reason, seconds, figures)
+        if ran and figures.genuineness is not None:
+            self._ended.on_end(request_id, figures.genuineness)
+        return ran
 
     def on_consensus(self, reason: str, replies: int, lost: int) -> None:
         """Counts a verdict over a prompt's replies; ``lost``: tokens of the replies that do not come back."""

@@ -63,7 +63,7 @@ class EntropickOptions(WireModel):
     genuineness: bool | Literal["scores", "seed"] | None = Field(
         None,
         description="scores: G of the attention heads; true: token costs and quadrants too; seed: also the "
-        "source's literal form; false, the default: none",
+        "source's literal form; false: none",
     )
 
     @model_validator(mode="before")

@@ -77,6 +77,10 @@ class DetailRow(BaseModel):
     token_cost: list[list[float | None]] | None = Field(
         default=None, description="[layers][heads], bits, over the window; absent unless asked for"
     )
+    quadrant: list[list[str | None]] | None = Field(
+        default=None,
+        description="[layers][heads], each head's place in the plane; absent without cut points",
+    )
 
 
 class TokenRow(BaseModel):
@@ -142,6 +146,9 @@ class PullRow(BaseModel):
     start: float
     end: float
     delta: float
+    pulled: bool | None = Field(
+        default=None, description="whether delta is below the cut point; absent without one"
+    )
 
 
 class GenuinenessSummary(BaseModel):

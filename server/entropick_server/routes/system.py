@@ -74,6 +74,7 @@ async def policy(request: Request) -> dict[str, Any]:
             "branch": None if branch is None else {**asdict(branch), "on": _names(branch)},
             "consensus": None if consensus is None else consensus.as_dict(),
             "telemetry": settings.telemetry,
+            "genuineness": settings.genuineness,
         },
         "presets": presets,
         "fixed": {name: asdict(FIXED_BASE)[name] for name in ("temperature", "top_p", "top_k", "min_p")},

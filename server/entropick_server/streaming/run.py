@@ -18,6 +18,7 @@ from ..detokenizer import Detokenizer
 from ..engine.base import EngineError
 from ..engine.types import FinishReason, Request, RequestOutput, Token
 from ..error_estimate import Agreement, estimate
+from ..genuineness import genuineness_at_end
 from ..metrics import ChoiceFigures
 from ..protocol.responses import ConsensusTelemetry, Summary
 from ..recent import Finished, Series
@@ -124,7 +125,8 @@ class Run:
         if self._summary is not None:
             return self._summary
         tokens = [reply.token for reply in self.tokens]
-        summary = summarize(self.request, tokens, self._origin.model.profile_id, self.branch_tokens)
+        model = self._origin.model
+        summary = summarize(self.request, tokens, model.profile_id, self.branch_tokens, model.cuts)
         if self.finish_reason is not None:
             if (probability := self.error_probability()) is not None:
                 summary.error_probability = probability
@@ -206,8 +208,13 @@ class Run:
         duration = time.monotonic() - self.request.arrival
         # a choice that the engine refused, or that was given up while it waited, does not count
         request = self.request
+        tokens = [reply.token for reply in self.tokens]
         figures = ChoiceFigures(
-            len(request.prompt_token_ids), self.cached_tokens, len(self.tokens), request.sampling.max_tokens
+            len(request.prompt_token_ids),
+            self.cached_tokens,
+            len(tokens),
+            request.sampling.max_tokens,
+            genuineness_at_end(request, tokens, self._origin.model.cuts),
         )
         if self._server.metrics.on_end(request.request_id, reason, duration, figures):
             self._server.recent.add(self._finished(reason, duration))

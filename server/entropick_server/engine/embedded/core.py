@@ -134,7 +134,9 @@ class EngineCore:
         batch = self._batch = self._scheduler.schedule()
         output = self._runner.forward(batch)
         drawn = self._sampler.sample(output)
-        return self._committer.commit(batch, drawn, began)
+        report = self._committer.commit(batch, drawn, began)
+        layers = self._sampler.watched_layers(began)
+        return report if layers is None else replace(report, layers=layers)
 
     def fail_step(self) -> StepReport:
         """Ends the requests of the step that raised; the others go on. Only the log learns the reason.

@@ -9,15 +9,16 @@ import torch
 
 from entropick_kernels.logits_stats import Kernels
 from entropick_sampler.batch import SampledBatch
-from entropick_sampler.packed import unpack
+from entropick_sampler.packed import LOGITS_ENTROPY, unpack
 from entropick_sampler.profile import DEFAULT_CLARIFY_TEXT, Profile
 
 from ..base import Tokenizer
 from ..reply import BAD_LOGITS, ClarifyingText, Drawn, step_columns
 from ..tokens import attention_details, token_detail, token_of, top_logprobs
+from ..types import WatchedLayers
 from .forward import ForwardOutput
 from .sequence import Sequence
-from .watch import watch
+from .watch import Watch
 
 
 class StepSampler:
@@ -54,6 +55,7 @@ class StepSampler:
         self._clarifying = ClarifyingText.of(text, self._tokenizer)
         self._sequences: tuple[Sequence, ...] = ()
         self._batch = SampledBatch([], profile, self._device)
+        self._watch = Watch(profile.genuineness if profile else None)
 
     def sample(self, output: ForwardOutput | None) -> list[Drawn]:
         """Draws a token for every row of a forward's output; none for None."""
@@ -72,7 +74,7 @@ class StepSampler:
             tops = top_logprobs(output.logits, asked, [(rows[i].max_logit, rows[i].log_z) for i in asked])
         if full := [i for i, s in enumerate(sequences) if s.request.policy.telemetry == "full"]:
             details = attention_details(output.heads, output.by_layer, full)
-        windows = watch(output, rows, self._profile.genuineness if self._profile else None)
+        windows = self._watch.push(output, packed[:, LOGITS_ENTROPY])
         drawn = []
         for i, (sequence, row, text) in enumerate(zip(sequences, rows, texts, strict=True)):
             clarifying = text if row.inserted else ()
@@ -90,6 +92,13 @@ class StepSampler:
             drawn.append(Drawn(token, clarifying, row.firsts, BAD_LOGITS if row.flags else None))
         return drawn
 
+    def watched_layers(self, now: float) -> WatchedLayers | None:
+        """Returns the genuineness by layer of the running rows, at most once a second; else None.
+
+        ``now``: time.monotonic().
+        """
+        return self._watch.layers(self._layers, now)
+
     def _lay_out(self, sequences: tuple[Sequence, ...]) -> None:
         self._batch = SampledBatch(
             [(s.request.sampling, s.request.policy) for s in sequences],
@@ -98,4 +107,5 @@ class StepSampler:
             [s.philox_stream for s in sequences],
             self._kernels,
         )
+        self._watch.lay_out(sequences)
         self._sequences = sequences
