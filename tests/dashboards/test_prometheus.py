@@ -107,9 +107,7 @@ def test_exemplars_lead_to_requests(loaded: Load, server: Server, prometheus: Pr
         newest = ids[-1]
         remembered = httpx.get(f"{server.url}/v1/requests/{newest}", timeout=30)
         assert remembered.status_code == 200
-        print(
-            f"\n{metric}: {len(ids)} exemplars of {len(set(ids))} requests; {newest} is remembered"
-        )
+        print(f"\n{metric}: {len(ids)} exemplars of {len(set(ids))} requests; {newest} is remembered")
         if metric.startswith("entropick_logits"):
             values = [v for c in remembered.json()["choices"] for v in c["series"]["logits_entropy"]]
             assert any(math.isclose(v, float(exemplars[-1]["value"]), rel_tol=1e-5) for v in values)

@@ -101,6 +101,7 @@ class InfoCollector(Collector):
                 ("genuineness_genuine", cuts.genuine),
                 ("genuineness_mechanical", cuts.mechanical),
                 ("genuineness_cost", cuts.cost),
+                ("genuineness_pull", cuts.pull),
             ):
                 if value is not None:
                     family.add_metric([model_name, name], value)
