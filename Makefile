@@ -228,6 +228,10 @@ bench-serving: peers ## the server against those of vLLM and llama.cpp, streamin
 	$(BIN)/python benchmarks/serving.py $(PEER_OPTIONS) --prompts 32,512 $(ARGS)
 	$(BIN)/python benchmarks/serving.py $(PEER_OPTIONS) --model 125m --requests 2 --rounds 3 $(ARGS)
 
+.PHONY: bench-metrics
+bench-metrics: $(BIN)/.dev ## what telemetry and metrics cost at 16 clients, as a ratio of servers that take turns
+	$(BIN)/python benchmarks/metrics_cost.py $(ARGS)
+
 .PHONY: bench-kernels
 bench-kernels: $(BIN)/.dev ## the kernels against their peers and this machine's copy bandwidth (a GPU where there is one)
 	$(BIN)/python benchmarks/kernels.py

@@ -125,6 +125,14 @@ def _shares() -> list[AnyPanel]:
             "percentunit",
         ),
         time_series(
+            "Drift of the quadrants and its baseline",
+            "Jensen-Shannon divergence of genuine, mechanical and transition from a third each, bits.",
+            [
+                Query(f"entropick:region_drift:js_rate10m{{{MODEL}}}", "now"),
+                Query(f"entropick:region_drift:baseline1d{{{MODEL}}}", "baseline"),
+            ],
+        ),
+        time_series(
             "Elaboration pulls",
             "Choices a second whose G fell from their beginning to their end.",
             [rate("entropick_elaboration_pull_total", legend="pulls")],

@@ -27,7 +27,7 @@ _OURS: tuple[dict[str, Any], ...] = (
     {"entropick": {"branch": _BRANCH}},
     {"entropick": {"consensus": {"extract": "text", "k": 4}}, "temperature": 1.0},
     {"entropick": {"policy": "fixed"}, "temperature": 1.2},
-    {"n": 3, "temperature": 1.0},
+    {"n": 3, "temperature": 1.0, "entropick": {"genuineness": "seed"}},
     {"ignore_eos": True, "max_tokens": 120, "temperature": 1.2, "entropick": {"genuineness": True}},
 )  # fmt: skip
 

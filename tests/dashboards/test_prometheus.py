@@ -31,7 +31,8 @@ def why_empty(expr: str, prometheus: Prometheus) -> str | None:
         for name in BASELINE.findall(expr):
             recent = source[name].replace("[1d] offset 1h", "[1m]")
             assert recent != source[name]
-            assert prometheus.values(recent), f"{recent} would have data without the hour"
+            if not prometheus.values(recent):
+                return None
         return "the baseline begins after an hour; over the last minute the same query has data"
     if expr.startswith(FIRING):
         fired = [rule["name"] for rule in prometheus.rules() if rule.get("state") in ("pending", "firing")]
@@ -106,9 +107,7 @@ def test_exemplars_lead_to_requests(loaded: Load, server: Server, prometheus: Pr
         newest = ids[-1]
         remembered = httpx.get(f"{server.url}/v1/requests/{newest}", timeout=30)
         assert remembered.status_code == 200
-        print(
-            f"\n{metric}: {len(ids)} exemplars of {len(set(ids))} requests; {newest} is remembered"
-        )
+        print(f"\n{metric}: {len(ids)} exemplars of {len(set(ids))} requests; {newest} is remembered")
         if metric.startswith("entropick_logits"):
             values = [v for c in remembered.json()["choices"] for v in c["series"]["logits_entropy"]]
             assert any(math.isclose(v, float(exemplars[-1]["value"]), rel_tol=1e-5) for v in values)
