@@ -223,12 +223,14 @@ def test_a_branch_on_the_wire(engine: Any) -> None:
     token = replace(
         engine.token(Request("r", (1,), SamplingParams(), PolicyConfig(), 0.0), 0, 66), branches=branches
     )
-    row = token_row(0, token, Vocabulary(engine.tokenizer, 259), eos=False, stop=False)
+    vocabulary = Vocabulary(engine.tokenizer, 259)
+    row = token_row(0, token, vocabulary, eos=False, stop=False, full=True)
     assert json.loads(row.model_dump_json(exclude_unset=True))["branches"] == [
         {"text": "A\ufffd", "token_ids": [65, 0xC3], "score": None, "chosen": False},
         {"text": "B", "token_ids": [66, 256], "score": -0.5, "chosen": True},
     ]
-    plain = token_row(
-        0, replace(token, branches=()), Vocabulary(engine.tokenizer, 259), eos=False, stop=False
-    )
-    assert "branches" not in plain.model_dump(exclude_unset=True)
+    for none in (
+        token_row(0, replace(token, branches=()), vocabulary, eos=False, stop=False, full=True),
+        token_row(0, token, vocabulary, eos=False, stop=False),
+    ):
+        assert "branches" not in none.model_dump(exclude_unset=True)
