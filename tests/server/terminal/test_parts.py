@@ -47,7 +47,9 @@ def test_what_is_shown_can_be_shown_again_and_has_no_control(text: str) -> None:
     shown = printable(text)
     assert printable(shown) == shown
     assert {c for c in shown if unicodedata.category(c) in ("Cc", "Cs")} <= {"\n", "\t"}
-    assert not {c for c in shown if unicodedata.bidirectional(c) in ("RLO", "LRO", "RLI", "LRI", "FSI", "PDI")}
+    assert not {
+        c for c in shown if unicodedata.bidirectional(c) in ("RLO", "LRO", "RLI", "LRI", "FSI", "PDI")
+    }
 
 
 def test_one_line_is_one_and_short() -> None:
@@ -121,7 +123,16 @@ def test_steps_stay_apart_in_a_terminal_with_fewer_colours(system: ColorSystem) 
 def test_a_value_has_the_style_of_its_step() -> None:
     scale = make_scale("logits_entropy", {}, light=False)
     assert isinstance(scale, SignalScale)
-    for value, step in [(0.0, None), (0.499, None), (0.5, 0), (1.9, 0), (2.0, 1), (4.0, 2), (6.0, 3), (16, 3)]:
+    for value, step in [
+        (0.0, None),
+        (0.499, None),
+        (0.5, 0),
+        (1.9, 0),
+        (2.0, 1),
+        (4.0, 2),
+        (6.0, 3),
+        (16, 3),
+    ]:
         wanted = None if step is None else scale.styles[step]
         assert scale.style({"signals": {"logits_entropy": value}}) == wanted, value
     for unmeasured in ({}, {"signals": {}}, {"signals": None}, {"signals": {"logits_entropy": None}}):
@@ -252,15 +263,13 @@ def _a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_coloured_ground_ends_with_its_line() -> None:
     out = Stream(tty=True)
     Screen(out, out).write("a\nb", ground("#fee838"))
-    assert out.getvalue() == "\x1b[38;2;0;0;0;48;2;254;232;56ma\x1b[0m\n\x1b[38;2;0;0;0;48;2;254;232;56mb\x1b[0m"
+    assert (
+        out.getvalue() == "\x1b[38;2;0;0;0;48;2;254;232;56ma\x1b[0m\n\x1b[38;2;0;0;0;48;2;254;232;56mb\x1b[0m"
+    )
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [("NO_COLOR", "1"), ("TERM", "dumb"), ("TERM", "unknown")]
-)
-def test_plain_where_colours_are_not_wanted(
-    monkeypatch: pytest.MonkeyPatch, name: str, value: str
-) -> None:
+@pytest.mark.parametrize(("name", "value"), [("NO_COLOR", "1"), ("TERM", "dumb"), ("TERM", "unknown")])
+def test_plain_where_colours_are_not_wanted(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(name, value)
     out = Stream(tty=True)
     screen = Screen(out, out)
