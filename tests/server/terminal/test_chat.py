@@ -36,7 +36,7 @@ def test_colours_legend_bars_and_one_number(engine: Any, listen: Start) -> None:
         assert coloured(greeting) == [" 0.5 to 2 ", " 2 to 4 ", " 4 to 6 ", " 6 and more "]
         t.type("Hi\r")
         shown = t.until("or more)")
-        # entropies of the fake engine: 0.1, 0.8, 1.5, 2.2, 2.9, 3.6, 4.3, and the end's 0.0; the second is forced
+        # entropies of the fake engine: 0.1, 0.8, 1.5, 2.2, 2.9, 3.6, 4.3, the end's 0.0; the second is forced
         assert "a\x1b[" in shown
         assert coloured(shown) == [" ", "b", " ", "<", "c", ">"]
         assert "▁▂▃▅▆▇█▁" in shown

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import unicodedata
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -106,7 +107,7 @@ def test_steps_grow_evenly_in_lightness_and_can_be_read(light: bool) -> None:
     assert len(tones) == 4
     # the largest value differs most from the terminal's ground, without help of the hue
     assert tones == sorted(tones, reverse=light)
-    assert all(abs(a - b) > 0.04 for a, b in zip(tones, tones[1:], strict=False))
+    assert all(abs(a - b) > 0.04 for a, b in pairwise(tones))
 
 
 @pytest.mark.parametrize("system", [ColorSystem.TRUECOLOR, ColorSystem.EIGHT_BIT])
