@@ -83,6 +83,10 @@ parity-v2: $(VENV_VLLM)/.ready ## the same texts and figures under vLLM's runner
 test-real: $(BIN)/.dev ## a real model, fetched once (93 MB), against float64 and llama.cpp (which `make peers` brings)
 	VENV_LLAMA=$(abspath $(VENV_LLAMA)) $(BIN)/python -m pytest -q -rsP -m real tests/real $(ARGS)
 
+.PHONY: pictures
+pictures: $(BIN)/.dev ## take the pictures of the documentation: smollm2 in the page and in the terminal (needs Chromium)
+	$(BIN)/python tools/pictures.py $(ARGS)
+
 .PHONY: check
 check: $(BIN)/.dev ## style, types, layering, first sentences of docstrings
 	$(BIN)/ruff check .
