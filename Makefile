@@ -87,6 +87,10 @@ test-real: $(BIN)/.dev ## a real model, fetched once (93 MB), against float64 an
 pictures: $(BIN)/.dev ## take the pictures of the documentation: smollm2 in the page and in the terminal (needs Chromium)
 	$(BIN)/python tools/pictures.py $(ARGS)
 
+.PHONY: test-page
+test-page: $(BIN)/.dev ## the page in headless Chromium, which make system brings (PAGE_SHOTS=FOLDER takes pictures of each view)
+	$(BIN)/python -m pytest -q -rsP -m page tests/page $(ARGS)
+
 .PHONY: check
 check: $(BIN)/.dev ## style, types, layering, first sentences of docstrings
 	$(BIN)/ruff check .

@@ -1,7 +1,8 @@
-"""Takes the pictures of the documentation: a real model answering, in the page and in the terminal, dark and light.
+"""Takes the pictures of the documentation: a real model answers in the page and in the terminal.
 
 Run as ``make pictures``. It serves the model, asks it the questions below in headless Chromium and through
-``entropick chat`` in a pseudo-terminal, and writes ``docs/pictures/*.png``.
+``entropick chat`` in a pseudo-terminal, and writes ``docs/pictures/*.png``,
+dark and light.
 """
 
 import argparse
@@ -44,6 +45,13 @@ THEMES: Final = {
     "dark": TerminalTheme((24, 26, 31), (226, 226, 220), _GREYS),
     "light": TerminalTheme((255, 255, 255), (32, 34, 38), _GREYS),
 }
+
+
+_FORMAT: Final = (
+    "<html><body style='margin:0'><pre id='shot' style='margin:0; padding:16px 18px; width:max-content; "
+    'font:15px/1.45 "DejaVu Sans Mono",monospace; color:{foreground}; background:{background}\'>'
+    "<code style='font-family:inherit'>{code}</code></pre></body></html>"
+)
 
 
 class PictureError(Exception):
@@ -135,9 +143,7 @@ def take_terminal(browser: Any, text: str, scheme: str, path: Path) -> None:
     html = console.export_html(
         theme=theme,
         inline_styles=True,
-        code_format="<html><body style='margin:0'><pre id='shot' style='font: 15px/1.45 \"DejaVu Sans Mono\", monospace; "
-        "margin:0; padding:16px 18px; width:max-content; color:{foreground}; background:{background}'>"
-        "<code style='font-family:inherit'>{code}</code></pre></body></html>",
+        code_format=_FORMAT,
     )
     context = browser.new_context(viewport={"width": 1000, "height": 700})
     page = context.new_page()
@@ -156,7 +162,7 @@ def take_all(url: str, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     taken = []
     with sync_playwright() as playwright:
-        # in a container the user is often root, which Chromium's own sandbox refuses; the pages are ours alone
+        # in a container the user is often root, which Chromium's own sandbox refuses; pages are ours alone
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         for scheme in THEMES:
             taken += [folder / f"page-{scheme}.png", folder / f"terminal-{scheme}.png"]

@@ -28,7 +28,16 @@ _MODEL_HELP = (
     f"({', '.join(NAMED_MODELS)}), or a hub id; the first of these that there is"
 )
 # settings whose option is not simply --name VALUE
-_SPECIAL = frozenset({"model", "calibrate", "allow_unvalidated", "enable_prefix_caching", "batch_invariant"})
+_SPECIAL = frozenset(
+    {
+        "model",
+        "calibrate",
+        "allow_unvalidated",
+        "enable_prefix_caching",
+        "batch_invariant",
+        "recent_prompts",
+    }
+)
 _CALIBRATION = (
     "engine",
     "monitored_layers",
@@ -182,6 +191,13 @@ def _parser() -> argparse.ArgumentParser:
         action="store_const",
         const=False,
         help="compute every prompt anew, also where its beginning is in the KV cache",
+    )
+    serve.add_argument(
+        "--no-recent-prompts",
+        dest="recent_prompts",
+        action="store_const",
+        const=False,
+        help="keep no prompt and no stop string for /v1/requests: nothing can then be replayed",
     )
     serve.add_argument(
         "--batch-invariant",

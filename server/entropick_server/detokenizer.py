@@ -38,6 +38,20 @@ class Detokenizer:
         """characters that were let out"""
         self._waiting: deque[int] = deque()
         """for each token not yet released: how many characters must be out before it is"""
+        self._known = 0
+        """characters that are held back and that the reader has already"""
+
+    def begin_behind(self, token_ids: Sequence[int]) -> None:
+        """Takes the tokens before the text, which the reader has: nothing of them comes out.
+
+        Their last bytes may begin a character or a stop string that the text goes on with. Raises ValueError
+        where a stop string is complete in them.
+        """
+        for token_id in token_ids:
+            if self.push(token_id).stopped:
+                raise ValueError("a stop string is complete in the tokens before the text")
+        self._waiting.clear()
+        self._known = len(self._held)
 
     def push(self, token_id: int, *, silent: bool = False) -> Released:
         """Takes one token. Returns the text that it lets out.
@@ -55,7 +69,7 @@ class Detokenizer:
         last = self._let_out(self._decoder.decode(b"", final=True))
         if last.stopped:
             return last
-        rest, self._held = self._held, ""
+        rest, self._held = self._unknown(self._held), ""
         released = len(self._waiting)
         self._waiting.clear()
         return Released(last.text + rest, last.tokens + released)
@@ -67,7 +81,7 @@ class Detokenizer:
             if text and (cut := self._stop_position(out)) is not None:
                 released = len(self._waiting)
                 self._waiting.clear()
-                return Released(out[:cut], released, stopped=True)
+                return Released(self._unknown(out[:cut]), released, stopped=True)
             keep = self._beginning_of_stop(out)
             out, self._held = out[: len(out) - keep], out[len(out) - keep :]
         self._out += len(out)
@@ -75,7 +89,13 @@ class Detokenizer:
         while self._waiting and self._waiting[0] <= self._out:
             self._waiting.popleft()
             released += 1
-        return Released(out, released)
+        return Released(self._unknown(out), released)
+
+    def _unknown(self, text: str) -> str:
+        """Cuts off what the reader has already of a text that comes out."""
+        cut = min(self._known, len(text))
+        self._known -= cut
+        return text[cut:]
 
     def _stop_position(self, text: str) -> int | None:
         ends = [(at + len(s), at) for s in self._stop if (at := text.find(s)) >= 0]

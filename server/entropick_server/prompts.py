@@ -32,18 +32,28 @@ class PromptEncoder:
         self._limit = max_model_len
 
     def conversation(
-        self, messages: Sequence[Message], *, add_generation_prompt: bool = True, bounded: bool = True
+        self,
+        messages: Sequence[Message],
+        *,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        bounded: bool = True,
     ) -> list[int]:
         """Returns the token ids of a conversation, by the model's own template.
 
-        ``bounded``: it must fit the context. Raises the 400 where it cannot, or the template refuses it.
+        ``continue_final_message``: the prompt ends with the text of the last message. ``bounded``: it
+        must fit the context. Raises the 400 where it cannot, or the template refuses it.
         """
         # templates know no developer; OpenAI's newer models use it where others say system
         turns: list[dict[str, Any]] = [
             {"role": "system" if m.role == "developer" else m.role, "content": m.content} for m in messages
         ]
         try:
-            text = self._tokenizer.render_chat(turns, add_generation_prompt=add_generation_prompt)
+            text = self._tokenizer.render_chat(
+                turns,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=continue_final_message,
+            )
         except (ValueError, TemplateError) as error:
             # the model's template refuses this conversation (or the model has none)
             raise bad_request(f"messages: {str(error)[:300]}", "messages") from error

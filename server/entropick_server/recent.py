@@ -1,81 +1,40 @@
-"""The last requests with their series, for dashboards: bounded in requests and in bytes, no prompt text."""
+"""The last requests with their series, to look at and to replay: bounded in requests and in bytes."""
 
 from __future__ import annotations
 
-import math
 from array import array
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from entropick_sampler.signals import SIGNAL_NAMES
+from entropick_sampler.branch_config import BranchConfig
+from entropick_sampler.params import PolicyConfig, SamplingParams
 
-from .engine.types import Token
+from .engine.types import BranchRecord, KeptToken
 from .protocol.responses import Summary
-from .telemetry import STRATEGY_LABELS
+from .series import Series
+from .telemetry import branch_row
 from .vocabulary import Vocabulary
 
-MAX_SERIES: Final = 4096
-"""tokens of one choice whose figures are kept"""
 MAX_BYTES: Final = 32 << 20
 """bytes that all choices may take together"""
 _HEAD_BYTES: Final = 8 << 10
-"""about what a choice takes beside its series, most of it for the summary"""
-_NAN: Final = math.nan
-
-
-@dataclass(frozen=True, slots=True)
-class Series:
-    """The figures of a choice's tokens as compact arrays, for at most :data:`MAX_SERIES` of them.
-
-    NaN: not measured, as a temperature: not drawn. -1: no strategy.
-    """
-
-    token_ids: array[int]
-    strategies: array[int]
-    temperatures: array[float]
-    signals: tuple[array[float], ...]
-
-    @classmethod
-    def of(cls, tokens: Sequence[Token]) -> Series:
-        """Packs the figures of tokens into arrays."""
-        kept = tokens[:MAX_SERIES]
-        temperatures = (_NAN if t.forced or t.parameters is None else t.parameters.temperature for t in kept)
-        return cls(
-            array("q", [t.token_id for t in kept]),
-            array("b", [-1 if t.strategy is None else int(t.strategy) for t in kept]),
-            array("f", temperatures),
-            tuple(
-                array("f", [_NAN if (v := t.signals[column]) is None else v for t in kept])
-                for column in range(len(SIGNAL_NAMES))
-            ),
-        )
-
-    @property
-    def size(self) -> int:
-        """Returns the bytes of the arrays."""
-        floats = len(self.temperatures) * self.temperatures.itemsize * (1 + len(self.signals))
-        return len(self.token_ids) * (self.token_ids.itemsize + self.strategies.itemsize) + floats
-
-    def columns(self, vocabulary: Vocabulary) -> dict[str, list[Any]]:
-        """Returns the series column by column, one entry a token."""
-        names = {-1: None, **{int(strategy): label for strategy, label in STRATEGY_LABELS.items()}}
-        columns: dict[str, list[Any]] = {
-            "index": list(range(len(self.token_ids))),
-            "token_id": list(self.token_ids),
-            "token": [vocabulary.labels[token_id] for token_id in self.token_ids],
-            "strategy": [names[s] for s in self.strategies],
-        }
-        floats = zip(("temperature", *SIGNAL_NAMES), (self.temperatures, *self.signals), strict=True)
-        for name, values in floats:
-            columns[name] = [None if math.isnan(v) else v for v in values]
-        return columns
+"""about what a choice takes beside what grows with its tokens, most of it for the summary"""
+_BRANCH_BYTES: Final = 256
+_BRANCH_TOKEN_BYTES: Final = 40
+"""about what a Python number in a tuple takes"""
+_KEPT_BYTES: Final = 128
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A choice that ended."""
+    """A choice that ended.
+
+    ``branches``: the rollouts by the index of the token where they opened, in the reply. ``kept``: tokens of
+    the reply that its request was given. ``prompt_token_ids`` (without these): None where prompts are not
+    kept; the texts of ``sampling.stop`` are then left out too.
+    """
 
     id: str
     """of its answer"""
@@ -85,16 +44,77 @@ class Finished:
     series: Series
     figures: Mapping[str, Any]
     """the other entries of ``head``"""
+    text: str
+    sampling: SamplingParams
+    policy: PolicyConfig
+    branches: tuple[tuple[int, tuple[BranchRecord, ...]], ...] = ()
+    kept: tuple[KeptToken, ...] = ()
+    prompt_token_ids: array[int] | None = None
 
     @property
     def size(self) -> int:
         """Returns the bytes that the choice takes, about."""
-        return _HEAD_BYTES + self.series.size
+        records = [record for _, of_token in self.branches for record in of_token]
+        branches = sum(_BRANCH_BYTES + _BRANCH_TOKEN_BYTES * len(record.token_ids) for record in records)
+        prompt = 0 if self.prompt_token_ids is None else 4 * len(self.prompt_token_ids)
+        stops = sum(map(len, self.sampling.stop)) + 40 * len(self.sampling.stop_token_ids)
+        text = 4 * len(self.text)
+        kept = _KEPT_BYTES * len(self.kept)
+        return _HEAD_BYTES + self.series.size + branches + prompt + stops + text + kept
 
     def head(self) -> dict[str, Any]:
         """Returns the choice as /v1/requests shows it, without the series."""
         names = {"id": self.id, "choice": self.choice, "request_id": self.request_id}
         return {**names, **self.figures, "summary": self.summary.model_dump(exclude_unset=True)}
+
+    def whole(self, vocabulary: Vocabulary) -> dict[str, Any]:
+        """Returns the choice as /v1/requests/{id} shows it."""
+        branches = [
+            {"index": index, "branches": [branch_row(record, vocabulary).model_dump() for record in records]}
+            for index, records in self.branches
+        ]
+        return {
+            **self.head(),
+            "text": self.text,
+            "request": self.request(),
+            "kept_token_ids": [token.token_id for token in self.kept],
+            "series": self.series.columns(vocabulary),
+            "branches": branches,
+        }
+
+    def request(self) -> dict[str, Any] | None:
+        """Returns a body for /v1/completions that makes the choice again; None where prompts are not kept."""
+        if self.prompt_token_ids is None:
+            return None
+        sampling, policy = self.sampling, self.policy
+        named = {name: getattr(sampling, name) for name in ("temperature", "top_p", "top_k", "min_p")}
+        block: dict[str, Any] = {"policy": policy.policy, "overrides": dict(policy.overrides)}
+        if policy.policy == "entropix":
+            block |= {"preset": policy.preset, "branch": _branch(policy.branch)}
+        return {
+            "model": self.figures.get("model"),
+            "prompt": list(self.prompt_token_ids),
+            "seed": sampling.seed,
+            "max_tokens": sampling.max_tokens,
+            **{name: value for name, value in named.items() if value is not None},
+            "stop": list(sampling.stop),
+            "stop_token_ids": list(sampling.stop_token_ids),
+            "ignore_eos": sampling.ignore_eos,
+            "entropick": {
+                **block,
+                "genuineness": policy.genuineness,
+                "consensus": False,
+                "telemetry": policy.telemetry,
+                "rewind": {"request": self.id, "choice": self.choice, "index": len(self.kept)},
+            },
+        }
+
+
+def _branch(branch: BranchConfig | None) -> dict[str, Any]:
+    """Returns a branch configuration on the wire; without one, the one that opens none."""
+    if branch is None:
+        return {"budget": 0}
+    return {**asdict(branch), "on": sorted(strategy.label for strategy in branch.on)}
 
 
 class RecentRequests:
@@ -117,11 +137,12 @@ class RecentRequests:
 
     def add(self, finished: Finished) -> None:
         """Keeps a choice, and forgets the oldest answers beyond the limits."""
+        size = finished.size
         own = sum(choice.size for choice in self._answers.get(finished.id, ()))
-        if not self._limit or own + finished.size > self._max_bytes:
+        if not self._limit or own + size > self._max_bytes:
             return
         self._answers.setdefault(finished.id, []).append(finished)
-        self._size += finished.size
+        self._size += size
         while len(self._answers) > self._limit or self._size > self._max_bytes:
             _, choices = self._answers.popitem(last=False)
             self._size -= sum(choice.size for choice in choices)

@@ -147,6 +147,10 @@ class Settings(BaseSettings):
         description="HTTP requests kept for /v1/requests, which shows what was generated for every client to "
         "whoever has the key; with all their choices, in 32 MiB at most; 0: none",
     )
+    recent_prompts: bool = Field(
+        True,
+        description="keep prompts and stop strings with them, so that entropick replay can run them again",
+    )
 
     @field_validator("overrides")
     @classmethod

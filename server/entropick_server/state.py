@@ -6,14 +6,16 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from starlette.requests import Request
 
 from entropick_sampler.error_probability import ErrorModel
+from entropick_sampler.profile import DEFAULT_CLARIFY_TEXT
 
 from .admission import Admission
 from .engine.base import Engine, EngineDeadError, EngineError
+from .engine.reply import ClarifyingText
 from .engine.types import ModelInfo
 from .metrics import Metrics
 from .offload import Offload
@@ -40,6 +42,9 @@ class ServedModel:
     """OpenAI's system_fingerprint, which changes with version, model and profile"""
     error_model: ErrorModel | None = None
     """the profile's coefficients of ``error_probability``"""
+    model_hash: str = ""
+    """digest of weights, configuration and tokenizer"""
+    clarifying: ClarifyingText = field(default_factory=ClarifyingText)
 
     @classmethod
     def of(cls, engine: Engine) -> ServedModel:
@@ -52,7 +57,10 @@ class ServedModel:
         parts = f"{server_version()}|{info.source}|{info.dtype}|{profile}"
         digest = hashlib.sha256(parts.encode()).hexdigest()[:8]
         fingerprint = f"entropick-{server_version()}-{digest}"
-        return cls(info, vocabulary, encoder, profile, fingerprint, error)
+        text = DEFAULT_CLARIFY_TEXT if engine.profile is None else engine.profile.clarify_text
+        clarifying = ClarifyingText.of(text, engine.tokenizer)
+        digest = engine.model_hash
+        return cls(info, vocabulary, encoder, profile, fingerprint, error, digest, clarifying)
 
 
 class ServerState:

@@ -30,8 +30,13 @@ STRATEGY_LABELS: Final = {strategy: strategy.label for strategy in Strategy}
 """strategy -> its name on the wire"""
 
 
-def token_row(index: int, token: Token, vocabulary: Vocabulary, *, eos: bool, stop: bool) -> TokenRow:
-    """Returns one row of ``choices[i].entropick.tokens``; a signal that could not be measured is absent."""
+def token_row(
+    index: int, token: Token, vocabulary: Vocabulary, *, eos: bool, stop: bool, full: bool = False
+) -> TokenRow:
+    """Returns one row of ``choices[i].entropick.tokens``; a signal that could not be measured is absent.
+
+    ``full``: with the branches that opened at the token.
+    """
     used = token.parameters
     pairs = zip(SIGNAL_NAMES, token.signals, strict=True)
     row = TokenRow(
@@ -67,16 +72,17 @@ def token_row(index: int, token: Token, vocabulary: Vocabulary, *, eos: bool, st
         row.most_probable = [
             ProbableRow(token=vocabulary.labels[p.token_id], **p._asdict()) for p in token.most_probable
         ]
-    if token.branches:
-        row.branches = [_branch(branch, vocabulary) for branch in token.branches]
+    if full and token.branches:
+        row.branches = [branch_row(branch, vocabulary) for branch in token.branches]
     return row
 
 
-def _branch(branch: BranchRecord, vocabulary: Vocabulary) -> BranchRow:
+def branch_row(branch: BranchRecord, vocabulary: Vocabulary) -> BranchRow:
+    """Returns a branch of a rollout on the wire."""
     return BranchRow(
         text=vocabulary.text(branch.token_ids),
         token_ids=list(branch.token_ids),
-        score=branch.score,
+        score=branch.score if math.isfinite(branch.score) else None,
         chosen=branch.chosen,
     )
 

@@ -50,6 +50,7 @@ class FakeEngine:
         self.delay = delay
         self.per_step = per_step
         self.profile: Profile | None = None
+        self.model_hash = "h"
         self.ready = False
         self.load_error: Exception | None = None
         self.load_gate = asyncio.Event()

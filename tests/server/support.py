@@ -39,10 +39,17 @@ class ByteTokenizer:
             return PAIR_BYTES
         return bytes([token_id]) if token_id < EOS else None
 
-    def render_chat(self, messages: list[dict[str, Any]], *, add_generation_prompt: bool) -> str:
+    def render_chat(
+        self,
+        messages: list[dict[str, Any]],
+        *,
+        add_generation_prompt: bool,
+        continue_final_message: bool = False,
+    ) -> str:
         if messages[0]["role"] == "assistant":
             raise ValueError("the first message must not be the assistant's")
-        return "".join(f"{m['role']}: {m['content']}\n" for m in messages)
+        text = "".join(f"{m['role']}: {m['content']}\n" for m in messages)
+        return text.removesuffix("\n") if continue_final_message else text
 
     def apply_chat_template(
         self, messages: list[dict[str, Any]], *, add_generation_prompt: bool

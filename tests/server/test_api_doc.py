@@ -61,7 +61,6 @@ def test_limits() -> None:
         assert f"at most {limit}" in PAGE
     assert f"1 to {requests.MAX_MESSAGES}" in PAGE
     assert f"0 to {requests.MAX_TOP_LOGPROBS}" in PAGE
-    assert f"at most {recent.MAX_SERIES}" in PAGE
     assert f"at most {recent.MAX_BYTES >> 20} MiB" in PAGE
     assert f"{recent.MAX_BYTES >> 20} MiB" in str(Settings.model_fields["recent_requests"].description)
     assert Settings.model_fields["max_body_bytes"].default == 4 << 20

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from array import array
+from dataclasses import replace
 from typing import Any, get_args
 
 import httpx
 import pytest
 
 from entropick_sampler.branch_config import BRANCH_NAMES
-from entropick_sampler.params import PARAM_NAMES, PolicyName
+from entropick_sampler.params import PARAM_NAMES, PolicyConfig, PolicyName, SamplingParams
 from entropick_sampler.signals import SIGNAL_NAMES
 from entropick_server.engine.base import ModelLoadError
-from entropick_server.recent import Finished, RecentRequests, Series
+from entropick_server.engine.types import BranchRecord, KeptToken
+from entropick_server.recent import Finished, RecentRequests
+from entropick_server.series import Series
 
 from .support import until
 
@@ -142,11 +145,44 @@ async def test_recent_requests(engine: Any, serve: Any) -> None:
         series = found["series"]
         assert {len(column) for column in series.values()} == {found["completion_tokens"]}
         assert set(SIGNAL_NAMES) < set(series)
+        assert found["text"] == answers[3]["choices"][0]["message"]["content"]
+        assert found["model_hash"] == "h"
+        assert found["branches"] == found["kept_token_ids"] == []
         assert series["token"][-1] == "<eos>"
         assert series["agreement"] == [None] * found["completion_tokens"]
         assert series["strategy"][0] == "greedy"
-        # the second token was forced
-        assert [t is None for t in series["temperature"][:3]] == [False, True, False]
+        assert series["forced"][:3] == [False, True, False]
+        assert (series["temperature"][1], series["top_k"][1]) == (0.7, 50)
+
+
+async def test_a_recent_request_says_how_it_is_made_again(engine: Any, serve: Any) -> None:
+    """The body under ``request`` asks the engine for the same, with the server's defaults written out."""
+    given = {"overrides": {"temperature": 0.5}, "branch": {"width": 2, "budget": 0.5}, "telemetry": "tokens"}
+    fields = {**BODY, "n": 2, "stop": ["x"], "stop_token_ids": [65], "top_k": 9, "max_tokens": 9}
+    asked = {"overrides": {"clarify_budget": 3}, "genuineness": True}
+    async with serve(engine, **given) as client:
+        answer = (await client.post(CHAT, json={**fields, "entropick": asked})).json()
+        for choice in (await client.get(f"/v1/requests/{answer['id']}")).json()["choices"]:
+            again = await client.post("/v1/completions", json=choice["request"])
+            assert again.status_code == 200, again.text
+            first, second = engine.requests[choice["choice"]], engine.requests[-1]
+            for name in ("prompt_token_ids", "sampling", "policy", "choice"):
+                assert getattr(second, name) == getattr(first, name), name
+            told = choice["request"]
+            assert (told["seed"], told["max_tokens"], told["top_k"]) == (first.sampling.seed, 9, 9)
+            assert told["entropick"]["branch"]["width"] == 2
+            assert "temperature" not in told
+
+
+async def test_prompts_can_be_left_out(engine: Any, serve: Any) -> None:
+    async with serve(engine, recent_prompts=False) as client:
+        answer = (await client.post(CHAT, json={**BODY, "stop": "secret"})).json()
+        page = await client.get(f"/v1/requests/{answer['id']}")
+        assert page.json()["choices"][0]["request"] is None
+        assert "secret" not in page.text
+        kept = client.app.state.server.recent.newest()[0]
+        assert kept.prompt_token_ids is None
+        assert kept.sampling.stop == ()
 
 
 async def test_a_recent_request_by_the_clients_own_id(client: httpx.AsyncClient) -> None:
@@ -175,17 +211,26 @@ def finished(answer: str, choice: int, tokens: int, summary: Any) -> Finished:
     series = Series(
         array("q", [65] * tokens),
         array("b", [0] * tokens),
-        array("f", [1.0] * tokens),
-        tuple(array("f", [1.0] * tokens) for _ in SIGNAL_NAMES),
+        array("b", [0] * tokens),
+        tuple(array("d", [1.0] * tokens) for _ in range(5)),
+        tuple(array("d", [1.0] * tokens) for _ in SIGNAL_NAMES),
     )
-    return Finished(answer, choice, "r", summary, series, {})
+    return Finished(answer, choice, "r", summary, series, {}, "", SamplingParams(), PolicyConfig())
 
 
 async def test_recent_requests_are_bounded_in_bytes(client: httpx.AsyncClient) -> None:
     await client.post(CHAT, json=BODY)
     (made,) = client.app.state.server.recent.newest()  # type: ignore[attr-defined]
     one = finished("x", 0, 1000, made.summary)
-    assert one.size > 1000 * (8 + 1 + 4 + 4 * len(SIGNAL_NAMES))
+    assert one.size > 1000 * (8 + 1 + 1 + 8 * (5 + len(SIGNAL_NAMES)))
+    grown = replace(
+        one,
+        text="x" * 1000,
+        branches=((0, (BranchRecord((1,) * 1000, 0.0, True),)),),
+        kept=(KeptToken(1),) * 1000,
+        prompt_token_ids=array("i", [1] * 1000),
+    )
+    assert grown.size > one.size + 1000 * (1 + 8 + 64 + 4)
     recent = RecentRequests(1_000, max_bytes=5 * one.size)
     for n in range(20):
         recent.add(finished(f"a{n}", 0, 1000, made.summary))

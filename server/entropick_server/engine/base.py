@@ -45,8 +45,17 @@ class Tokenizer(Protocol):
         """Returns the exact bytes of a token (maybe part of a UTF-8 character); None for a special token."""
         ...
 
-    def render_chat(self, messages: list[dict[str, Any]], *, add_generation_prompt: bool) -> str:
-        """Renders a conversation as text; raises ValueError where the model has no chat template."""
+    def render_chat(
+        self,
+        messages: list[dict[str, Any]],
+        *,
+        add_generation_prompt: bool,
+        continue_final_message: bool = False,
+    ) -> str:
+        """Renders a conversation as text, up to the end of its last message where that is to be continued.
+
+        Raises ValueError where the model has no chat template.
+        """
         ...
 
     def apply_chat_template(

@@ -18,7 +18,7 @@ from entropick_sampler.profile import Profile
 from entropick_sampler.repetition import TokenHistory
 
 from .base import Tokenizer
-from .types import FinishReason, ModelInfo, Request, Token
+from .types import FinishReason, ModelInfo, Request, Resumed, Token
 
 BAD_LOGITS: Final = (
     "the model's logits are not finite (NaN or infinite): the weights or the dtype are at fault"
@@ -75,7 +75,8 @@ class Reply:
     ``length``: tokens so far, which is the position of the next draw. ``limit``: tokens that it may have.
     ``stops``: token ids that end it. ``pending``: tokens to emit next instead of drawing, the rest of a
     clarifying text or, where ``replays``, the tokens that the request named (teacher forcing), with which the
-    reply ends. ``clarifies``: whether a clarifying text may begin at all. ``rollout_end``: the length at
+    reply ends; the first ``named`` of them were named by a request that goes on behind them.
+    ``clarifies``: whether a clarifying text may begin at all. ``rollout_end``: the length at
     which the reply is judged beside other branches, 0 outside a rollout; it falls to ``length`` as soon as
     the text since the rollout began contains one of ``rollout_texts`` (never in a vLLM worker, which knows no
     such texts). ``rollout_tail``: the end of that text, in which one of them can have begun.
@@ -90,6 +91,7 @@ class Reply:
     length: int = 0
     pending: deque[int] = field(default_factory=deque)
     replays: bool = False
+    named: int = 0
     clarifies: bool = False
     rollout_end: int = 0
     rollout_texts: tuple[bytes, ...] = ()
@@ -107,13 +109,27 @@ class Reply:
         """Makes the empty reply of a request that passed :func:`check_request`."""
         replayed = request.replayed_token_ids
         wanted = len(replayed) or request.sampling.max_tokens
+        resumed = request.resumed or Resumed()
         return cls(
-            min(wanted, max_model_len - len(request.prompt_token_ids)),
+            min(wanted, max_model_len - len(request.prompt_token_ids) + request.kept),
             () if replayed else request.sampling.stop_token_ids,
-            pending=deque(replayed),
+            request.kept,
+            pending=deque(replayed or resumed.pending),
             replays=bool(replayed),
+            named=resumed.named,
             clarifies=not replayed and request.policy.policy == "entropix",
+            clarify_used=resumed.clarify_used,
+            since_clarify=resumed.since_clarify,
+            tokens=resumed.known,
+            surprisal=resumed.surprisal,
+            unfinished=resumed.unfinished,
+            history=TokenHistory(resumed.newest),
         )
+
+    @property
+    def names_next(self) -> bool:
+        """Tells whether the request itself named the next token."""
+        return self.replays or self.named > 0
 
     @property
     def room(self) -> int:
@@ -175,6 +191,7 @@ class Reply:
             self.since_clarify += 1
         if self.pending:
             self.pending.popleft()
+            self.named = max(0, self.named - 1)
         data = tokenizer.token_bytes(token_id) or b""
         if self.unfinished or (data and data[-1] >= 0x80):
             self.unfinished = unfinished_character(self.unfinished + data)
@@ -240,8 +257,9 @@ def check_request(
         raise ValueError(
             f"the prompt has {prompt} tokens; with one of reply the context holds {info.max_model_len}"
         )
-    if not request.replayed_token_ids and request.sampling.max_tokens < 1:
-        raise ValueError("max_tokens must be at least 1")
+    if not request.replayed_token_ids and request.sampling.max_tokens <= request.kept:
+        behind = f": {request.kept} tokens of the reply are there already" if request.kept else ""
+        raise ValueError(f"max_tokens must be at least {request.kept + 1}{behind}")
     if not 0 <= request.choice < MAX_CHOICES:
         raise ValueError(f"choice must be 0 to {MAX_CHOICES - 1}")
     if not measures and request.policy.policy != "fixed":

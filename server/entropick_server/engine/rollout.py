@@ -65,7 +65,7 @@ class Verdict:
     """The end of a rollout.
 
     ``winner``: its index in the list of branches that was judged. ``tokens``: the winner's; the first one
-    carries the records of all branches at telemetry ``full``. ``lost``: tokens of the other branches.
+    carries the records of all branches. ``lost``: tokens of the other branches.
     """
 
     winner: int
@@ -86,12 +86,11 @@ def judge(request: Request, branches: Sequence[RolledOut]) -> Verdict | None:
     scored = scores(scorer, [_trajectory(branches[i].tokens) for i in sound])
     winner = sound[select(scored)]
     tokens = tuple(branches[winner].tokens)
-    if policy.telemetry == "full":
-        records = tuple(
-            BranchRecord(tuple(t.token_id for t in branches[i].tokens), score, i == winner)
-            for i, score in zip(sound, scored, strict=True)
-        )
-        tokens = (replace(tokens[0], branches=records), *tokens[1:])
+    records = tuple(
+        BranchRecord(tuple(t.token_id for t in branches[i].tokens), score, i == winner)
+        for i, score in zip(sound, scored, strict=True)
+    )
+    tokens = (replace(tokens[0], branches=records), *tokens[1:])
     lost = sum(len(branch.tokens) for i, branch in enumerate(branches) if i != winner)
     return Verdict(winner, tokens, lost)
 

@@ -88,16 +88,26 @@ class FastTokenizer:
             self._bytes[token_id] = self._measure(token_id)
         return self._bytes[token_id]
 
-    def render_chat(self, messages: list[dict[str, Any]], *, add_generation_prompt: bool) -> str:
+    def render_chat(
+        self,
+        messages: list[dict[str, Any]],
+        *,
+        add_generation_prompt: bool,
+        continue_final_message: bool = False,
+    ) -> str:
         """Renders a conversation by the model's chat template, which runs in jinja2's sandbox.
 
+        ``continue_final_message``: up to the end of the last message's text, as transformers finds it.
         Raises ValueError where the model has no template, or its template refuses the messages.
         """
         if not getattr(self._tokenizer, "chat_template", None):
             raise ValueError("this model has no chat template; use /v1/completions")
         try:
             text = self._tokenizer.apply_chat_template(
-                messages, add_generation_prompt=add_generation_prompt, tokenize=False
+                messages,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=continue_final_message,
+                tokenize=False,
             )
         except TemplateError as error:
             raise ValueError(f"the model's chat template refuses these messages: {error}") from error

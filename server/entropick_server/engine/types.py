@@ -32,6 +32,41 @@ class FinishReason(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class KeptToken:
+    """A token of an earlier reply that a request keeps. ``surprisal``: bits, None where not known.
+
+    ``clarifies``: a clarifying text begins with it. ``lost``: tokens of branches that lost beside it.
+    """
+
+    token_id: int
+    surprisal: float | None = None
+    clarifies: bool = False
+    lost: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """The beginning of a reply that a request goes on behind: its kept tokens and the memory of them.
+
+    ``pending``: tokens to emit next instead of drawing, of which the request named the first ``named``; the
+    others are the rest of a clarifying text. ``clarify_used``, ``since_clarify``, ``known`` (tokens whose
+    surprisal is known), ``surprisal`` (its sum, bits), ``unfinished`` and ``newest`` as a reply remembers
+    them; ``spent``: tokens of branches that lost.
+    """
+
+    tokens: tuple[KeptToken, ...] = ()
+    pending: tuple[int, ...] = ()
+    named: int = 0
+    clarify_used: int = 0
+    since_clarify: int | None = None
+    known: int = 0
+    surprisal: float = 0.0
+    unfinished: bytes = b""
+    newest: tuple[int, ...] = ()
+    spent: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """A prompt to continue as one choice. Filled by the routes, read by the engine.
 
@@ -52,6 +87,19 @@ class Request:
     """a name that the choices of one prompt share, so that the prompt is computed once; None: one choice"""
     replayed_token_ids: tuple[int, ...] = ()
     """teacher forcing: emit these tokens instead of drawing, measured as usual (calibration, evaluation)"""
+    resumed: Resumed | None = None
+    """the beginning of the reply, whose tokens are the last of ``prompt_token_ids``: the draws behind them
+    keep their positions, and ``sampling.max_tokens`` counts them"""
+
+    @property
+    def kept(self) -> int:
+        """Counts the tokens of the reply that are there already."""
+        return 0 if self.resumed is None else len(self.resumed.tokens)
+
+    @property
+    def counts_prompt(self) -> bool:
+        """Tells whether the prompt counts with this request: once for all choices that are made of it."""
+        return not self.choice or self.resumed is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +159,7 @@ class Token:
     ``logprob`` (nats) and ``top_logprobs`` report the measured distribution. ``strategy`` is None where the
     policy was off. ``parameters``: None, and ``logprob`` NaN, where an engine lost a token's figures (vLLM's
     workers send them apart from the token). ``forced`` marks the tokens of an inserted clarifying text.
-    ``branches``: at telemetry ``full``, of the token where branches opened; in order of their numbers.
+    ``branches``: of the token where branches opened; in order of their numbers.
     ``most_probable``: at telemetry ``full``, tokens before and after the sampler, every drawn one among them.
     ``counts``: heads in the regions of the plane of genuineness, None where no cut points are known.
     """

@@ -9,7 +9,7 @@ export function newAnswer(request) {
     id: null,
     model: null,
     request,
-    tokens: [], // {text, row, top}: what is shown, the telemetry row, the most probable tokens
+    tokens: [], // {text, row}: what is shown, and the telemetry row
     text: '',
     summary: null,
     usage: null,
@@ -32,11 +32,10 @@ export function addChunk(answer, chunk) {
   if (!choice) return;
   const text = choice.delta?.content ?? '';
   const rows = choice.entropick?.tokens ?? [];
-  const tops = choice.logprobs?.content ?? [];
   if (text || rows.length) answer.firstAt ??= performance.now();
   const texts = shareText(text, rows);
-  rows.forEach((row, i) => answer.tokens.push({ text: texts[i], row, top: tops[i]?.top_logprobs ?? null }));
-  if (!rows.length && text) answer.tokens.push({ text, row: null, top: null });
+  rows.forEach((row, i) => answer.tokens.push({ text: texts[i], row }));
+  if (!rows.length && text) answer.tokens.push({ text, row: null });
   answer.text += text;
   if (choice.entropick?.summary) answer.summary = choice.entropick.summary;
   if (choice.finish_reason) answer.finish = choice.finish_reason;
@@ -95,7 +94,7 @@ export function answerOfSeries(id, choice, signalNames) {
       signals,
     };
     if (eos) row.eos = true;
-    return { text: eos ? '' : series.token[i], row, top: null };
+    return { text: eos ? '' : series.token[i], row };
   });
   answer.text = answer.tokens.map((token) => token.text).join('');
   answer.done = true;
@@ -103,5 +102,12 @@ export function answerOfSeries(id, choice, signalNames) {
   return answer;
 }
 
-/** Returns a signal of a token, undefined where it was not measured. */
-export const signalOf = (token, name) => token.row?.signals?.[name];
+/** Returns a reply that begins with the first `kept` tokens of another one. */
+export function behind(answer, kept, request) {
+  const again = newAnswer(request);
+  again.tokens = answer.tokens.slice(0, kept);
+  again.text = again.tokens.map((token) => token.text).join('');
+  // the one behind them is named by the request, too
+  again.given = kept + 1;
+  return again;
+}

@@ -47,8 +47,15 @@ async function ask(path, options) {
   return response;
 }
 
+/**
+ * Parses JSON. A seed has 64 bits, more than a number holds here: one that would be rounded stays text, where the
+ * browser shows the source.
+ */
+const parse = (text) => JSON.parse(text, (name, value, context) =>
+  (name === 'seed' && typeof value === 'number' && !Number.isSafeInteger(value) ? context?.source ?? value : value));
+
 /** Returns the JSON of a GET route. */
-export const get = async (path) => (await ask(path)).json();
+export const get = async (path) => parse(await (await ask(path)).text());
 
 /**
  * Posts a chat request that streams, and yields its chunks. Returns at [DONE]; throws an ApiError where the
@@ -72,7 +79,7 @@ export async function* streamChat(body, signal) {
     }
     if (next.done) throw new ApiError('The connection ended in the middle of the reply.', 0);
     if (next.value === '[DONE]') return;
-    const chunk = JSON.parse(next.value);
+    const chunk = parse(next.value);
     if (chunk.error) throw new ApiError(chunk.error.message, 200, chunk.error.code);
     yield chunk;
   }

@@ -13,7 +13,7 @@ export function exported(answer, state) {
     text: answer.text,
     finish_reason: answer.finish,
     usage: answer.usage,
-    summary: answer.summary,
+    summary: answer.summary && { ...answer.summary, seed: exact(answer.summary.seed) },
     tokens: answer.tokens.map((token) => ({ ...token.row, text: token.text })),
     signals: state.policy.signals,
   };
@@ -51,6 +51,9 @@ export function sharedPage(answer, state, style, script) {
 <script type="application/json" id="data">${json}</script><script type="module">${script}</script></body></html>
 `;
 }
+
+// a seed that a number cannot hold is text in here, and a number of all its digits in the file
+const exact = (seed) => (typeof seed === 'string' && JSON.rawJSON ? JSON.rawJSON(seed) : seed);
 
 const nameOf = (answer) => `entropick-${(answer.id ?? 'reply').replace(/[^A-Za-z0-9._-]/g, '_')}`;
 

@@ -24,8 +24,6 @@ export function requestBody({ settings, model }, messages) {
     max_tokens: asNumber(settings.max_tokens),
     temperature: asNumber(settings.temperature),
     seed: asNumber(settings.seed),
-    logprobs: true,
-    top_logprobs: 20,
     entropick: { telemetry: 'full' },
   };
   const { entropick } = body;

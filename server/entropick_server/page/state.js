@@ -1,7 +1,7 @@
 // The state of the page, and everything that changes it.
 
 import { ApiError, get, streamChat } from './api.js';
-import { addChunk, answerOfSeries, endAnswer, newAnswer } from './answer.js';
+import { addChunk, answerOfSeries, behind, endAnswer, newAnswer } from './answer.js';
 import { requestBody, startSettings } from './settings.js';
 import { createStore } from './store.js';
 
@@ -61,7 +61,7 @@ function messagesBefore(turns) {
 export async function send(text) {
   const turns = [...store.state.turns, { role: 'user', text }];
   const answer = newAnswer(requestBody(store.state, messagesBefore(turns)));
-  store.set({ turns: [...turns, { role: 'assistant', answer }], selected: null });
+  store.set({ turns: [...turns, { role: 'assistant', answer }], selected: null, panelOpen: false });
   await run([answer]);
 }
 
@@ -92,17 +92,17 @@ export async function rewind(answer, index, candidate) {
   const at = store.state.turns.findIndex((turn) => turn.answer === answer);
   if (at < 0) return;
   stop();
-  const kept = answer.tokens.slice(0, index);
   const turns = store.state.turns.slice(0, at);
-  const again = newAnswer(requestBody(store.state, messagesBefore(turns)));
-  again.request = continued(again.request, kept, candidate);
-  store.set({ turns: [...turns, { role: 'assistant', answer: again }], selected: null });
+  const body = requestBody(store.state, messagesBefore(turns));
+  // the limit counts what is kept
+  if (body.max_tokens) body.max_tokens += index;
+  const asking = (rewound) => ({ ...body, entropick: { ...body.entropick, rewind: { ...rewound, token_id: candidate.token_id } } });
+  // by its id the server knows the reply's seed and all that its policy remembers; else the tokens must do
+  const again = behind(answer, index, asking({ request: answer.id, index }));
+  again.fallback = asking({ token_ids: answer.tokens.slice(0, index).map((token) => token.row.token_id) });
+  if (!answer.id) again.request = again.fallback;
+  store.set({ turns: [...turns, { role: 'assistant', answer: again }], selected: null, panelOpen: false });
   await run([again]);
-}
-
-function continued(request, kept, candidate) {
-  const ids = [...kept.map((token) => token.row.token_id), candidate.token_id];
-  return { ...request, entropick: { ...request.entropick, reply_prefix: ids } };
 }
 
 /** Asks one question under several settings, side by side. */
@@ -134,6 +134,11 @@ async function follow(answer, signal) {
     }
     endAnswer(answer);
   } catch (error) {
+    if (error.code === 'request_not_found' && answer.request !== answer.fallback) {
+      answer.request = answer.fallback;
+      await follow(answer, signal);
+      return;
+    }
     // a bug of the page's own is shown too, not swallowed
     endAnswer(answer, error);
     if (error instanceof ApiError && error.status === 401) store.set({ phase: 'key' });

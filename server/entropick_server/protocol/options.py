@@ -37,6 +37,41 @@ _ANY_EXTRACTOR: Final = ConsensusConfig(extract="text")
 """stands for the server's defaults while fields are checked one by one"""
 
 
+class RewindOptions(WireModel):
+    """The beginning of a reply that a request goes on behind, in tokens: from /v1/requests, or given."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    request: str | None = Field(None, min_length=1, max_length=128, description="id of a recent request")
+    choice: int = Field(
+        0, ge=0, description="of that request; with token_ids, the number that the summary tells"
+    )
+    index: int | None = Field(None, ge=0, description="tokens of that reply to keep")
+    token_ids: list[int] | None = Field(None, description="the tokens to keep, instead of request and index")
+    token_id: int | None = Field(
+        None, description="the next token; left out: it is drawn, at the position that it has"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            raise ValueError("must be an object")
+        for key in data:
+            if key not in cls.model_fields:
+                raise _unknown("entropick.rewind", "field", key, [*cls.model_fields])
+        return data
+
+    @model_validator(mode="after")
+    def _one_source(self) -> RewindOptions:
+        if (self.request is None) == (self.token_ids is None):
+            raise ValueError("needs either request with index, or token_ids")
+        if (self.request is None) != (self.index is None):
+            name = "entropick.rewind.index"
+            raise bad_request(f"{name}: goes together with request, and neither without the other.", name)
+        return self
+
+
 class EntropickOptions(WireModel):
     """The ``entropick`` block of a request; the server's default stands for a field that is left out."""
 
@@ -58,6 +93,9 @@ class EntropickOptions(WireModel):
     )
     answer: str | dict[str, Any] | None = Field(
         None, description="where the answer stands in a reply, for error_probability: an extractor"
+    )
+    rewind: RewindOptions | None = Field(
+        None, description="go on behind the first tokens of an earlier reply; draws keep their positions"
     )
     telemetry: TelemetryLevel | None = Field(None, description="how much of the measurements comes back")
     at_end: bool | None = Field(

@@ -138,6 +138,12 @@ class ChatRequest(GenerationRequest):
     """The body of POST /v1/chat/completions."""
 
     messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES)
+    add_generation_prompt: bool | None = Field(
+        None, description="end the prompt with the beginning of the assistant's turn; true where left out"
+    )
+    continue_final_message: bool | None = Field(
+        None, description="leave the last message open, so that the reply continues it; false where left out"
+    )
     logprobs: bool | None = None
     top_logprobs: TopLogprobs | None = None
 
@@ -151,6 +157,11 @@ class ChatRequest(GenerationRequest):
         return data
 
     @model_validator(mode="after")
+    def _one_end_of_the_prompt(self) -> ChatRequest:
+        _check_end(self.messages, self.add_generation_prompt, self.continue_final_message)
+        return self
+
+    @model_validator(mode="after")
     def _top_needs_logprobs(self) -> ChatRequest:
         if self.top_logprobs is not None and not self.logprobs:
             raise bad_request("top_logprobs: only allowed with logprobs: true.", "top_logprobs")
@@ -160,6 +171,19 @@ class ChatRequest(GenerationRequest):
     def alternatives(self) -> int | None:
         """Returns None unless ``logprobs`` is true, else ``top_logprobs``."""
         return (self.top_logprobs or 0) if self.logprobs else None
+
+
+def _check_end(messages: list[Message], generation_prompt: bool | None, continues: bool | None) -> None:
+    """Raises the 400 for a conversation that is to end in two ways, or whose last message is empty."""
+    if not continues:
+        return
+    name = "continue_final_message"
+    if generation_prompt is not False:
+        message = f"{name}: not together with add_generation_prompt, which is true unless it is set to false."
+        raise bad_request(message, name)
+    if not messages[-1].content.strip():
+        message = f"{name}: the last message is empty; leave it out and let add_generation_prompt be true."
+        raise bad_request(message, name)
 
 
 Prompt = str | list[int]
@@ -228,12 +252,15 @@ class TokenizeRequest(ModelRequest):
     messages: list[Message] | None = Field(None, min_length=1, max_length=MAX_MESSAGES)
     add_special_tokens: bool = True
     add_generation_prompt: bool = True
+    continue_final_message: bool = False
     return_token_strs: bool | None = None
 
     @model_validator(mode="after")
     def _one_of(self) -> TokenizeRequest:
         if (self.prompt is None) == (self.messages is None):
             raise bad_request("Exactly one of prompt and messages is required.", "prompt")
+        if self.messages is not None:
+            _check_end(self.messages, self.add_generation_prompt, self.continue_final_message)
         return self
 
 

@@ -41,6 +41,8 @@ def _conflict(body: GenerationRequest, state: ServerState) -> tuple[str, str] | 
     if body.completions > 1:
         return "best_of", ", which picks by a vote"
     block = body.entropick
+    if block is not None and block.rewind is not None:
+        return "entropick.rewind", ", which draws several replies"
     if block is not None and block.branch is not None and block.branch.get("budget") != 0:
         return "entropick.branch", "; give the branches a budget of 0 or leave one of the two out"
     temperature = temperature_of(body, state)

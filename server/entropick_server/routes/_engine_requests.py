@@ -13,6 +13,7 @@ from ..protocol.errors import ApiError, bad_request
 from ..protocol.requests import GenerationRequest
 from ..state import ServerState
 from ._common import check_ids
+from ._rewind import Rewound
 
 
 def build_requests(
@@ -23,11 +24,13 @@ def build_requests(
     arrival: float,
     param: str,
     vote: bool = False,
+    rewound: Rewound | None = None,
 ) -> list[Request]:
     """Returns the engine's requests, all choices of the first prompt, then of the next.
 
     ``arrival``: time.monotonic() when the HTTP request was admitted; ``param``: the field that holds the
-    prompts; ``vote``: each prompt gets several replies that are voted on. Raises the 400 for a prompt or a
+    prompts; ``vote``: each prompt gets several replies that are voted on; ``rewound``: the beginning of the
+    reply to the only prompt. Raises the 400 for a prompt or a
     field that the model or the server cannot serve.
     """
     info = state.model.info
@@ -51,18 +54,21 @@ def build_requests(
     elif policy.preset == "calibrated" and (vote or count > 1 or _branches(policy)):
         base = _for_several(base, policy)
     requests: list[Request] = []
+    default_seed = state.settings.seed if rewound is None or rewound.seed is None else rewound.seed
     for prompt in prompts:
         first = Request(
             request_id=f"{answer_id}-{len(requests)}",
             prompt_token_ids=tuple(prompt),
             sampling=replace(
                 base,
-                seed=_seed(body.seed, state.settings.seed),
+                seed=_seed(body.seed, default_seed),
                 max_tokens=_max_tokens(body, len(prompt), info, param),
             ),
             policy=policy,
             arrival=arrival,
         )
+        if rewound is not None:
+            first = _behind(first, rewound, body.limit_name)
         if count == 1:
             requests.append(first)
             continue
@@ -76,6 +82,20 @@ def build_requests(
             for choice in range(count)
         ]
     return requests
+
+
+def _behind(request: Request, rewound: Rewound, limit_name: str) -> Request:
+    """Returns the request that goes on behind the beginning of a reply."""
+    kept, most = [token.token_id for token in rewound.resumed.tokens], request.sampling.max_tokens
+    if most <= len(kept):
+        message = f"{limit_name}: must be at least {len(kept) + 1}: it counts the {len(kept)} kept tokens too"
+        raise bad_request(f"{message} (it is {most}).", limit_name)
+    return replace(
+        request,
+        prompt_token_ids=(*request.prompt_token_ids, *kept),
+        choice=rewound.choice,
+        resumed=rewound.resumed,
+    )
 
 
 def temperature_of(body: GenerationRequest, state: ServerState) -> float | None:

@@ -25,6 +25,7 @@ from ..streaming.sse import EventStream, unless_gone
 from ._common import beside_the_loop
 from ._consensus import consensus_of
 from ._engine_requests import build_requests
+from ._rewind import check_rewind, rewound_by
 
 _CHOICE_SIZE = 16
 """characters that take as long to tokenise as a choice to set up"""
@@ -48,6 +49,7 @@ async def respond(
 ) -> Response:
     """Runs a checked request. Returns one JSON document, or a stream."""
     body.check_choices(state.settings.max_n)
+    check_rewind(body, prompts.number)
     consensus = consensus_of(body, state)
     extract = None if body.entropick is None else body.entropick.extractor
     count = body.completions if consensus is None else needed(consensus.stop, (), consensus.k)
@@ -68,7 +70,10 @@ async def respond(
         def prepare() -> Answer | ConsensusAnswer:
             ids = prompts.encode()
             vote = consensus is not None
-            requests = build_requests(body, ids, state, origin.answer_id, arrival, prompts.param, vote)
+            rewound = rewound_by(body, ids[0], state)
+            requests = build_requests(
+                body, ids, state, origin.answer_id, arrival, prompts.param, vote, rewound
+            )
             if consensus is not None:
                 voted = [
                     VotedPrompt(index, request, consensus, origin, admitted[index])

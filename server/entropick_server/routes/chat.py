@@ -21,7 +21,13 @@ async def chat_completions(request: Request) -> Response:
     prompts = Prompts(
         number=1,
         size=encoder.work_size(sum(len(message.content) for message in body.messages)),
-        encode=lambda: [encoder.conversation(body.messages)],
+        encode=lambda: [
+            encoder.conversation(
+                body.messages,
+                add_generation_prompt=body.add_generation_prompt is not False,
+                continue_final_message=bool(body.continue_final_message),
+            )
+        ],
         param="messages",
     )
     return await respond(request, body, prompts, ChatFormat(), state)

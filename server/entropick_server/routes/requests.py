@@ -14,6 +14,10 @@ _HEAD_SIZE = 16
 """tokens whose text takes as long to look up as an entry to write"""
 
 
+_TOKEN_BYTES = 200
+"""about what a token of a series takes in memory"""
+
+
 @router.get("/v1/requests")
 async def list_requests(request: Request) -> Response:
     """Returns the last requests, newest first, without their series."""
@@ -29,16 +33,16 @@ async def list_requests(request: Request) -> Response:
 
 @router.get("/v1/requests/{answer_id}")
 async def get_request(request: Request, answer_id: str) -> Response:
-    """Returns one answer, by its id or its X-Request-Id: each choice with its series, a column a signal."""
+    """Returns one answer, by its id or its X-Request-Id: each choice with all that is known of it."""
     state = server_state(request)
     choices = state.recent.find(answer_id)
     if not choices:
         raise ApiError(404, "No finished request of this id is remembered.", code="request_not_found")
 
     def work() -> str:
-        data = [{**c.head(), "series": c.series.columns(state.model.vocabulary)} for c in choices]
+        data = [choice.whole(state.model.vocabulary) for choice in choices]
         fields = ("object", '"request"'), ("id", json_list([choices[0].id])[1:-1])
         return json_object((*fields, ("choices", json_list(data, at_once=1))))
 
-    size = sum(_HEAD_SIZE + len(c.series.token_ids) for c in choices)
+    size = sum(_HEAD_SIZE + c.size // _TOKEN_BYTES for c in choices)
     return Response(await beside_the_loop(request, size, work), media_type="application/json")

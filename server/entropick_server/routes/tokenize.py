@@ -21,7 +21,10 @@ async def tokenize(request: Request) -> Response:
     def work() -> str:
         if messages is not None:
             ids = model.encoder.conversation(
-                messages, add_generation_prompt=body.add_generation_prompt, bounded=False
+                messages,
+                add_generation_prompt=body.add_generation_prompt,
+                continue_final_message=body.continue_final_message,
+                bounded=False,
             )
         else:
             ids = model.encoder.text(text, add_special_tokens=body.add_special_tokens)

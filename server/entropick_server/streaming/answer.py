@@ -107,7 +107,7 @@ class Answer:
         The end-of-sequence token is a completion token, a losing branch's is not; those of completions that
         do not come back are.
         """
-        firsts = [run for run in self.runs if not run.request.choice]
+        firsts = [run for run in self.runs if run.request.counts_prompt]
         prompt = sum(len(run.request.prompt_token_ids) for run in firsts)
         completion = sum(len(run.tokens) for run in self.runs)
         details = CompletionTokensDetails(branch_tokens=sum(run.branch_tokens for run in self.runs))

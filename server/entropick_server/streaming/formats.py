@@ -135,7 +135,9 @@ def _with_telemetry(choice: Choice, run: Run, tokens: Sequence[ReplyToken], *, e
                 telemetry.replies = voted.replies
     if rows:
         telemetry.tokens = [
-            token_row(t.index, t.token, run.vocabulary, eos=t.eos, stop=t.ending and not t.eos)
+            token_row(
+                t.index, t.token, run.vocabulary, eos=t.eos, stop=t.ending and not t.eos, full=level == "full"
+            )
             for t in tokens
         ]
     return choice

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
+from array import array
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Final, Self
 
@@ -19,7 +20,8 @@ from ..engine.base import EngineError
 from ..engine.types import FinishReason, Request, RequestOutput, Token
 from ..error_estimate import Agreement, estimate
 from ..protocol.responses import ConsensusTelemetry, Summary
-from ..recent import Finished, Series
+from ..recent import Finished
+from ..series import Series
 from ..state import ServedModel, ServerState
 from ..telemetry import summarize
 
@@ -82,6 +84,7 @@ class Run:
     ) -> None:
         """Prepares a choice: number ``index`` of the HTTP answer, of an admitted prompt.
 
+        Raises ValueError for a request that goes on behind tokens in which a stop string is complete.
         ``extract``: takes the answer of its reply, None where nobody said what an answer is.
         """
         self.index = index
@@ -110,6 +113,15 @@ class Run:
         self._eos = frozenset(origin.model.info.eos_token_ids)
         self._stop_ids = frozenset(request.sampling.stop_token_ids)
         self._detokenizer = Detokenizer(self.vocabulary.bytes.__getitem__, request.sampling.stop)
+        resumed = request.resumed
+        if resumed is not None:
+            self._detokenizer.begin_behind([token.token_id for token in resumed.tokens])
+        self._offset = self._detokenizer.offset
+        """characters of the tokens that are there already"""
+        self._spent = 0 if resumed is None else resumed.spent
+        if resumed is not None and resumed.tokens:
+            # the figures of the whole reply would be needed
+            self._error_model = None
         self._summary: Summary | None = None
 
     @property
@@ -151,13 +163,14 @@ class Run:
         if reason in (FinishReason.ERROR, FinishReason.CANCELLED):
             raise GenerationError(output.error or "The engine gave this request up.")
         self.cached_tokens = output.cached_tokens
-        self.branch_tokens = output.branch_tokens
+        self.branch_tokens = output.branch_tokens - self._spent
         text, before = "", len(self.tokens)
         for position, token in enumerate(output.tokens, start=1):
             last = reason is FinishReason.STOP and position == len(output.tokens)
             ending = last and token.token_id in self._stop_ids
             eos = ending and token.token_id in self._eos
-            self.tokens.append(ReplyToken(len(self.tokens), token, self._detokenizer.offset, ending, eos))
+            index, offset = self.request.kept + len(self.tokens), self._detokenizer.offset - self._offset
+            self.tokens.append(ReplyToken(index, token, offset, ending, eos))
             if self._error_model is not None and not token.forced:
                 self._figures.add(token.surprisal, token.signals[_ENTROPY])
             released = self._detokenizer.push(token.token_id, silent=ending)
@@ -217,23 +230,45 @@ class Run:
             # the choices of one prompt have it together
             request = self.request
             # a prompt counts once, with its first choice
-            prompt_tokens = 0 if request.choice else len(request.prompt_token_ids)
+            prompt_tokens = len(request.prompt_token_ids) if request.counts_prompt else 0
             self._server.metrics.on_first_token(request.request_id, self.first_token_seconds, prompt_tokens)
         elif tokens:
             self._server.metrics.on_tokens(now - self._last, tokens)
         self._last = now
 
     def _finished(self, reason: str, duration: float) -> Finished:
-        origin, tokens = self._origin, [reply.token for reply in self.tokens]
+        origin, tokens, request = self._origin, [reply.token for reply in self.tokens], self.request
         figures = {
             "route": origin.route,
             "model": origin.model.info.name,
+            "model_hash": origin.model.model_hash,
+            "system_fingerprint": origin.model.fingerprint,
             "created": origin.created,
             "finish_reason": reason,
-            "prompt_tokens": len(self.request.prompt_token_ids),
+            "prompt_tokens": len(request.prompt_token_ids),
             "completion_tokens": len(tokens),
             "time_to_first_token": self.first_token_seconds,
             "duration": duration,
         }
-        series = Series.of(tokens)
-        return Finished(origin.answer_id, self.index, origin.request_id, self.summary, series, figures)
+        prompts = self._server.settings.recent_prompts
+        ends = frozenset() if request.sampling.ignore_eos else self._eos
+        return Finished(
+            origin.answer_id,
+            self.index,
+            origin.request_id,
+            self.summary,
+            Series.of(tokens, request.kept),
+            figures,
+            self.text,
+            replace(
+                request.sampling,
+                stop=request.sampling.stop if prompts else (),
+                stop_token_ids=tuple(i for i in request.sampling.stop_token_ids if i not in ends),
+            ),
+            request.policy,
+            tuple((reply.index, reply.token.branches) for reply in self.tokens if reply.token.branches),
+            () if request.resumed is None else request.resumed.tokens,
+            array("i", request.prompt_token_ids[: len(request.prompt_token_ids) - request.kept])
+            if prompts
+            else None,
+        )

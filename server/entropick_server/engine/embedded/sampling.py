@@ -81,7 +81,7 @@ class StepSampler:
             token = token_of(
                 row,
                 forced=bool(clarifying or sequence.reply.pending),
-                replayed=sequence.reply.replays,
+                replayed=sequence.reply.names_next,
                 tops=tops.get(i, ()),
                 detail=None
                 if detail is None

@@ -69,6 +69,7 @@ class Sequence:
         """Makes the waiting sequence of a request that passed :func:`~..reply.check_request`."""
         tokens, reply = list(request.prompt_token_ids), Reply.begin(request, max_model_len)
         sequence = cls(request, tokens, reply)
+        sequence.branch_spent = 0 if request.resumed is None else request.resumed.spent
         if request.policy.genuineness in (True, "seed"):
             # nothing stands before the first token: it costs nothing
             sequence.surprisals = [0.0, *[UNKNOWN] * (len(tokens) - 1)]
@@ -82,7 +83,7 @@ class Sequence:
     @property
     def limit(self) -> int:
         """Counts the tokens that the sequence may hold, prompt and reply together."""
-        return len(self.request.prompt_token_ids) + self.reply.limit
+        return len(self.request.prompt_token_ids) - self.request.kept + self.reply.limit
 
     @property
     def philox_stream(self) -> int:

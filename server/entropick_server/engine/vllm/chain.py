@@ -84,7 +84,7 @@ class Chain:
         self._reply = Reply.begin(request, max_model_len)
         self._ids: list[int] = []
         """the reply's tokens"""
-        self._spent = 0
+        self._spent = 0 if request.resumed is None else request.resumed.spent
         self._cached = 0
         self._count = 0
         self.verdicts: list[BranchVerdict] = []
@@ -154,6 +154,10 @@ class Chain:
             start=reply.length,
             stream=philox_stream(request.choice, branch),
             replayed=tuple(reply.pending) if reply.replays else (),
+            pending=() if reply.replays else tuple(reply.pending),
+            named=reply.named,
+            tokens=reply.tokens,
+            surprisal=reply.surprisal,
             clarify_used=reply.clarify_used,
             since_clarify=reply.since_clarify,
             unfinished=reply.unfinished,

@@ -45,12 +45,15 @@ class Row:
         """Makes a row that begins with ``spec``."""
         reply = Reply(
             length=spec.start,
-            pending=deque(spec.replayed),
+            pending=deque(spec.replayed or spec.pending),
             replays=bool(spec.replayed),
+            named=spec.named,
             clarifies=not spec.replayed and spec.policy.policy == "entropix",
             rollout_end=spec.rollout_end,
             clarify_used=spec.clarify_used,
             since_clarify=spec.since_clarify,
+            tokens=spec.tokens,
+            surprisal=spec.surprisal,
             unfinished=spec.unfinished,
             history=TokenHistory(spec.newest),
         )
@@ -75,9 +78,16 @@ class Row:
         if self.reply.length != (length := self.spec.start + taken):
             # a row that joined anew and was not parked: what remains of it is the number of its tokens, and
             # under V1 the tokens themselves
-            pending = deque(self.spec.replayed[taken:]) if self.reply.replays else self.reply.pending
+            given = self.spec.replayed or self.spec.pending
+            pending = deque(given[taken:]) if given else self.reply.pending
             history = TokenHistory((*self.spec.newest, *self.output))
-            self.reply = replace(self.reply, length=length, pending=pending, history=history)
+            self.reply = replace(
+                self.reply,
+                length=length,
+                pending=pending,
+                named=max(0, self.spec.named - taken),
+                history=history,
+            )
 
 
 class RowTable:

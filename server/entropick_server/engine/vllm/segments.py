@@ -103,7 +103,7 @@ class VllmSegments:
         token = token_of(
             row,
             forced=mark.forced,
-            replayed=bool(spec.replayed),
+            replayed=bool(spec.replayed) or position < spec.start + spec.named,
             tops=mark.tops,
             detail=mark.detail and token_detail(mark.detail, self._layers, row.candidates),
             probable=mark.probable,

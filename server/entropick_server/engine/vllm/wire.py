@@ -35,8 +35,9 @@ class RowSpec:
     ``key`` names its figures on the side channel; None: nobody wants them. ``start``: tokens of the reply
     before the row's first token. ``stream``: the Philox stream of its draws. ``replayed``: tokens that the
     request named, to emit instead of drawing. ``rollout_end``, ``clarify_used``, ``since_clarify`` and
-    ``unfinished`` as in :class:`~..reply.Reply`, of the reply before the row; ``newest``: its newest tokens,
-    as many as a repetition depends on.
+    ``unfinished`` as in :class:`~..reply.Reply`, of the reply before the row, and so ``pending`` (of a reply
+    that does not end with them), ``named``, ``tokens`` and ``surprisal``; ``newest``: its newest tokens, as
+    many as a repetition depends on.
     """
 
     sampling: SamplingParams
@@ -50,6 +51,10 @@ class RowSpec:
     since_clarify: int | None = None
     unfinished: bytes = b""
     newest: tuple[int, ...] = ()
+    pending: tuple[int, ...] = ()
+    named: int = 0
+    tokens: int = 0
+    surprisal: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the specification for ``extra_args``, in values that any serializer takes."""
@@ -63,6 +68,10 @@ class RowSpec:
             "since_clarify": self.since_clarify,
             "unfinished": self.unfinished.hex(),
             "newest": list(self.newest),
+            "pending": list(self.pending),
+            "named": self.named,
+            "tokens": self.tokens,
+            "surprisal": self.surprisal,
             "sampling": {name: getattr(self.sampling, name) for name in _SAMPLED},
             "policy": self.policy.policy,
             "preset": self.policy.preset,
@@ -105,6 +114,10 @@ def _from_server(values: Mapping[str, Any]) -> RowSpec:
         values["since_clarify"],
         bytes.fromhex(values["unfinished"]),
         tuple(values["newest"]),
+        tuple(values["pending"]),
+        values["named"],
+        values["tokens"],
+        values["surprisal"],
     )
 
 

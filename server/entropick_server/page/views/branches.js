@@ -2,7 +2,7 @@
 
 import { html } from '../vendor/htm-preact.js';
 import { select } from '../state.js';
-import { count, number, visible } from '../words.js';
+import { count, number } from '../words.js';
 
 /** Returns the tokens of a reply at which branches opened, with their branches. */
 export function openings(answer) {
@@ -20,9 +20,9 @@ export function BranchTree({ state, answer }) {
       <p class="note">${count(found.length, 'opening')}${lost ? `, ${count(lost, 'token')} of branches that lost` : ''}. The kept branch is the reply.</p>
       <ul class="tree">${found.map((one) => html`<li key=${one.index}>
         <button type="button" class="link" onClick=${() => select(answer, one.index, true)}>
-          <span class="stem">…${before(answer, one.index)}</span> <small>token ${one.index + 1}</small></button>
+          <span class="stem">${one.index ? `…${before(answer, one.index)}` : 'at the beginning'}</span> <small>token ${one.index + 1}</small></button>
         <ul>${one.branches.map((branch, i) => html`<li key=${i} class=${branch.chosen ? 'kept' : 'lost'}>
-          <span class="branch-text">${visible(branch.text)}</span>
+          <span class="branch-text">${branch.text.replace(/\n/g, '⏎')}</span>
           <span class="score">${branch.chosen ? 'kept, ' : ''}score ${branch.score === null ? '−∞' : number(branch.score)}</span></li>`)}</ul>
       </li>`)}</ul>`}`;
 }

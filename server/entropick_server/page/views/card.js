@@ -42,36 +42,25 @@ function how(row, selected) {
   return `temperature ${setting(p.temperature)} · top-p ${setting(p.top_p)} · top-k ${p.top_k > 0 ? p.top_k : 'off'} · min-p ${setting(p.min_p)}`;
 }
 
-/** Returns the most probable tokens of a step: {token, id, before, after, cut}, `after` null where not known. */
-export function probable(token) {
-  if (token.row.most_probable) {
-    return token.row.most_probable.map((one) => ({
-      token: one.token, id: one.token_id, before: one.probability, after: one.final_probability, cut: one.cut_by,
-    }));
-  }
-  return (token.top ?? []).map((one) => ({ token: one.token, id: null, before: Math.exp(one.logprob), after: null, cut: null }));
-}
-
 function Candidates({ state, token }) {
-  const rows = probable(token);
+  const rows = token.row.most_probable ?? [];
   if (!rows.length) return html`<p class="note">The other candidates of this token were not kept.</p>`;
-  const known = rows[0].after !== null;
   const { answer, index } = state.selected;
   const inChat = state.view === 'chat' && !token.row.forced;
   return html`
-    <table class=${`candidates${known ? ' both' : ''}`}>
-      <caption>${rows.length} most probable tokens${known ? ', before and after the sampler' : ''}
+    <table class="candidates">
+      <caption>${rows.length} most probable tokens, before and after the sampler
         ${inChat && html`<small>Choose one to rewind the reply to here and go on with it.</small>`}</caption>
-      <thead><tr><th scope="col">token</th><th scope="col">before</th>${known && html`<th scope="col">after</th>`}</tr></thead>
+      <thead><tr><th scope="col">token</th><th scope="col">before</th><th scope="col">after</th></tr></thead>
       <tbody>${rows.map((one) => {
-        const drawn = one.id === null ? one.token === token.row.token : one.id === token.row.token_id;
-        return html`<tr key=${one.id ?? one.token} class=${`${one.cut ? 'cut' : ''}${drawn ? ' drawn' : ''}`}>
-          <th scope="row">${inChat && one.id !== null && !drawn
-            ? html`<button type="button" class="candidate" onClick=${() => rewind(answer, index, { token: one.token, token_id: one.id })}
+        const drawn = one.token_id === token.row.token_id;
+        return html`<tr key=${one.token_id} class=${`${one.cut_by ? 'cut' : ''}${drawn ? ' drawn' : ''}`}>
+          <th scope="row">${inChat && !drawn
+            ? html`<button type="button" class="candidate" onClick=${() => rewind(answer, index, one)}
                 aria-label=${`Go on with ${visible(one.token)} instead`}><code>${visible(one.token)}</code></button>`
             : html`<code>${visible(one.token)}</code>`}${drawn && html`<small class="drawn-mark">this one</small>`}</th>
-          <td>${bar(one.before)}</td>
-          ${known && html`<td>${one.cut ? html`<span class="cut-by">cut by ${CUTS[one.cut] ?? one.cut}</span>` : bar(one.after)}</td>`}
+          <td>${bar(one.probability)}</td>
+          <td>${one.cut_by ? html`<span class="cut-by">cut by ${CUTS[one.cut_by] ?? one.cut_by}</span>` : bar(one.final_probability)}</td>
         </tr>`;
       })}</tbody>
     </table>`;

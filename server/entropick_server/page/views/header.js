@@ -8,7 +8,7 @@ import { nextTheme, setTheme, theme } from '../theme.js';
 const VIEWS = { chat: 'Chat', compare: 'Compare', recent: 'Recent' };
 
 export function Header({ state }) {
-  const go = (view) => store.set({ view, selected: null });
+  const go = (view) => store.set({ view, selected: null, panelOpen: false });
   return html`
     <a class="skip" href="#main">Skip to the page</a>
     <header class="top">

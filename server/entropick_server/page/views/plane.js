@@ -15,7 +15,7 @@ const TRAIL = 6;
 /* tokens before the chosen one from which a line leads to it */
 const TICKS = [0, 0.1, 0.5, 1, 2, 4, 6, 10, 15, 20, 30, 50];
 
-/** Returns the regions of the plane as rectangles in bits and bits², in the order in which they are drawn. */
+/** Returns the regions of the plane as rectangles in bits and bits²; where they overlap the earlier one decides. */
 export function regions(params, limit) {
   const p = params;
   return [
@@ -70,9 +70,9 @@ export function Plane({ state, answer }) {
     <h2>Entropy and varentropy</h2>
     <svg class="plane" viewBox=${`0 0 ${WIDTH} ${HEIGHT}`} role="img" data-points=${points.length}
       aria-label=${`${points.length} tokens in the plane of entropy and varentropy; ${shares(points)}`} onMouseMove=${near} onClick=${near}>
-      ${regions(params, limit).map((r) => html`<g key=${r.name} class=${`region r-${r.name}`}>
+      ${regions(params, limit).reverse().map((r) => html`<g key=${r.name} class=${`region r-${r.name}`}>
         <rect x=${x(r.x[0])} y=${y(r.y[1])} width=${Math.max(0, x(r.x[1]) - x(r.x[0]))} height=${Math.max(0, y(r.y[0]) - y(r.y[1]))} />
-        <text x=${x(r.x[0]) + 6} y=${y(r.y[1]) + 15}>${words(r.name)}</text></g>`)}
+        <text x=${x(r.x[0]) + (r.x[0] ? -6 : 6) + (r.x[0] ? x(r.x[1]) - x(r.x[0]) : 0)} y=${y(r.y[1]) + 15} text-anchor=${r.x[0] ? 'end' : 'start'}>${words(r.name)}</text></g>`)}
       ${TICKS.filter((t) => t <= limit.x).map((t) => html`<text key=${`x${t}`} class="tick" x=${x(t)} y=${HEIGHT - BOTTOM + 14} text-anchor="middle">${t}</text>`)}
       ${TICKS.filter((t) => t <= limit.y).map((t) => html`<text key=${`y${t}`} class="tick" x=${LEFT - 6} y=${y(t) + 4} text-anchor="end">${t}</text>`)}
       <path class="axis" d=${`M${LEFT} ${TOP}V${HEIGHT - BOTTOM}H${WIDTH - RIGHT}`} />

@@ -10,7 +10,7 @@ export function Reply({ answer, state, title = 'Reply', onRetry }) {
   const paint = paintOf(state, answer);
   const line = headline(answer, state.policy.hesitation);
   return html`
-    <article class=${`reply${answer.done ? '' : ' live'}`} aria-label=${title} aria-busy=${answer.done ? 'false' : 'true'}>
+    <article class=${`reply${answer.done ? '' : ' live'}`} aria-label=${title} data-id=${answer.id} aria-busy=${answer.done ? 'false' : 'true'}>
       ${answer.tokens.length === 0 && !answer.done && html`<p class="waiting">Reading the prompt …</p>`}
       <${Tokens} answer=${answer} state=${state} paint=${paint} label=${`${title}, token by token. Arrow keys walk, N and P go to where the model hesitated.`} />
       ${answer.error && html`<div class="problem" role="alert">

@@ -20,16 +20,18 @@ class Block extends Component {
       const here = index === current;
       const name = `t${token.row?.forced ? ' forced' : ''}${index < answer.given ? ' given' : ''}${here ? ' here' : ''}${paintClass(paint, token)}`;
       const blank = token.text.trim() === '';
-      return html`<span key=${index} id=${`${answer.key}-${index}`} role="option" aria-selected=${here ? 'true' : 'false'}
-        data-i=${index} class=${name} aria-label=${blank ? spoken(token) : null}>${shown(token)}</span>`;
+      // a blank at the beginning stays outside of the colour: words look like words
+      const lead = blank ? '' : token.text.slice(0, token.text.length - token.text.trimStart().length);
+      return html`${lead}<span key=${index} id=${`${answer.key}-${index}`} role="option" aria-selected=${here ? 'true' : 'false'}
+        data-i=${index} class=${name} aria-label=${blank ? spoken(token) : null}>${shown(token, lead)}</span>`;
     });
   }
 }
 
-function shown(token) {
+function shown(token, lead) {
   if (token.row?.eos) return html`<span class="mark">end</span>`;
   if (token.text === '') return html`<span class="mark">·</span>`;
-  return token.text;
+  return token.text.slice(lead.length);
 }
 
 function spoken(token) {
