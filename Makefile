@@ -99,6 +99,10 @@ system: ## install with apt: chromium (make test-page), prometheus and promtool 
 test-real: $(BIN)/.dev ## a real model, fetched once (93 MB), against float64 and llama.cpp (which `make peers` brings)
 	VENV_LLAMA=$(abspath $(VENV_LLAMA)) $(BIN)/python -m pytest -q -rsP -m real tests/real $(ARGS)
 
+.PHONY: pictures
+pictures: $(BIN)/.dev ## take the pictures of the documentation: smollm2 in the page and in the terminal (needs Chromium)
+	$(BIN)/python tools/pictures.py $(ARGS)
+
 .PHONY: test-page
 test-page: $(BIN)/.dev ## the page in headless Chromium, which make system brings (PAGE_SHOTS=FOLDER takes pictures of each view)
 	$(BIN)/python -m pytest -q -rsP -m page tests/page $(ARGS)

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from typing import Final
 
 from rich.style import Style
 
 from .alignment import Aligner
 from .commands import is_command, run_command, words
-from .conversation import HESITATION, Conversation, Reply, verdict
+from .conversation import Conversation, Reply, verdict
 from .remote import ChatError, RemoteServer
 from .scale import Scale, make_scale
 from .screen import Screen
 from .sparkline import sparkline
 
-_PROMPT = "> "
-_ERROR = Style(bold=True)
+_PROMPT: Final = "> "
+_ERROR: Final = Style(bold=True)
+_LEAST_TOP: Final = 2.0
+"""bits that the highest bar stands for at least, so that a sure reply looks like one"""
 
 
 class Chat:
@@ -150,7 +153,7 @@ class Chat:
         scale, aligner = self._scale(), Aligner()
         for event in self._server.reply(self._conversation.body(message)):
             if event.news:
-                self._screen.status(event.news)
+                self._screen.status(event.news.removeprefix("choice 0: "))
             reply.rows += event.rows
             reply.summary = event.summary or reply.summary
             reply.finish_reason = event.finish_reason or reply.finish_reason
@@ -168,10 +171,10 @@ class Chat:
             return
         if reply.finish_reason == "length":
             self._screen.note("It was cut: max_tokens or the context is full.")
-        if not (told := verdict(reply)):
+        if not (told := verdict(reply, self._conversation.facts)):
             return
         entropies = reply.entropies
-        top = max(HESITATION, *(value for value in entropies if value is not None))
+        top = max(_LEAST_TOP, *(value for value in entropies if value is not None))
         if len(entropies) > 1:
             label = f"  entropy, 0 to {top:.1f} bits"
             bars = sparkline(entropies, top, self._screen.width - len(label) - 1, self._screen.bars)

@@ -13,8 +13,6 @@ from .remote import ChatError, ServerFacts
 from .scale import BY_NAME, number
 
 ENTROPY: Final = "logits_entropy"
-HESITATION: Final = 2.0
-"""bits: a token was chosen as if among four or more that are equally likely"""
 _SCORES: Final = frozenset({"genuineness", "entropy_variance", "collapse_rate", "entropy_window_variance"})
 
 
@@ -153,15 +151,19 @@ class Conversation:
         return len(self._said)
 
 
-def verdict(reply: Reply) -> str:
+def verdict(reply: Reply, facts: ServerFacts) -> str:
     """Returns one number about a reply in words; empty where nothing was measured.
 
     The server's probability of an error where it has one, else the tokens at which the model hesitated.
     """
     if (probability := reply.error_probability) is not None:
         return f"Probability that the answer is wrong: {probability:.0%}"
-    measured = [value for value in reply.entropies if value is not None]
+    drawn = [number(row, facts.hesitation_signal) for row in reply.rows if not row.get("forced")]
+    measured = [value for value in drawn if value is not None]
     if not measured:
         return ""
-    hesitated = sum(value >= HESITATION for value in measured)
-    return f"Hesitated at {hesitated} of {len(measured)} tokens (entropy of {HESITATION:g} bits or more)"
+    hesitated = sum(value >= facts.hesitation for value in measured)
+    unit = BY_NAME[facts.hesitation_signal].unit if facts.hesitation_signal in BY_NAME else ""
+    unit = "bit" if unit == "bits" and facts.hesitation == 1 else unit
+    bound = f"{facts.hesitation_signal} of {facts.hesitation:g} {unit} or more"
+    return f"Hesitated at {hesitated} of {len(measured)} tokens ({bound})"

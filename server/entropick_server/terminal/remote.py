@@ -10,6 +10,8 @@ from typing import Any, Final
 
 import httpx
 
+from entropick_sampler.signals import HESITATION, HESITATION_SIGNAL
+
 from .escaping import one_line
 
 _CONNECT_SECONDS: Final = 5.0
@@ -49,6 +51,9 @@ class ServerFacts:
     """signal -> its quantiles in the model's profile"""
     default: Mapping[str, Any] = field(default_factory=dict)
     """the policy of a request that names none"""
+    hesitation_signal: str = HESITATION_SIGNAL
+    hesitation: float = HESITATION
+    """the model hesitates at a token where the signal is this or more"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +116,7 @@ class RemoteServer:
             return ServerFacts(name)
         consensus = told.get("consensus", {})
         profile = told.get("profile") or {}
+        hesitation = told.get("hesitation", {})
         return ServerFacts(
             model=name,
             measures=True,
@@ -122,6 +128,8 @@ class RemoteServer:
             extractors=tuple(consensus.get("extract", ())),
             quantiles=profile.get("quantiles", {}),
             default=told.get("default", {}),
+            hesitation_signal=str(hesitation.get("signal", HESITATION_SIGNAL)),
+            hesitation=float(hesitation.get("from", HESITATION)),
         )
 
     def reply(self, body: Mapping[str, Any]) -> Iterator[Event]:

@@ -1,7 +1,7 @@
 """Colours of tokens: by the size of a signal in five steps, or by strategy.
 
-The steps of a signal run along cividis, which is made for readers with any colour vision and grows evenly in
-lightness; strategies have colours of Okabe and Ito's set. A token's ground is coloured, and its letters are
+The steps of a signal run along cividis (its light end paler on a light terminal), which is made for readers with
+any colour vision and grows evenly in lightness; strategies have colours of Okabe and Ito's set. A token's ground is coloured, and its letters are
 black or white, so that it can be read whatever the terminal's own colours are.
 """
 
@@ -22,7 +22,7 @@ NONE: Final = "none"
 """no colours"""
 
 _ON_DARK: Final = ("#3b496c", "#7c7b78", "#bcaf6f", "#fee838")
-_ON_LIGHT: Final = ("#fee838", "#bcaf6f", "#7c7b78", "#00224e")
+_ON_LIGHT: Final = ("#fbf0b2", "#d5c46a", "#7c7b78", "#00224e")
 _STRATEGIES: Final[Mapping[str, str | None]] = {
     "greedy": None,
     "clarify": "#cc79a7",

@@ -16,6 +16,7 @@ from entropick_server.serve import build_server
 from entropick_server.settings import Settings
 
 Start = Callable[..., str]
+MODELS = {"object": "list", "data": [{"id": "other-model"}]}
 
 
 @pytest.fixture
@@ -53,8 +54,8 @@ class Other(BaseHTTPRequestHandler):
     """A server of OpenAI's API that knows nothing of entropick; ``script`` are the bytes of its streams."""
 
     script: tuple[bytes, ...] = ()
-    models: Any = {"object": "list", "data": [{"id": "other-model"}]}
-    bodies: list[dict[str, Any]]  # noqa: RUF012 (set for each server)
+    models: Any = None
+    bodies: list[dict[str, Any]]
 
     def do_GET(self) -> None:
         if self.path == "/v1/models" and self.models is not None:
@@ -87,7 +88,7 @@ def other() -> Iterator[Callable[..., tuple[str, list[dict[str, Any]]]]]:
     """``other(*script)`` starts such a server: its URL, and the bodies that it is sent."""
     with contextlib.ExitStack() as stack:
 
-        def start(*script: bytes, models: Any = Other.models) -> tuple[str, list[dict[str, Any]]]:
+        def start(*script: bytes, models: Any = MODELS) -> tuple[str, list[dict[str, Any]]]:
             bodies: list[dict[str, Any]] = []
             kind = type("Handler", (Other,), {"script": script, "models": models, "bodies": bodies})
             server = ThreadingHTTPServer(("127.0.0.1", 0), kind)

@@ -21,7 +21,15 @@ WITHIN = 120.0
 
 def environment(**given: str) -> dict[str, str]:
     """The environment of a terminal with many colours, and nothing else that decides about them."""
-    decide = {"NO_COLOR", "FORCE_COLOR", "COLORTERM", "COLORFGBG", "TERM", "TTY_COMPATIBLE", "TTY_INTERACTIVE"}
+    decide = {
+        "NO_COLOR",
+        "FORCE_COLOR",
+        "COLORTERM",
+        "COLORFGBG",
+        "TERM",
+        "TTY_COMPATIBLE",
+        "TTY_INTERACTIVE",
+    }
     kept = {name: value for name, value in os.environ.items() if name not in decide}
     kept = {name: value for name, value in kept.items() if not name.startswith("ENTROPICK_")}
     return {**kept, "TERM": "xterm-256color", "COLORTERM": "truecolor", "LC_ALL": "C.UTF-8", **given}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -174,7 +175,12 @@ def test_completion(conversation: Conversation) -> None:
 
 
 def told(text: str = "Yes.", **fields: Any) -> Reply:
-    rows = [{"token": text, "signals": {"logits_entropy": 2.5}}, {"token": "<eos>", "signals": {}}]
+    rows = [
+        {"token": text, "signals": {"logits_entropy": 2.5, "surprisal": 1.0}},
+        {"token": " you", "forced": True, "signals": {"surprisal": 9.0}},
+        {"token": ".", "signals": {"surprisal": 0.99}},
+        {"token": "<eos>", "signals": {}},
+    ]
     return Reply([Stretch(text, rows[0])], rows, {"seed": 9}, "stop", **fields)
 
 
@@ -216,10 +222,12 @@ def test_save(conversation: Conversation, tmp_path: Path) -> None:
 
 def test_one_number_about_a_reply() -> None:
     reply = told()
-    assert verdict(reply) == "Hesitated at 1 of 1 tokens (entropy of 2 bits or more)"
+    assert verdict(reply, FACTS) == "Hesitated at 1 of 2 tokens (surprisal of 1 bit or more)"
+    other = replace(FACTS, hesitation_signal="logits_entropy", hesitation=3.0)
+    assert verdict(reply, other) == "Hesitated at 0 of 1 tokens (logits_entropy of 3 bits or more)"
     reply.summary = {"error_probability": 0.123}
-    assert verdict(reply) == "Probability that the answer is wrong: 12%"
-    assert verdict(Reply()) == ""
+    assert verdict(reply, FACTS) == "Probability that the answer is wrong: 12%"
+    assert verdict(Reply(), FACTS) == ""
 
 
 @pytest.mark.parametrize(

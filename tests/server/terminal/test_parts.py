@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import unicodedata
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -47,7 +48,9 @@ def test_what_is_shown_can_be_shown_again_and_has_no_control(text: str) -> None:
     shown = printable(text)
     assert printable(shown) == shown
     assert {c for c in shown if unicodedata.category(c) in ("Cc", "Cs")} <= {"\n", "\t"}
-    assert not {c for c in shown if unicodedata.bidirectional(c) in ("RLO", "LRO", "RLI", "LRI", "FSI", "PDI")}
+    assert not {
+        c for c in shown if unicodedata.bidirectional(c) in ("RLO", "LRO", "RLI", "LRI", "FSI", "PDI")
+    }
 
 
 def test_one_line_is_one_and_short() -> None:
@@ -104,7 +107,7 @@ def test_steps_grow_evenly_in_lightness_and_can_be_read(light: bool) -> None:
     assert len(tones) == 4
     # the largest value differs most from the terminal's ground, without help of the hue
     assert tones == sorted(tones, reverse=light)
-    assert all(abs(a - b) > 0.04 for a, b in zip(tones, tones[1:], strict=False))
+    assert all(abs(a - b) > 0.04 for a, b in pairwise(tones))
 
 
 @pytest.mark.parametrize("system", [ColorSystem.TRUECOLOR, ColorSystem.EIGHT_BIT])
@@ -121,7 +124,16 @@ def test_steps_stay_apart_in_a_terminal_with_fewer_colours(system: ColorSystem) 
 def test_a_value_has_the_style_of_its_step() -> None:
     scale = make_scale("logits_entropy", {}, light=False)
     assert isinstance(scale, SignalScale)
-    for value, step in [(0.0, None), (0.499, None), (0.5, 0), (1.9, 0), (2.0, 1), (4.0, 2), (6.0, 3), (16, 3)]:
+    for value, step in [
+        (0.0, None),
+        (0.499, None),
+        (0.5, 0),
+        (1.9, 0),
+        (2.0, 1),
+        (4.0, 2),
+        (6.0, 3),
+        (16, 3),
+    ]:
         wanted = None if step is None else scale.styles[step]
         assert scale.style({"signals": {"logits_entropy": value}}) == wanted, value
     for unmeasured in ({}, {"signals": {}}, {"signals": None}, {"signals": {"logits_entropy": None}}):
@@ -252,15 +264,13 @@ def _a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_coloured_ground_ends_with_its_line() -> None:
     out = Stream(tty=True)
     Screen(out, out).write("a\nb", ground("#fee838"))
-    assert out.getvalue() == "\x1b[38;2;0;0;0;48;2;254;232;56ma\x1b[0m\n\x1b[38;2;0;0;0;48;2;254;232;56mb\x1b[0m"
+    assert (
+        out.getvalue() == "\x1b[38;2;0;0;0;48;2;254;232;56ma\x1b[0m\n\x1b[38;2;0;0;0;48;2;254;232;56mb\x1b[0m"
+    )
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [("NO_COLOR", "1"), ("TERM", "dumb"), ("TERM", "unknown")]
-)
-def test_plain_where_colours_are_not_wanted(
-    monkeypatch: pytest.MonkeyPatch, name: str, value: str
-) -> None:
+@pytest.mark.parametrize(("name", "value"), [("NO_COLOR", "1"), ("TERM", "dumb"), ("TERM", "unknown")])
+def test_plain_where_colours_are_not_wanted(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(name, value)
     out = Stream(tty=True)
     screen = Screen(out, out)
