@@ -92,10 +92,11 @@ BUDGET: Final = 2
 """The row of ``choices`` with the number of clarifying texts that a request may get; 0 but for CLARIFY."""
 
 # GREEDY, CLARIFY, EXPLORE, HIGH_UNCERTAINTY; ADAPTIVE, the last strategy, has no cut points
-_CUTS: Final = (
+CUTS: Final = (
     ("greedy_entropy", "clarify_entropy", "explore_entropy", "high_uncertainty_entropy"),
     ("greedy_varentropy", "clarify_varentropy", "explore_varentropy", "high_uncertainty_varentropy"),
 )
+"""The names of the cut points on entropy and varentropy, region by region."""
 SIDES: Final[Floats] = np.array(((-1.0, 1.0, -1.0, 1.0, 1.0), (-1.0, -1.0, 1.0, 1.0, 1.0)))
 """On which side of its entropy and its varentropy cut point each region lies: 1 above, -1 below, [2, 5].
 
@@ -159,7 +160,7 @@ class RowParams(NamedTuple):
         draws = params.temperature > 0 or (enabled and (params.temperature_min > 0 or params.loop_length > 0))
         cells = table(params, ("calibrated" if ranked else "seed") if enabled else None)
         record = np.zeros((), ROW)
-        record["cuts"] = [[*(getattr(params, c) for c in axis), -math.inf] for axis in _CUTS] * SIDES
+        record["cuts"] = [[*(getattr(params, c) for c in axis), -math.inf] for axis in CUTS] * SIDES
         weights = profile.clarify_weights if profile else {}
         record["clarify_weights"] = [weights.get(name, 0.0) for name in _SIGNAL_NAMES]
         record["clarify_cut"] = -(profile.clarify_bias if profile else 1.0)
@@ -269,6 +270,35 @@ def opening_table(profile: Profile | None) -> OpeningWeights:
     return OpeningWeights.of(profile.opening_weights if profile else {})
 
 
+class ResolvedPolicy(NamedTuple):
+    """The numbers of a request's policy.
+
+    ``enabled``: strategies decide; ``profile``: of preset ``calibrated``; ``formula``: of a policy with one
+    formula, with its numbers.
+    """
+
+    params: PolicyParams
+    enabled: bool
+    profile: Profile | None
+    formula: tuple[OneFormula, FormulaParams] | None
+
+
+def resolve_policy(sampling: SamplingParams, config: PolicyConfig, profile: Profile | None) -> ResolvedPolicy:
+    """Returns the numbers of a request's policy: its preset, replaced by sampling fields and overrides.
+
+    ``profile``: the one in force, which preset ``calibrated`` needs. Raises ValueError for a bad override.
+    """
+    policy, given = config.policy, config.overrides
+    one = ONE_FORMULA.get(policy)
+    profile = profile if policy == "entropix" and config.preset == "calibrated" else None
+    base = profile.params if profile else SEED_PARAMS if policy == "entropix" else FIXED_BASE
+    params = resolve(base if one is None else FORMULA_BASE, sampling, given)
+    # a temperature 0 that was asked for is plain greedy
+    greedy = params.temperature == 0.0 and given.get("temperature", sampling.temperature) is not None
+    formula = None if one is None else (one, formula_params(given))
+    return ResolvedPolicy(params, policy == "entropix" and not greedy, profile, formula)
+
+
 # a batch is composed anew when a row joins or leaves; the others, and most of those to come, are known
 @functools.lru_cache(maxsize=512)
 def _row_params(
@@ -280,14 +310,10 @@ def _row_params(
     policy: PolicyName,
     profile: Profile | None,
 ) -> RowParams:
-    one = ONE_FORMULA.get(policy)
-    base = profile.params if profile else SEED_PARAMS if policy == "entropix" else FIXED_BASE
-    sampling, given = SamplingParams(temperature, top_p, top_k, min_p), dict(overrides)
-    params = resolve(base if one is None else FORMULA_BASE, sampling, given)
-    formula = None if one is None else (one, formula_params(given))
-    # a temperature 0 that was asked for is plain greedy
-    greedy = params.temperature == 0.0 and given.get("temperature", temperature) is not None
-    return RowParams.of(params, policy == "entropix" and not greedy, profile, formula)
+    sampling = SamplingParams(temperature, top_p, top_k, min_p)
+    config = PolicyConfig(policy, "calibrated" if profile else "seed", dict(overrides))
+    found = resolve_policy(sampling, config, profile)
+    return RowParams.of(found.params, found.enabled, found.profile, found.formula)
 
 
 def row_params(sampling: SamplingParams, policy: PolicyConfig, profile: Profile | None) -> RowParams:

@@ -1,7 +1,7 @@
 """The most probable tokens of a step before and after the sampler, and the filter that cut each.
 
-In float64 on the host, for the rows that ask: what the draw does in float32 for all tokens is told here of a
-few. The filters are those of ``entropick_kernels.sample.reference``, with its tolerance.
+In float64 on the host, for the rows that ask; the draw itself computes in float32, for all tokens. The
+filters are those of ``entropick_kernels.sample.reference``, with its tolerance.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class _Kept(NamedTuple):
 def most_probable(
     logits: npt.NDArray[np.floating], draw: Draw, drawn: Sequence[int] = (), count: int = MOST_PROBABLE
 ) -> tuple[ProbableToken, ...]:
-    """Finds the ``count`` most probable tokens of a distribution and tells what the sampler makes of them.
+    """Finds the ``count`` most probable tokens of a distribution before and after the sampler.
 
     ``logits`` [V], masked, neither NaN nor +inf; ``drawn``: token ids that are told of too, wherever they
     stand. Returns the tokens in order of falling probability, ties by token id, without masked tokens.

@@ -1,4 +1,4 @@
-"""The console script ``entropick`` with its commands serve, calibrate, chat, eval and version."""
+"""The console script ``entropick``: serve, calibrate, chat, explain, replay, eval and version."""
 
 from __future__ import annotations
 
@@ -66,6 +66,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from .terminal.command import run as chat
 
         return chat(argv[1:])
+    if argv[:1] in (["explain"], ["replay"]):
+        from .inspection.command import run as inspect
+
+        return inspect(argv)
     ours, theirs = _split(argv)
     args = _parser().parse_args(ours)
     if args.command == "version":
@@ -232,6 +236,8 @@ def _parser() -> argparse.ArgumentParser:
             help="take an architecture that was not validated",
         )
     commands.add_parser("chat", help="talk to a server in the terminal, with colours", add_help=False)
+    commands.add_parser("explain", help="tell why each token of a reply was picked", add_help=False)
+    commands.add_parser("replay", help="run a request again by its seed and compare", add_help=False)
     commands.add_parser("eval", help="compare settings on questions with known answers", add_help=False)
     commands.add_parser("version", help="print the version")
     return parser

@@ -1,8 +1,8 @@
-"""A reply rewound to one of its tokens: what a request must know to go on from there.
+"""A reply rewound to one of its tokens: the facts that a request needs to go on from there.
 
 Draws keep their numbers: a reply that goes on behind k tokens draws at position k what it would have drawn
-there. What the policy remembered is taken from the record of the reply where /v1/requests has it, else it is
-read from the tokens.
+there. The policy's memory is taken from the record of the reply where /v1/requests has it, else read from the
+tokens.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .recent import Finished
 
 
 @dataclass(frozen=True, slots=True)
-class _Piece:
+class Piece:
     """Tokens of a reply that came together, ``begin`` to ``end``: no draw of their own could be repeated.
 
     ``lost``: tokens of branches that lost beside them.
@@ -47,7 +47,7 @@ def rewound(
     was kept. ``clarifying``: the text of the profile in force. Raises ValueError for an ``index`` beyond the
     reply.
     """
-    facts, pieces = _facts(finished, clarifying)
+    facts, pieces = facts_of(finished, clarifying)
     if not 0 <= index <= len(facts):
         raise ValueError(f"must be between 0 and {len(facts)}, the tokens of that reply")
     resumed = _resumed(facts[:index], tokenizer, clarifying)
@@ -111,35 +111,35 @@ def _resumed(facts: Sequence[KeptToken], tokenizer: Tokenizer, clarifying: Clari
     )
 
 
-def _facts(finished: Finished, clarifying: ClarifyingText) -> tuple[list[KeptToken], list[_Piece]]:
+def facts_of(finished: Finished, clarifying: ClarifyingText) -> tuple[list[KeptToken], list[Piece]]:
     """Returns the tokens of a recorded reply, and its pieces, of which no two overlap."""
     series, begin = finished.series, len(finished.kept)
     surprisals = series.signal("surprisal")
-    facts, pieces = list(finished.kept), list[_Piece]()
+    facts, pieces = list(finished.kept), list[Piece]()
     rollouts = dict(finished.branches)
     text_ends = named_from = -1
     for at, token in enumerate(facts):
         if token.clarifies:
             text_ends = at + len(clarifying.later if at else clarifying.first)
-            pieces.append(_Piece("text", at, text_ends))
+            pieces.append(Piece("text", at, text_ends))
     for n, token_id in enumerate(series.token_ids):
         at = begin + n
         inserted = bool(series.forced[n]) and series.strategies[n] == Strategy.CLARIFY
         begins = inserted and at >= text_ends
         if begins:
             text_ends = at + len(clarifying.later if at else clarifying.first)
-            pieces.append(_Piece("text", at, text_ends))
+            pieces.append(Piece("text", at, text_ends))
         lost = 0
         if records := rollouts.get(at):
             lost = sum(len(record.token_ids) for record in records if not record.chosen)
             kept = next(len(record.token_ids) for record in records if record.chosen)
-            pieces.append(_Piece("rollout", at, at + kept, lost))
+            pieces.append(Piece("rollout", at, at + kept, lost))
         if series.forced[n] and not inserted:
             if named_from >= 0:
                 pieces[named_from] = replace(pieces[named_from], end=at + 1)
             else:
                 named_from = len(pieces)
-                pieces.append(_Piece("named", at, at + 1))
+                pieces.append(Piece("named", at, at + 1))
         surprisal = None if math.isnan(surprisals[n]) else surprisals[n]
         facts.append(KeptToken(token_id, surprisal, begins, lost))
     return facts, pieces

@@ -1,4 +1,4 @@
-"""The figures of a choice's tokens as compact arrays: what /v1/requests shows column by column."""
+"""The figures of a choice's tokens as compact arrays, which /v1/requests shows column by column."""
 
 from __future__ import annotations
 

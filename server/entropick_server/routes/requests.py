@@ -1,11 +1,16 @@
-"""The routes GET /v1/requests and /v1/requests/{id}: the last finished requests with their series."""
+"""The routes GET /v1/requests, /v1/requests/{id} and its /explanation: the last finished requests."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from ..explanation import explanation, numbers_in_force
 from ..protocol.errors import ApiError
+from ..recent import Finished
 from ..state import server_state
 from ._common import beside_the_loop, json_list, json_object
 
@@ -35,14 +40,45 @@ async def list_requests(request: Request) -> Response:
 async def get_request(request: Request, answer_id: str) -> Response:
     """Returns one answer, by its id or its X-Request-Id: each choice with all that is known of it."""
     state = server_state(request)
-    choices = state.recent.find(answer_id)
+
+    def whole(finished: Finished) -> dict[str, Any]:
+        numbers = numbers_in_force(finished, state.engine.profile)
+        return {**finished.whole(state.model.vocabulary), "policy_parameters": numbers}
+
+    return await _choices(request, answer_id, "request", whole, size_factor=1)
+
+
+@router.get("/v1/requests/{answer_id}/explanation")
+async def explain_request(request: Request, answer_id: str) -> Response:
+    """Returns one answer token by token, each with the rule that picked it and the numbers in it."""
+    state = server_state(request)
+    model = state.model
+
+    def explained(finished: Finished) -> dict[str, Any]:
+        return explanation(finished, state.engine.profile, model.clarifying, model.vocabulary)
+
+    return await _choices(request, answer_id, "explanation", explained, size_factor=64)
+
+
+async def _choices(
+    request: Request,
+    answer_id: str,
+    kind: str,
+    told: Callable[[Finished], dict[str, Any]],
+    size_factor: int,
+) -> Response:
+    """Returns the choices of an answer as ``told`` tells them. Raises the 404.
+
+    ``size_factor``: the work of a token, in units of ``offload``.
+    """
+    choices = server_state(request).recent.find(answer_id)
     if not choices:
         raise ApiError(404, "No finished request of this id is remembered.", code="request_not_found")
 
     def work() -> str:
-        data = [choice.whole(state.model.vocabulary) for choice in choices]
-        fields = ("object", '"request"'), ("id", json_list([choices[0].id])[1:-1])
+        data = [told(choice) for choice in choices]
+        fields = ("object", f'"{kind}"'), ("id", json_list([choices[0].id])[1:-1])
         return json_object((*fields, ("choices", json_list(data, at_once=1))))
 
-    size = sum(_HEAD_SIZE + c.size // _TOKEN_BYTES for c in choices)
+    size = sum(_HEAD_SIZE + size_factor * choice.size // _TOKEN_BYTES for choice in choices)
     return Response(await beside_the_loop(request, size, work), media_type="application/json")

@@ -1,0 +1,1 @@
+"""The commands that look at a finished request of a running server: ``explain`` and ``replay``."""
