@@ -47,6 +47,7 @@ def token_of(
     tops: TopLogprobs = (),
     detail: TokenDetail | None = None,
     window: WindowStep = NO_WINDOW,
+    layer_entropy: tuple[tuple[int, float], ...] = (),
 ) -> Token:
     """Makes the emitted token of a row.
 
@@ -63,6 +64,7 @@ def token_of(
         tops,
         detail,
         counts=window.counts,
+        layer_entropy=layer_entropy,
     )
 
 
