@@ -79,6 +79,22 @@ parity-v2: $(VENV_VLLM)/.ready ## the same texts and figures under vLLM's runner
 	PYTHONPATH=tests/vllm/interpreted TRITON_INTERPRET=1 VLLM_USE_V2_MODEL_RUNNER=1 $(VLLM_HERE) \
 	  $(VENV_VLLM)/bin/python benchmarks/vllm_parity.py $(ARGS)
 
+.PHONY: dashboards
+dashboards: $(BIN)/.dev ## write deploy/grafana/dashboards and the list of panels in docs/dashboards.md
+	PYTHONPATH=deploy $(BIN)/python -m dashboards
+
+.PHONY: test-dashboards
+test-dashboards: $(BIN)/.dev ## a real Prometheus scrapes pico under load: every query, rule, alert; needs make system (minutes)
+	$(BIN)/python -m pytest -q -rsP -m dashboards tests/dashboards $(ARGS)
+
+# Debian and its kin; nothing of these is needed to serve or for `make test`
+SYSTEM_PACKAGES := chromium prometheus wordnet-base
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+.PHONY: system
+system: ## install with apt: chromium (make test-page), prometheus and promtool (make test-dashboards), WordNet (make tasks)
+	$(SUDO) apt-get update -q
+	$(SUDO) apt-get install -y -q --no-install-recommends $(SYSTEM_PACKAGES)
+
 .PHONY: test-real
 test-real: $(BIN)/.dev ## a real model, fetched once (93 MB), against float64 and llama.cpp (which `make peers` brings)
 	VENV_LLAMA=$(abspath $(VENV_LLAMA)) $(BIN)/python -m pytest -q -rsP -m real tests/real $(ARGS)
@@ -211,6 +227,10 @@ bench-peers: peers ## the engine against transformers, vLLM and llama.cpp; signa
 bench-serving: peers ## the server against those of vLLM and llama.cpp, streaming over loopback
 	$(BIN)/python benchmarks/serving.py $(PEER_OPTIONS) --prompts 32,512 $(ARGS)
 	$(BIN)/python benchmarks/serving.py $(PEER_OPTIONS) --model 125m --requests 2 --rounds 3 $(ARGS)
+
+.PHONY: bench-metrics
+bench-metrics: $(BIN)/.dev ## what telemetry and metrics cost at 16 clients, as a ratio of servers that take turns
+	$(BIN)/python benchmarks/metrics_cost.py $(ARGS)
 
 .PHONY: bench-kernels
 bench-kernels: $(BIN)/.dev ## the kernels against their peers and this machine's copy bandwidth (a GPU where there is one)

@@ -108,7 +108,7 @@ class ChoiceMetrics:
             self._success.labels(model_name, reason.value)
 
     def on_step(self, report: StepReport) -> None:
-        """Counts what an engine step says of its choices."""
+        """Counts the queue times, preemptions and clarifying texts of an engine step."""
         for request_id, seconds in report.queued_seconds:
             self._queue.labels(self._model_name).observe(seconds, exemplar(request_id))
             if (life := self._lives.get(request_id)) is not None:

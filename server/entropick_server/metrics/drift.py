@@ -17,7 +17,7 @@ from prometheus_client.utils import floatToGoString
 from entropick_sampler.profile import QUANTILE_LEVELS, Profile
 from entropick_sampler.signals import SIGNAL_NAMES
 
-_TOPS = tuple(floatToGoString(level) for level in (*QUANTILE_LEVELS, 1.0))
+_TOPS: tuple[str, ...] = tuple(map(floatToGoString, (*QUANTILE_LEVELS, 1.0)))
 _SHARES = tuple(float(share) for share in np.diff((0.0, *QUANTILE_LEVELS, 1.0)))
 
 

@@ -74,8 +74,10 @@ class EndMetrics:
         )
 
     def bind(self, model_name: str) -> None:
-        """Names the model."""
+        """Names the model, and begins every series at 0."""
         self._model_name = model_name
+        for region in REGIONS:
+            self._heads.labels(model_name, region)
 
     def on_end(self, request_id: str, figures: GenuinenessFigures) -> None:
         """Counts a choice that ran."""

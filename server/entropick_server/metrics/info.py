@@ -1,4 +1,4 @@
-"""What does not move: the model, the KV cache and the calibration profile, as figures to compare with."""
+"""The facts that do not move: the model, the KV cache and the calibration profile, to compare with."""
 
 from __future__ import annotations
 
@@ -83,8 +83,8 @@ class InfoCollector(Collector):
             labels=["model_name", "signal", "level"],
         )
         for signal, values in sorted(profile.quantiles.items()):
-            for level, value in zip(QUANTILE_LEVELS, values, strict=True):
-                family.add_metric([model_name, signal, floatToGoString(level)], value)
+            for level, value in zip(map(floatToGoString, QUANTILE_LEVELS), values, strict=True):
+                family.add_metric([model_name, signal, level], value)
         return family
 
     @staticmethod
@@ -101,6 +101,7 @@ class InfoCollector(Collector):
                 ("genuineness_genuine", cuts.genuine),
                 ("genuineness_mechanical", cuts.mechanical),
                 ("genuineness_cost", cuts.cost),
+                ("genuineness_pull", cuts.pull),
             ):
                 if value is not None:
                     family.add_metric([model_name, name], value)

@@ -35,7 +35,7 @@ class MetricsPage:
     def encode(self, accept: str) -> tuple[bytes, str]:
         """Returns the page and its content type; exemplars are in the OpenMetrics form only."""
         encoder, content_type = choose_encoder(accept)
-        return encoder(self), content_type  # type: ignore[arg-type]
+        return encoder(self), content_type
 
 
 class Metrics:
