@@ -49,6 +49,7 @@ def token_of(
     detail: TokenDetail | None = None,
     window: WindowStep = NO_WINDOW,
     probable: tuple[ProbableToken, ...] = (),
+    layer_entropy: tuple[tuple[int, float], ...] = (),
 ) -> Token:
     """Makes the emitted token of a row.
 
@@ -66,6 +67,7 @@ def token_of(
         detail,
         most_probable=probable,
         counts=window.counts,
+        layer_entropy=layer_entropy,
     )
 
 

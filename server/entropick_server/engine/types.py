@@ -165,6 +165,8 @@ class Token:
     ``branches``: of the token where branches opened; in order of their numbers.
     ``most_probable``: at telemetry ``full``, tokens before and after the sampler, every drawn one among them.
     ``counts``: heads in the regions of the plane of genuineness, None where no cut points are known.
+    ``layer_entropy``: layers and their entropies (bits) by the logit lens, where the request wants them of
+    this token.
     """
 
     token_id: int
@@ -178,6 +180,7 @@ class Token:
     branches: tuple[BranchRecord, ...] = ()
     most_probable: tuple[ProbableToken, ...] = ()
     counts: HeadCounts | None = None
+    layer_entropy: tuple[tuple[int, float], ...] = ()
 
     @property
     def surprisal(self) -> float | None:
@@ -286,6 +289,8 @@ class ModelInfo:
     defaults: GenerationDefaults
     created: int
     """Unix seconds"""
+    layer_entropy: bool = False
+    """whether entropies of layers can be measured"""
 
 
 DecoderChoice = Literal["auto", "torch", "modules"]
