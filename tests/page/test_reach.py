@@ -1,4 +1,4 @@
-"""The page for everyone: axe-core, the keyboard alone, a screen reader's view, narrow screens, long replies."""
+"""The page for everyone: axe-core, the keyboard alone, a screen reader, narrow screens, long replies."""
 
 from __future__ import annotations
 
@@ -194,7 +194,8 @@ def test_a_reply_of_2000_tokens_stays_smooth(chat: Any, capsys: pytest.CaptureFi
         const { addChunk, newAnswer, endAnswer } = await import('./page/answer.js');
         const chunks = JSON.parse(rows);
         const answer = newAnswer({});
-        store.set({ turns: [{role: 'user', text: 'x'}, {role: 'assistant', answer}], colours: true, tab: 'time' });
+        const turns = [{role: 'user', text: 'x'}, {role: 'assistant', answer}];
+        store.set({ turns, colours: true, tab: 'time' });
         const frame = () => new Promise(r => requestAnimationFrame(r));
         const update = async (change) => {
           // the store draws in the next frame, before the second of these callbacks
