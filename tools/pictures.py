@@ -39,7 +39,7 @@ LARGEST: Final = 150_000
 """bytes of a picture"""
 READY_WITHIN: Final = 1200.0
 ANSWER_WITHIN: Final = 120.0
-COLUMNS: Final = 84
+COLUMNS: Final = 108
 _GREYS: Final = [(80, 80, 80)] * 8
 THEMES: Final = {
     "dark": TerminalTheme((24, 26, 31), (226, 226, 220), _GREYS),

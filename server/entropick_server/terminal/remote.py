@@ -15,9 +15,10 @@ from entropick_sampler.signals import HESITATION, HESITATION_SIGNAL
 from .escaping import one_line
 
 _CONNECT_SECONDS: Final = 5.0
-_POLL_SECONDS: Final = 0.5
+_POLL_SECONDS: Final = 1.0
 _LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 _LOADING: Final = "model_loading"
+_FIRST_START: Final = "(The first start compiles native code as well, a minute or two.)"
 
 
 class ChatError(Exception):
@@ -188,7 +189,7 @@ class RemoteServer:
         if answer.status_code == 404 and code is None:
             return ChatError(f"{self.url} is no server of OpenAI's API: it has no {answer.request.url.path}")
         if answer.status_code == 503:
-            return StillLoadingError(f"{self.url}: {message}") if code == _LOADING else ChatError(message)
+            return StillLoadingError(f"{message} {_FIRST_START}") if code == _LOADING else ChatError(message)
         if answer.status_code < 500:
             return RefusedError(message)
         return ChatError(f"The server failed: {message}")
