@@ -162,10 +162,12 @@ class PolicyWords:
         self, strategy: Strategy, values: Sequence[float | None], looping: bool
     ) -> dict[str, str]:
         words, cells, seen = {}, self._table, self._seen(values)
-        unlimited = self.values(strategy, values, looping=False)
+        numbers = self.values(strategy, values, looping=False)
+        greedy = self.values(strategy, values, looping)["temperature"] <= 0
         for p, name in enumerate(PARAMETERS):
-            value = unlimited[name]
-            if _is_off(name, value):
+            value = numbers[name]
+            # at temperature 0 the filters do nothing
+            if _is_off(name, value) or (greedy and name != "temperature"):
                 continue
             terms = [_short(float(cells.constants[strategy, p]))]
             for i in np.flatnonzero(cells.coefficients[strategy, p]):

@@ -53,7 +53,7 @@ def explanation(
             row |= {"rule": rule, "words": {}}
         else:
             told = words.explain(strategy, signals)
-            row |= {"rule": told.rule, "words": dict(told.parameters)}
+            row |= {"rule": told.rule, "words": {} if columns["forced"][n] else dict(told.parameters)}
         row["how"] = _how(row, facts[index].clarifies)
         if records := rollouts.get(index):
             row["branches"] = [_branch(record, vocabulary) for record in records]
