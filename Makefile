@@ -79,9 +79,33 @@ parity-v2: $(VENV_VLLM)/.ready ## the same texts and figures under vLLM's runner
 	PYTHONPATH=tests/vllm/interpreted TRITON_INTERPRET=1 VLLM_USE_V2_MODEL_RUNNER=1 $(VLLM_HERE) \
 	  $(VENV_VLLM)/bin/python benchmarks/vllm_parity.py $(ARGS)
 
+.PHONY: dashboards
+dashboards: $(BIN)/.dev ## write deploy/grafana/dashboards and the list of panels in docs/dashboards.md
+	PYTHONPATH=deploy $(BIN)/python -m dashboards
+
+.PHONY: test-dashboards
+test-dashboards: $(BIN)/.dev ## a real Prometheus scrapes pico under load: every query, rule, alert; needs make system (minutes)
+	$(BIN)/python -m pytest -q -rsP -m dashboards tests/dashboards $(ARGS)
+
+# Debian and its kin; nothing of these is needed to serve or for `make test`
+SYSTEM_PACKAGES := chromium prometheus wordnet-base
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+.PHONY: system
+system: ## install with apt: chromium (make test-page), prometheus and promtool (make test-dashboards), WordNet (make tasks)
+	$(SUDO) apt-get update -q
+	$(SUDO) apt-get install -y -q --no-install-recommends $(SYSTEM_PACKAGES)
+
 .PHONY: test-real
 test-real: $(BIN)/.dev ## a real model, fetched once (93 MB), against float64 and llama.cpp (which `make peers` brings)
 	VENV_LLAMA=$(abspath $(VENV_LLAMA)) $(BIN)/python -m pytest -q -rsP -m real tests/real $(ARGS)
+
+.PHONY: pictures
+pictures: $(BIN)/.dev ## take the pictures of the documentation: smollm2 in the page and in the terminal (needs Chromium)
+	$(BIN)/python tools/pictures.py $(ARGS)
+
+.PHONY: test-page
+test-page: $(BIN)/.dev ## the page in headless Chromium, which make system brings (PAGE_SHOTS=FOLDER takes pictures of each view)
+	$(BIN)/python -m pytest -q -rsP -m page tests/page $(ARGS)
 
 .PHONY: check
 check: $(BIN)/.dev ## style, types, layering, first sentences of docstrings
@@ -162,6 +186,13 @@ clarify-smollm2: $(BIN)/.serve ## fit CLARIFY into smollm2's profile, whose othe
 	$(BIN)/python tools/clarify_fit.py $(or $(MODEL),smollm2) --profile $(SMOLLM2_DATA).toml \
 	  --data $(SMOLLM2_DATA)/fit.jsonl $(SMOLLM2_DATA)/fit-2.jsonl
 
+.PHONY: genuineness-cuts
+genuineness-cuts: $(BIN)/.serve ## fit genuineness's cut points into the shipped profiles, whose other figures stay (some minutes; MODEL=DIR as above)
+	$(BIN)/python tools/genuineness_cuts.py pico/entropick_pico/model \
+	  --profile pico/entropick_pico/model/entropick_profile.toml --data pico/entropick_pico/calibration.jsonl
+	$(BIN)/python tools/genuineness_cuts.py $(or $(MODEL),smollm2) --profile $(SMOLLM2_DATA).toml \
+	  --data $(SMOLLM2_DATA)/fit.jsonl
+
 .PHONY: bench
 bench: $(BIN)/.dev ## decode and end to end against transformers generate, on this machine
 	$(BIN)/python benchmarks/engine.py --peers entropick,generate $(ARGS)
@@ -204,6 +235,10 @@ bench-peers: peers ## the engine against transformers, vLLM and llama.cpp; signa
 bench-serving: peers ## the server against those of vLLM and llama.cpp, streaming over loopback
 	$(BIN)/python benchmarks/serving.py $(PEER_OPTIONS) --prompts 32,512 $(ARGS)
 	$(BIN)/python benchmarks/serving.py $(PEER_OPTIONS) --model 125m --requests 2 --rounds 3 $(ARGS)
+
+.PHONY: bench-metrics
+bench-metrics: $(BIN)/.dev ## what telemetry and metrics cost at 16 clients, as a ratio of servers that take turns
+	$(BIN)/python benchmarks/metrics_cost.py $(ARGS)
 
 .PHONY: bench-kernels
 bench-kernels: $(BIN)/.dev ## the kernels against their peers and this machine's copy bandwidth (a GPU where there is one)

@@ -50,6 +50,18 @@ def test_only_the_command_line_chooses_an_engine(graph: grimp.ImportGraph) -> No
     assert found == {"entropick_server.cli"}
 
 
+def test_the_terminal_sees_the_server_from_outside(graph: grimp.ImportGraph) -> None:
+    terminal = "entropick_server.terminal"
+    found = {
+        imported
+        for module in graph.modules
+        if inside(module, terminal)
+        for imported in graph.find_modules_directly_imported_by(module)
+        if not inside(imported, terminal)
+    }
+    assert found == {"entropick_server.settings"}
+
+
 # where a module may be added, and what it must not import there
 NEWCOMERS = {
     "kernels/entropick_kernels": ["entropick_sampler", "entropick_pico", "transformers", "triton", "vllm"],

@@ -32,7 +32,8 @@ PACKAGES = {
     "evaluation": "entropick_eval",
 }
 
-_LINK = re.compile(r"\]\(([^)\s:#]+\.md)(#[^)\s]*)?\)")
+_LINK = re.compile(r"(\]\()([^)\s:#]+\.(?:md|png|svg))((?:#[^)\s]*)?\))")
+_PICTURE = re.compile(r"(\bsrc(?:set)?=\")([^\":#]+\.(?:png|svg))(\")")
 _CODE = re.compile(r"(^```.*?^```|`[^`\n]+`(?!\]))", re.S | re.M)
 
 
@@ -92,15 +93,16 @@ def site_links(markdown: str, source: str, page: str) -> str:
     """
 
     def link(match: re.Match[str]) -> str:
-        target = normpath(PurePosixPath(source).parent / match[1])
+        target = normpath(PurePosixPath(source).parent / match[2])
         uri = OUTSIDE.get(target)
         if uri is None and target.startswith("docs/"):
             uri = target.removeprefix("docs/")
         if uri is None:
             return match[0]
-        return f"]({relpath(uri, PurePosixPath(page).parent)}{match[2] or ''})"
+        return f"{match[1]}{relpath(uri, PurePosixPath(page).parent)}{match[3]}"
 
     parts = _CODE.split(markdown)
     return "".join(
-        part if part.startswith("`") else _LINK.sub(link, part).replace("][", "]\\[") for part in parts
+        part if part.startswith("`") else _PICTURE.sub(link, _LINK.sub(link, part)).replace("][", "]\\[")
+        for part in parts
     )

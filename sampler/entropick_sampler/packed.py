@@ -25,6 +25,8 @@ FIXED_COLUMNS: Final = HEADER + 4 + len(STEP_SIGNALS)
 _OF_EMITTED: Final = [signal.name for signal in STEP_SIGNALS if signal not in POLICY_SIGNALS]
 SURPRISAL: Final = _OF_EMITTED.index("surprisal") - len(_OF_EMITTED) - 2
 """The column of the emitted token's surprisal, counted from the end of a line."""
+LOGITS_ENTROPY: Final = [s.name for s in POLICY_SIGNALS].index("logits_entropy") - len(STEP_SIGNALS) - 2
+"""The column of the logits entropy, counted from the end of a line."""
 _SURPRISAL: Final = SIGNAL_NAMES.index("surprisal")
 """Where the signals of the emitted token and of the reply begin among all."""
 _STRATEGIES: Final = (*Strategy, None)

@@ -108,7 +108,7 @@ class Profile:
         if self.error is not None:
             plain["error"] = self.error.as_dict()
         if self.genuineness is not None:
-            plain["genuineness"] = asdict(self.genuineness)
+            plain["genuineness"] = _plain_cuts(self.genuineness)
         plain["quantiles"] = {name: list(values) for name, values in self.quantiles.items()}
         plain["layers"] = list(self.layers)
         plain["opening_weights"] = [list(pair) for pair in sorted(self.opening_weights.items())]
@@ -199,7 +199,12 @@ def _cuts(table: Mapping[str, Any]) -> Cuts:
     if (table["form"], table["window"]) != ("normalised", WINDOW):
         raise ValueError(f"genuineness: this version reads cut points of form normalised, window {WINDOW}")
     cost, genuine, mechanical = (float(table[name]) for name in ("cost", "genuine", "mechanical"))
-    return Cuts(cost, genuine, mechanical, WINDOW)
+    pull = float(table["pull"]) if "pull" in table else None
+    return Cuts(cost, genuine, mechanical, WINDOW, pull=pull)
+
+
+def _plain_cuts(cuts: Cuts) -> dict[str, Any]:
+    return {name: value for name, value in asdict(cuts).items() if value is not None}
 
 
 def _check(profile: Profile, name: str) -> None:
@@ -258,5 +263,5 @@ def _to_toml(profile: Profile) -> str:
     if profile.error is not None:
         content["error"] = profile.error.as_dict()
     if profile.genuineness is not None:
-        content["genuineness"] = asdict(profile.genuineness)
+        content["genuineness"] = _plain_cuts(profile.genuineness)
     return f"# quantiles: values at {levels}\n{tomli_w.dumps(content)}"

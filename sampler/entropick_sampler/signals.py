@@ -277,3 +277,7 @@ POLICY_SIGNALS: Final[tuple[Signal, ...]] = tuple(s for s in SIGNALS if s.known_
 """The signals that the formulas of ``decide`` see: the columns of StepStats.values."""
 ATTENTION_SIGNALS: Final[tuple[Signal, ...]] = tuple(s for s in SIGNALS if s.group == "attention")
 """Columns of the per-layer attention statistics that the kernels return, in their order."""
+
+HESITATION_SIGNAL: Final = "surprisal"
+HESITATION: Final = 1.0
+"""The surprisal (bits) from which on the model is said to hesitate: the token had at most an even chance."""

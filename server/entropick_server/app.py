@@ -13,11 +13,12 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from .engine.base import Engine
-from .middleware import ApiKey, RequestId, SizeLimit
+from .middleware import ApiKey, Counted, RequestId, SizeLimit
 from .protocol.errors import ApiError
 from .protocol.requests import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
 from .protocol.responses import Completion, SignalStatistics, SignalValues
 from .routes import chat, completions, models, requests, system, tokenize
+from .routes.page import page_router
 from .settings import Settings
 from .state import ServerState
 from .streaming.sse import error_response
@@ -68,12 +69,14 @@ def create_app(
     app.state.server = state
     for module in (chat, completions, models, tokenize, system, requests):
         app.include_router(module.router)
+    app.include_router(page_router())
     _add_errors(app)
     # added last runs first: every answer has an id, every refusal too
     app.add_middleware(SizeLimit, limit=settings.max_body_bytes)
     if settings.api_key is not None:
         app.add_middleware(ApiKey, key=settings.api_key.get_secret_value())
     app.add_middleware(RequestId)
+    app.add_middleware(Counted, metrics=state.metrics.http)
     _describe(app)
     return app
 

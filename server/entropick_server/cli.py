@@ -1,4 +1,4 @@
-"""The console script ``entropick`` with its commands serve, calibrate, explain, replay, eval and version."""
+"""The console script ``entropick``: serve, calibrate, chat, explain, replay, eval and version."""
 
 from __future__ import annotations
 
@@ -62,6 +62,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from entropick_eval.command import run
 
         return run(argv[1:], partial(serving_engine, theirs=()))
+    if argv[:1] == ["chat"]:
+        from .terminal.command import run as chat
+
+        return chat(argv[1:])
     if argv[:1] in (["explain"], ["replay"]):
         from .inspection.command import run as inspect
 
@@ -231,6 +235,7 @@ def _parser() -> argparse.ArgumentParser:
             const=True,
             help="take an architecture that was not validated",
         )
+    commands.add_parser("chat", help="talk to a server in the terminal, with colours", add_help=False)
     commands.add_parser("explain", help="tell why each token of a reply was picked", add_help=False)
     commands.add_parser("replay", help="run a request again by its seed and compare", add_help=False)
     commands.add_parser("eval", help="compare settings on questions with known answers", add_help=False)

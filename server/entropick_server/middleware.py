@@ -1,4 +1,4 @@
-"""The checks that every request passes before the routes: an id, the key, the size of its body.
+"""The wrappers around the routes: a count of the answers, an id, the check of the key and of the size.
 
 Plain ASGI, because a wrapper that reads whole responses would break streams and hide disconnects.
 """
@@ -9,22 +9,58 @@ import asyncio
 import contextlib
 import hmac
 import re
+import time
 import uuid
 from typing import Final
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from .metrics.http import NO_ROUTE, HttpMetrics
 from .protocol.errors import ApiError
 from .streaming.sse import error_response
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _MAX_HEADERS: Final = 128
-_OPEN_PATHS: Final = frozenset({"/health"})
+PAGE_PREFIX: Final = "/page/"
+"""the beginning of the paths of the page's files"""
+_OPEN_PATHS: Final = frozenset({"/health", "/"})
 _DROP_LIMITS: Final = 8
 """times the limit that is read of a body which is too large"""
 _DROP_SECONDS: Final = 10.0
 """seconds that such a body may take"""
+
+
+class Counted:
+    """A wrapper that counts every HTTP request by method, route and status, when its answer has ended."""
+
+    def __init__(self, app: ASGIApp, metrics: HttpMetrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes on; a client that went away before an answer began is not counted."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        status, begin = 0, time.monotonic()
+
+        async def noted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noted)
+        except Exception:
+            # what no handler took is answered outside, with this status
+            status = status or 500
+            raise
+        finally:
+            if status:
+                route = getattr(scope.get("route"), "path", NO_ROUTE)
+                self._metrics.on_answer(scope["method"], route, status, time.monotonic() - begin)
 
 
 class RequestId:
@@ -51,7 +87,10 @@ class RequestId:
 
 
 class ApiKey:
-    """A check of the key on every route but /health; on unknown routes too: nothing can be probed."""
+    """A check of the key on every route but /health and the page's files, which hold no data.
+
+    It is asked for on unknown routes too: nothing can be probed.
+    """
 
     def __init__(self, app: ASGIApp, key: str) -> None:
         self._app = app
@@ -59,7 +98,7 @@ class ApiKey:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes on, or refuses with 401."""
-        if scope["type"] == "lifespan" or scope.get("path") in _OPEN_PATHS or self._matches(scope):
+        if scope["type"] == "lifespan" or _is_open(scope) or self._matches(scope):
             await self._app(scope, receive, send)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
@@ -78,6 +117,11 @@ class ApiKey:
                 scheme, _, given = value.partition(b" ")
                 return scheme.lower() == b"bearer" and hmac.compare_digest(given.strip(), self._key)
         return False
+
+
+def _is_open(scope: Scope) -> bool:
+    path = scope.get("path", "")
+    return scope["type"] == "http" and (path in _OPEN_PATHS or path.startswith(PAGE_PREFIX))
 
 
 class SizeLimit:

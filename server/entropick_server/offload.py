@@ -11,7 +11,7 @@ from .protocol.errors import unavailable
 
 SMALL: Final = 2_048
 """characters of text, or tokens, below which work stays in the event loop: a few milliseconds at most"""
-_LARGE: Final = 1 << 18
+LARGE: Final = 1 << 18
 """characters from which work waits in a lane of its own, so that it never delays ordinary prompts"""
 Result = TypeVar("Result")
 
@@ -35,7 +35,7 @@ class Offload:
         if size < SMALL:
             return work()
         if not self._closed:
-            lane = self._ordinary if size < _LARGE else self._large
+            lane = self._ordinary if size < LARGE else self._large
             future = lane.submit(work)
             try:
                 return await asyncio.wrap_future(future)

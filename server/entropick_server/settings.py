@@ -29,7 +29,15 @@ from pydantic_settings import (
 )
 
 from entropick_sampler.branch_config import branch_config
-from entropick_sampler.params import PolicyConfig, PolicyName, PresetName, TelemetryLevel, check_overrides
+from entropick_sampler.layer_entropy import layer_entropy
+from entropick_sampler.params import (
+    Genuineness,
+    PolicyConfig,
+    PolicyName,
+    PresetName,
+    TelemetryLevel,
+    check_overrides,
+)
 
 from .consensus.config import ConsensusConfig, consensus_config
 from .engine.named_models import NAMED_MODELS
@@ -50,6 +58,14 @@ def _object(value: Any) -> Any:
         return json.loads(value)
     except ValueError as error:
         raise ValueError(f"must be a JSON object: {error}") from error
+
+
+def _asked(value: Any) -> Any:
+    """Returns a value of ``genuineness``, true and false also as the text of an option or a variable."""
+    named = {"true": True, "false": False}.get(value.lower(), value) if isinstance(value, str) else value
+    if isinstance(named, bool) or named in ("scores", "seed"):
+        return named
+    raise ValueError("must be scores, true, seed or false")
 
 
 # NoDecode: the environment's text comes here too, for one message wherever a value is from
@@ -126,6 +142,15 @@ class Settings(BaseSettings):
         "defaults); left out: no branches",
     )
     telemetry: TelemetryLevel = Field("summary", description="telemetry of requests that ask for none")
+    genuineness: Annotated[Genuineness, NoDecode, BeforeValidator(_asked)] = Field(
+        "scores",
+        description="genuineness of requests that ask for none: scores (no token costs), true, seed, false",
+    )
+    layer_entropy: Annotated[dict[str, Any] | None, NoDecode, BeforeValidator(_object)] = Field(
+        None,
+        description="layer entropy of requests that name none, as a JSON object ({} for the defaults); left "
+        "out: none",
+    )
     max_n: int = Field(
         16, ge=1, le=4096, description="the most choices that n, best_of or consensus.k may ask for"
     )
@@ -165,6 +190,12 @@ class Settings(BaseSettings):
             branch_config(value)
         return value
 
+    @field_validator("layer_entropy")
+    @classmethod
+    def _known_lens(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        layer_entropy(value or {})
+        return value
+
     @field_validator("consensus")
     @classmethod
     def _known_consensus(cls, value: dict[str, Any] | None, info: ValidationInfo) -> dict[str, Any] | None:
@@ -188,6 +219,8 @@ class Settings(BaseSettings):
             preset=self.preset,
             overrides=self.overrides,
             telemetry=self.telemetry,
+            genuineness=self.genuineness,
+            layer_entropy=None if self.layer_entropy is None else layer_entropy(self.layer_entropy),
             branch=None if self.branch is None else branch_config(self.branch),
         )
 

@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 from starlette.requests import Request
 
 from entropick_sampler.error_probability import ErrorModel
+from entropick_sampler.genuineness.quadrants import Cuts
 from entropick_sampler.profile import DEFAULT_CLARIFY_TEXT
 
 from .admission import Admission
 from .engine.base import Engine, EngineDeadError, EngineError
 from .engine.reply import ClarifyingText
 from .engine.types import ModelInfo
-from .metrics import Metrics
+from .metrics import Metrics, ServerFacts
 from .offload import Offload
 from .prompts import PromptEncoder
 from .protocol.errors import unavailable
@@ -45,6 +46,8 @@ class ServedModel:
     model_hash: str = ""
     """digest of weights, configuration and tokenizer"""
     clarifying: ClarifyingText = field(default_factory=ClarifyingText)
+    cuts: Cuts | None = None
+    """the profile's cut points of genuineness"""
 
     @classmethod
     def of(cls, engine: Engine) -> ServedModel:
@@ -54,13 +57,14 @@ class ServedModel:
         encoder = PromptEncoder(engine.tokenizer, vocabulary, info.max_model_len)
         profile = None if engine.profile is None else engine.profile.id
         error = None if engine.profile is None else engine.profile.error
+        cuts = None if engine.profile is None else engine.profile.genuineness
         parts = f"{server_version()}|{info.source}|{info.dtype}|{profile}"
         digest = hashlib.sha256(parts.encode()).hexdigest()[:8]
         fingerprint = f"entropick-{server_version()}-{digest}"
         text = DEFAULT_CLARIFY_TEXT if engine.profile is None else engine.profile.clarify_text
         clarifying = ClarifyingText.of(text, engine.tokenizer)
         digest = engine.model_hash
-        return cls(info, vocabulary, encoder, profile, fingerprint, error, digest, clarifying)
+        return cls(info, vocabulary, encoder, profile, fingerprint, error, digest, clarifying, cuts)
 
 
 class ServerState:
@@ -96,7 +100,11 @@ class ServerState:
     async def _load(self) -> None:
         await self.engine.start()
         model = ServedModel.of(self.engine)
-        self.metrics.bind(model.info.name, self.engine.gauges)
+        settings = self.settings
+        facts = ServerFacts(
+            server_version(), settings.engine, settings.max_num_seqs, settings.enable_prefix_caching
+        )
+        self.metrics.bind(model.info, self.engine.profile, facts, self.engine.gauges)
         self.engine.subscribe(self.metrics.on_step)
         self._model = model
 

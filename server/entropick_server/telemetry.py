@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
+from entropick_sampler.genuineness.quadrants import Cuts
 from entropick_sampler.signals import SIGNAL_NAMES
 from entropick_sampler.strategy import Strategy
 
@@ -60,6 +61,8 @@ def token_row(
         row.eos = True
     if stop:
         row.stop = True
+    if token.layer_entropy:
+        row.layer_entropy = {str(layer): bits for layer, bits in token.layer_entropy if math.isfinite(bits)}
     if token.detail is not None:
         row.detail = _detail(token.detail)
         row.candidates = [
@@ -88,24 +91,33 @@ def branch_row(branch: BranchRecord, vocabulary: Vocabulary) -> BranchRow:
 
 
 def _detail(detail: TokenDetail) -> DetailRow:
-    return DetailRow(
+    row = DetailRow(
         layers=list(detail.layers),
         attention_entropy=[list(heads) for heads in detail.attention_entropy],
         interaction_strength=[list(heads) for heads in detail.interaction_strength],
         attention_to_previous=[list(heads) for heads in detail.attention_to_previous],
         per_layer={name: list(values) for name, values in detail.per_layer.items()},
-        **{
-            name: [list(heads) for heads in figures]
-            for name, figures in (("genuineness", detail.genuineness), ("token_cost", detail.token_cost))
-            if figures is not None
-        },
     )
+    if detail.genuineness is not None:
+        row.genuineness = [list(heads) for heads in detail.genuineness]
+    if detail.token_cost is not None:
+        row.token_cost = [list(heads) for heads in detail.token_cost]
+    if detail.quadrant is not None:
+        row.quadrant = [list(heads) for heads in detail.quadrant]
+    return row
 
 
-def summarize(request: Request, tokens: Sequence[Token], profile: str | None, branch_tokens: int) -> Summary:
+def summarize(
+    request: Request,
+    tokens: Sequence[Token],
+    profile: str | None,
+    branch_tokens: int,
+    cuts: Cuts | None = None,
+) -> Summary:
     """Returns one choice at a glance; a signal that was never measured is absent.
 
-    ``profile``: id of the calibration profile in force; ``branch_tokens``: tokens of branches that lost.
+    ``profile``: id of the calibration profile in force; ``branch_tokens``: tokens of branches that lost;
+    ``cuts``: the profile's cut points of genuineness.
     """
     statistics = {}
     columns = zip(*(token.signals for token in tokens), strict=True)
@@ -127,6 +139,6 @@ def summarize(request: Request, tokens: Sequence[Token], profile: str | None, br
         forced_tokens=sum(token.forced for token in tokens),
         branch_tokens=branch_tokens,
     )
-    if (watched := genuineness_summary(request, tokens)) is not None:
+    if (watched := genuineness_summary(request, tokens, cuts)) is not None:
         summary.genuineness = watched
     return summary

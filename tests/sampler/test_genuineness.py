@@ -20,6 +20,7 @@ from entropick_sampler.genuineness.quadrants import (
     Quadrant,
     calibrated_cuts,
     classify,
+    counted,
 )
 from entropick_sampler.genuineness.window import HeadWindow, push
 
@@ -276,7 +277,7 @@ def test_values_of_another_shape_are_refused() -> None:
 
 
 def test_cut_points() -> None:
-    for bad in ({"genuine": 0.1, "mechanical": 0.1}, {"cost": math.inf}, {"window": 0}):
+    for bad in ({"genuine": 0.1, "mechanical": 0.1}, {"cost": math.inf}, {"window": 0}, {"pull": 0.1}):
         with pytest.raises(ValueError, match="must be"):
             Cuts(**{"cost": 1.0, "genuine": 0.2, "mechanical": 0.1, "window": 64, **bad})  # type: ignore[arg-type]
     g = np.arange(1, 301) / 1000.0
@@ -286,6 +287,14 @@ def test_cut_points() -> None:
     shares = [float((found == q).mean()) for q in Quadrant]
     assert shares[Quadrant.TRANSITION] == pytest.approx(1 / 3, abs=0.01)
     assert shares[0] + shares[2] == pytest.approx(1 / 3, abs=0.01), "committed, outside of the transition"
+    assert cuts.pull is None
+    falls = np.arange(-10, 11) / 100
+    fallen = calibrated_cuts(g, g * 20, 64, falls=falls)
+    assert fallen is not None
+    assert fallen.pull == pytest.approx(-0.09), "the 5 % quantile"
+    rising = calibrated_cuts(g, g * 20, 64, falls=[0.1, 0.2])
+    assert rising is not None
+    assert rising.pull is None
     assert calibrated_cuts(np.full(10, 0.5), g[:10], 64) is None
     assert calibrated_cuts([math.nan], [1.0], 64) is None
 
@@ -323,3 +332,8 @@ def test_costs_are_averaged_over_the_known_steps_and_heads() -> None:
     assert ref.token_cost(costs) == pytest.approx((2.0 + 5.0) / 2)
     assert ref.token_cost_relative(costs) == ref.sink_mass(costs) == pytest.approx((1.0 + 3.0 + 5.0) / 3)
     assert math.isnan(ref.token_cost(np.full((3, 2), math.nan)))
+
+
+def test_the_steps_at_which_heads_count() -> None:
+    for steps, at in ((0, []), (1, [0]), (63, [62]), (64, [63]), (65, [63, 64]), (128, [63, 127])):
+        assert counted(range(steps)) == at

@@ -124,7 +124,7 @@ def test_the_file_has_the_rights_of_any_new_file(tmp_path: Path) -> None:
 
 
 def test_cut_points_of_genuineness_decide_nothing(tmp_path: Path) -> None:
-    cuts = Cuts(cost=2.5, genuine=0.05, mechanical=0.01, window=64)
+    cuts = Cuts(cost=2.5, genuine=0.05, mechanical=0.01, window=64, pull=-0.02)
     profile = replace(PLAIN, genuineness=cuts)
     profile.save(tmp_path / "p.toml")
     assert Profile.load(tmp_path / "p.toml") == profile

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -193,3 +194,13 @@ def test_an_engine_that_cannot_be_had_is_told(
     assert cli.main(args) == code
     assert message in capsys.readouterr().err
     assert not built
+
+
+def test_the_command_line_starts_without_torch() -> None:
+    """Its import takes seconds, which help, version and chat need not wait for."""
+    code = (
+        "import sys, entropick_server.cli, entropick_server.terminal.command\n"
+        "print(sorted({'torch', 'numba', 'transformers'} & set(sys.modules)))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout == "[]\n"

@@ -14,7 +14,8 @@ from prometheus_client.parser import text_string_to_metric_families as parse_pla
 from entropick_sampler.signals import SIGNALS, Signal
 from entropick_server.engine.types import FinishReason, RequestOutput, StepReport
 from entropick_server.metrics import Metrics
-from entropick_server.metrics.signals import SignalHistograms
+from entropick_server.metrics.drift import DriftCollector
+from entropick_server.metrics.signals import STRATEGIES, SignalHistograms
 
 CHAT = "/v1/chat/completions"
 BODY = {"messages": [{"role": "user", "content": "Hi"}]}
@@ -61,8 +62,10 @@ async def test_every_metric_moves(engine: Any, serve: Any) -> None:
         await asyncio.wait({slow})
         done = await samples(client)
         names = {name for name, _ in running} | {name for name, _ in done}
-        # this engine does not measure agreement: absent
-        still = {"entropick_agreement_ratio", "entropick_live_agreement_ratio"}
+        # this engine neither measures agreement nor rolls out branches, and nobody asked for a vote; it knows
+        # no cut points of genuineness, which tests/server/test_genuineness_metrics.py has
+        still = {"entropick_agreement_ratio", "entropick_live_agreement_ratio", "entropick_branch_"}
+        still |= {"entropick_consensus_", "entropick_elaboration_pull_"}
         for name in names:
             if name.startswith(tuple(still)):
                 continue
@@ -205,9 +208,10 @@ def test_histograms_agree_with_counting(signal: Signal) -> None:
     rows = rng.uniform(0, 1, (len(values), len(SIGNALS)))
     rows[:, column] = values
     for part in np.array_split(rows, 7):
-        histograms.observe(part, ["r"] * len(part))
+        histograms.observe(part, np.full(len(part), 2), ["r"] * len(part))
     known = values[np.isfinite(values)]
     samples = histograms.family(column, "m").samples
+    assert {s.labels["strategy"] for s in samples} == {STRATEGIES[2]}
     found = {s.labels["le"]: s.value for s in samples if s.name == f"{signal.metric}_bucket"}
     sums = [s.value for s in samples if s.name == f"{signal.metric}_sum"]
     # OpenMetrics allows no sum beside buckets below 0: it would not be a counter
@@ -220,3 +224,102 @@ def test_histograms_agree_with_counting(signal: Signal) -> None:
 def test_two_apps_do_not_share_metrics() -> None:
     Metrics()
     Metrics()
+
+
+async def test_signals_are_counted_by_strategy(engine: Any, serve: Any) -> None:
+    async with serve(engine) as client:
+        await client.post(CHAT, json=BODY)
+        await client.post(CHAT, json={**BODY, "temperature": 0})
+        found = await samples(client)
+        name = "entropick_logits_entropy_bits_count"
+        seen = {dict(labels)["strategy"] for (n, labels) in found if n == name}
+        assert seen == {"none", "greedy", "clarify", "explore", "high_uncertainty", "adaptive"}
+        for strategy in seen:
+            drawn = total(found, "entropick_tokens_total", strategy=strategy)
+            assert total(found, name, strategy=strategy) == drawn > 0
+
+
+def test_a_strategy_without_tokens_makes_no_series() -> None:
+    histograms = SignalHistograms()
+    assert histograms.family(0, "m").samples == []
+    histograms.observe(np.ones((1, len(SIGNALS))), np.array([0]), ["r"])
+    assert {s.labels["strategy"] for s in histograms.family(0, "m").samples} == {STRATEGIES[0]}
+
+
+async def test_what_a_choice_asked_for_and_got(engine: Any, serve: Any) -> None:
+    async with serve(engine) as client:
+        engine.preempt_at = 2
+        await client.post("/v1/completions", json={"prompt": ["abcde", "fghi"], "n": 2, "max_tokens": 7})
+        found = await samples(client)
+
+        def histogram(name: str) -> tuple[float, float]:
+            return total(found, f"entropick_{name}_count"), total(found, f"entropick_{name}_sum")
+
+        assert histogram("request_prompt_tokens") == (4, 2 * len("xabcde") + 2 * len("xfghi"))
+        assert histogram("request_prefill_kv_computed_tokens") == (4, 2 * (6 - 4) + 2 * (5 - 4))
+        assert histogram("request_generation_tokens") == (4, 28)
+        assert histogram("request_params_max_tokens") == (4, 28)
+        assert histogram("request_params_n") == (2, 4)
+        assert histogram("request_num_preemptions") == (4, 4)
+        assert histogram("iteration_tokens")[0] == total(found, "entropick_engine_step_seconds_count")
+        assert total(found, "entropick_clarifying_texts_total") == 4
+        whole = histogram("e2e_request_latency_seconds")[1]
+        parts = [
+            histogram(f"{part}_seconds")
+            for part in ("request_queue_time", "request_prefill_time", "request_decode_time")
+        ]
+        assert [count for count, _ in parts] == [4, 4, 4]
+        assert sum(seconds for _, seconds in parts) == pytest.approx(whole)
+        inference = histogram("request_inference_time_seconds")
+        assert inference[1] == pytest.approx(whole - parts[0][1])
+        per_token = histogram("request_time_per_output_token_seconds")
+        assert per_token == (4, pytest.approx(parts[2][1] / 6))
+
+
+async def test_http_requests_by_route_and_status(client: httpx.AsyncClient) -> None:
+    await client.post(CHAT, json=BODY)
+    await client.post(CHAT, json={**BODY, "n": 0})
+    await client.get("/v1/requests/unknown")
+    for path in ("/invented/1", "/invented/2"):
+        await client.request("BREW", path)
+    found = await samples(client)
+    counted = {
+        (dict(k)["method"], dict(k)["handler"], dict(k)["status"]): v
+        for (name, k), v in found.items()
+        if name == "entropick_http_requests_total"
+    }
+    assert counted == {
+        ("POST", CHAT, "200"): 1,
+        ("POST", CHAT, "400"): 1,
+        ("GET", "/v1/requests/{answer_id}", "404"): 1,
+        ("other", "none", "404"): 2,
+    }
+
+
+async def test_facts_of_model_and_profile(engine: Any, serve: Any, profile: Any) -> None:
+    engine.profile = profile
+    async with serve(engine, max_num_seqs=5) as client:
+        found = await samples(client)
+        assert total(found, "entropick_model_info", architecture="Fake", profile=profile.id) == 1
+        assert total(found, "entropick_cache_config_info", num_blocks="8", max_num_seqs="5") == 1
+        level = {"signal": "logits_entropy", "level": "0.5"}
+        assert total(found, "entropick_calibration_bin_tokens_total") == 0
+        assert total(found, "entropick_calibration_quantile", **level) == 4
+        assert total(found, "entropick_calibration_threshold", threshold="greedy_entropy") == 0.5
+
+
+def test_drift_counts_drawn_tokens_by_the_bins_of_the_profile(profile: Any) -> None:
+    drift = DriftCollector()
+    assert list(drift.collect()) == []
+    drift.bind("m", profile)
+    values = np.full((6, len(SIGNALS)), np.nan)
+    # the quantiles of this profile are 0, 1 ... 8; the last row was forced
+    values[:, 0] = [-1.0, 0.0, 0.5, 8.0, 9.0, 3.5]
+    drift.observe(values, np.array([True] * 5 + [False]))
+    tokens, shares = drift.collect()
+    counts = {s.labels["level"]: s.value for s in tokens.samples if s.labels["signal"] == SIGNALS[0].name}
+    assert {k: v for k, v in counts.items() if v} == {"0.01": 2, "0.05": 1, "0.99": 1, "1.0": 1}
+    assert sum(s.value for s in tokens.samples) == 5
+    assert [round(s.value, 9) for s in shares.samples] == [
+        0.01, 0.04, 0.05, 0.15, 0.25, 0.25, 0.15, 0.05, 0.04, 0.01,
+    ]  # fmt: skip

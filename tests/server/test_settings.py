@@ -18,6 +18,19 @@ def test_defaults() -> None:
     assert settings.default_policy.policy == "entropix"
     assert settings.default_policy.preset == "calibrated"
     assert settings.default_policy.telemetry == "summary"
+    assert settings.default_policy.genuineness == "scores"
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [("true", True), ("False", False), (True, True), ("scores", "scores"), ("seed", "seed")],
+)
+def test_genuineness_of_requests_that_ask_for_none(
+    given: object, wanted: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert load_settings(genuineness=given).default_policy.genuineness == wanted
+    monkeypatch.setenv("ENTROPICK_GENUINENESS", str(given))
+    assert load_settings().default_policy.genuineness == wanted
 
 
 def test_the_command_line_wins_over_the_environment_and_that_over_the_file(
@@ -52,6 +65,8 @@ def test_an_empty_variable_is_unset(monkeypatch: pytest.MonkeyPatch) -> None:
         ("policy", "best"),
         ("preset", "x"),
         ("telemetry", "all"),
+        ("genuineness", "yes"),
+        ("genuineness", 2),
         ("log_level", "loud"),
         ("seed", 2**63),
         ("api_key", ""),

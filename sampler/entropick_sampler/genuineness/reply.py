@@ -1,25 +1,20 @@
-"""All rolling windows of a reply, and the step that pushes a batch of replies at once. Host memory alone."""
+"""All rolling windows of a reply, and the figures of a step. Host memory alone."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
-
-from .quadrants import SEED_CUTS, Cuts, Form
+from .quadrants import SEED_CUTS, UNKNOWN, Cuts, Form, Quadrant, classify
 from .reference import WINDOW
-from .window import COST, GENUINE, QUADRANTS, RATE, VARIANCE, Float64, HeadWindow, push
+from .window import Float64, HeadWindow
 
-Float32 = npt.NDArray[np.float32]
 COST_COLUMNS: Final = 4
 """figures of a head's token cost in a step: cost, relative cost, sink mass, known mass"""
-_ENTROPY, _RELATIVE, _SINK = range(3)
-_MEAN: Final = 2
-_COST, _RELATIVE_COST, _SINK_MASS = range(3)
+
+
+AXIS: Final = ("genuine", "mechanical", "transition")
+"""the names of the regions of the axis of G"""
 
 
 class HeadCounts(NamedTuple):
@@ -36,19 +31,26 @@ class HeadCounts(NamedTuple):
     mechanical_committed: int
     mechanical_diffuse: int
 
+    def by_region(self) -> dict[str, int]:
+        """Returns the heads in each quadrant, or on each side of G's axis where no head has a token cost."""
+        if any(self[3:]):
+            return {Quadrant(i).label: n for i, n in enumerate((*self[3:], self.transition))}
+        return dict(zip(AXIS, self[:3], strict=True))
+
 
 class WindowStep(NamedTuple):
     """The figures of a reply's windows after a step.
 
     ``values``: in the order of WINDOW_SIGNALS, None for an absent figure. ``counts``: None where no cut
-    points are known.
+    points are known, or no head has a G. ``collapsed``: heads that collapsed in the step.
     """
 
     values: tuple[float | None, ...]
     counts: HeadCounts | None = None
+    collapsed: int = 0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class ReplyWindows:
     """The rolling windows of a reply: of its heads, of its logits entropy, and of single figures of a step.
 
@@ -60,6 +62,8 @@ class ReplyWindows:
     """logits entropy, relative token cost, sink mass"""
     seed: HeadWindow | None = None
     """of the heads' entropies in bits, where the form ``seed`` is wanted"""
+    cuts: Cuts | None = None
+    """calibrated cut points of the normalised form"""
 
     @classmethod
     def begin(
@@ -73,7 +77,16 @@ class ReplyWindows:
             HeadWindow(heads, WINDOW, costs=costs, cuts=cuts),
             HeadWindow(3, WINDOW),
             HeadWindow(heads, WINDOW, costs=costs, cuts=SEED_CUTS) if seed else None,
+            cuts,
         )
+
+    @property
+    def places(self) -> tuple[int, int, int]:
+        """Returns the addresses of the windows of heads, of the form ``seed`` (0 for none), and of singles.
+
+        They are valid as long as the windows live.
+        """
+        return self.heads.place, 0 if self.seed is None else self.seed.place, self.singles.place
 
     @property
     def form(self) -> Form:
@@ -85,68 +98,24 @@ class ReplyWindows:
         variance, rate, cost = (self.seed or self.heads).figures().T
         return variance + rate, cost
 
+    def head_regions(self) -> list[str | None] | None:
+        """Returns the region of each head now: its quadrant, or without token costs its side of G's axis.
+
+        None in the place of a head without a G, or without a cost that is kept; None where no cut points are
+        known.
+        """
+        cuts = self.cuts if self.seed is None else SEED_CUTS
+        if cuts is None:
+            return None
+        score, cost = self.head_figures()
+        if self.heads.has_costs:
+            return [None if q == UNKNOWN else Quadrant(q).label for q in classify(score, cost, cuts).tolist()]
+        return [
+            None if g != g else AXIS[0 if g >= cuts.genuine else 1 if g <= cuts.mechanical else 2]
+            for g in score.tolist()
+        ]
+
     def copy(self) -> ReplyWindows:
         """Copies the windows, for a branch that continues the reply."""
         seed = None if self.seed is None else self.seed.copy()
-        return ReplyWindows(self.heads.copy(), self.singles.copy(), seed)
-
-
-def push_step(
-    windows: Sequence[ReplyWindows],
-    normalised: Float32,
-    entropy: Float32,
-    logits_entropy: Float32,
-    costs: Float32 | None = None,
-) -> list[WindowStep]:
-    """Pushes one step of B replies, and returns the figures of their windows then.
-
-    ``normalised`` and ``entropy`` float32 [B, heads]: each head's attention entropy over log2 of its visible
-    keys, NaN where there is one key, and in bits; ``logits_entropy`` [B], bits; ``costs`` [B, heads, 4], NaN
-    where a figure is absent. All windows have the same heads. Raises ValueError on shapes that do not fit.
-    """
-    cost = None if costs is None else costs[..., _COST]
-    out, _ = push([w.heads for w in windows], normalised, cost)
-    singles = np.full((len(windows), 3), np.nan, dtype=np.float32)
-    singles[:, _ENTROPY] = logits_entropy
-    if costs is not None:
-        asked = [i for i, w in enumerate(windows) if w.heads.has_costs]
-        for i in asked:
-            singles[i, _RELATIVE] = _known_mean(costs[i, :, _RELATIVE_COST])
-            singles[i, _SINK] = _known_mean(costs[i, :, _SINK_MASS])
-    _, each = push([w.singles for w in windows], singles)
-    seeds = {i: w.seed for i, w in enumerate(windows) if w.seed is not None}
-    rows = list(seeds)
-    literal = out[:0]
-    if rows:
-        literal, _ = push(list(seeds.values()), entropy[rows], None if cost is None else cost[rows])
-    of_seed = dict(zip(rows, literal.tolist(), strict=True))
-    steps = []
-    for i, (row, of_singles) in enumerate(zip(out.tolist(), each.tolist(), strict=True)):
-        other = of_seed.get(i)
-        values = (
-            row[VARIANCE] + row[RATE],
-            row[VARIANCE],
-            row[RATE],
-            math.nan if other is None else other[VARIANCE] + other[RATE],
-            of_singles[_ENTROPY][0],
-            row[COST],
-            of_singles[_RELATIVE][_MEAN],
-            of_singles[_SINK][_MEAN],
-        )
-        steps.append(
-            WindowStep(
-                tuple([None if x != x else x for x in values]), _counts(row if other is None else other)
-            )
-        )
-    return steps
-
-
-def _known_mean(figures: Float32) -> float:
-    known = figures[np.isfinite(figures)]
-    return float(known.mean()) if known.size else math.nan
-
-
-def _counts(row: Sequence[float]) -> HeadCounts | None:
-    """Returns the heads in each region, None where no head lies in one, as without cut points."""
-    counts = HeadCounts(*(int(n) for n in (*row[GENUINE:QUADRANTS], *row[QUADRANTS:])))
-    return counts if any(counts[:3]) else None
+        return ReplyWindows(self.heads.copy(), self.singles.copy(), seed, self.cuts)

@@ -48,7 +48,9 @@ GENUINE, MECHANICAL, TRANSITION = range(5, 8)
 """Heads in each region of the axis of G."""
 QUADRANTS: Final = 8
 """The first of four columns: heads in each quadrant but TRANSITION, in the order of ``Quadrant``."""
-RESULTS: Final = 12
+COLLAPSED: Final = 12
+"""Heads that collapsed in this step."""
+RESULTS: Final = 13
 EACH: Final = 3
 """Figures of a channel: variance, collapse rate and mean."""
 
@@ -80,8 +82,12 @@ def _renew(ring: Float32, count: Any, means: Float64, moments: Float64) -> None:
 def _push_values(
     values: Float32, steps: int, drop: float, ring: Float32, count: Any, collapses: Any, means: Float64,
     moments: Float64,
-) -> None:  # fmt: skip
-    """Lets a step's values [channels] into the ring, and the oldest values out of a full ring."""
+) -> int:  # fmt: skip
+    """Lets a step's values [channels] into the ring, and the oldest values out of a full ring.
+
+    Returns how many channels collapsed in the step.
+    """
+    collapsed = 0
     size, channels = ring.shape
     at = steps % size
     last, following = (at + size - 1) % size, (at + 1) % size
@@ -91,6 +97,7 @@ def _push_values(
         ring[at, c] = x
         k, mean, moment = count[c], means[c], moments[c]
         fell = _falls(before, x, drop)
+        collapsed += fell
         if steps >= size:
             # with a window of one step, the pair that leaves is the pair that came
             fell -= _falls(y, ring[following, c], drop)
@@ -108,6 +115,7 @@ def _push_values(
         collapses[c] += fell
     if at == size - 1:
         _renew(ring, count, means, moments)
+    return collapsed
 
 
 @native()
@@ -134,7 +142,7 @@ def _push_costs(costs: Float32, steps: int, ring: Float32, count: Any, sums: Flo
 
 
 @native()
-def _push_row(state: Any, place: int, values: Float32, costs: Float32, out: Float64, each: Float64) -> None:
+def push_row(state: Any, place: int, values: Float32, costs: Float32, out: Float64, each: Float64) -> None:
     """Pushes a step into the state at an address, and computes its figures.
 
     ``out`` [RESULTS]; ``each`` [channels or 0, EACH].
@@ -149,13 +157,14 @@ def _push_row(state: Any, place: int, values: Float32, costs: Float32, out: Floa
     collapses = numba.carray(address(narrow + n * 4), (n,), np.int32)
     costed = numba.carray(address(narrow + n * 8), (n,), np.int32)
     ring = numba.carray(address(rings), (size, n), np.float32)
-    _push_values(values, steps, state.drop, ring, count, collapses, means, moments)
+    collapsed = _push_values(values, steps, state.drop, ring, count, collapses, means, moments)
     if state.has_costs:
         cost_ring = numba.carray(address(rings + size * n * 4), (size, n), np.float32)
         _push_costs(costs, steps, cost_ring, costed, sums)
     state.steps = steps + 1
     for i in range(RESULTS):
         out[i] = 0.0
+    out[COLLAPSED] = collapsed
     for c in range(n):
         cost = sums[c] / costed[c] if costed[c] else math.nan
         if costed[c]:
@@ -192,7 +201,7 @@ def _push_rows(places: Any, values: Float32, costs: Float32, out: Float64, each:
     """Pushes a step into each of the states at ``places`` [B]; ``costs`` [B, channels] or [B, 0]."""
     for b in range(places.shape[0]):
         state = numba.carray(address(places[b]), (1,), HEADER)[0]
-        _push_row(state, places[b], values[b], costs[b], out[b], each[b])
+        push_row(state, places[b], values[b], costs[b], out[b], each[b])
 
 
 class HeadWindow:
@@ -240,6 +249,11 @@ class HeadWindow:
     def steps(self) -> int:
         """Counts the steps that were pushed."""
         return int(self._header["steps"][0])
+
+    @property
+    def has_cuts(self) -> bool:
+        """Tells whether the channels in each region of the plane are counted."""
+        return not math.isnan(self._header["genuine"][0])
 
     @property
     def nbytes(self) -> int:

@@ -8,6 +8,7 @@ import hashlib
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +24,7 @@ from entropick_sampler.signals import SIGNALS
 from ..engine.base import Engine, EngineError
 from ..engine.profiles import calibrated_path, default_cache
 from ..engine.types import Request, Token
+from .cuts import measure_cuts, replies_of
 from .samples import BUILT_IN_PROMPTS, BUILT_IN_TOKENS, Sample, built_in_samples, read_samples
 
 ENOUGH_TOKENS: Final = 600
@@ -119,6 +121,16 @@ def _progress(done: int, total: int) -> None:
         sys.stderr.flush()
 
 
+def ordinary(samples: Sequence[Sample]) -> list[Sample]:
+    """Returns the samples of ordinary use, whose replies count for the quantiles.
+
+    Questions that lack a piece are none.
+    """
+    answered = [sample for sample in samples if sample.kind == "other"]
+    given = [sample for sample in samples if sample.kind is None]
+    return given + answered[:: max(1, len(answered) // ANSWERED)]
+
+
 def collect(samples: Sequence[Sample], measured: Sequence[Sequence[Token]]) -> MeasuredTokens:
     """Builds the table that ``fit`` reads, with a row for each measured token."""
     columns = [i for i, signal in enumerate(SIGNALS) if signal.known_before_draw]
@@ -157,13 +169,10 @@ async def calibrate_engine(
             if sum(map(len, measured)) >= ENOUGH_TOKENS:
                 break
     else:
-        samples = read_samples(data, engine.tokenizer, info.eos_token_ids, info.max_model_len)
+        read = read_samples(data, engine.tokenizer, info.eos_token_ids, info.max_model_len)
         data_hash = hashlib.sha256(data.read_bytes()).hexdigest()
-        labelled = [sample for sample in samples if sample.kind is not None]
-        # questions that lack a piece are no ordinary use: their replies count for no quantile
-        answered = [sample for sample in labelled if sample.kind == "other"]
-        samples = [sample for sample in samples if sample.kind is None]
-        samples += answered[:: max(1, len(answered) // ANSWERED)]
+        labelled = [sample for sample in read if sample.kind is not None]
+        samples = ordinary(read)
         measured = await measure(engine, samples, concurrency)
         if labelled:
             openings = await measure_openings(engine, labelled, concurrency)
@@ -175,6 +184,8 @@ async def calibrate_engine(
         date=datetime.date.today().isoformat(),
         clarify_text=clarify_text,
     )
+    cuts = await measure_cuts(engine, replies_of(samples, measured), concurrency)
+    profile = replace(profile, genuineness=cuts)
     return profile if openings is None else with_opening(profile, openings)
 
 

@@ -49,6 +49,7 @@ def token_of(
     detail: TokenDetail | None = None,
     window: WindowStep = NO_WINDOW,
     probable: tuple[ProbableToken, ...] = (),
+    layer_entropy: tuple[tuple[int, float], ...] = (),
 ) -> Token:
     """Makes the emitted token of a row.
 
@@ -66,6 +67,7 @@ def token_of(
         detail,
         most_probable=probable,
         counts=window.counts,
+        layer_entropy=layer_entropy,
     )
 
 
@@ -164,13 +166,16 @@ def token_detail(
 
     ``layers``: the numbers of the monitored layers; ``windows``: of the reply, behind the token's step.
     """
-    genuineness = token_cost = None
+    genuineness = token_cost = quadrant = None
     if windows is not None:
         by_head = [
             tuple(map(tuple, _none_for_nan(figures.reshape(len(layers), -1).tolist())))
             for figures in windows.head_figures()
         ]
         genuineness, token_cost = by_head[0], by_head[1] if windows.heads.has_costs else None
+        if (regions := windows.head_regions()) is not None:
+            heads = len(regions) // len(layers)
+            quadrant = tuple(tuple(regions[i : i + heads]) for i in range(0, len(regions), heads))
     columns = zip(*attention.per_layer, strict=True)
     return TokenDetail(
         tuple(layers),
@@ -181,6 +186,7 @@ def token_detail(
         tuple(Candidate(*candidate) for candidate in candidates),
         genuineness,
         token_cost,
+        quadrant,
     )
 
 

@@ -8,13 +8,16 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
-from entropick_sampler.genuineness.reply import HeadCounts
-from entropick_sampler.most_probable import ProbableToken
 from entropick_sampler.params import PolicyConfig, SamplingParams
 from entropick_sampler.signals import SIGNAL_NAMES
 from entropick_sampler.strategy import Strategy
+
+if TYPE_CHECKING:
+    # their modules bring numba and torch, which the command line does without
+    from entropick_sampler.genuineness.reply import HeadCounts
+    from entropick_sampler.most_probable import ProbableToken
 
 _SURPRISAL: Final = SIGNAL_NAMES.index("surprisal")
 
@@ -137,6 +140,9 @@ class TokenDetail:
     """[layers][heads], G of the window in the form that the request asked for; None where nothing watches"""
     token_cost: tuple[tuple[float | None, ...], ...] | None = None
     """[layers][heads], bits; None where no token cost was asked for"""
+    quadrant: tuple[tuple[str | None, ...], ...] | None = None
+    """[layers][heads], the quadrant of each head, or its side of G's axis without token costs; None where no
+    cut points are known"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +165,8 @@ class Token:
     ``branches``: of the token where branches opened; in order of their numbers.
     ``most_probable``: at telemetry ``full``, tokens before and after the sampler, every drawn one among them.
     ``counts``: heads in the regions of the plane of genuineness, None where no cut points are known.
+    ``layer_entropy``: layers and their entropies (bits) by the logit lens, where the request wants them of
+    this token.
     """
 
     token_id: int
@@ -172,6 +180,7 @@ class Token:
     branches: tuple[BranchRecord, ...] = ()
     most_probable: tuple[ProbableToken, ...] = ()
     counts: HeadCounts | None = None
+    layer_entropy: tuple[tuple[int, float], ...] = ()
 
     @property
     def surprisal(self) -> float | None:
@@ -216,6 +225,18 @@ class EngineGauges:
 
 
 @dataclass(frozen=True, slots=True)
+class WatchedLayers:
+    """The genuineness of the monitored layers at one moment: means over heads and over running replies.
+
+    ``genuineness``: G; ``token_cost``: bits. None in the place of a figure that no reply has.
+    """
+
+    layers: tuple[int, ...]
+    genuineness: tuple[float | None, ...]
+    token_cost: tuple[float | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class StepReport:
     """A report of one engine step to the event loop, in a single call: the outputs of every row, the gauges.
 
@@ -236,6 +257,8 @@ class StepReport:
     prefix_hits: int = 0
     preempted: tuple[str, ...] = ()
     verdicts: tuple[BranchVerdict, ...] = ()
+    layers: WatchedLayers | None = None
+    """at most once a second, where genuineness is watched; None in between"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,6 +289,8 @@ class ModelInfo:
     defaults: GenerationDefaults
     created: int
     """Unix seconds"""
+    layer_entropy: bool = False
+    """whether entropies of layers can be measured"""
 
 
 DecoderChoice = Literal["auto", "torch", "modules"]

@@ -3,6 +3,9 @@
 The only package that imports prometheus_client.
 """
 
+from .choices import ChoiceFigures
+from .genuineness import GenuinenessFigures
+from .info import ServerFacts
 from .registry import Metrics
 
-__all__ = ["Metrics"]
+__all__ = ["ChoiceFigures", "GenuinenessFigures", "Metrics", "ServerFacts"]

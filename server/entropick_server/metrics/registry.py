@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
-from collections import Counter as Tally
 from collections.abc import Callable
-from typing import Final
+from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
+from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import Metric
 
-from entropick_sampler.strategy import Strategy
+from entropick_sampler.profile import Profile
 
-from ..engine.types import EngineGauges, StepReport
-from .exemplars import exemplar
+from ..engine.types import EngineGauges, ModelInfo, StepReport
+from .choices import ChoiceFigures, ChoiceMetrics
+from .families import Families
 from .gauges import GaugesCollector
+from .genuineness import EndMetrics, GenuinenessCollector
+from .http import HttpMetrics
+from .info import InfoCollector, ServerFacts
 from .signals import SignalCollector
+from .steps import StepMetrics
 
-_LABELS: Final[dict[Strategy | None, str]] = {None: "none", **{s: s.label for s in Strategy}}
-_SHORT = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5)
-_WAIT = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 30.0)
-_LONG = (0.05, 0.1, 0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 60.0, 120.0, 300.0)
+
+@dataclass(frozen=True, slots=True)
+class MetricsPage:
+    """The families of one moment, which no longer change, so that any thread may write them down."""
+
+    families: tuple[Metric, ...]
+
+    def collect(self) -> tuple[Metric, ...]:
+        """Returns the families, as the encoders ask a registry for them."""
+        return self.families
+
+    def encode(self, accept: str) -> tuple[bytes, str]:
+        """Returns the page and its content type; exemplars are in the OpenMetrics form only."""
+        encoder, content_type = choose_encoder(accept)
+        return encoder(self), content_type
 
 
 class Metrics:
@@ -28,121 +44,64 @@ class Metrics:
     def __init__(self) -> None:
         self._registry = CollectorRegistry(auto_describe=False)
         self._model_name = ""
-        self._ran: dict[str, bool] = {}
-        """engine requests that have not ended -> whether the engine ran a step for them"""
         self._signals = SignalCollector()
         self._gauges = GaugesCollector()
-        self._registry.register(self._signals)
-        self._registry.register(self._gauges)
+        self._info = InfoCollector()
+        self._watched = GenuinenessCollector()
+        for collector in (self._signals, self._watched, self._gauges, self._info):
+            self._registry.register(collector)
         ProcessCollector(registry=self._registry)
-        self._tokens = self._counter(
-            "tokens",
-            "Tokens by the strategy that picked them (none: the policy was off).",
-            "strategy",
-            "forced",
-        )
-        self._prompt_tokens = self._counter(
-            "prompt_tokens", "Tokens of prompts whose first choice began, once for all choices of a prompt."
-        )
-        self._generation_tokens = self._counter("generation_tokens", "Tokens that the engine generated.")
-        self._prefix_queries = self._counter(
-            "prefix_cache_queries", "Prompt tokens that were looked up in the KV cache."
-        )
-        self._prefix_hits = self._counter(
-            "prefix_cache_hits", "Prompt tokens that were found in the KV cache."
-        )
-        self._preemptions = self._counter(
-            "num_preemptions", "Times that a sequence gave its KV cache pages up and waited again."
-        )
-        self._rollouts = self._counter(
-            "branch_rollouts",
-            "Times that branches were rolled out and one kept (first: the one without branching; other).",
-            "kept",
-        )
-        self._branch_tokens = self._counter("branch_tokens", "Tokens of branches that were not kept.")
-        self._verdicts = self._counter(
+        self._families = families = Families(self._registry)
+        self.choices = ChoiceMetrics(families)
+        self.http = HttpMetrics(families)
+        self._steps = StepMetrics(families)
+        self._ended = EndMetrics(families)
+        self._verdicts = families.counter(
             "consensus_verdicts",
             "Votes that were decided, by why no more replies were drawn (agreed, decided, exhausted).",
             "reason",
         )
-        self._consensus_replies = self._counter("consensus_replies", "Replies that took part in votes.")
-        self._consensus_tokens = self._counter(
+        self._consensus_replies = families.counter("consensus_replies", "Replies that took part in votes.")
+        self._consensus_tokens = families.counter(
             "consensus_tokens", "Tokens of replies that lost a vote, among the generated tokens."
         )
-        self._success = self._counter(
-            "request_success",
-            "Choices that ran and ended, by reason (stop, length, cancelled, error).",
-            "finished_reason",
-        )
-        self._first = self._histogram(
-            "time_to_first_token_seconds", "From a request's arrival to the first token of a choice.", _WAIT
-        )
-        self._between = self._histogram(
-            "inter_token_latency_seconds",
-            "Between a choice's tokens, one observation a token but the first.",
-            _SHORT,
-        )
-        self._whole = self._histogram(
-            "e2e_request_latency_seconds", "From a request's arrival to the end of a choice that ran.", _LONG
-        )
-        self._queue = self._histogram(
-            "request_queue_time_seconds", "From a request's arrival to the first step of a choice.", _WAIT
-        )
-        self._step = self._histogram("engine_step_seconds", "Duration of an engine step.", _SHORT)
 
-    def bind(self, model_name: str, gauges: Callable[[], EngineGauges]) -> None:
+    def bind(
+        self,
+        model: ModelInfo,
+        profile: Profile | None,
+        facts: ServerFacts,
+        gauges: Callable[[], EngineGauges],
+    ) -> None:
         """Names the model, once it is loaded; ``gauges`` returns the gauges of a moment."""
-        self._model_name = model_name
-        self._signals.bind(model_name)
-        self._gauges.bind(model_name, gauges)
+        self._model_name = name = model.name
+        self._signals.bind(name, profile)
+        for part in (self._families, self.choices, self.http, self._steps, self._watched, self._ended):
+            part.bind(name)
+        for reason in ("agreed", "decided", "exhausted"):
+            self._verdicts.labels(name, reason)
+        self._gauges.bind(name, gauges)
+        self._info.bind(model, profile, facts, gauges)
 
     def on_step(self, report: StepReport) -> None:
         """Counts one engine step (the listener for Engine.subscribe)."""
         self._signals.observe(report)
-        if report.duration > 0:
-            # a report without one tells of cancels and refusals between two steps, or of a step that failed
-            self._step.labels(self._model_name).observe(report.duration)
-        for request_id, seconds in report.queued_seconds:
-            self.on_ran(request_id)
-            self._queue.labels(self._model_name).observe(seconds, exemplar(request_id))
-        tally: Tally[tuple[str, str]] = Tally(
-            (_LABELS[token.strategy], "true" if token.forced else "false")
-            for output in report.outputs
-            for token in output.tokens
-        )
-        for (strategy, forced), count in tally.items():
-            self._tokens.labels(self._model_name, strategy, forced).inc(count)
-        if tally:
-            self._generation_tokens.labels(self._model_name).inc(tally.total())
-        if report.prefix_queries:
-            self._prefix_queries.labels(self._model_name).inc(report.prefix_queries)
-            self._prefix_hits.labels(self._model_name).inc(report.prefix_hits)
-        for verdict in report.verdicts:
-            self._rollouts.labels(self._model_name, "other" if verdict.kept else "first").inc()
-            self._branch_tokens.labels(self._model_name).inc(verdict.tokens)
+        self._watched.observe(report)
+        self._steps.on_step(report)
+        self.choices.on_step(report)
         for request_id in report.preempted:
-            self._signals.forget(request_id)  # it will run in another slot
-            self._preemptions.labels(self._model_name).inc()
+            # it will run in another slot
+            self._signals.forget(request_id)
+            self._watched.forget(request_id)
 
-    def on_begin(self, request_id: str) -> None:
-        """Notes that a choice is handed to the engine, which may refuse it."""
-        self._ran[request_id] = False
-
-    def on_ran(self, request_id: str) -> None:
-        """Notes that the engine ran something of a choice, so that its end will count."""
-        if request_id in self._ran:
-            self._ran[request_id] = True
-
-    def on_first_token(self, request_id: str, seconds: float, prompt_tokens: int) -> None:
-        """Counts a choice's first token, and its prompt's tokens (0 unless it is the first choice)."""
-        self.on_ran(request_id)
-        self._first.labels(self._model_name).observe(seconds, exemplar(request_id))
-        self._prompt_tokens.labels(self._model_name).inc(prompt_tokens)
-
-    def on_tokens(self, seconds: float, count: int) -> None:
-        """Counts ``count`` further tokens of a choice, ``seconds`` after the tokens before them."""
-        for _ in range(count):
-            self._between.labels(self._model_name).observe(seconds / count)
+    def on_end(self, request_id: str, reason: str, seconds: float, figures: ChoiceFigures) -> bool:
+        """Counts a choice's end, well or not. Returns False, and counts nothing, where it never ran."""
+        self._signals.forget(request_id)
+        self._watched.forget(request_id)
+        ran = self.choices.on_end(request_id, reason, seconds, figures)
+        if ran and figures.genuineness is not None:
+            self._ended.on_end(request_id, figures.genuineness)
+        return ran
 
     def on_consensus(self, reason: str, replies: int, lost: int) -> None:
         """Counts a verdict over a prompt's replies; ``lost``: tokens of the replies that do not come back."""
@@ -150,24 +109,6 @@ class Metrics:
         self._consensus_replies.labels(self._model_name).inc(replies)
         self._consensus_tokens.labels(self._model_name).inc(lost)
 
-    def on_end(self, request_id: str, reason: str, seconds: float) -> bool:
-        """Counts a choice's end, well or not. Returns False, and counts nothing, where it never ran."""
-        self._signals.forget(request_id)
-        if not self._ran.pop(request_id, False):
-            return False
-        self._success.labels(self._model_name, reason).inc()
-        self._whole.labels(self._model_name).observe(seconds, exemplar(request_id))
-        return True
-
-    def expose(self, accept: str) -> tuple[bytes, str]:
-        """Returns the page and its content type; exemplars are in the OpenMetrics form only."""
-        encoder, content_type = choose_encoder(accept)
-        return encoder(self._registry), content_type
-
-    def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
-        return Counter(f"entropick_{name}", help_text, ["model_name", *labels], registry=self._registry)
-
-    def _histogram(self, name: str, help_text: str, buckets: tuple[float, ...]) -> Histogram:
-        return Histogram(
-            f"entropick_{name}", help_text, ["model_name"], registry=self._registry, buckets=buckets
-        )
+    def snapshot(self) -> MetricsPage:
+        """Returns all families as they are now."""
+        return MetricsPage(tuple(self._registry.collect()))

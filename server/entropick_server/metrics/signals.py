@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 from prometheus_client.utils import floatToGoString
 
+from entropick_sampler.profile import Profile
 from entropick_sampler.signals import SIGNALS, Signal
 
 from ..engine.types import StepReport, Token
+from .drift import DriftCollector
 from .exemplars import exemplar
+from .steps import STRATEGY_LABELS
+
+STRATEGIES: Final[tuple[str, ...]] = tuple(STRATEGY_LABELS.values())
+"""the values of the label ``strategy``, in the order of the histograms' rows"""
+_INDEX: Final = {strategy: index for index, strategy in enumerate(STRATEGY_LABELS)}
 
 
 class SignalHistograms:
-    """The histograms of all signals; a batch of values is bucketed in one pass."""
+    """The histograms of all signals by strategy; a batch of values is bucketed in one pass."""
 
     def __init__(self) -> None:
         widest = max(len(signal.buckets) for signal in SIGNALS)
@@ -28,58 +37,71 @@ class SignalHistograms:
         for line, signal in zip(self._bounds, SIGNALS, strict=True):
             line[: len(signal.buckets)] = signal.buckets
         self._columns = np.arange(len(SIGNALS))
-        self._counts = np.zeros((len(SIGNALS), widest + 1), dtype=np.int64)
-        self._sums = np.zeros(len(SIGNALS))
-        self._largest: tuple[dict[int, tuple[str, float, float]], ...] = tuple({} for _ in SIGNALS)
-        """of each signal: bucket -> the newest exemplar, as request id, value, time"""
+        self._counts = np.zeros((len(STRATEGIES), len(SIGNALS), widest + 1), dtype=np.int64)
+        self._sums = np.zeros((len(STRATEGIES), len(SIGNALS)))
+        self._largest: tuple[dict[tuple[int, int], tuple[str, float, float]], ...] = tuple(
+            {} for _ in SIGNALS
+        )
+        """of each signal: strategy, bucket -> the newest exemplar, as request id, value, time"""
 
-    def observe(self, values: NDArray[np.float64], request_ids: Sequence[str]) -> None:
+    def observe(
+        self, values: NDArray[np.float64], strategies: NDArray[np.int64], request_ids: Sequence[str]
+    ) -> None:
         """Adds a step's values [rows, signals], NaN where a signal was not measured.
 
-        The largest value of each signal becomes an exemplar.
+        ``strategies`` [rows] index :data:`STRATEGIES`. The largest value of each signal becomes an exemplar.
         """
         known = np.isfinite(values)
         # bucket "le" holds value <= bound
         buckets = (values[:, :, None] > self._bounds).sum(-1)
-        np.add.at(self._counts, (np.broadcast_to(self._columns, buckets.shape), buckets), known)
-        self._sums += np.where(known, values, 0.0).sum(0)
+        of_row = strategies[:, None]
+        np.add.at(self._counts, (of_row, self._columns, buckets), known)
+        np.add.at(self._sums, strategies, np.where(known, values, 0.0))
         tops = np.where(known, values, -np.inf).argmax(0).tolist()
         now = time.time()
         for column, row in enumerate(tops):
             if known[row, column]:
-                exemplar_of = request_ids[row], float(values[row, column]), now
-                self._largest[column][int(buckets[row, column])] = exemplar_of
+                place = int(strategies[row]), int(buckets[row, column])
+                self._largest[column][place] = request_ids[row], float(values[row, column]), now
 
     def family(self, column: int, model_name: str) -> HistogramMetricFamily:
-        """Returns the exposition of one signal's histogram at this moment."""
+        """Returns the exposition of one signal's histograms at this moment.
+
+        A strategy that no token of the signal had is left out, so that only what happens makes series.
+        """
         signal = SIGNALS[column]
-        help_text = f"{signal.help} One observation a token."
-        family = HistogramMetricFamily(signal.metric, help_text, labels=["model_name"])
+        help_text = f"{signal.help} One observation a token, by the strategy that picked it."
+        family = HistogramMetricFamily(signal.metric, help_text, labels=["model_name", "strategy"])
         bounds = [*map(floatToGoString, signal.buckets), "+Inf"]
-        totals = np.cumsum(self._counts[column, : len(bounds)])
-        buckets: list[tuple[str, float] | tuple[str, float, Exemplar]] = []
-        for bucket, (bound, total) in enumerate(zip(bounds, totals, strict=True)):
-            plain = (bound, float(total))
-            if (known := self._largest[column].get(bucket)) is None:
-                buckets.append(plain)
-            else:
-                request_id, value, at = known
-                buckets.append((*plain, Exemplar(exemplar(request_id), value, at)))
-        family.add_metric([model_name], buckets, float(self._sums[column]))
+        for strategy, label in enumerate(STRATEGIES):
+            totals = np.cumsum(self._counts[strategy, column, : len(bounds)])
+            if not totals[-1]:
+                continue
+            buckets: list[tuple[str, float] | tuple[str, float, Exemplar]] = []
+            for bucket, (bound, total) in enumerate(zip(bounds, totals.tolist(), strict=True)):
+                plain = (bound, float(total))
+                if (known := self._largest[column].get((strategy, bucket))) is None:
+                    buckets.append(plain)
+                else:
+                    request_id, value, at = known
+                    buckets.append((*plain, Exemplar(exemplar(request_id), value, at)))
+            family.add_metric([model_name, label], buckets, float(self._sums[strategy, column]))
         return family
 
 
 class SignalCollector(Collector):
-    """Every signal twice: a histogram over all tokens, and the last value of each running choice by slot."""
+    """Every signal twice: histograms over all tokens, and the last value of each running choice by slot."""
 
     def __init__(self) -> None:
         self._histograms = SignalHistograms()
         self._live: dict[int, tuple[str, Token]] = {}
+        self._drift = DriftCollector()
         self._model_name = ""
 
-    def bind(self, model_name: str) -> None:
-        """Names the model; nothing is collected before."""
+    def bind(self, model_name: str, profile: Profile | None) -> None:
+        """Names the model and its profile; nothing is collected before."""
         self._model_name = model_name
+        self._drift.bind(model_name, profile)
 
     def observe(self, report: StepReport) -> None:
         """Counts one engine step."""
@@ -87,7 +109,9 @@ class SignalCollector(Collector):
         if rows:
             ids = [request_id for request_id, _ in rows]
             values = np.array([token.signals for _, token in rows], dtype=np.float64)
-            self._histograms.observe(values, ids)
+            strategies = np.array([_INDEX[token.strategy] for _, token in rows])
+            self._histograms.observe(values, strategies, ids)
+            self._drift.observe(values, np.array([not token.forced for _, token in rows]))
         for output, slot in zip(report.outputs, report.slots, strict=True):
             if slot < 0:
                 continue
@@ -101,7 +125,7 @@ class SignalCollector(Collector):
         for slot in [slot for slot, (owner, _) in self._live.items() if owner == request_id]:
             del self._live[slot]
 
-    def collect(self) -> Iterator[HistogramMetricFamily | GaugeMetricFamily]:
+    def collect(self) -> Iterator[Metric]:
         """Yields the families, at every scrape; none before the model is named."""
         if not self._model_name:
             return
@@ -109,6 +133,7 @@ class SignalCollector(Collector):
             yield self._histograms.family(column, self._model_name)
         for column, signal in enumerate(SIGNALS):
             yield self._gauge(column, signal)
+        yield from self._drift.collect()
 
     def _gauge(self, column: int, signal: Signal) -> GaugeMetricFamily:
         name = signal.metric.replace("entropick_", "entropick_live_", 1)

@@ -90,6 +90,10 @@ class DetailRow(BaseModel):
     token_cost: list[list[float | None]] | None = Field(
         default=None, description="[layers][heads], bits, over the window; absent unless asked for"
     )
+    quadrant: list[list[str | None]] | None = Field(
+        default=None,
+        description="[layers][heads], each head's place in the plane; absent without cut points",
+    )
 
 
 class TokenRow(BaseModel):
@@ -106,6 +110,9 @@ class TokenRow(BaseModel):
     signals: Any = Field(description="signal name -> value; SignalValues")
     eos: bool = Field(default=False, description="the model's end of sequence; absent elsewhere")
     stop: bool = Field(default=False, description="a stop_token_id that ended the answer; absent elsewhere")
+    layer_entropy: dict[str, float] | None = Field(
+        default=None, description="layer -> bits, by the logit lens; absent unless asked for of this token"
+    )
     detail: DetailRow | None = None
     candidates: list[CandidateRow] | None = None
     most_probable: list[ProbableRow] | None = Field(
@@ -158,6 +165,9 @@ class PullRow(BaseModel):
     start: float
     end: float
     delta: float
+    pulled: bool | None = Field(
+        default=None, description="whether delta is below the cut point; absent without one"
+    )
 
 
 class GenuinenessSummary(BaseModel):

@@ -88,6 +88,7 @@ async def respond(
 
         size = prompts.size + _CHOICE_SIZE * prompts.number * count
         answer = await beside_the_loop(http, size, prepare)
+        state.metrics.choices.on_prompts(prompts.number, body.choices)
         if body.stream:
             options = body.stream_options
             usage = bool(options and options.include_usage)

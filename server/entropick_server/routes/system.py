@@ -18,13 +18,16 @@ from entropick_sampler.branch_config import (
 )
 from entropick_sampler.one_formula import ONE_FORMULA, OneFormula
 from entropick_sampler.params import FIXED_BASE, FORMULA_BASE, PARAM_RANGES, SEED_PARAMS, FormulaParams
-from entropick_sampler.signals import SIGNALS
+from entropick_sampler.profile import QUANTILE_LEVELS
+from entropick_sampler.signals import HESITATION, HESITATION_SIGNAL, SIGNALS
 from entropick_sampler.strategy import Strategy
 
 from ..answers import NAMED, PATTERNED
 from ..consensus.config import CHOICES, FLAGS, RANGES, SIMILAR
+from ..offload import LARGE
 from ..state import server_state
 from ..version import server_version
+from ._common import beside_the_loop
 
 router = APIRouter()
 
@@ -46,7 +49,10 @@ async def version() -> dict[str, str]:
 @router.get("/metrics")
 async def metrics(request: Request) -> Response:
     """Returns Prometheus' page; OpenMetrics with exemplars where the scraper accepts it."""
-    page, content_type = server_state(request).metrics.expose(request.headers.get("accept", ""))
+    accept = request.headers.get("accept", "")
+    snapshot = server_state(request).metrics.snapshot()
+    # some thousand lines: written in the loop they would hold up every stream at every scrape
+    page, content_type = await beside_the_loop(request, LARGE, lambda: snapshot.encode(accept))
     return Response(page, headers={"Content-Type": content_type})
 
 
@@ -61,6 +67,7 @@ async def policy(request: Request) -> dict[str, Any]:
         presets["calibrated"] = asdict(profile.params)
     preset = settings.preset if settings.preset in presets else "seed"
     branch, consensus = state.default_policy.branch, state.default_consensus
+    lens = state.default_policy.layer_entropy
     return {
         "default": {
             "policy": settings.policy,
@@ -69,6 +76,8 @@ async def policy(request: Request) -> dict[str, Any]:
             "branch": None if branch is None else {**asdict(branch), "on": _names(branch)},
             "consensus": None if consensus is None else consensus.as_dict(),
             "telemetry": settings.telemetry,
+            "genuineness": settings.genuineness,
+            "layer_entropy": None if lens is None else {"every": lens.every, "layers": list(lens.layers)},
         },
         "presets": presets,
         "fixed": {name: asdict(FIXED_BASE)[name] for name in ("temperature", "top_p", "top_k", "min_p")},
@@ -87,7 +96,9 @@ async def policy(request: Request) -> dict[str, Any]:
             **{name: [True, False] for name in FLAGS},
         },
         "profile": None if profile is None else {"id": profile.id, **profile.as_dict()},
+        "quantile_levels": QUANTILE_LEVELS,
         "strategies": [strategy.label for strategy in Strategy],
+        "hesitation": {"signal": HESITATION_SIGNAL, "from": HESITATION, "unit": "bits"},
         "signals": [
             {"name": s.name, "unit": s.unit, "group": s.group, "help": s.help, "metric": s.metric}
             for s in SIGNALS

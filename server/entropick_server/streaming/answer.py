@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
+from ..engine.base import EngineDeadError
 from ..protocol.errors import ApiError
 from ..protocol.responses import (
     ChatChunkChoice,
@@ -81,15 +82,9 @@ class Answer:
             chunks.append(opening)
         if text:
             chunks.append(self.format.chunk(run, text, run.hand_out(), end=False))
+        events = [chunk_event(self.origin, self.format, choice, include_usage) for choice in chunks]
         if run.finish_reason is not None:
-            chunks.append(self.format.chunk(run, "", run.hand_out(), end=True))
-        events = []
-        for choice in chunks:
-            chunk = envelope(self.origin, self.format.chunk_object)
-            chunk.choices = [choice]
-            if include_usage:
-                chunk.usage = None
-            events.append(event(chunk.model_dump_json(exclude_unset=True)))
+            events.append(await last_event(self.server, self.origin, self.format, run, include_usage))
         if events:
             await write(b"".join(events))
 
@@ -157,6 +152,43 @@ def envelope(origin: Origin, kind: str) -> Completion:
         system_fingerprint=origin.model.fingerprint,
         choices=[],
     )
+
+
+def chunk_event(
+    origin: Origin, kind: Format, choice: ChatChunkChoice | CompletionChoice, include_usage: bool
+) -> bytes:
+    """Returns the event of a choice's chunk."""
+    chunk = envelope(origin, kind.chunk_object)
+    chunk.choices = [choice]
+    if include_usage:
+        chunk.usage = None
+    return event(chunk.model_dump_json(exclude_unset=True))
+
+
+async def last_event(
+    server: ServerState,
+    origin: Origin,
+    kind: Format,
+    run: Run,
+    include_usage: bool,
+    index: int | None = None,
+) -> bytes:
+    """Returns the event of a choice's end, made beside the event loop where it has many rows.
+
+    ``index``: the choice's number on the wire, None for its own.
+    """
+
+    def work() -> bytes:
+        choice = kind.chunk(run, "", run.hand_out(), end=True)
+        if index is not None:
+            choice.index = index
+        return chunk_event(origin, kind, choice, include_usage)
+
+    size = len(run.tokens) * ROW_SIZE if run.request.policy.at_end else 0
+    try:
+        return await server.offload.run(size, work)
+    except ApiError as error:
+        raise EngineDeadError(error.message) from error
 
 
 def error_event(error: ApiError) -> bytes:

@@ -29,7 +29,7 @@ from ..protocol.responses import (
     Usage,
 )
 from ..state import ServerState
-from .answer import DONE, ROW_SIZE, Write, envelope, event, run_choice
+from .answer import DONE, ROW_SIZE, Write, chunk_event, envelope, event, last_event, run_choice
 from .formats import Format
 from .run import Origin, ReplyToken, Run, figures_of
 
@@ -208,15 +208,12 @@ class ConsensusAnswer:
             chunks.append(opening)
         for text, tokens in prompt.steps[run.request.choice]:
             chunks.append(self._format.chunk(run, text, tokens, end=False))
-        chunks.append(self._format.chunk(run, "", run.hand_out(), end=True))
         for choice in chunks:
             choice.index = prompt.index
-            chunk = envelope(self._origin, self._format.chunk_object)
-            chunk.choices = [choice]
-            if include_usage:
-                chunk.usage = None
-            await write(event(chunk.model_dump_json(exclude_unset=True)))
+            await write(chunk_event(self._origin, self._format, choice, include_usage))
             await asyncio.sleep(0)  # others get their turns: nothing else in here waits
+        index = prompt.index
+        await write(await last_event(self._server, self._origin, self._format, run, include_usage, index))
         return run
 
     def _whole(self, runs: Sequence[Run]) -> str:

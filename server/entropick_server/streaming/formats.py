@@ -118,6 +118,8 @@ def _reason(run: Run) -> str:
 def _with_telemetry(choice: Choice, run: Run, tokens: Sequence[ReplyToken], *, end: bool) -> Choice:
     """Adds the tokens' rows and, at the end, the summary, as far as the request asked for them."""
     level = run.request.policy.telemetry
+    if end and run.request.policy.at_end:
+        tokens = run.tokens
     rows = level in ("tokens", "full") and bool(tokens)
     if level == "none" or not (rows or end):
         return choice

@@ -19,6 +19,8 @@ from ..detokenizer import Detokenizer
 from ..engine.base import EngineError
 from ..engine.types import FinishReason, Request, RequestOutput, Token
 from ..error_estimate import Agreement, estimate
+from ..genuineness import genuineness_at_end
+from ..metrics import ChoiceFigures
 from ..protocol.responses import ConsensusTelemetry, Summary
 from ..recent import Finished
 from ..series import Series
@@ -135,7 +137,8 @@ class Run:
         if self._summary is not None:
             return self._summary
         tokens = [reply.token for reply in self.tokens]
-        summary = summarize(self.request, tokens, self._origin.model.profile_id, self.branch_tokens)
+        model = self._origin.model
+        summary = summarize(self.request, tokens, model.profile_id, self.branch_tokens, model.cuts)
         if self.finish_reason is not None:
             if (probability := self.error_probability()) is not None:
                 summary.error_probability = probability
@@ -198,7 +201,7 @@ class Run:
 
     def __enter__(self) -> Self:
         """Notes that the request is handed to the engine, which may refuse it."""
-        self._server.metrics.on_begin(self.request.request_id)
+        self._server.metrics.choices.on_begin(self.request.request_id)
         return self
 
     def __exit__(
@@ -207,7 +210,7 @@ class Run:
         """Counts the end of the choice, well or not."""
         if isinstance(error, GenerationError):
             # a step that fails may be a request's first, and its output tells nothing else of it
-            self._server.metrics.on_ran(self.request.request_id)
+            self._server.metrics.choices.on_ran(self.request.request_id)
         if self._begun:
             self._prompt.end()
         if self.finish_reason is not None:
@@ -217,12 +220,21 @@ class Run:
             reason = "cancelled" if gone else "error"
         duration = time.monotonic() - self.request.arrival
         # a choice that the engine refused, or that was given up while it waited, does not count
-        if self._server.metrics.on_end(self.request.request_id, reason, duration):
+        request = self.request
+        tokens = [reply.token for reply in self.tokens]
+        figures = ChoiceFigures(
+            len(request.prompt_token_ids),
+            self.cached_tokens,
+            len(tokens),
+            request.sampling.max_tokens,
+            genuineness_at_end(request, tokens, self._origin.model.cuts),
+        )
+        if self._server.metrics.on_end(request.request_id, reason, duration, figures):
             self._server.recent.add(self._finished(reason, duration))
 
     def _count(self, tokens: int) -> None:
         """Counts the tokens that a step brought, and when."""
-        now = time.monotonic()
+        now, choices = time.monotonic(), self._server.metrics.choices
         if tokens and self.first_token_seconds is None:
             self._begun = True
             self._prompt.begin()
@@ -231,9 +243,9 @@ class Run:
             request = self.request
             # a prompt counts once, with its first choice
             prompt_tokens = len(request.prompt_token_ids) if request.counts_prompt else 0
-            self._server.metrics.on_first_token(request.request_id, self.first_token_seconds, prompt_tokens)
+            choices.on_first_token(request.request_id, self.first_token_seconds, prompt_tokens)
         elif tokens:
-            self._server.metrics.on_tokens(now - self._last, tokens)
+            choices.on_tokens(now - self._last, tokens)
         self._last = now
 
     def _finished(self, reason: str, duration: float) -> Finished:

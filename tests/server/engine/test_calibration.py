@@ -12,6 +12,7 @@ import pytest
 
 from entropick_sampler.calibrate import MIN_LABELLED, fit
 from entropick_sampler.calibrate_opening import KINDS
+from entropick_sampler.genuineness import reference
 from entropick_sampler.params import PolicyConfig
 from entropick_sampler.profile import PROFILE_FILE, Profile
 from entropick_sampler.signals import POLICY_SIGNALS, SIGNALS
@@ -25,6 +26,7 @@ from entropick_server.calibration import (
     read_samples,
     token_indices,
 )
+from entropick_server.calibration.cuts import MOST_TOKENS, _replay, measure_cuts, replies_of
 from entropick_server.calibration.run import ENOUGH_TOKENS, measure_openings
 from entropick_server.calibration.samples import BUILT_IN_PROMPTS, BUILT_IN_TOKENS
 from entropick_server.engine.base import Engine, EngineError, ModelLoadError
@@ -387,3 +389,44 @@ async def test_first_start_calibrates_and_the_next_one_does_not(
     await second.start()
     assert second.profile == made
     await second.close()
+
+
+async def test_cut_points_are_tertiles_over_the_ends_and_full_windows_of_replies(
+    engine: EmbeddedEngine,
+) -> None:
+    """Against the float64 definitions, from each step's attention entropies."""
+    rng = np.random.default_rng(4)
+    replies = [Sample((1, 2, 3), tuple(rng.integers(0, 250, n).tolist())) for n in (70, 9, 128, 20)]
+    cuts = await measure_cuts(engine, replies, 4)
+    assert cuts is not None
+    scores, costs, falls = [], [], []
+    for number, reply in enumerate(replies):
+        tokens = await _replay(engine, 100 + number, reply)
+        bits = np.array([t.detail.attention_entropy for t in tokens if t.detail is not None])
+        keys = np.arange(3, 3 + len(tokens))[:, None, None]
+        z = reference.normalised_entropy(bits, keys)
+        series = [reference.genuineness(bits[:n], keys[:n, :, 0]) for n in range(8, len(tokens) + 1)]
+        if (pull := reference.elaboration_pull(series)) is not None:
+            falls.append(pull.delta)
+        for n in {70: (64, 70), 9: (9,), 128: (64, 128), 20: (20,)}[len(tokens)]:
+            scores.append(reference.head_genuineness(z[:n]).ravel())
+            detail = tokens[n - 1].detail
+            assert detail is not None
+            costs.append(np.array(detail.token_cost).ravel())
+    low, high = np.quantile(np.concatenate(scores), (1 / 3, 2 / 3))
+    assert (cuts.mechanical, cuts.genuine) == pytest.approx((low, high), rel=1e-4)
+    assert cuts.cost == pytest.approx(np.median(np.concatenate(costs)), rel=1e-6)
+    assert (cuts.window, cuts.form) == (64, "normalised")
+    fall = float(np.quantile(falls, 0.05))
+    assert cuts.pull == (pytest.approx(fall, rel=1e-3) if fall < 0 else None)
+
+
+async def test_short_replies_and_none_give_no_cut_points(engine: EmbeddedEngine) -> None:
+    samples = [Sample((1, 2), ()), Sample((3,), ())]
+    measured = await measure(engine, [Sample((1, 2), (5, 6, 7)), Sample((3,), tuple(range(40, 60)))], 2)
+    (reply,) = replies_of(samples, measured)
+    assert (reply.prompt, reply.reply) == ((3,), tuple(range(40, 60)))
+    assert await measure_cuts(engine, [], 2) is None
+    many = replies_of([Sample((1,), ())] * 1000, [measured[1]] * 1000)
+    assert len(many) * 20 <= MOST_TOKENS
+    assert len(many) > 100

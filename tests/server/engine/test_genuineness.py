@@ -10,13 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from prometheus_client.parser import text_string_to_metric_families
 
 from entropick_sampler.branch_config import BranchConfig
 from entropick_sampler.genuineness import reference
+from entropick_sampler.genuineness.quadrants import UNKNOWN, Cuts, Quadrant, classify
 from entropick_sampler.params import PolicyConfig
+from entropick_sampler.profile import THRESHOLDS, Profile
 from entropick_sampler.signals import SIGNAL_NAMES, STEP_SIGNALS, WINDOW_SIGNALS
 from entropick_sampler.strategy import Strategy
 from entropick_server.engine.types import Request, Token
+from entropick_server.genuineness import genuineness_at_end, genuineness_summary
+from entropick_server.metrics import ChoiceFigures, Metrics, ServerFacts
 
 from .conftest import Room, tiny_model
 
@@ -246,3 +251,111 @@ def test_a_decoder_of_modules_does_not_know_the_prompt(room: Open, make_request:
     assert costs[0] is None
     assert costs[-1] is not None, "most of the attention is on the reply by now"
     assert costs[-1] > 0
+
+
+def cut(room: Room, cuts: Cuts) -> None:
+    """Puts cut points into force; the other figures decide nothing here."""
+    room.core.set_profile(
+        Profile("m", "d", (0, 1, 2), "2026-01-01", 1, {}, dict.fromkeys(THRESHOLDS, 1.0), genuineness=cuts)
+    )
+
+
+def test_each_head_has_its_quadrant(room: Open, make_request: Make) -> None:
+    open_room = room()
+    (tokens,) = told(open_room, make_request(PROMPT, policy=COSTED, seed=2, max_tokens=40))
+    last = tokens[-1].detail
+    assert last is not None
+    assert last.quadrant is None, "without cut points"
+    g, x = np.array(last.genuineness), np.array(last.token_cost)
+    low, high = np.quantile(g, (0.3, 0.6))
+    cuts = Cuts(float(np.median(x)), float(high), float(low), 64, pull=-1e-6)
+    cut(open_room, cuts)
+    policies = COSTED, replace(COSTED, genuineness="scores")
+    requests = [make_request(PROMPT, policy=policy, seed=2, max_tokens=40) for policy in policies]
+    costed, plain = told(open_room, *requests)
+    assert costed[-1].detail is not None
+    assert plain[-1].detail is not None
+    wanted = classify(g, x, cuts)
+    assert (wanted != UNKNOWN).all()
+    assert costed[-1].detail.quadrant == tuple(
+        tuple(Quadrant(q).label for q in of_layer) for of_layer in wanted.tolist()
+    )
+    counts = costed[-1].counts
+    assert counts is not None
+    assert list(counts.by_region().values()) == [int((wanted == q).sum()) for q in Quadrant]
+    assert plain[-1].counts is not None
+    assert plain[-1].counts[:3] == counts[:3]
+    assert {name for heads in plain[-1].detail.quadrant or () for name in heads} == {
+        "genuine", "mechanical", "transition",
+    }  # fmt: skip
+    # the summary and the metrics say the same of the choice's end
+    summary = genuineness_summary(requests[0], costed, cuts)
+    figures = genuineness_at_end(requests[0], costed, cuts)
+    assert summary is not None
+    assert figures is not None
+    assert summary.quadrants == {q.label: float((wanted == q).mean()) for q in Quadrant}
+    assert figures.heads == counts.by_region()
+    assert (figures.score, figures.collapse_rate) == (summary.score, windows(costed)["collapse_rate"][-1])
+    assert summary.pull is not None
+    assert summary.pull.pulled == figures.pulled == (summary.pull.delta < -1e-6)
+
+
+def test_the_metrics_of_a_running_batch(room: Open, make_request: Make) -> None:
+    """Gauges by slot follow one reply's series, layers are means of heads, and all of them go at the end."""
+    open_room = room(max_num_seqs=2)
+    cut(open_room, Cuts(4.0, 0.05, 0.01, 64))
+    core, metrics = open_room.core, Metrics()
+    metrics.bind(core.info, None, ServerFacts("1", "embedded", 2, True), core.gauges)
+
+    def page() -> dict[tuple[str, ...], float]:
+        text, _ = metrics.snapshot().encode("")
+        return {
+            (s.name, *(v for k, v in sorted(s.labels.items()) if k != "model_name")): s.value
+            for family in text_string_to_metric_families(text.decode())
+            for s in family.samples
+        }
+
+    request = make_request(PROMPT, policy=COSTED, max_tokens=30)
+    metrics.choices.on_begin(request.request_id)
+    open_room.add(request)
+    layers = None
+    while not core.idle:
+        report = open_room.step()
+        metrics.on_step(report)
+        layers = report.layers or layers
+        found, tokens = page(), open_room.tokens[request.request_id]
+        if report.gauges.running and tokens:
+            got = windows(tokens[-1:])
+            for signal, metric in (("genuineness", "genuineness_score"), ("token_cost", "token_cost_bits")):
+                assert found.get((f"entropick_live_{metric}", "0")) == got[signal][0]
+            if tokens[-1].counts is not None:
+                shares = [v for k, v in found.items() if k[0] == "entropick_live_quadrant_share_ratio"]
+                assert len(shares) == 5
+                assert sum(shares) == pytest.approx(1.0)
+    assert layers is not None
+    assert layers.layers == (0, 1, 2)
+    assert not [k for k in page() if k[0].startswith(("entropick_live_", "entropick_layer_"))]
+    figures = genuineness_at_end(request, open_room.tokens[request.request_id], None)
+    metrics.on_end(request.request_id, "length", 1.0, ChoiceFigures(20, 0, 30, 30, figures))
+    ended = page()
+    for name in ("genuineness_score", "token_cost_bits", "collapse_rate_ratio"):
+        assert ended[(f"entropick_request_{name}_count",)] == 1
+    assert sum(v for k, v in ended.items() if k[0] == "entropick_head_quadrant_total") == 12
+
+
+def test_the_layers_means_are_those_of_the_heads(room: Open, make_request: Make) -> None:
+    open_room = room()
+    requests = [make_request(PROMPT[i:], policy=COSTED, max_tokens=40) for i in range(2)]
+    for request in requests:
+        open_room.add(request)
+    for _ in range(20):
+        open_room.step()
+    # a second has gone by
+    found = open_room.core._sampler.watched_layers(math.inf)
+    newest = [open_room.tokens[r.request_id][-1].detail for r in requests]
+    g = np.mean([np.array(d.genuineness) for d in newest if d is not None], axis=(0, 2))
+    x = np.mean([np.array(d.token_cost) for d in newest if d is not None], axis=(0, 2))
+    assert found is not None
+    np.testing.assert_allclose(found.genuineness, g, rtol=1e-9)
+    np.testing.assert_allclose(found.token_cost, x, rtol=1e-9)
+    assert open_room.core._sampler.watched_layers(0.0) is None, "within a second"

@@ -62,6 +62,19 @@ class KVCache:
         self.keys: list[Tensor] = list(self._blocks[:, 0])
         self.values: list[Tensor] = list(self._blocks[:, 1])
         self.surprisals: Tensor = torch.full((shape.blocks, shape.block_size), UNKNOWN, device=device)
+        self._flat_surprisals = self.surprisals.view(-1).numpy() if device.type == "cpu" else None
+
+    def write_surprisals(self, index: Sequence[int], bits: Sequence[float]) -> None:
+        """Writes surprisals beside the keys at some cache indices."""
+        if self._flat_surprisals is None:
+            if index:
+                self.surprisals.view(-1)[torch.tensor(index)] = torch.tensor(
+                    bits, device=self.surprisals.device
+                )
+            return
+        # numpy's small writes cost a fraction of torch's
+        for at, value in zip(index, bits, strict=True):
+            self._flat_surprisals[at] = value
 
     def copy(self, source: int, targets: Sequence[int]) -> None:
         """Copies a block into others, in all layers at once."""

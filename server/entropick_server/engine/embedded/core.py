@@ -68,6 +68,7 @@ class EngineCore:
             raise ModelLoadError(str(error)) from error
         kernels = None if options.kernels == "auto" else options.kernels
         decoder = choose_decoder(model, self.info.max_model_len, options.decoder, kernels)
+        self.info = replace(self.info, layer_entropy=not isinstance(decoder, ModulesDecoder))
         if not options.measure and isinstance(decoder, TorchDecoder | ModulesDecoder):
             raise ModelLoadError("measure: only the native decoder can leave measuring out")
         monitored = self.info.monitored_layers if options.measure else ()
@@ -134,7 +135,9 @@ class EngineCore:
         batch = self._batch = self._scheduler.schedule()
         output = self._runner.forward(batch)
         drawn = self._sampler.sample(output)
-        return self._committer.commit(batch, drawn, began)
+        report = self._committer.commit(batch, drawn, began)
+        layers = self._sampler.watched_layers(began)
+        return report if layers is None else replace(report, layers=layers)
 
     def fail_step(self) -> StepReport:
         """Ends the requests of the step that raised; the others go on. Only the log learns the reason.

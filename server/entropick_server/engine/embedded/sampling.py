@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import torch
 
+from entropick_kernels.decoder import LayerLens
 from entropick_kernels.logits_stats import Kernels
 from entropick_sampler.batch import SampledBatch
-from entropick_sampler.packed import unpack
+from entropick_sampler.packed import LOGITS_ENTROPY, unpack
 from entropick_sampler.profile import DEFAULT_CLARIFY_TEXT, Profile
 
 from ..base import Tokenizer
 from ..reply import BAD_LOGITS, ClarifyingText, Drawn, step_columns
 from ..tokens import attention_details, most_probable_tokens, token_detail, token_of, top_logprobs
+from ..types import WatchedLayers
 from .forward import ForwardOutput
 from .sequence import Sequence
-from .watch import watch
+from .watch import Watch
 
 
 class StepSampler:
@@ -54,6 +56,7 @@ class StepSampler:
         self._clarifying = ClarifyingText.of(text, self._tokenizer)
         self._sequences: tuple[Sequence, ...] = ()
         self._batch = SampledBatch([], profile, self._device)
+        self._watch = Watch(profile.genuineness if profile else None)
 
     def sample(self, output: ForwardOutput | None) -> list[Drawn]:
         """Draws a token for every row of a forward's output; none for None."""
@@ -73,7 +76,8 @@ class StepSampler:
         if full := [i for i, s in enumerate(sequences) if s.request.policy.telemetry == "full"]:
             details = attention_details(output.heads, output.by_layer, full)
             probable = most_probable_tokens(output.logits, rows, full)
-        windows = watch(output, rows, self._profile.genuineness if self._profile else None)
+        lenses = {} if output.lens is None else self._layer_entropies(output.lens, sequences)
+        windows = self._watch.push(output, packed[:, LOGITS_ENTROPY])
         drawn = []
         for i, (sequence, row, text) in enumerate(zip(sequences, rows, texts, strict=True)):
             clarifying = text if row.inserted else ()
@@ -88,9 +92,29 @@ class StepSampler:
                 else token_detail(detail, self._layers, row.candidates, sequence.reply.windows),
                 window=windows[i],
                 probable=probable.get(i, ()),
+                layer_entropy=lenses.get(i, ()),
             )
             drawn.append(Drawn(token, clarifying, row.firsts, BAD_LOGITS if row.flags else None))
         return drawn
+
+    def _layer_entropies(
+        self, lens: LayerLens, sequences: tuple[Sequence, ...]
+    ) -> dict[int, tuple[tuple[int, float], ...]]:
+        """Returns layers with their entropies (bits) for each row that wants some in this step."""
+        found = {}
+        for row, column in zip(lens.rows.tolist(), lens.entropy.T.tolist(), strict=True):
+            asked = sequences[row].request.policy.layer_entropy
+            own = (asked and asked.layers) or self._layers
+            pairs = zip(lens.layers, column, strict=True)
+            found[row] = tuple((layer, bits) for layer, bits in pairs if layer in own)
+        return found
+
+    def watched_layers(self, now: float) -> WatchedLayers | None:
+        """Returns the genuineness by layer of the running rows, at most once a second; else None.
+
+        ``now``: time.monotonic().
+        """
+        return self._watch.layers(self._layers, now)
 
     def _lay_out(self, sequences: tuple[Sequence, ...]) -> None:
         self._batch = SampledBatch(
@@ -100,4 +124,5 @@ class StepSampler:
             [s.philox_stream for s in sequences],
             self._kernels,
         )
+        self._watch.lay_out(sequences)
         self._sequences = sequences

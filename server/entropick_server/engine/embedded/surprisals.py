@@ -86,5 +86,4 @@ class Surprisals:
         return sequence.blocks[at // self._size] * self._size + at % self._size
 
     def _write(self, index: list[int], bits: list[float]) -> None:
-        if index:
-            self._cache.surprisals.view(-1)[torch.tensor(index)] = torch.tensor(bits)
+        self._cache.write_surprisals(index, bits)

@@ -2,72 +2,99 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence as Seq
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from entropick_sampler.genuineness.batch import WatchedBatch
 from entropick_sampler.genuineness.quadrants import Cuts
-from entropick_sampler.genuineness.reply import ReplyWindows, WindowStep, push_step
-from entropick_sampler.packed import TokenRow
-from entropick_sampler.signals import SIGNAL_NAMES
+from entropick_sampler.genuineness.reply import ReplyWindows, WindowStep
 
 from ..tokens import NO_WINDOW
+from ..types import WatchedLayers
 from .forward import ForwardOutput
 from .sequence import Sequence
 
-_ENTROPY = SIGNAL_NAMES.index("logits_entropy")
+_EVERY: Final = 1.0
+"""seconds between two reports of the layers"""
 
 
-def watch(output: ForwardOutput, rows: Seq[TokenRow], cuts: Cuts | None = None) -> list[WindowStep]:
-    """Pushes a step into the windows of its rows' replies, and returns their figures, a row each.
+class Watch:
+    """The watched rows of the engine's steps: requests that want genuineness.
 
-    Each row's step must be pushed once, before its reply takes the token or is forked. ``rows``: the measured
-    rows, in the order of ``output.sequences``; ``cuts``: the profile's cut points. A row whose request wants
-    no genuineness has no figures.
+    What is remembered of a reply lies in the reply alone; this class keeps how a batch is laid out.
     """
-    heads = output.heads
-    layers, count, width = heads.entropy.shape
-    watched = [i for i, s in enumerate(output.sequences) if s.request.policy.genuineness is not False]
-    if not layers or not watched:
-        return [NO_WINDOW] * count
-    windows = [_windows(output.sequences[i], layers * width, cuts) for i in watched]
-    normalised = _by_row(heads.entropy_normalized, watched, count)
-    keys = _by_row(heads.keys, watched, count)
-    if keys.min() < 2:
-        # such a step is left out
-        normalised = np.where(keys.repeat(width, axis=1) > 1, normalised, np.float32(np.nan))
-    wants_bits = any(w.seed is not None for w in windows)
-    entropy = _by_row(heads.entropy, watched, count) if wants_bits else normalised
-    # None becomes NaN
-    logits = np.array([rows[i].signals[_ENTROPY] for i in watched], dtype=np.float32)
-    costs = None
-    if output.costs is not None:
-        costs = _by_row(output.costs, watched, count).reshape(len(watched), layers * width, -1)
-        for at, i in enumerate(watched):
-            if not output.sequences[i].reply.length:
-                # the surprisals of a prompt are known behind the forward that ends it, if in one piece
-                costs[at] = np.nan
-    steps = [NO_WINDOW] * count
-    for i, step in zip(watched, push_step(windows, normalised, entropy, logits, costs), strict=True):
-        steps[i] = step
-    return steps
 
+    def __init__(self, cuts: Cuts | None) -> None:
+        """``cuts``: the cut points of the profile."""
+        self._cuts = cuts
+        self._told = -math.inf
+        self._batch = WatchedBatch((), (), 0, 0)
+        self._numbers: list[int] = []
+        self._nothing: list[WindowStep] = []
 
-def _windows(sequence: Sequence, heads: int, cuts: Cuts | None) -> ReplyWindows:
-    """Returns the windows of a sequence's reply, which begin with its first step."""
-    reply = sequence.reply
-    if reply.windows is None:
+    def lay_out(self, sequences: Seq[Sequence]) -> None:
+        """Notes the rows of the steps to come."""
+        self._numbers = [i for i, s in enumerate(sequences) if s.request.policy.genuineness is not False]
+        self._nothing = [NO_WINDOW] * len(sequences)
+        self._batch = WatchedBatch((), (), 0, 0)
+
+    def push(self, output: ForwardOutput, logits: Tensor) -> list[WindowStep]:
+        """Pushes a step into the windows of its rows' replies, and returns their figures, a row each.
+
+        Each row's step must be pushed once, before its reply takes the token or is forked. ``logits``: the
+        rows' logits entropies, float64 [B] on the host. A row whose request wants no genuineness has no
+        figures.
+        """
+        numbers = self._numbers
+        entropy = output.heads.entropy
+        if not numbers or not len(entropy):
+            return self._nothing
+        layers, _, heads = entropy.shape
+        rows = [output.sequences[i] for i in numbers]
+        windows = [s.reply.windows or self._begin(s, layers * heads) for s in rows]
+        # a fork, an adopted branch: the same sequence with other windows
+        if windows != self._batch.windows:
+            self._batch = WatchedBatch(windows, numbers, layers, heads)
+        costs, first = output.costs, []
+        if costs is not None:
+            # the surprisals of a prompt are known behind the forward that ends it, if in one piece
+            first = [at for at, s in enumerate(rows) if not s.reply.length]
+            costs = costs.cpu()
+        steps = self._batch.push(entropy.cpu(), output.heads.keys.cpu(), logits, costs, first)
+        if len(numbers) == len(self._nothing):
+            return steps
+        found = self._nothing.copy()
+        for i, step in zip(numbers, steps, strict=True):
+            found[i] = step
+        return found
+
+    def layers(self, monitored: tuple[int, ...], now: float) -> WatchedLayers | None:
+        """Returns the means by layer over the rows that were last watched, at most once a second.
+
+        ``monitored``: the numbers of the layers; ``now``: time.monotonic(). None where nothing is watched.
+        """
+        if now < self._told + _EVERY or not self._batch.windows:
+            return None
+        self._told = now
+        figures = np.array([windows.head_figures() for windows in self._batch.windows])
+        by_layer = figures.reshape(len(figures), 2, len(monitored), -1).transpose(1, 2, 0, 3)
+        score, cost = by_layer.reshape(2, len(monitored), -1)
+        return WatchedLayers(monitored, _means(score), _means(cost))
+
+    def _begin(self, sequence: Sequence, heads: int) -> ReplyWindows:
+        """Begins the windows of a sequence's reply, with its first step."""
         asked = sequence.request.policy.genuineness
-        reply.windows = ReplyWindows.begin(heads, costs=asked != "scores", seed=asked == "seed", cuts=cuts)
-    return reply.windows
+        windows = ReplyWindows.begin(heads, costs=asked != "scores", seed=asked == "seed", cuts=self._cuts)
+        sequence.reply.windows = windows
+        return windows
 
 
-def _by_row(figures: Tensor, watched: Seq[int], count: int) -> npt.NDArray[np.float32]:
-    """Returns figures [L, B, ..] of the watched rows on the host, float32 [rows, L * ..]."""
-    # numpy's small operations cost a fraction of torch's
-    of_rows = figures.cpu().numpy().swapaxes(0, 1)
-    if len(watched) != count:
-        of_rows = of_rows[list(watched)]
-    return of_rows.reshape(len(watched), -1).astype(np.float32, copy=False)
+def _means(figures: npt.NDArray[np.float64]) -> tuple[float | None, ...]:
+    """Returns the mean of each line's known figures, None where a line has none."""
+    known = [line[np.isfinite(line)] for line in figures]
+    return tuple(float(line.mean()) if line.size else None for line in known)

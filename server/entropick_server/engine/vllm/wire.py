@@ -100,7 +100,7 @@ def _from_server(values: Mapping[str, Any]) -> RowSpec:
         width, on = values["branch"]
         branch = BranchConfig(width=width, on=frozenset(Strategy(s) for s in on))
     policy = PolicyConfig(
-        values["policy"], values["preset"], values["overrides"], values["telemetry"], branch
+        values["policy"], values["preset"], values["overrides"], values["telemetry"], branch=branch
     )
     return RowSpec(
         SamplingParams(**values["sampling"]),

@@ -1,0 +1,281 @@
+"""The page for everyone: axe-core, the keyboard alone, a screen reader, narrow screens, long replies."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from .conftest import Server, Watched, ask, made_row, set_range, settle, shot, stream_of
+from .test_conversation import CAPITAL, STORY, TEXT
+
+LOOKS: dict[str, dict[str, Any]] = {
+    "light": {"color_scheme": "light"},
+    "dark": {"color_scheme": "dark"},
+    "narrow": {"color_scheme": "dark", "viewport": {"width": 390, "height": 800}, "has_touch": True},
+    "narrow-light": {"color_scheme": "light", "viewport": {"width": 360, "height": 740}, "has_touch": True},
+}
+RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}
+
+
+def faults_of(page: Any) -> list[str]:
+    """What axe-core finds: serious and critical faults."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    found = Axe().run(page, options=RULES).response["violations"]
+    return [
+        f"{v['id']} ({v['impact']}): {v['help']}: {[n['html'][:160] for n in v['nodes']][:3]}"
+        for v in found
+        if v["impact"] in ("serious", "critical")
+    ]
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_axe_finds_no_serious_fault_in_any_view(
+    open_page: Callable[..., Watched], server: Server, look: str
+) -> None:
+    page = open_page(server.url, **LOOKS[look]).page
+    page.wait_for_selector("#ask")
+    found: dict[str, list[str]] = {}
+
+    def check(name: str) -> None:
+        settle(page)
+        wide = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+        shot(page, f"{look}-{name}")
+        faults = faults_of(page)
+        if wide > 0:
+            faults.append(f"the page is {wide} px wider than the window")
+        if faults:
+            found[name] = faults
+
+    check("welcome")
+    page.click("#tab-policy")
+    page.fill("input[name=temperature]", "1.1")
+    page.fill("input[name=seed]", "3")
+    page.check("label:has-text('token costs') input")
+    page.check("label:has-text('branches at doubtful') input")
+    set_range(page, "explore_varentropy", 0.05)
+    check("policy")
+    if "narrow" in look:
+        page.click(".close")
+    ask(page, STORY)
+    check("plain")
+    page.click(".switch")
+    check("colours")
+    page.select_option("#signal", "strategy")
+    check("strategy")
+    page.locator(".tokens [data-i='7']").click()
+    for tab in ("token", "plane", "time", "heads", "branches"):
+        page.click(f"#tab-{tab}")
+        check(tab)
+    if "narrow" in look:
+        page.click(".close")
+    page.click("nav >> text=Compare")
+    page.fill(".compare textarea", CAPITAL)
+    page.click(".compare button.primary")
+    page.wait_for_function("() => document.querySelectorAll('.side .headline').length === 2", timeout=60_000)
+    check("compare")
+    page.click("nav >> text=Recent")
+    page.wait_for_selector(".list")
+    check("recent")
+    page.click(".list tbody button >> nth=0")
+    page.wait_for_selector(".recent .tokens")
+    check("opened")
+    assert found == {}
+
+
+def test_everything_is_reached_by_keyboard_alone(open_page: Callable[..., Watched], server: Server) -> None:
+    page = open_page(server.url).page
+    page.wait_for_selector("#ask")
+
+    def tab_to(script: str, most: int = 60) -> None:
+        for _ in range(most):
+            page.keyboard.press("Tab")
+            if page.evaluate(f"(e => {script})(document.activeElement)"):
+                return
+        raise AssertionError(f"Tab does not reach {script}")
+
+    tab_to("e.id === 'ask'")
+    page.keyboard.type(CAPITAL)
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".reply[aria-busy=false] .headline")
+    settle(page)
+    assert page.evaluate("document.activeElement.id") == "ask"
+    tab_to("e.classList.contains('switch')", 80)
+    page.keyboard.press("Space")
+    settle(page)
+    assert page.locator(".legend li").count() == 5
+    tab_to("e.classList.contains('tokens')")
+    for _ in range(4):
+        page.keyboard.press("ArrowRight")
+    settle(page)
+    assert page.locator("#token-card").get_attribute("data-index") == "3"
+    named = page.get_attribute(".tokens", "aria-activedescendant")
+    assert page.get_attribute(f"#{named}", "aria-selected") == "true"
+    assert "logits entropy" in page.inner_text(".said")
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "token-card"
+    tab_to("e.classList.contains('candidate')")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".reply[aria-busy=false] .given")
+    page.wait_for_selector(".reply[aria-busy=false] .headline")
+    tab_to("e.getAttribute('role') === 'tab'", 80)
+    page.keyboard.press("ArrowRight")
+    settle(page)
+    assert page.get_attribute("#tab-plane", "aria-selected") == "true"
+    assert page.evaluate("document.activeElement.id") == "tab-plane"
+
+
+def test_a_screen_reader_hears_the_finished_reply_once(chat: Any) -> None:
+    chat.evaluate(
+        """() => { window.said = []; const live = document.querySelector('.said');
+        new MutationObserver(() => window.said.push(live.textContent)).observe(live,
+          {childList: true, characterData: true, subtree: true}); }"""
+    )
+    ask(chat, CAPITAL)
+    settle(chat)
+    said = [text for text in chat.evaluate("window.said") if text]
+    assert said == [f"The reply: {chat.locator('.tokens').evaluate(TEXT)}"]
+    assert chat.get_attribute(".said", "aria-live") == "polite"
+
+
+def test_dark_and_light_can_be_chosen(chat: Any) -> None:
+    ground = "getComputedStyle(document.body).backgroundColor"
+    seen = []
+    for _ in range(3):
+        chat.click("button[aria-label^='Colours of the page']")
+        settle(chat)
+        seen.append(chat.evaluate(ground))
+    assert len(set(seen)) == 2
+    chat.reload()
+    chat.wait_for_selector("#ask")
+    assert chat.evaluate(ground) == seen[-1]
+
+
+def test_a_reply_of_2000_tokens_stays_smooth(chat: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["sea", " salt", " wind", ".\n", " of", " the", " un", "known", " and", " light"]
+    detail = {
+        "layers": list(range(12)),
+        **{
+            name: [[0.1 * h + 0.2 * layer for h in range(12)] for layer in range(12)]
+            for name in ("attention_entropy", "interaction_strength", "attention_to_previous", "genuineness")
+        },
+        "per_layer": {},
+    }
+    probable = [
+        {
+            "token": f" word{i}",
+            "token_id": i,
+            "probability": 1 / (i + 2),
+            "final_probability": 0.05,
+            "cut_by": None,
+        }
+        for i in range(20)
+    ]
+    chunks = []
+    for i in range(2000):
+        text = words[i % len(words)]
+        row = made_row(i, text, (i * 7 % 31) / 6, detail=detail, most_probable=probable)
+        choice = {
+            "index": 0,
+            "delta": {"content": text},
+            "finish_reason": None,
+            "entropick": {"tokens": [row]},
+        }
+        chunks.append({"choices": [choice]})
+    rows = json.dumps(chunks)
+    # the page's own modules, fed from here: one token, one frame, the time of the frame's script and layout
+    times = chat.evaluate(
+        """async (rows) => {
+        const { store } = await import('./page/state.js');
+        const { addChunk, newAnswer, endAnswer } = await import('./page/answer.js');
+        const chunks = JSON.parse(rows);
+        const answer = newAnswer({});
+        const turns = [{role: 'user', text: 'x'}, {role: 'assistant', answer}];
+        store.set({ turns, colours: true, tab: 'time' });
+        const frame = () => new Promise(r => requestAnimationFrame(r));
+        const update = async (change) => {
+          // the store draws in the next frame, before the second of these callbacks
+          const started = new Promise(r => requestAnimationFrame(() => r(performance.now())));
+          change();
+          const begin = await started; await Promise.resolve();
+          document.body.getBoundingClientRect();
+          await new Promise(r => setTimeout(r));
+          document.body.getBoundingClientRect();
+          return performance.now() - begin;
+        };
+        for (const chunk of chunks.slice(0, 1900)) addChunk(answer, chunk);
+        store.touch(); await frame(); await frame();
+        const token = [], hover = [];
+        for (const chunk of chunks.slice(1900)) {
+          token.push(await update(() => { addChunk(answer, chunk); store.touch(); }));
+        }
+        store.set({ tab: 'token' }); await frame(); await frame();
+        for (let i = 0; i < 60; i += 1) {
+          hover.push(await update(() => store.set({ selected: {answer, index: 31 * i, pinned: false} })));
+        }
+        const paint = [];
+        for (let i = 0; i < 10; i += 1) {
+          paint.push(await update(() => store.set({ signal: i % 2 ? 'surprisal' : 'logits_varentropy' })));
+        }
+        endAnswer(answer); store.touch();
+        return { token, hover, paint };
+        }""",
+        rows,
+    )
+    assert chat.get_attribute(".tokens", "data-count") == "2000"
+    with capsys.disabled():
+        for name, what in (
+            ("token", "a new token"),
+            ("hover", "pointing at a token"),
+            ("paint", "another signal"),
+        ):
+            found = times[name]
+            print(
+                f"\n2,000 tokens: {what}: median {statistics.median(found):.1f} ms, "
+                f"largest {max(found):.1f} ms of {len(found)} updates",
+                end="",
+            )
+    assert statistics.median(times["token"]) < 50
+    assert statistics.median(times["hover"]) < 50
+    assert statistics.median(times["paint"]) < 400
+
+
+def test_nothing_of_a_stream_is_lost_however_its_bytes_are_cut(chat: Any) -> None:
+    text = "Grüße 🙂 — 北京\n"
+    rows = [made_row(i, character, 1.0) for i, character in enumerate(text)]
+    chunks = [
+        {
+            "choices": [
+                {
+                    "index": 0,
+                    "delta": {"content": r["token"]},
+                    "finish_reason": None,
+                    "entropick": {"tokens": [r]},
+                }
+            ]
+        }
+        for r in rows
+    ]
+    data = stream_of(chunks).replace("\n", "\r\n")
+    yielded = chat.evaluate(
+        """async (text) => {
+        const { events } = await import('./page/sse.js');
+        const bytes = new TextEncoder().encode(text);
+        const out = {};
+        for (const size of [1, 2, 3, 7, 1000000]) {
+          const stream = new ReadableStream({ start(c) {
+            for (let i = 0; i < bytes.length; i += size) c.enqueue(bytes.slice(i, i + size)); c.close(); } });
+          let read = '';
+          for await (const data of events(stream)) {
+            if (data !== '[DONE]') read += JSON.parse(data).choices[0].delta.content;
+          }
+          out[size] = read;
+        }
+        return out; }""",
+        data,
+    )
+    assert set(yielded.values()) == {text}
