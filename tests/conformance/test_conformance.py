@@ -227,6 +227,21 @@ def test_the_most_probable_tokens_before_and_after_the_sampler(server: str) -> N
     assert "most_probable" not in rows_of(ask(server, PROMPTS[2], entropick={"telemetry": "tokens"}))[0]
 
 
+def test_the_last_message_is_continued(server: str) -> None:
+    """A reply that is cut in the middle and continued is the reply in one piece."""
+    greedy = {"temperature": 0, "max_tokens": 24}
+    whole = text_of(ask(server, PROMPTS[0], **greedy))
+    begun = " ".join(whole.split(" ")[:2])
+    messages = [{"role": "user", "content": PROMPTS[0]}, {"role": "assistant", "content": begun}]
+    body = {"messages": messages, "continue_final_message": True, "add_generation_prompt": False, **greedy}
+    answer = httpx.post(f"{server}/v1/chat/completions", json=body, timeout=300)
+    assert answer.status_code == 200, answer.text
+    assert 0 < len(begun) < len(whole)
+    assert begun + text_of(answer.json()) == whole
+    refused = httpx.post(f"{server}/v1/chat/completions", json={**body, "add_generation_prompt": True})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "continue_final_message")
+
+
 def test_seeds(server: str) -> None:
     """Equal seeds give equal texts, other seeds others; a picked seed is told and replays."""
     warm = {"temperature": 0.7, "max_tokens": 40}

@@ -121,6 +121,23 @@ def test_chat_templates() -> None:
         wrap(byte_level()).apply_chat_template([], add_generation_prompt=True)
 
 
+def test_a_message_that_is_continued() -> None:
+    """The prompt ends with the message's text, with its blanks where the template keeps them."""
+    turns = "{% for m in messages %}[{{ m.role }}]{{ m.content }}<end>{% endfor %}"
+    trimmed = turns.replace("m.content", "m.content | trim")
+    messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "so I "}]
+    for template, wanted in (
+        (turns, "[user]hi<end>[assistant]so I "),
+        (trimmed, "[user]hi<end>[assistant]so I"),
+    ):
+        tokenizer = wrap(byte_level(), chat_template=template)
+        text = tokenizer.render_chat(messages, add_generation_prompt=False, continue_final_message=True)
+        assert text == wanted
+    silent = wrap(byte_level(), chat_template="{{ messages[0].content }}")
+    with pytest.raises(ValueError, match="final message does not appear"):
+        silent.render_chat(messages, add_generation_prompt=False, continue_final_message=True)
+
+
 def test_what_a_template_refuses() -> None:
     tokenizer = wrap(byte_level(), chat_template="{{ raise_exception('roles must alternate') }}")
     with pytest.raises(ValueError, match="refuses these messages: roles must alternate"):
