@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final, Literal
 
 from .branch_config import BranchConfig
+from .layer_entropy import LayerEntropy
 
 PolicyName = Literal[
     "entropix",
@@ -194,6 +195,8 @@ class PolicyConfig:
     """None: no branches"""
     genuineness: Genuineness = False
     """decides nothing"""
+    layer_entropy: LayerEntropy | None = None
+    """decides nothing; None: of no layer"""
 
 
 def check_overrides(overrides: Mapping[str, float]) -> None:

@@ -29,6 +29,7 @@ from pydantic_settings import (
 )
 
 from entropick_sampler.branch_config import branch_config
+from entropick_sampler.layer_entropy import layer_entropy
 from entropick_sampler.params import (
     Genuineness,
     PolicyConfig,
@@ -145,6 +146,11 @@ class Settings(BaseSettings):
         "scores",
         description="genuineness of requests that ask for none: scores (no token costs), true, seed, false",
     )
+    layer_entropy: Annotated[dict[str, Any] | None, NoDecode, BeforeValidator(_object)] = Field(
+        None,
+        description="layer entropy of requests that name none, as a JSON object ({} for the defaults); left "
+        "out: none",
+    )
     max_n: int = Field(
         16, ge=1, le=4096, description="the most choices that n, best_of or consensus.k may ask for"
     )
@@ -180,6 +186,12 @@ class Settings(BaseSettings):
             branch_config(value)
         return value
 
+    @field_validator("layer_entropy")
+    @classmethod
+    def _known_lens(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        layer_entropy(value or {})
+        return value
+
     @field_validator("consensus")
     @classmethod
     def _known_consensus(cls, value: dict[str, Any] | None, info: ValidationInfo) -> dict[str, Any] | None:
@@ -204,6 +216,7 @@ class Settings(BaseSettings):
             overrides=self.overrides,
             telemetry=self.telemetry,
             genuineness=self.genuineness,
+            layer_entropy=None if self.layer_entropy is None else layer_entropy(self.layer_entropy),
             branch=None if self.branch is None else branch_config(self.branch),
         )
 

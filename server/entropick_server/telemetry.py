@@ -55,6 +55,8 @@ def token_row(index: int, token: Token, vocabulary: Vocabulary, *, eos: bool, st
         row.eos = True
     if stop:
         row.stop = True
+    if token.layer_entropy:
+        row.layer_entropy = {str(layer): bits for layer, bits in token.layer_entropy if math.isfinite(bits)}
     if token.detail is not None:
         row.detail = _detail(token.detail)
         row.candidates = [

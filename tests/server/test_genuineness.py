@@ -83,3 +83,30 @@ async def test_the_field_reaches_the_engine(client: httpx.AsyncClient, engine: A
     if wanted:
         assert summary["genuineness"]["form"] == ("seed" if given == "seed" else "normalised")
         assert "regions" not in summary["genuineness"]
+
+
+async def test_layer_entropy_is_asked_for_and_refused(serve: Any, engine: Any) -> None:
+    body = {"messages": [{"role": "user", "content": "Hi"}], "seed": 1}
+    lens = {"every": 4, "layers": [0]}
+    async with serve(engine) as client:
+        info = engine.info
+
+        async def ask(given: Any) -> httpx.Response:
+            return await client.post(CHAT, json={**body, "entropick": {"layer_entropy": given}})
+
+        answer = await ask(lens)
+        assert answer.status_code == 400
+        assert "this engine cannot measure it" in answer.json()["error"]["message"]
+        assert answer.json()["error"]["param"] == "entropick.layer_entropy"
+        for bad, param in (
+            ({"every": 0}, "entropick.layer_entropy.every"),
+            ({"every": 1.5}, "entropick.layer_entropy.every"),
+            ({"layers": 3}, "entropick.layer_entropy.layers"),
+            ({"layers": [-1]}, "entropick.layer_entropy.layers"),
+            ({"layer": [1]}, "entropick.layer_entropy.layer"),
+            (True, "entropick.layer_entropy"),
+        ):
+            answer = await ask(bad)
+            assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
+        assert (await ask(False)).status_code == 200
+        assert info.layer_entropy is False

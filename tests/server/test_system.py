@@ -102,6 +102,7 @@ async def test_policy_without_a_profile(client: httpx.AsyncClient) -> None:
         "consensus": None,
         "telemetry": "summary",
         "genuineness": "scores",
+        "layer_entropy": None,
     }
     assert told["profile"] is None
     assert set(told["presets"]) == {"seed"}

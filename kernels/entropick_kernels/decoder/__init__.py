@@ -14,7 +14,7 @@ are beside it and however many threads run.
 
 from __future__ import annotations
 
-from .step import Decoded, DecoderStep, PrefillChunk, PromptSurprisals
+from .step import Decoded, DecoderStep, LayerLens, PrefillChunk, PromptSurprisals
 from .weights import DecoderShape, LayerWeights
 
 try:
@@ -27,6 +27,7 @@ __all__ = [
     "Decoded",
     "DecoderShape",
     "DecoderStep",
+    "LayerLens",
     "LayerWeights",
     "NativeDecoder",
     "PrefillChunk",

@@ -36,7 +36,9 @@ STEP: Final = record_type(
     "surprisals cached_blocks costs "
     # tokens whose next token's surprisal is wanted: how many, their numbers and targets int64 [W], result
     # [W]; at a time so many, with room for their norms and logits; the vocabulary
-    "wanted wanted_tokens wanted_targets wanted_bits wanted_at_once wanted_normed wanted_logits vocab",
+    "wanted wanted_tokens wanted_targets wanted_bits wanted_at_once wanted_normed wanted_logits vocab "
+    # rows whose layers' entropies are wanted: how many, their numbers int64 [W], result [layers, W]
+    "lens lens_rows lens_entropy",
     "eps",
 )
 
@@ -45,8 +47,9 @@ LAYER: Final = record_type(
     "norm_in w_qkv b_qkv norm_q norm_k w_out b_out norm_post w_gate_up b_gate_up w_down b_down "
     # its blocks [P, Hk, block, width]
     "keys values "
-    # how many of the last keys a token sees, 0 for all; its number among the monitored layers, -1 for none
-    "window monitored",
+    # how many of the last keys a token sees, 0 for all; its number among the monitored layers, and among
+    # the layers whose entropy is wanted, -1 for none
+    "window monitored lens",
     "scale",
 )
 

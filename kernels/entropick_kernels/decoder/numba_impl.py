@@ -105,6 +105,7 @@ class NativeDecoder:
         self._runs = np.empty(0, dtype=RUN)
         self._per_token = len(self._layers) * (joined + wide + 3 * ffn) * hidden
         self._monitored: frozenset[int] | None = None
+        self._lens: tuple[int, ...] = ()
         self._blocks: tuple[Sequence[Tensor], Sequence[Tensor]] | None = None
         self._limits = torch.empty(0, 1, dtype=torch.int64)
         self._cells = np.zeros(CELLS, dtype=np.int64)
@@ -127,6 +128,7 @@ class NativeDecoder:
         signals = torch.empty(len(step.monitored) + 1, rows, LAYER_SIGNALS)
         logits = torch.empty(rows, self._panels * LANES)
         costs = self._costs(step)
+        self._look(step)
         self._set(figures=figures.data_ptr(), signals=signals.data_ptr(), logits=logits.data_ptr())
         self._run(threads)
         if not rows:
@@ -149,9 +151,7 @@ class NativeDecoder:
         for values, limit in ((tokens, step.ids.shape[0]), (targets, self.shape.vocab)):
             if int(values.min()) < 0 or int(values.max()) >= limit:
                 raise IndexError(f"prompt: a token or a target is outside 0..{limit - 1}")
-        at_once = min(len(tokens), _WANTED_AT_ONCE)
-        self._room("wanted_normed", at_once * _padded(self.shape.hidden))
-        self._room("wanted_logits", at_once * self._panels * LANES)
+        self._wanted_room(len(tokens))
         self._set(
             wanted=len(tokens),
             wanted_tokens=tokens.data_ptr(),
@@ -159,6 +159,34 @@ class NativeDecoder:
             wanted_bits=bits.data_ptr(),
         )
         return len(tokens)
+
+    def _wanted_room(self, tokens: int) -> None:
+        """Makes room for the norms and logits of tokens that are wanted beside the rows'."""
+        at_once = min(tokens, _WANTED_AT_ONCE)
+        self._room("wanted_normed", at_once * _padded(self.shape.hidden))
+        self._room("wanted_logits", at_once * self._panels * LANES)
+
+    def _look(self, step: DecoderStep) -> None:
+        """Writes down the rows and the layers whose entropies are wanted."""
+        lens = step.lens
+        if lens is None or not len(lens.rows):
+            self._set(lens=0)
+            return
+        rows, layers, entropy = lens
+        shape = (len(layers), len(rows))
+        fits = rows.dtype == torch.int64 and entropy.dtype == torch.float32 and entropy.is_contiguous()
+        if not fits or rows.dim() != 1 or tuple(entropy.shape) != shape:
+            raise ValueError(f"lens: expected int64 rows and contiguous float32 entropy {list(shape)}")
+        if int(rows.min()) < 0 or int(rows.max()) >= step.rows:
+            raise IndexError(f"lens: a row is outside 0..{step.rows - 1}")
+        if list(layers) != sorted(set(layers)) or not 0 <= layers[0] <= layers[-1] < len(self._layers):
+            raise IndexError(f"lens: layers must be ascending, within 0..{len(self._layers) - 1}")
+        if layers != self._lens:
+            self._layers["lens"] = -1
+            self._layers["lens"][list(layers)] = range(len(layers))
+            self._lens = layers
+        self._wanted_room(len(rows))
+        self._set(lens=len(rows), lens_rows=rows.data_ptr(), lens_entropy=entropy.data_ptr())
 
     def _costs(self, step: DecoderStep) -> Tensor | None:
         """Makes room for the token costs of a step, where they are wanted, and writes down where it is."""
@@ -298,7 +326,7 @@ class NativeDecoder:
             "b_down": pack_bias(layer.b_down),
         }
         addresses = {name: self._keep(tensor) for name, tensor in packed.items()}
-        return record(LAYER, window=layer.window or 0, scale=layer.scale, monitored=-1, **addresses)
+        return record(LAYER, window=layer.window or 0, scale=layer.scale, monitored=-1, lens=-1, **addresses)
 
     def _keep(self, tensor: Tensor | None) -> int:
         """Keeps a tensor alive as long as this decoder. Returns its address, 0 for None."""

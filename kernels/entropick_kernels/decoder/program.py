@@ -20,7 +20,7 @@ from ..attention_stats.numba_costs import row_costs
 from ..attention_stats.numba_loops import deviations
 from ..attention_stats.numba_signals import layer_signals_into, mean_signals_into
 from ..attention_stats.stats import FIGURES, LAYER_SIGNALS
-from ..logits_stats.numba_impl import row_log_z
+from ..logits_stats.numba_impl import MOMENT_CHUNK, row_log_z, row_stats
 from ._records import LAYER, RUN, STEP
 from ._team import PROGRAM, TICKET, UNIT, meet, spread, team_size
 from ._tile import LANES
@@ -299,6 +299,32 @@ def _logits(cells: Any, step: Any, me: int, threads: int) -> None:
 
 
 @native()
+def _lens(cells: Any, step: Any, number: int, me: int, threads: int) -> None:
+    """Computes the entropies that the residual stream would give some rows now, were it the last."""
+    hidden, columns = _padded(step.hidden), step.vocab_panels * LANES
+    rows = numba.carray(address(step.lens_rows), (step.lens,), np.int64)
+    entropy = vector(step.lens_entropy + number * step.lens * FLOAT, step.lens)
+    figures, weights = np.empty(4, dtype=np.float32), np.empty(MOMENT_CHUNK, dtype=np.float32)
+    for lo in range(0, step.lens, step.wanted_at_once):
+        some = min(step.lens - lo, step.wanted_at_once)
+        for i in range(me, some, threads):
+            token = step.tokens - step.rows + rows[lo + i]
+            x = vector(step.residual + token * hidden * FLOAT, step.hidden)
+            normed = vector(step.wanted_normed + i * hidden * FLOAT, step.hidden)
+            rms_norm(x, vector(step.norm, step.hidden), step.eps, normed)
+        meet(cells, threads)
+        _project(
+            cells, step.wanted_normed, some, hidden, step.hidden, step.head, _NONE, step.vocab_panels,
+            step.wanted_logits, columns, _NONE, _NONE, threads,
+        )  # fmt: skip
+        meet(cells, threads)
+        for i in range(me, some, threads):
+            row_stats(vector(step.wanted_logits + i * columns * FLOAT, step.vocab), figures, weights)
+            entropy[lo + i] = figures[0]
+        meet(cells, threads)
+
+
+@native()
 def _next_surprisals(cells: Any, step: Any, me: int, threads: int) -> None:
     """Computes the surprisals of the tokens that follow the wanted tokens, a few tokens at a time."""
     hidden, columns = _padded(step.hidden), step.vocab_panels * LANES
@@ -335,6 +361,8 @@ def run_step(cells: Any) -> None:
     _embed(step, me, threads)
     for i in range(step.layer_count):
         _layer(cells, step, layers[i], me, threads)
+        if step.lens and layers[i].lens >= 0:
+            _lens(cells, step, layers[i].lens, me, threads)
     if step.wanted:
         _next_surprisals(cells, step, me, threads)
     if step.rows:

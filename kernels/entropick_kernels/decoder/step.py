@@ -34,6 +34,17 @@ class PromptSurprisals(NamedTuple):
     """float32 [W]: -log2 P(target | tokens up to the token), which the decoder fills in"""
 
 
+class LayerLens(NamedTuple):
+    """The rows of a step whose layers' entropies are wanted, and the place for them."""
+
+    rows: Tensor
+    """int64 [W], their numbers among the step's rows"""
+    layers: tuple[int, ...]
+    """numbers of the L layers, ascending"""
+    entropy: Tensor
+    """float32 [L, W], bits: of softmax(head @ norm(residual behind the layer)), which the decoder fills in"""
+
+
 @dataclass(frozen=True, slots=True)
 class DecoderStep:
     """A step over T tokens: first the prefill chunks', then one token a row, whose logits are wanted."""
@@ -61,6 +72,8 @@ class DecoderStep:
     """float32 [P, block], as in ``attention_stats.TokenCosts``, where the rows' token costs are wanted"""
     prompt: PromptSurprisals | None = None
     """the prompt tokens whose surprisals are wanted"""
+    lens: LayerLens | None = None
+    """the rows whose layers' entropies are wanted"""
 
 
 class Decoded(NamedTuple):

@@ -38,6 +38,9 @@ _NAN: Final = int(NAN_FLAG)
 _INFINITE: Final = int(POSITIVE_INFINITY_FLAG)
 _MASKED: Final = int(ALL_MASKED_FLAG)
 
+MOMENT_CHUNK: Final = _CHUNK
+"""Floats of the scratch that :func:`row_stats` wants."""
+
 
 @native("contract", "reassoc", "nsz")
 def chunk_moments(x: Float32, lo: int, hi: int, top: Any, weights: Float32) -> tuple[Any, Any, Any]:

@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 from entropick_sampler.columns import NOTHING, StepColumns, StepRow
 from entropick_sampler.compose import validate_request
 from entropick_sampler.genuineness.reply import ReplyWindows
+from entropick_sampler.params import PolicyConfig
 from entropick_sampler.profile import Profile
 from entropick_sampler.repetition import TokenHistory
 
@@ -223,6 +224,21 @@ def step_columns(replies: Sequence[Reply], text: ClarifyingText) -> tuple[StepCo
     return columns, texts
 
 
+def check_layer_entropy(policy: PolicyConfig, info: ModelInfo) -> None:
+    """Refuses, with a ValueError that names the field, layers' entropies that cannot be measured."""
+    asked = policy.layer_entropy
+    if asked is None:
+        return
+    if not info.layer_entropy:
+        raise ValueError(
+            "layer_entropy: this engine cannot measure it; the embedded engine can, for llama, mistral, "
+            "qwen2 and qwen3"
+        )
+    unknown = [layer for layer in asked.layers if layer not in info.monitored_layers]
+    if unknown:
+        raise ValueError(f"layer_entropy.layers: layer {unknown[0]} is not among the monitored layers")
+
+
 def check_request(
     request: Request, info: ModelInfo, profile: Profile | None, *, measures: bool = True
 ) -> None:
@@ -246,6 +262,7 @@ def check_request(
         raise ValueError(f"choice must be 0 to {MAX_CHOICES - 1}")
     if not measures and request.policy.policy != "fixed":
         raise ValueError("policy must be 'fixed': this engine measures nothing")
+    check_layer_entropy(request.policy, info)
     validate_request(request.sampling, request.policy, profile)
 
 

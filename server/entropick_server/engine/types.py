@@ -112,6 +112,8 @@ class Token:
     workers send them apart from the token). ``forced`` marks the tokens of an inserted clarifying text.
     ``branches``: at telemetry ``full``, of the token where branches opened; in order of their numbers.
     ``counts``: heads in the regions of the plane of genuineness, None where no cut points are known.
+    ``layer_entropy``: layers and their entropies (bits) by the logit lens, where the request wants them of
+    this token.
     """
 
     token_id: int
@@ -124,6 +126,7 @@ class Token:
     detail: TokenDetail | None = None
     branches: tuple[BranchRecord, ...] = ()
     counts: HeadCounts | None = None
+    layer_entropy: tuple[tuple[int, float], ...] = ()
 
     @property
     def surprisal(self) -> float | None:
@@ -232,6 +235,8 @@ class ModelInfo:
     defaults: GenerationDefaults
     created: int
     """Unix seconds"""
+    layer_entropy: bool = False
+    """whether entropies of layers can be measured"""
 
 
 DecoderChoice = Literal["auto", "torch", "modules"]

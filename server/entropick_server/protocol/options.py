@@ -10,6 +10,8 @@ from typing import Any, Final, Literal
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from entropick_sampler.branch_config import BRANCH_NAMES, branch_config
+from entropick_sampler.layer_entropy import FIELDS as LENS_FIELDS
+from entropick_sampler.layer_entropy import LayerEntropy, layer_entropy
 from entropick_sampler.params import (
     PARAM_NAMES,
     PolicyConfig,
@@ -65,6 +67,10 @@ class EntropickOptions(WireModel):
         description="scores: G of the attention heads; true: token costs and quadrants too; seed: also the "
         "source's literal form; false: none",
     )
+    layer_entropy: dict[str, Any] | Literal[False] | None = Field(
+        None,
+        description="entropy behind each of some layers, of every n-th token, by the logit lens; false: none",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -76,7 +82,7 @@ class EntropickOptions(WireModel):
                 raise _unknown("entropick", "option", key, [*cls.model_fields])
         return data
 
-    @field_validator("consensus", mode="before")
+    @field_validator("consensus", "layer_entropy", mode="before")
     @classmethod
     def _object_or_false(cls, value: Any) -> Any:
         if value is None or value is False or isinstance(value, dict):
@@ -108,7 +114,11 @@ class EntropickOptions(WireModel):
         for name in self.branch or {}:
             if name not in BRANCH_NAMES:
                 raise _unknown("entropick.branch", "field", name, BRANCH_NAMES)
+        for name in self.layer_entropy or {}:
+            if name not in LENS_FIELDS:
+                raise _unknown("entropick.layer_entropy", "field", name, LENS_FIELDS)
         try:
+            layer_entropy(self.layer_entropy or {})
             check_overrides(self.overrides or {})
             branch_config(self.branch or {})
             consensus_config(self.consensus or {}, _ANY_EXTRACTOR)
@@ -133,7 +143,13 @@ class EntropickOptions(WireModel):
             telemetry=self.telemetry or default.telemetry,
             branch=default.branch if self.branch is None else branch_config(self.branch, default.branch),
             genuineness=default.genuineness if self.genuineness is None else self.genuineness,
+            layer_entropy=self._lens(default.layer_entropy),
         )
+
+    def _lens(self, default: LayerEntropy | None) -> LayerEntropy | None:
+        if self.layer_entropy is None or self.layer_entropy is False:
+            return default if self.layer_entropy is None else None
+        return layer_entropy(self.layer_entropy, default)
 
     @property
     def extractor(self) -> Extractor | None:

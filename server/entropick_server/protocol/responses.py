@@ -97,6 +97,9 @@ class TokenRow(BaseModel):
     signals: Any = Field(description="signal name -> value; SignalValues")
     eos: bool = Field(default=False, description="the model's end of sequence; absent elsewhere")
     stop: bool = Field(default=False, description="a stop_token_id that ended the answer; absent elsewhere")
+    layer_entropy: dict[str, float] | None = Field(
+        default=None, description="layer -> bits, by the logit lens; absent unless asked for of this token"
+    )
     detail: DetailRow | None = None
     candidates: list[CandidateRow] | None = None
     branches: list[BranchRow] | None = Field(

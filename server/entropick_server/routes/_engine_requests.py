@@ -8,8 +8,10 @@ from dataclasses import replace
 
 from entropick_sampler.params import SEVERAL_TEMPERATURE, PolicyConfig, SamplingParams
 
+from ..engine.reply import check_layer_entropy
 from ..engine.types import ModelInfo, Request
 from ..protocol.errors import ApiError, bad_request
+from ..protocol.options import EntropickOptions
 from ..protocol.requests import GenerationRequest
 from ..state import ServerState
 from ._common import check_ids
@@ -92,6 +94,7 @@ def _policy(body: GenerationRequest, state: ServerState) -> PolicyConfig:
     theirs = {k: v for k, v in default.overrides.items() if getattr(body, k, None) is None}
     default = replace(default, overrides=theirs)
     config = default if asked is None else asked.config(default)
+    _check_lens(config, asked, state.model.info)
     if config.policy != "entropix":
         config = replace(config, branch=None)
     if config.preset != "calibrated" or state.model.profile_id is not None:
@@ -100,6 +103,16 @@ def _policy(body: GenerationRequest, state: ServerState) -> PolicyConfig:
         message = "entropick.preset: this model has no calibration profile; use preset 'seed'."
         raise bad_request(message, "entropick.preset")
     return replace(config, preset="seed")
+
+
+def _check_lens(config: PolicyConfig, asked: EntropickOptions | None, info: ModelInfo) -> None:
+    """Raises the 400 for layers' entropies that the engine cannot measure."""
+    try:
+        check_layer_entropy(config, info)
+    except ValueError as error:
+        field = str(error).partition(":")[0]
+        named = "" if asked is not None and asked.layer_entropy else " (a default of this server)"
+        raise bad_request(f"entropick.{error}{named}", f"entropick.{field}") from error
 
 
 def _branches(policy: PolicyConfig) -> bool:

@@ -66,6 +66,7 @@ async def policy(request: Request) -> dict[str, Any]:
         presets["calibrated"] = asdict(profile.params)
     preset = settings.preset if settings.preset in presets else "seed"
     branch, consensus = state.default_policy.branch, state.default_consensus
+    lens = state.default_policy.layer_entropy
     return {
         "default": {
             "policy": settings.policy,
@@ -75,6 +76,7 @@ async def policy(request: Request) -> dict[str, Any]:
             "consensus": None if consensus is None else consensus.as_dict(),
             "telemetry": settings.telemetry,
             "genuineness": settings.genuineness,
+            "layer_entropy": None if lens is None else {"every": lens.every, "layers": list(lens.layers)},
         },
         "presets": presets,
         "fixed": {name: asdict(FIXED_BASE)[name] for name in ("temperature", "top_p", "top_k", "min_p")},

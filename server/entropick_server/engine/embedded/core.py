@@ -68,6 +68,7 @@ class EngineCore:
             raise ModelLoadError(str(error)) from error
         kernels = None if options.kernels == "auto" else options.kernels
         decoder = choose_decoder(model, self.info.max_model_len, options.decoder, kernels)
+        self.info = replace(self.info, layer_entropy=not isinstance(decoder, ModulesDecoder))
         if not options.measure and isinstance(decoder, TorchDecoder | ModulesDecoder):
             raise ModelLoadError("measure: only the native decoder can leave measuring out")
         monitored = self.info.monitored_layers if options.measure else ()

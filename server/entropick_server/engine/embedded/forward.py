@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from entropick_kernels.attention_stats import HeadStats, layer_signals
-from entropick_kernels.decoder import Decoded, DecoderStep
+from entropick_kernels.decoder import Decoded, DecoderStep, LayerLens
 
 from .attention import LayerFigures
 from .sequence import Sequence
@@ -34,7 +34,8 @@ class ForwardOutput:
 
     ``logits`` [B, V]; ``heads``: each field [L, B, H] over the monitored layers; ``by_layer`` [L, B, 7] and
     its mean over layers ``signals`` [B, 7], in the order of ATTENTION_SIGNALS. ``costs`` [L, B, H, 4]: as in
-    :class:`entropick_kernels.attention_stats.TokenCosts`, None where no token cost was measured.
+    :class:`entropick_kernels.attention_stats.TokenCosts`, None where no token cost was measured. ``lens``:
+    entropies of layers of some rows, None where no row wants any.
     """
 
     sequences: tuple[Sequence, ...]
@@ -43,6 +44,7 @@ class ForwardOutput:
     by_layer: Tensor
     signals: Tensor
     costs: Tensor | None = None
+    lens: LayerLens | None = None
 
 
 def decoded(logits: Tensor, figures: Seq[LayerFigures]) -> Decoded:

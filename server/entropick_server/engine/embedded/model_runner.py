@@ -8,16 +8,18 @@ are the tokens with logits.
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from entropick_kernels.decoder import DecoderStep, PrefillChunk
+from entropick_kernels.decoder import DecoderStep, LayerLens, PrefillChunk
 
 from .batch import Batch, TailCopy
 from .block_tables import BlockTables
 from .cache import KVCache
 from .forward import Decoder, ForwardOutput
+from .sequence import Sequence
 from .surprisals import Surprisals
 
 
@@ -49,10 +51,23 @@ class ModelRunner:
         if self._costs and any(sequence.surprisals is not None for sequence in batch.sequences):
             wanted = Surprisals(batch, self._cache)
             step = wanted.ask(step)
+        if (lens := self._lens(batch.rows)) is not None:
+            step = replace(step, lens=lens)
         found = self._decoder(step)
         if wanted is not None:
             wanted.keep()
-        return None if found is None else ForwardOutput(batch.rows, *found)
+        return None if found is None else ForwardOutput(batch.rows, *found, lens=lens)
+
+    def _lens(self, rows: Seq[Sequence]) -> LayerLens | None:
+        """Returns the rows of a step that want entropies of layers; of all layers that any of them wants."""
+        asked = [(i, s.request.policy.layer_entropy) for i, s in enumerate(rows)]
+        wanted = [(i, of_row) for i, of_row in asked if of_row and rows[i].reply.length % of_row.every == 0]
+        if not wanted:
+            return None
+        layers = {layer for _, of_row in wanted for layer in of_row.layers or self._monitored}
+        numbers = torch.tensor([i for i, _ in wanted], device=self._device)
+        entropy = torch.zeros(len(layers), len(wanted), device=self._device)
+        return LayerLens(numbers, tuple(sorted(layers)), entropy)
 
     def copy(self, copies: Seq[TailCopy]) -> None:
         """Copies part blocks for sequences that were forked."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 
+from entropick_kernels.decoder import LayerLens
 from entropick_kernels.logits_stats import Kernels
 from entropick_sampler.batch import SampledBatch
 from entropick_sampler.packed import LOGITS_ENTROPY, unpack
@@ -74,6 +75,7 @@ class StepSampler:
             tops = top_logprobs(output.logits, asked, [(rows[i].max_logit, rows[i].log_z) for i in asked])
         if full := [i for i, s in enumerate(sequences) if s.request.policy.telemetry == "full"]:
             details = attention_details(output.heads, output.by_layer, full)
+        lenses = {} if output.lens is None else self._layer_entropies(output.lens, sequences)
         windows = self._watch.push(output, packed[:, LOGITS_ENTROPY])
         drawn = []
         for i, (sequence, row, text) in enumerate(zip(sequences, rows, texts, strict=True)):
@@ -88,9 +90,22 @@ class StepSampler:
                 if detail is None
                 else token_detail(detail, self._layers, row.candidates, sequence.reply.windows),
                 window=windows[i],
+                layer_entropy=lenses.get(i, ()),
             )
             drawn.append(Drawn(token, clarifying, row.firsts, BAD_LOGITS if row.flags else None))
         return drawn
+
+    def _layer_entropies(
+        self, lens: LayerLens, sequences: tuple[Sequence, ...]
+    ) -> dict[int, tuple[tuple[int, float], ...]]:
+        """Returns layers with their entropies (bits) for each row that wants some in this step."""
+        found = {}
+        for row, column in zip(lens.rows.tolist(), lens.entropy.T.tolist(), strict=True):
+            asked = sequences[row].request.policy.layer_entropy
+            own = (asked and asked.layers) or self._layers
+            pairs = zip(lens.layers, column, strict=True)
+            found[row] = tuple((layer, bits) for layer, bits in pairs if layer in own)
+        return found
 
     def watched_layers(self, now: float) -> WatchedLayers | None:
         """Returns the genuineness by layer of the running rows, at most once a second; else None.

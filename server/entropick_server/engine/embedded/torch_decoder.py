@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from entropick_kernels.attention_stats import Kernels
-from entropick_kernels.decoder import Decoded, DecoderStep, PromptSurprisals
+from entropick_kernels.decoder import Decoded, DecoderStep, LayerLens, PromptSurprisals
 
 from .attention import LayerFigures, attend
 from .forward import decoded
@@ -126,12 +126,20 @@ class TorchDecoder:
             y = layer.norm_post(x)
             gate, up = _product(y, layer.w_gate_up, layer.b_gate_up).chunk(2, -1)
             x = _add_product(x, F.silu(gate).mul_(up), layer.w_down, layer.b_down)
+            if step.lens is not None and index in step.lens.layers:
+                self._look(x[-step.rows :], step.lens, index)
         if step.prompt is not None:
             self._next_surprisals(x, step.prompt)
         if not step.rows:
             return None
         last = self._norm(x[-step.rows :])
         return decoded(F.linear(last, self._head), figures)
+
+    def _look(self, x: Tensor, lens: LayerLens, layer: int) -> None:
+        """Fills in the entropies of a layer's output; x [B, hidden] of the rows."""
+        logprobs = F.linear(self._norm(x[lens.rows]), self._head).float().log_softmax(-1)
+        entropy = -(logprobs.exp() * logprobs).sum(-1) * _LOG2_E
+        lens.entropy[lens.layers.index(layer)] = entropy
 
     def _next_surprisals(self, x: Tensor, prompt: PromptSurprisals) -> None:
         """Fills in the surprisals that follow some tokens, a few at a time; x [T, hidden] of all tokens."""

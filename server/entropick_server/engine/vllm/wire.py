@@ -68,6 +68,7 @@ class RowSpec:
             "preset": self.policy.preset,
             "overrides": dict(self.policy.overrides),
             "telemetry": self.policy.telemetry,
+            "genuineness": self.policy.genuineness is not False,
         }
         if (branch := self.policy.branch) is not None:
             values["branch"] = [branch.width, sorted(int(s) for s in branch.on)]
@@ -91,8 +92,10 @@ def _from_server(values: Mapping[str, Any]) -> RowSpec:
         width, on = values["branch"]
         branch = BranchConfig(width=width, on=frozenset(Strategy(s) for s in on))
     policy = PolicyConfig(
-        values["policy"], values["preset"], values["overrides"], values["telemetry"], branch
-    )
+        values["policy"], values["preset"], values["overrides"], values["telemetry"], branch,
+        # the windows are the server's; a worker sends what goes into them
+        "scores" if values["genuineness"] else False,
+    )  # fmt: skip
     return RowSpec(
         SamplingParams(**values["sampling"]),
         policy,
