@@ -355,3 +355,11 @@ async def test_tokens_that_wait_are_counted_at_a_scrape_and_beyond_it(engine: An
         found = await samples(client)
         assert total(found, "entropick_logits_entropy_bits_count") == generated
         assert found == {**found, **{k: v for k, v in (await samples(client)).items() if "logits" in k[0]}}
+
+
+@pytest.mark.parametrize("accept", ["text/plain", "application/openmetrics-text; version=1.0.0"])
+async def test_no_series_tells_when_it_was_made(client: httpx.AsyncClient, accept: str) -> None:
+    await client.post(CHAT, json=BODY)
+    page = (await client.get("/metrics", headers={"Accept": accept})).text
+    assert "entropick_request_success_total" in page
+    assert "_created" not in page
