@@ -16,7 +16,7 @@ export function number(value) {
 }
 
 /** Returns a setting, which has few digits, without zeros at its end. */
-export const setting = (value) => String(Number(value.toPrecision(3)));
+export const setting = (value) => String(Number(value.toPrecision(value < 1 ? 2 : 3)));
 
 /** Returns a share as percent. */
 export function percent(share) {
