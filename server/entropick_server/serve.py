@@ -83,7 +83,7 @@ class DrainingServer(uvicorn.Server):
         await bound.wait_closed()
 
     def loaded(self) -> None:
-        """Prints the name of the loaded model, and a command to try it."""
+        """Prints the name of the loaded model, the address of the page, and a command to try it."""
         self._loaded = True
         self._greet()
 
@@ -92,6 +92,7 @@ class DrainingServer(uvicorn.Server):
         if not self._loaded or self._url is None:
             return
         print(f"ready: {self._state.served}")
+        print(f"open: {self._url}/ in a browser")
         key = " -H 'Authorization: Bearer '$ENTROPICK_API_KEY" if self._state.settings.api_key else ""
         print(
             f"try: curl {self._url}/v1/chat/completions{key} -H 'Content-Type: application/json' "

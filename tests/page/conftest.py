@@ -1,7 +1,7 @@
 """The page in headless Chromium, against a served pico: ``make test-page``.
 
-Every page that a test opens is watched: a request to another host, a breach of the Content-Security-Policy, an
-error on the console or an exception fails the test.
+Every page that a test opens is watched: a request to another host, a breach of the Content-Security-Policy,
+an error on the console or an exception fails the test.
 """
 
 from __future__ import annotations

@@ -475,7 +475,8 @@ async def test_odd_text_is_served(client: httpx.AsyncClient, text: str, stream: 
     ("method", "path", "status"),
     [
         ("GET", "/nope", 404),
-        ("GET", "/", 404),
+        ("POST", "/", 405),
+        ("GET", "/page", 404),
         ("GET", "/docs", 404),
         ("GET", "/redoc", 404),
         ("GET", CHAT, 405),

@@ -6,6 +6,7 @@ import asyncio
 import http.client
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -77,7 +78,8 @@ async def test_what_is_said_when(engine: Any, capsys: pytest.CaptureFixture[str]
         "ready: fake (Fake, 1 parameters, float32, cpu, context 256), "
         "policy entropix, preset seed, profile none"
     )
-    assert said.splitlines()[1].startswith("try: curl http://127.0.0.1:")
+    assert re.fullmatch(r"open: http://127\.0\.0\.1:\d+/ in a browser", said.splitlines()[1])
+    assert said.splitlines()[2].startswith("try: curl http://127.0.0.1:")
     server.should_exit = True
     await asyncio.wait_for(task, 10)
 

@@ -1,5 +1,6 @@
 // A reply while it arrives and afterwards: its text, cut into the tokens that it is made of, with their rows.
 
+const PARAMETERS = ['temperature', 'top_p', 'top_k', 'min_p', 'n_candidates'];
 let answers = 0;
 
 /** Returns a reply without tokens; `request` is the body that asks for it. */
@@ -83,16 +84,19 @@ export function answerOfSeries(id, choice, signalNames) {
     }
     const last = i === series.token_id.length - 1;
     const eos = last && choice.finish_reason === 'stop' && /^<.*>$/.test(series.token[i]);
-    const temperature = series.temperature[i];
+    const parameters = series.temperature[i] === null ? null
+      : Object.fromEntries(PARAMETERS.map((name) => [name, series[name][i]]));
     const row = {
       index: series.index[i],
       token: series.token[i],
       token_id: tokenId,
       strategy: series.strategy[i],
-      forced: temperature === null,
-      parameters: temperature === null ? null : { temperature },
+      forced: series.forced[i],
+      parameters,
       signals,
     };
+    const opened = choice.branches.find((rollout) => rollout.index === series.index[i]);
+    if (opened) row.branches = opened.branches;
     if (eos) row.eos = true;
     return { text: eos ? '' : series.token[i], row };
   });

@@ -38,7 +38,6 @@ function how(row, selected) {
   if (row.forced) return 'given, not drawn: part of an inserted text';
   const p = row.parameters;
   if (!p) return '';
-  if (p.top_p === undefined) return `drawn at temperature ${setting(p.temperature)}`;
   return `temperature ${setting(p.temperature)} · top-p ${setting(p.top_p)} · top-k ${p.top_k > 0 ? p.top_k : 'off'} · min-p ${setting(p.min_p)}`;
 }
 

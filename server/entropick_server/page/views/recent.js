@@ -3,7 +3,7 @@
 import { html, useEffect, useState } from '../vendor/htm-preact.js';
 import { get } from '../api.js';
 import { open, store } from '../state.js';
-import { number, percent } from '../words.js';
+import { count, number, percent } from '../words.js';
 import { PaintBar } from './paintbar.js';
 import { Reply } from './reply.js';
 
@@ -17,6 +17,7 @@ export function RecentView({ state }) {
     return html`<section class="recent" aria-label="A recent request">
       <p><button type="button" class="link" onClick=${() => store.set({ opened: null, selected: null })}>← All recent requests</button></p>
       <h2>${when(state.opened.head.created)} <small>${state.opened.head.route}, ${state.opened.head.id}</small></h2>
+      ${state.opened.head.kept_token_ids?.length > 0 && html`<p class="note">Goes on behind ${count(state.opened.head.kept_token_ids.length, 'token')} of an earlier reply.</p>`}
       <${PaintBar} state=${state} answer=${state.opened.answer} />
       <${Reply} answer=${state.opened.answer} state=${state} title="Reply" /></section>`;
   }
@@ -37,4 +38,8 @@ export function RecentView({ state }) {
     </section>`;
 }
 
-const when = (seconds) => new Date(1000 * seconds).toLocaleString([], { dateStyle: 'medium', timeStyle: 'medium' });
+function when(seconds) {
+  const time = new Date(1000 * seconds);
+  const today = time.toDateString() === new Date().toDateString();
+  return today ? time.toLocaleTimeString() : time.toLocaleString([], { dateStyle: 'medium', timeStyle: 'short' });
+}
