@@ -190,12 +190,12 @@ class PolicyConfig:
     preset: PresetName = "calibrated"
     overrides: Mapping[str, float] = field(default_factory=dict)
     telemetry: TelemetryLevel = "none"
-    at_end: bool = False
-    """a stream's last chunk has the rows of all its tokens"""
     branch: BranchConfig | None = None
     """None: no branches"""
     genuineness: Genuineness = False
     """decides nothing"""
+    at_end: bool = False
+    """a stream's last chunk has the rows of all its tokens"""
 
 
 def check_overrides(overrides: Mapping[str, float]) -> None:
