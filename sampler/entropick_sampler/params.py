@@ -191,14 +191,14 @@ class PolicyConfig:
     preset: PresetName = "calibrated"
     overrides: Mapping[str, float] = field(default_factory=dict)
     telemetry: TelemetryLevel = "none"
-    at_end: bool = False
-    """a stream's last chunk has the rows of all its tokens"""
     branch: BranchConfig | None = None
     """None: no branches"""
     genuineness: Genuineness = False
     """decides nothing"""
     layer_entropy: LayerEntropy | None = None
     """decides nothing; None: of no layer"""
+    at_end: bool = False
+    """a stream's last chunk has the rows of all its tokens"""
 
 
 def check_overrides(overrides: Mapping[str, float]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import io
 import os
 import pty
 import select
@@ -14,6 +15,9 @@ import sys
 import termios
 import time
 from collections.abc import Iterator
+from unittest import mock
+
+from entropick_server.terminal.command import run
 
 CHAT = (sys.executable, "-m", "entropick_server.cli", "chat")
 WITHIN = 120.0
@@ -104,14 +108,13 @@ def terminal(*arguments: str, **given: str) -> Iterator[Terminal]:
 
 
 def piped(text: str, *arguments: str, **given: str) -> subprocess.CompletedProcess[str]:
-    """A command that reads a text from a pipe and writes into pipes."""
-    return subprocess.run(
-        [*CHAT, *arguments],
-        input=text,
-        env=environment(**given),
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        timeout=WITHIN,
-        check=False,
-    )
+    """The command in this process, reading a text from a pipe and writing into pipes."""
+    out, errors = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
+    words = io.TextIOWrapper(io.BytesIO(text.encode()), "utf-8")
+    with (
+        mock.patch.dict(os.environ, environment(**given), clear=True),
+        mock.patch.multiple(sys, stdin=words, stdout=out, stderr=errors),
+    ):
+        code = run(arguments)
+    told = [stream.buffer.getvalue().decode() for stream in (out, errors)]  # type: ignore[attr-defined]
+    return subprocess.CompletedProcess(arguments, code, *told)
