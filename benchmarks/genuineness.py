@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from entropick_pico import model_path
-from entropick_sampler.genuineness.reply import WindowStep
+from entropick_sampler.genuineness.counts import WindowStep
 from entropick_sampler.params import PolicyConfig, SamplingParams
 from entropick_server.engine.embedded.core import EngineCore
 from entropick_server.engine.embedded.forward import ForwardOutput

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
+from entropick_sampler.genuineness.counts import AXIS
 from entropick_sampler.genuineness.quadrants import SEED_CUTS, Cuts, counted
 from entropick_sampler.genuineness.reference import WINDOW, Pull, elaboration_pull
-from entropick_sampler.genuineness.reply import AXIS
 from entropick_sampler.signals import SIGNAL_NAMES
 
 from .engine.types import Request, Token

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_open
 
+from entropick_sampler.genuineness.counts import HeadCounts
 from entropick_sampler.genuineness.quadrants import Quadrant
-from entropick_sampler.genuineness.reply import HeadCounts
 from entropick_sampler.signals import SIGNAL_NAMES
 from entropick_server.engine.types import (
     EngineGauges,

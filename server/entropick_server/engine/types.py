@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from entropick_sampler.genuineness.reply import HeadCounts
+from entropick_sampler.genuineness.counts import HeadCounts
 from entropick_sampler.params import PolicyConfig, SamplingParams
 from entropick_sampler.signals import SIGNAL_NAMES
 from entropick_sampler.strategy import Strategy

@@ -11,8 +11,9 @@ import numpy.typing as npt
 from torch import Tensor
 
 from entropick_sampler.genuineness.batch import WatchedBatch
+from entropick_sampler.genuineness.counts import WindowStep
 from entropick_sampler.genuineness.quadrants import Cuts
-from entropick_sampler.genuineness.reply import ReplyWindows, WindowStep
+from entropick_sampler.genuineness.reply import ReplyWindows
 
 from ..tokens import NO_WINDOW
 from ..types import WatchedLayers
