@@ -1,9 +1,10 @@
-"""What genuineness costs a decode step: the same requests with it and without, in two engines of one process.
+"""What genuineness costs a decode step, beside steps of the same requests without it.
 
-Both engines step in turns, and each pair of steps gives a ratio, of which the median and the quartiles are
-printed; so what else the machine does meanwhile falls out. ``--asked``: the value of a request's
-``genuineness`` on the one side; the other side has false. Times are processor time of the process, and of
-the wall.
+G alone (``scores``): one engine, which watches every other step; two neighbouring steps give a ratio. Token
+costs (``true``, ``seed``) change the forward too: two engines of one process step in turns, one with and one
+without, then they change sides, for one engine may lie better in memory than the other. Printed are the
+median of the ratios and the quartiles, by processor time and by the wall; what else the machine does
+meanwhile falls out.
 
     python benchmarks/genuineness.py [--model DIR] [--rows 1 16] [--asked scores true seed] [--rounds 8]
 """
@@ -11,6 +12,7 @@ the wall.
 from __future__ import annotations
 
 import argparse
+import math
 import random
 import statistics
 import time
@@ -20,9 +22,13 @@ from typing import Any
 import torch
 
 from entropick_pico import model_path
+from entropick_sampler.genuineness.counts import WindowStep
 from entropick_sampler.params import PolicyConfig, SamplingParams
 from entropick_server.engine.embedded.core import EngineCore
+from entropick_server.engine.embedded.forward import ForwardOutput
 from entropick_server.engine.embedded.startup import open_core
+from entropick_server.engine.embedded.watch import Watch
+from entropick_server.engine.tokens import NO_WINDOW
 from entropick_server.engine.types import EngineOptions, Request
 
 FIRST_WORD = 260
@@ -39,8 +45,10 @@ def fill(core: EngineCore, rows: int, length: int, asked: Any, seed: int) -> Non
         sampling = SamplingParams(0.7, seed=row, max_tokens=length, ignore_eos=True)
         request = Request(f"r{row}", prompt, sampling, PolicyConfig(genuineness=asked), time.monotonic())
         core.add(request)
-    while len(core.step().outputs) < rows:
+    while len(outputs := core.step().outputs) < rows:
         pass
+    if errors := [output.error for output in outputs if output.error]:
+        raise SystemExit(errors[0])
 
 
 def step(core: EngineCore) -> tuple[float, float]:
@@ -52,30 +60,71 @@ def step(core: EngineCore) -> tuple[float, float]:
 
 def measure(cores: list[EngineCore], rows: int, asked: Any, rounds: int, length: int) -> None:
     """Prints the ratios of steps with genuineness to steps without, over some rounds."""
-    ratios: list[list[float]] = [[], []]
-    seconds: list[list[float]] = [[], []]
+    ratios: list[tuple[list[float], list[float]]] = [([], []), ([], [])]
+    seconds: list[float] = []
     for round_ in range(rounds):
-        order = cores if round_ % 2 else cores[::-1]
-        for core in order:
-            fill(core, rows, length, asked if core is cores[0] else False, round_)
-        for _ in range(length - 16):
-            found = {id(core): step(core) for core in order}
-            on, off = found[id(cores[0])], found[id(cores[1])]
-            for clock in (0, 1):
-                ratios[clock].append(on[clock] / off[clock])
-            seconds[0].append(off[0])
-            seconds[1].append(on[0])
-        for core in cores:
-            while not core.idle:
-                core.step()
-    for name, of_clock in zip(("processor", "wall"), ratios, strict=True):
-        low, middle, high = statistics.quantiles(of_clock, n=4)
+        for which in (0, 1):
+            on, off = cores[which], cores[1 - which]
+            for core in cores:
+                fill(core, rows, length, asked if core is on else False, round_)
+            for number in range(length - 16):
+                order = (on, off) if number % 2 else (off, on)
+                found = {id(core): step(core) for core in order}
+                for clock in (0, 1):
+                    ratios[which][clock].append(found[id(on)][clock] / found[id(off)][clock])
+                seconds.append(found[id(off)][0])
+            for core in cores:
+                while not core.idle:
+                    core.step()
+    for clock, name in enumerate(("processor", "wall")):
+        first, second = (statistics.quantiles(of_side[clock], n=4) for of_side in ratios)
+        # one engine may lie better in memory than the other: the geometric mean of both ways round
+        low, middle, high = (math.sqrt(a * b) for a, b in zip(first, second, strict=True))
         print(
             f"  {rows:3} rows, {asked!s:6}, {name:9}: {middle - 1:+.1%} ({low - 1:+.1%} to {high - 1:+.1%})"
-            f" of {statistics.median(seconds[0]) * 1e3:.3f} ms, {len(of_clock)} pairs;"
-            f" the medians' {statistics.median(seconds[1]) / statistics.median(seconds[0]) - 1:+.1%}",
+            f" of {statistics.median(seconds) * 1e3:.3f} ms, {len(seconds)} pairs; each way round "
+            f"{first[1] - 1:+.1%}, {second[1] - 1:+.1%}",
             flush=True,
         )
+
+
+def measure_watch(core: EngineCore, rows: int, rounds: int, length: int) -> None:
+    """Prints the ratios of steps that are watched to their neighbours that are not."""
+    ratios: tuple[list[float], list[float]] = ([], [])
+    seconds: list[float] = []
+    sampler = core._sampler
+    for round_ in range(rounds):
+        fill(core, rows, length, "scores", round_)
+        watch, nothing = sampler._watch, Unwatched(rows)
+        for number in range((length - 16) // 2):
+            found = {}
+            for watched in (True, False) if number % 2 else (False, True):
+                sampler._watch = watch if watched else nothing
+                found[watched] = step(core)
+            for clock in (0, 1):
+                ratios[clock].append(found[True][clock] / found[False][clock])
+            seconds.append(found[False][0])
+        sampler._watch = watch
+        while not core.idle:
+            core.step()
+    for of_clock, name in zip(ratios, ("processor", "wall"), strict=True):
+        low, middle, high = statistics.quantiles(of_clock, n=4)
+        print(
+            f"  {rows:3} rows, scores, {name:9}: {middle - 1:+.1%} ({low - 1:+.1%} to {high - 1:+.1%}) of "
+            f"{statistics.median(seconds) * 1e3:.3f} ms, {len(seconds)} pairs",
+            flush=True,
+        )
+
+
+class Unwatched(Watch):
+    """A watch that sees nothing."""
+
+    def __init__(self, rows: int) -> None:
+        super().__init__(None)
+        self._rows = rows
+
+    def push(self, output: ForwardOutput, logits: torch.Tensor) -> list[WindowStep]:
+        return [NO_WINDOW] * self._rows
 
 
 def main() -> None:
@@ -83,7 +132,7 @@ def main() -> None:
     parser.add_argument("--model")
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--asked", nargs="+", default=["scores", "true", "seed"])
-    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--length", type=int, default=200)
     parser.add_argument("--threads", type=int)
     args = parser.parse_args()
@@ -91,9 +140,13 @@ def main() -> None:
         model=args.model or str(model_path()), device="cpu", threads=args.threads, calibrate=False
     )
     with torch.inference_mode():
-        cores = [open_core(options, NEVER)[0] for _ in range(2)]
+        engines = 1 if args.asked == ["scores"] else 2
+        cores = [open_core(options, NEVER)[0] for _ in range(engines)]
         for rows in args.rows:
             for asked in args.asked:
+                if asked == "scores":
+                    measure_watch(cores[0], rows, args.rounds, args.length)
+                    continue
                 measure(cores, rows, True if asked == "true" else asked, args.rounds, args.length)
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
+from entropick_sampler.genuineness.counts import HeadCounts
 from entropick_sampler.genuineness.quadrants import Quadrant
-from entropick_sampler.genuineness.reply import HeadCounts
 from entropick_sampler.params import PolicyConfig, SamplingParams
 from entropick_sampler.signals import SIGNAL_NAMES, STEP_SIGNALS
 from entropick_server.engine.types import Request, Token

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from entropick_kernels.loops import address, native_worker
 
-from .reply import COST_COLUMNS, HeadCounts, ReplyWindows, WindowStep
+from .counts import HeadCounts, WindowStep
+from .reply import COST_COLUMNS, ReplyWindows
 from .window import (
     COLLAPSED,
     COST,

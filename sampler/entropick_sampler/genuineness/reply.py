@@ -1,53 +1,17 @@
-"""All rolling windows of a reply, and the figures of a step. Host memory alone."""
+"""All rolling windows of a reply. Host memory alone."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final
 
+from .counts import AXIS
 from .quadrants import SEED_CUTS, UNKNOWN, Cuts, Form, Quadrant, classify
 from .reference import WINDOW
 from .window import Float64, HeadWindow
 
 COST_COLUMNS: Final = 4
 """figures of a head's token cost in a step: cost, relative cost, sink mass, known mass"""
-
-
-AXIS: Final = ("genuine", "mechanical", "transition")
-"""the names of the regions of the axis of G"""
-
-
-class HeadCounts(NamedTuple):
-    """The heads in each region of the plane of genuineness, after a step.
-
-    The first three count all heads with a G; the other four heads that have a token cost too.
-    """
-
-    genuine: int
-    mechanical: int
-    transition: int
-    genuine_committed: int
-    genuine_diffuse: int
-    mechanical_committed: int
-    mechanical_diffuse: int
-
-    def by_region(self) -> dict[str, int]:
-        """Returns the heads in each quadrant, or on each side of G's axis where no head has a token cost."""
-        if any(self[3:]):
-            return {Quadrant(i).label: n for i, n in enumerate((*self[3:], self.transition))}
-        return dict(zip(AXIS, self[:3], strict=True))
-
-
-class WindowStep(NamedTuple):
-    """The figures of a reply's windows after a step.
-
-    ``values``: in the order of WINDOW_SIGNALS, None for an absent figure. ``counts``: None where no cut
-    points are known, or no head has a G. ``collapsed``: heads that collapsed in the step.
-    """
-
-    values: tuple[float | None, ...]
-    counts: HeadCounts | None = None
-    collapsed: int = 0
 
 
 @dataclass(slots=True, eq=False)

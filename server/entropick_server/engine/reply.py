@@ -9,17 +9,20 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from entropick_sampler.columns import NOTHING, StepColumns, StepRow
 from entropick_sampler.compose import validate_request
-from entropick_sampler.genuineness.reply import ReplyWindows
 from entropick_sampler.params import PolicyConfig
 from entropick_sampler.profile import Profile
 from entropick_sampler.repetition import TokenHistory
 
 from .base import Tokenizer
 from .types import FinishReason, ModelInfo, Request, Resumed, Token
+
+if TYPE_CHECKING:
+    # it needs numba, which a vLLM worker must not load early
+    from entropick_sampler.genuineness.reply import ReplyWindows
 
 BAD_LOGITS: Final = (
     "the model's logits are not finite (NaN or infinite): the weights or the dtype are at fault"

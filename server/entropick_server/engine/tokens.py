@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,13 +13,17 @@ import torch
 from torch import Tensor
 
 from entropick_kernels.attention_stats import HeadStats
-from entropick_sampler.genuineness.reply import ReplyWindows, WindowStep
+from entropick_sampler.genuineness.counts import WindowStep
 from entropick_sampler.most_probable import ProbableToken, probable_tokens
 from entropick_sampler.packed import TokenRow
 from entropick_sampler.signals import ATTENTION_SIGNALS, SIGNAL_NAMES, WINDOW_SIGNALS
 from entropick_sampler.strategy import Strategy
 
 from .types import Candidate, Token, TokenDetail, TokenParameters
+
+if TYPE_CHECKING:
+    # it needs numba, which a vLLM worker must not load early
+    from entropick_sampler.genuineness.reply import ReplyWindows
 
 _ENTROPY = SIGNAL_NAMES.index("logits_entropy")
 _SURPRISAL = SIGNAL_NAMES.index("surprisal")
@@ -43,7 +47,7 @@ class AttentionDetail(NamedTuple):
 
 
 class HeadEntropies(NamedTuple):
-    """What goes into the windows of genuineness: ``entropy`` float32 [L, H], bits, and ``keys`` int64 [L].
+    """The inputs of the windows of genuineness: ``entropy`` float32 [L, H], bits, and ``keys`` int64 [L].
 
     ``keys``: how many keys the row's query sees in each monitored layer.
     """

@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
+from entropick_sampler.genuineness.counts import HeadCounts
 from entropick_sampler.params import PolicyConfig, SamplingParams
 from entropick_sampler.signals import SIGNAL_NAMES
 from entropick_sampler.strategy import Strategy
 
 if TYPE_CHECKING:
-    # their modules bring numba and torch, which the command line does without
-    from entropick_sampler.genuineness.reply import HeadCounts
+    # its module brings torch, which the command line does without
     from entropick_sampler.most_probable import ProbableToken
 
 _SURPRISAL: Final = SIGNAL_NAMES.index("surprisal")

@@ -13,8 +13,8 @@ from typing import Final
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from entropick_sampler.genuineness.counts import AXIS, HeadCounts
 from entropick_sampler.genuineness.quadrants import Quadrant
-from entropick_sampler.genuineness.reply import AXIS, HeadCounts
 from entropick_sampler.signals import SIGNALS
 
 from ..engine.types import StepReport, WatchedLayers

@@ -11,8 +11,9 @@ import numpy.typing as npt
 from torch import Tensor
 
 from entropick_sampler.genuineness.batch import WatchedBatch
+from entropick_sampler.genuineness.counts import WindowStep
 from entropick_sampler.genuineness.quadrants import Cuts
-from entropick_sampler.genuineness.reply import ReplyWindows, WindowStep
+from entropick_sampler.genuineness.reply import ReplyWindows
 
 from ..tokens import NO_WINDOW
 from ..types import WatchedLayers
@@ -30,7 +31,7 @@ class Watch:
     """
 
     def __init__(self, cuts: Cuts | None) -> None:
-        """``cuts``: the cut points of the profile."""
+        """Begins without rows. ``cuts``: the cut points of the profile."""
         self._cuts = cuts
         self._told = -math.inf
         self._batch = WatchedBatch((), (), 0, 0)

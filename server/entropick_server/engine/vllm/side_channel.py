@@ -88,9 +88,9 @@ def decode(message: Sequence[bytes]) -> list[Figures]:
         numbers = struct.unpack_from(f"<{3 * rows}q", data, 48)
         lines = 48 + 24 * rows
         end = lines + 8 * rows * columns
-        watched, end = _heads_of(data, end, numbers[2::3], layers, heads)
+        watched, behind = _heads_of(data, end, numbers[2::3], layers, heads)
         packed = torch.frombuffer(bytearray(data[lines:end]), dtype=torch.float64).view(rows, columns)
-        keys, more = _keys_of_json(data[end : end + size]), data[end + size :]
+        keys, more = _keys_of_json(data[behind : behind + size]), data[behind + size :]
         if len(keys) != rows:
             raise ValueError(f"{len(keys)} keys for {rows} rows")
         marks = [

@@ -8,18 +8,20 @@ know no surprisals of prompts. Knows nothing of vLLM.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from entropick_sampler.genuineness.batch import WatchedBatch
 from entropick_sampler.genuineness.quadrants import Cuts
-from entropick_sampler.genuineness.reply import ReplyWindows
 from entropick_sampler.signals import SIGNAL_NAMES, STEP_SIGNALS
 
 from ..reply import Drawn, Reply
 from ..tokens import HeadEntropies, with_windows
 from ..types import Request
+
+if TYPE_CHECKING:
+    from entropick_sampler.genuineness.batch import WatchedBatch
 
 _ENTROPY = SIGNAL_NAMES.index("logits_entropy")
 
@@ -28,7 +30,7 @@ class ReplyWatch:
     """The watch over one reply, or over one branch of it."""
 
     def __init__(self, request: Request, cuts: Cuts | None) -> None:
-        """``cuts``: the cut points of the profile."""
+        """Begins a watch. ``cuts``: the cut points of the profile."""
         self._asked = request.policy.genuineness
         self._cuts = cuts
         self._batch: WatchedBatch | None = None
@@ -40,6 +42,10 @@ class ReplyWatch:
         """
         if heads is None or self._asked is False:
             return drawn
+        # numba comes with them, which must not be there before vLLM's processes are
+        from entropick_sampler.genuineness.batch import WatchedBatch
+        from entropick_sampler.genuineness.reply import ReplyWindows
+
         layers, width = heads.entropy.shape
         if reply.windows is None:
             reply.windows = ReplyWindows.begin(layers * width, seed=self._asked == "seed", cuts=self._cuts)
