@@ -59,7 +59,7 @@ function Candidates({ state, token }) {
                 aria-label=${`Go on with ${visible(one.token)} instead`}><code>${visible(one.token)}</code></button>`
             : html`<code>${visible(one.token)}</code>`}${drawn && html`<small class="drawn-mark">this one</small>`}</th>
           <td>${bar(one.probability)}</td>
-          <td>${one.cut_by ? html`<span class="cut-by">cut by ${CUTS[one.cut_by] ?? one.cut_by}</span>` : bar(one.final_probability)}</td>
+          <td>${one.cut_by ? html`<span class="cut-by"><span class="by">cut by </span>${CUTS[one.cut_by] ?? one.cut_by}</span>` : bar(one.final_probability)}</td>
         </tr>`;
       })}</tbody>
     </table>`;
