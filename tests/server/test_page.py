@@ -120,6 +120,7 @@ async def test_the_servers_policy_says_what_the_page_reads_from_it(client: httpx
     policy = (await client.get("/v1/policy")).json()
     assert policy["hesitation"] == {"signal": "surprisal", "from": 1.0, "unit": "bits"}
     assert policy["hesitation"]["signal"] in {signal["name"] for signal in policy["signals"]}
+    assert policy["answer"] == ["last_number", "first_sentence", "text"]
     assert policy["quantile_levels"] == sorted(policy["quantile_levels"])
 
 

@@ -10,6 +10,7 @@ export const startSettings = () => ({
   system: '',
   overrides: {}, // name -> number, only what a person moved
   branch: null, // null: the server's; an object of fields
+  answer: '', // where the answer stands in a reply, which tells how likely it is wrong
   tokenCost: false,
   layerEntropy: false,
 });
@@ -32,6 +33,7 @@ export function requestBody({ settings, model }, messages) {
   if (settings.preset) entropick.preset = settings.preset;
   if (Object.keys(settings.overrides).length) entropick.overrides = { ...settings.overrides };
   if (settings.branch) entropick.branch = { ...settings.branch };
+  if (settings.answer) entropick.answer = settings.answer;
   if (settings.tokenCost) entropick.genuineness = true;
   if (settings.layerEntropy) entropick.layer_entropy = { every: 1 };
   for (const name of Object.keys(body)) if (body[name] === undefined) delete body[name];

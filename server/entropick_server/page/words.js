@@ -33,6 +33,9 @@ export function visible(text) {
   return text.replace(/ /g, '␣').replace(/\n/g, '⏎').replace(/\t/g, '⇥').replace(/\r/g, '␍');
 }
 
+/** Returns a token as something that can be seen: what it adds to the text, else its name. */
+export const nameOf = (token) => visible((token.row?.eos ? '' : token.text) || token.row?.token || '');
+
 const plain = (name) => name.replaceAll('_', ' ');
 
 /** Returns a name of the server's (a signal, a strategy) in words. */

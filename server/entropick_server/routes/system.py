@@ -97,6 +97,7 @@ async def policy(request: Request) -> dict[str, Any]:
         },
         "profile": None if profile is None else {"id": profile.id, **profile.as_dict()},
         "quantile_levels": QUANTILE_LEVELS,
+        "answer": list(NAMED),
         "strategies": [strategy.label for strategy in Strategy],
         "hesitation": {"signal": HESITATION_SIGNAL, "from": HESITATION, "unit": "bits"},
         "signals": [

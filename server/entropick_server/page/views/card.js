@@ -2,7 +2,7 @@
 
 import { html } from '../vendor/htm-preact.js';
 import { rewind } from '../state.js';
-import { number, percent, setting, visible, words } from '../words.js';
+import { nameOf, number, percent, setting, visible, words } from '../words.js';
 
 const CUTS = { temperature: 'temperature 0', top_k: 'top-k', top_p: 'top-p', min_p: 'min-p' };
 const FIRST = ['logits_entropy', 'logits_varentropy', 'surprisal', 'excess_surprisal'];
@@ -18,7 +18,7 @@ export function TokenCard({ state, answer }) {
   const first = FIRST.map((name) => state.policy.signals.find((signal) => signal.name === name)).filter(Boolean);
   return html`
     <div id="token-card" tabindex="-1" data-index=${state.selected.index}>
-      <h2 class="token-name"><code>${visible(row.eos ? row.token : token.text || row.token)}</code>
+      <h2 class="token-name"><code>${nameOf(token)}</code>
         <small>token ${state.selected.index + 1} of ${answer.tokens.length}, id ${row.token_id}</small></h2>
       <p class="how"><span class=${`t s-${row.strategy ?? 'off'}`}>${words(row.strategy)}</span> ${how(row, state.selected)}</p>
       <dl class="figures">${first.map((signal) => figure(signal, row))}</dl>
@@ -59,7 +59,7 @@ function Candidates({ state, token }) {
                 aria-label=${`Go on with ${visible(one.token)} instead`}><code>${visible(one.token)}</code></button>`
             : html`<code>${visible(one.token)}</code>`}${drawn && html`<small class="drawn-mark">this one</small>`}</th>
           <td>${bar(one.probability)}</td>
-          <td>${one.cut_by ? html`<span class="cut-by">cut by ${CUTS[one.cut_by] ?? one.cut_by}</span>` : bar(one.final_probability)}</td>
+          <td>${one.cut_by ? html`<span class="cut-by"><span class="by">cut by </span>${CUTS[one.cut_by] ?? one.cut_by}</span>` : bar(one.final_probability)}</td>
         </tr>`;
       })}</tbody>
     </table>`;

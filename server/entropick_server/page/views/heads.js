@@ -1,7 +1,7 @@
 // The attention heads at one token: a heat map by layer and head, and the plane of genuineness.
 
 import { html, useState } from '../vendor/htm-preact.js';
-import { number, visible } from '../words.js';
+import { nameOf, number } from '../words.js';
 
 const FIGURES = {
   attention_entropy: ['attention entropy', 'bits'],
@@ -22,7 +22,7 @@ export function Heads({ state, answer }) {
   const names = Object.keys(FIGURES).filter((one) => detail[one]);
   const shown = names.includes(name) ? name : names[0];
   return html`
-    <h2>Attention heads at <code>${visible(token.text || token.row.token)}</code></h2>
+    <h2>Attention heads at <code>${nameOf(token)}</code></h2>
     <label class="field">Figure <select value=${shown} onChange=${(event) => choose(event.target.value)}>
       ${names.map((one) => html`<option key=${one} value=${one}>${FIGURES[one][0]} (${FIGURES[one][1]})</option>`)}</select></label>
     <${HeatMap} layers=${detail.layers} rows=${detail[shown]} title=${FIGURES[shown][0]} unit=${FIGURES[shown][1]} />

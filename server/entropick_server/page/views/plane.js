@@ -3,7 +3,7 @@
 import { html } from '../vendor/htm-preact.js';
 import { paramsInForce } from '../settings.js';
 import { select } from '../state.js';
-import { number, visible, words } from '../words.js';
+import { nameOf, number, words } from '../words.js';
 
 const WIDTH = 420;
 const HEIGHT = 340;
@@ -54,6 +54,7 @@ export function Plane({ state, answer }) {
   }
   const chosen = state.selected?.answer === answer ? points.find((p) => p.index === state.selected.index) : points.at(-1);
   const end = points.indexOf(chosen);
+  const areas = regions(params, limit).reverse();
   const trail = chosen ? points.slice(Math.max(0, end - TRAIL), end + 1) : [];
   const near = (event) => {
     const box = event.currentTarget.getBoundingClientRect();
@@ -70,9 +71,9 @@ export function Plane({ state, answer }) {
     <h2>Entropy and varentropy</h2>
     <svg class="plane" viewBox=${`0 0 ${WIDTH} ${HEIGHT}`} role="img" data-points=${points.length}
       aria-label=${`${points.length} tokens in the plane of entropy and varentropy; ${shares(points)}`} onMouseMove=${near} onClick=${near}>
-      ${regions(params, limit).reverse().map((r) => html`<g key=${r.name} class=${`region r-${r.name}`}>
-        <rect x=${x(r.x[0])} y=${y(r.y[1])} width=${Math.max(0, x(r.x[1]) - x(r.x[0]))} height=${Math.max(0, y(r.y[0]) - y(r.y[1]))} />
-        <text x=${x(r.x[0]) + (r.x[0] ? -6 : 6) + (r.x[0] ? x(r.x[1]) - x(r.x[0]) : 0)} y=${y(r.y[1]) + 15} text-anchor=${r.x[0] ? 'end' : 'start'}>${words(r.name)}</text></g>`)}
+      ${areas.map((r) => html`<g key=${r.name} class=${`region r-${r.name}`}>
+        <rect x=${x(r.x[0])} y=${y(r.y[1])} width=${Math.max(0, x(r.x[1]) - x(r.x[0]))} height=${Math.max(0, y(r.y[0]) - y(r.y[1]))} /></g>`)}
+      ${areas.map((r) => html`<g key=${`${r.name} name`} class="region"><text x=${x(r.x[0]) + (r.x[0] ? -6 : 6) + (r.x[0] ? x(r.x[1]) - x(r.x[0]) : 0)} y=${y(r.y[1]) + 15} text-anchor=${r.x[0] ? 'end' : 'start'}>${words(r.name)}</text></g>`)}
       ${TICKS.filter((t) => t <= limit.x).map((t) => html`<text key=${`x${t}`} class="tick" x=${x(t)} y=${HEIGHT - BOTTOM + 14} text-anchor="middle">${t}</text>`)}
       ${TICKS.filter((t) => t <= limit.y).map((t) => html`<text key=${`y${t}`} class="tick" x=${LEFT - 6} y=${y(t) + 4} text-anchor="end">${t}</text>`)}
       <path class="axis" d=${`M${LEFT} ${TOP}V${HEIGHT - BOTTOM}H${WIDTH - RIGHT}`} />
@@ -82,7 +83,7 @@ export function Plane({ state, answer }) {
       ${trail.slice(1).map((p, i) => html`<line key=${i} class="trail" x1=${x(trail[i].h)} y1=${y(trail[i].v)} x2=${x(p.h)} y2=${y(p.v)} opacity=${(i + 1) / (trail.length - 1)} />`)}
       ${chosen && html`<circle class="now" cx=${x(chosen.h)} cy=${y(chosen.v)} r="7" />`}
     </svg>
-    <p class="note now-note">${chosen ? html`<code>${visible(answer.tokens[chosen.index].text)}</code> at ${number(chosen.h)} bits, ${number(chosen.v)} bits²: ${words(chosen.strategy)}` : 'No tokens yet.'}</p>
+    <p class="note now-note">${chosen ? html`<code>${nameOf(answer.tokens[chosen.index])}</code> at ${number(chosen.h)} bits, ${number(chosen.v)} bits²: ${words(chosen.strategy)}` : 'No tokens yet.'}</p>
     <p class="note">The regions are those of the next request. A token of this reply may lie elsewhere: its own thresholds
       decided, and clarify asks for more than its region.</p>`;
 }

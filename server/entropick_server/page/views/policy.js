@@ -34,6 +34,8 @@ export function PolicyForm({ state }) {
       <${Entry} label="Temperature" name="temperature" hint="the policy’s" min="0" max="2" step="0.1" settings=${settings} />
       <${Entry} label="Most tokens" name="max_tokens" hint="no limit" min="1" step="1" settings=${settings} />
       <${Entry} label="Seed" name="seed" hint="another each time" step="1" settings=${settings} />
+      ${policy.profile?.error && policy.answer && html`<${Choice} label="The answer is" value=${settings.answer} first="not said"
+        options=${policy.answer} onChange=${(value) => change({ answer: value })} />`}
       <label class="field wide">System message<textarea rows="2" value=${settings.system} onInput=${(event) => change({ system: event.target.value })}></textarea></label>
       <label class="check"><input type="checkbox" checked=${settings.tokenCost} onChange=${(event) => change({ tokenCost: event.target.checked })} /> token costs of the heads</label>
       ${'layer_entropy' in policy.default && html`<label class="check"><input type="checkbox" checked=${settings.layerEntropy} onChange=${(event) => change({ layerEntropy: event.target.checked })} /> entropy behind each layer</label>`}
