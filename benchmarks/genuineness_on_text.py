@@ -147,13 +147,17 @@ def print_prediction(replies: Sequence[Reply], resamples: int) -> None:
         scores = figures[:, column]
         value, low, high = bootstrap_of(lambda p, s=scores: within(s, p), strata, resamples)  # type: ignore[misc]
         print(f"| {name} | {value:.3f} [{low:.3f}, {high:.3f}] |")
-    plain = held_out(figures[:, :1], ~right, code, len(names))
-    both = held_out(figures, ~right, code, len(names))
-    without = held_out(figures[:, : len(BESIDE)], ~right, code, len(names))
-    for title, one, other in (
-        ("all figures against mean entropy alone", both, plain),
-        ("all figures against entropy and surprisal", both, without),
+    without = [*BESIDE, "entropy_window_variance"]
+    names_of = (*BESIDE, *OF_GENUINENESS)
+    for title, more, fewer in (
+        ("all figures against mean entropy", names_of, BESIDE[:1]),
+        ("all figures against entropy and surprisal", names_of, BESIDE),
+        ("all figures against entropy, surprisal and entropy_window_variance", names_of, without),
     ):
+        one, other = (
+            held_out(figures[:, [names_of.index(n) for n in chosen]], ~right, code, len(names))
+            for chosen in (more, fewer)
+        )
         value, low, high = bootstrap_of(
             lambda p, a=one, b=other: within(a, p) - within(b, p),  # type: ignore[misc]
             strata,

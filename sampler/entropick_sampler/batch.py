@@ -20,6 +20,7 @@ from .step import SamplerRows, sample_step
 
 try:
     from . import native as _native
+    from .genuineness import batch as _watched
 except ImportError:  # numba is not installed: tensor operations serve everything
     _native = None  # type: ignore[assignment]
 
@@ -87,6 +88,7 @@ class SampledBatch:
 
 
 def warmup() -> None:
-    """Compiles the native step now (seconds, once a machine: cached on disk), so that no request waits."""
+    """Compiles the native steps now (seconds, once a machine: cached on disk), so that no request waits."""
     if _native is not None:
         _native.warmup()
+        _watched.warmup()

@@ -18,7 +18,7 @@ from .protocol.errors import ApiError
 from .protocol.requests import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
 from .protocol.responses import Completion, SignalStatistics, SignalValues
 from .routes import chat, completions, models, requests, system, tokenize
-from .routes.page import page_router
+from .routes.page import PAGE, PAGE_PREFIX, page_router
 from .settings import Settings
 from .state import ServerState
 from .streaming.sse import error_response
@@ -74,7 +74,8 @@ def create_app(
     # added last runs first: every answer has an id, every refusal too
     app.add_middleware(SizeLimit, limit=settings.max_body_bytes)
     if settings.api_key is not None:
-        app.add_middleware(ApiKey, key=settings.api_key.get_secret_value())
+        key = settings.api_key.get_secret_value()
+        app.add_middleware(ApiKey, key=key, open_paths=[PAGE], open_prefix=PAGE_PREFIX)
     app.add_middleware(RequestId)
     app.add_middleware(Counted, metrics=state.metrics.http)
     _describe(app)

@@ -11,6 +11,7 @@ import hmac
 import re
 import time
 import uuid
+from collections.abc import Collection
 from typing import Final
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -22,9 +23,7 @@ from .streaming.sse import error_response
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _MAX_HEADERS: Final = 128
-PAGE_PREFIX: Final = "/page/"
-"""the beginning of the paths of the page's files"""
-_OPEN_PATHS: Final = frozenset({"/health", "/"})
+_OPEN_PATHS: Final = frozenset({"/health"})
 _DROP_LIMITS: Final = 8
 """times the limit that is read of a body which is too large"""
 _DROP_SECONDS: Final = 10.0
@@ -87,18 +86,21 @@ class RequestId:
 
 
 class ApiKey:
-    """A check of the key on every route but /health and the page's files, which hold no data.
+    """A check of the key on every route but /health and the given paths, whose answers hold no data.
 
-    It is asked for on unknown routes too: nothing can be probed.
+    It is asked for on unknown routes too: nothing can be probed. ``open_paths``: paths that need no key;
+    ``open_prefix``: what the paths below it begin with, which need none either.
     """
 
-    def __init__(self, app: ASGIApp, key: str) -> None:
+    def __init__(self, app: ASGIApp, key: str, open_paths: Collection[str], open_prefix: str) -> None:
         self._app = app
         self._key = key.encode()
+        self._open_paths = _OPEN_PATHS.union(open_paths)
+        self._open_prefix = open_prefix
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes on, or refuses with 401."""
-        if scope["type"] == "lifespan" or _is_open(scope) or self._matches(scope):
+        if scope["type"] == "lifespan" or self._is_open(scope) or self._matches(scope):
             await self._app(scope, receive, send)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
@@ -111,17 +113,16 @@ class ApiKey:
             )
             await error_response(error)(scope, receive, send)
 
+    def _is_open(self, scope: Scope) -> bool:
+        path = scope.get("path", "")
+        return scope["type"] == "http" and (path in self._open_paths or path.startswith(self._open_prefix))
+
     def _matches(self, scope: Scope) -> bool:
         for name, value in scope["headers"]:
             if name == b"authorization":
                 scheme, _, given = value.partition(b" ")
                 return scheme.lower() == b"bearer" and hmac.compare_digest(given.strip(), self._key)
         return False
-
-
-def _is_open(scope: Scope) -> bool:
-    path = scope.get("path", "")
-    return scope["type"] == "http" and (path in _OPEN_PATHS or path.startswith(PAGE_PREFIX))
 
 
 class SizeLimit:

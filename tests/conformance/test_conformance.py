@@ -521,12 +521,11 @@ def test_the_engines_say_the_same(running: Callable[[str], Any], other: str) -> 
             assert a["usage"]["completion_tokens_details"] == b["usage"]["completion_tokens_details"]
             for row, its in zip(rows_of(a), rows_of(b), strict=True):
                 assert (row["strategy"], row["forced"]) == (its["strategy"], its["forced"])
-                # the signals of a window are absent on vLLM
-                mine, other = (
-                    {s.name: r["signals"][s.name] for s in STEP_SIGNALS if s.name in r["signals"]}
-                    for r in (row, its)
-                )
-                assert mine == pytest.approx(other, rel=1e-3, abs=1e-3)
+                # genuineness among them, whose windows live in the server beside vLLM
+                assert row["signals"] == pytest.approx(its["signals"], rel=1e-3, abs=1e-3)
+                for name in ("genuineness", "entropy_variance", "collapse_rate"):
+                    if name in row["signals"]:
+                        assert row["signals"][name] == pytest.approx(its["signals"][name], abs=1e-4)
                 assert [c["token_ids"] for c in row.get("branches") or ()] == [
                     c["token_ids"] for c in its.get("branches") or ()
                 ]

@@ -82,17 +82,23 @@ def test_every_rule_has_data(loaded: Load, prometheus: Prometheus) -> None:
     assert not faults, "\n".join(faults)
 
 
+MAY_FIRE = {"EntropickQueue", "EntropickSlowFirstToken", "EntropickSlowTokens"}
+"""alerts that say that this machine is slow, or busy with other things"""
+
+
 def test_every_alert_is_silent_over_figures_that_exist(loaded: Load, prometheus: Prometheus) -> None:
     states = {rule["name"]: rule["state"] for rule in prometheus.rules() if rule["type"] == "alerting"}
     empty: dict[str, str] = {}
     for rule in rules():
         if "alert" not in rule:
             continue
-        assert states[rule["alert"]] == "inactive", rule["alert"]
+        slow = rule["alert"] in MAY_FIRE and bool(prometheus.get("query", query=rule["expr"])["result"])
+        assert slow or states[rule["alert"]] == "inactive", rule["alert"]
         figures = names(rule["expr"]) or {'up{job="entropick"}'}
         for figure in figures:
             assert not check(f"{rule['alert']} / {figure}", figure, prometheus, empty)
-        print(f"  {rule['alert']}: silent; it reads {', '.join(sorted(figures))}")
+        state = "right to fire, on a slow machine" if slow else "silent"
+        print(f"  {rule['alert']}: {state}; it reads {', '.join(sorted(figures))}")
 
 
 def test_exemplars_lead_to_requests(loaded: Load, server: Server, prometheus: Prometheus) -> None:

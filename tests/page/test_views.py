@@ -281,7 +281,7 @@ def test_branches_are_a_tree_with_scores(chat: Any) -> None:
     assert [text.strip() for text in texts] == [b["text"].strip() for b in branches]
     [kept] = [i for i, b in enumerate(branches) if b["chosen"]]
     assert "kept" in first.locator("li").nth(kept).get_attribute("class")
-    assert re.search(r"score -?\d", first.locator(".score").first.inner_text())
+    assert re.search(r"score −?\d", first.locator(".score").first.inner_text())
     first.locator("button").click()
     assert chat.locator(".tokens .here").get_attribute("data-i") == str(opened[0][0])
     shot(chat, "branches")
@@ -350,8 +350,11 @@ def test_a_recent_request_opens_again_with_its_series(chat: Any, server: Server)
     assert chat.locator(".tokens").evaluate(TEXT) == text
     chat.click(".switch")
     chat.click("#tab-token")
-    chat.click(".tokens [data-i='2']")
-    assert f"{series['logits_entropy'][2]:.3g}"[:4] in chat.inner_text("#token-card")
+    values = series["logits_entropy"]
+    at = values.index(max(values))
+    chat.click(f".tokens [data-i='{at}']")
+    assert f"{values[at]:.3g}"[:4] in chat.inner_text("#token-card")
+    assert re.search(r"min-p\s0\.0\d+$", chat.inner_text(".how"))
     shot(chat, "opened")
 
 

@@ -65,7 +65,7 @@ async def test_every_metric_moves(engine: Any, serve: Any) -> None:
         # this engine neither measures agreement nor rolls out branches, and nobody asked for a vote; it knows
         # no cut points of genuineness, which tests/server/test_genuineness_metrics.py has
         still = {"entropick_agreement_ratio", "entropick_live_agreement_ratio", "entropick_branch_"}
-        still |= {"entropick_consensus_", "entropick_elaboration_pull_"}
+        still |= {"entropick_consensus_", "entropick_elaboration_pull_", "entropick_head_quadrant_"}
         for name in names:
             if name.startswith(tuple(still)):
                 continue
@@ -208,7 +208,7 @@ def test_histograms_agree_with_counting(signal: Signal) -> None:
     rows = rng.uniform(0, 1, (len(values), len(SIGNALS)))
     rows[:, column] = values
     for part in np.array_split(rows, 7):
-        histograms.observe(part, np.full(len(part), 2), ["r"] * len(part))
+        histograms.observe(part, np.full(len(part), 2), ["r"] * len(part), [1.0] * len(part))
     known = values[np.isfinite(values)]
     samples = histograms.family(column, "m").samples
     assert {s.labels["strategy"] for s in samples} == {STRATEGIES[2]}
@@ -242,7 +242,7 @@ async def test_signals_are_counted_by_strategy(engine: Any, serve: Any) -> None:
 def test_a_strategy_without_tokens_makes_no_series() -> None:
     histograms = SignalHistograms()
     assert histograms.family(0, "m").samples == []
-    histograms.observe(np.ones((1, len(SIGNALS))), np.array([0]), ["r"])
+    histograms.observe(np.ones((1, len(SIGNALS))), np.array([0]), ["r"], [1.0])
     assert {s.labels["strategy"] for s in histograms.family(0, "m").samples} == {STRATEGIES[0]}
 
 
@@ -323,3 +323,43 @@ def test_drift_counts_drawn_tokens_by_the_bins_of_the_profile(profile: Any) -> N
     assert [round(s.value, 9) for s in shares.samples] == [
         0.01, 0.04, 0.05, 0.15, 0.25, 0.25, 0.15, 0.05, 0.04, 0.01,
     ]  # fmt: skip
+
+
+def test_the_newest_value_of_a_bucket_is_its_exemplar() -> None:
+    histograms = SignalHistograms()
+    values = np.full((4, len(SIGNALS)), np.nan)
+    values[:, 0] = [0.03, 0.04, 7.0, 0.02]
+    histograms.observe(values, np.array([0, 0, 0, 1]), ["a-0", "b-0", "c-0", "d-0"], [1.0, 2.0, 3.0, 4.0])
+    told = {
+        (s.labels["strategy"], s.labels["le"]): (
+            s.exemplar.labels["request_id"],
+            s.exemplar.value,
+            s.exemplar.timestamp,
+        )
+        for s in histograms.family(0, "m").samples
+        if s.exemplar
+    }
+    assert told == {
+        (STRATEGIES[0], "0.05"): ("b", 0.04, 2.0),
+        (STRATEGIES[0], "8.0"): ("c", 7.0, 3.0),
+        (STRATEGIES[1], "0.05"): ("d", 0.02, 4.0),
+    }
+
+
+async def test_tokens_that_wait_are_counted_at_a_scrape_and_beyond_it(engine: Any, serve: Any) -> None:
+    async with serve(engine) as client:
+        generated = 0
+        for _ in range(12):
+            generated += (await client.post(CHAT, json=BODY)).json()["usage"]["completion_tokens"]
+        assert generated > 300
+        found = await samples(client)
+        assert total(found, "entropick_logits_entropy_bits_count") == generated
+        assert found == {**found, **{k: v for k, v in (await samples(client)).items() if "logits" in k[0]}}
+
+
+@pytest.mark.parametrize("accept", ["text/plain", "application/openmetrics-text; version=1.0.0"])
+async def test_no_series_tells_when_it_was_made(client: httpx.AsyncClient, accept: str) -> None:
+    await client.post(CHAT, json=BODY)
+    page = (await client.get("/metrics", headers={"Accept": accept})).text
+    assert "entropick_request_success_total" in page
+    assert "_created" not in page

@@ -78,7 +78,9 @@ async def test_what_is_said_when(engine: Any, capsys: pytest.CaptureFixture[str]
         "ready: fake (Fake, 1 parameters, float32, cpu, context 256), "
         "policy entropix, preset seed, profile none"
     )
-    assert re.fullmatch(r"open: http://127\.0\.0\.1:\d+/ in a browser", said.splitlines()[1])
+    url = r"http://127\.0\.0\.1:\d+"
+    opened = rf"open: ({url})/ in a browser, or run: entropick chat --url \1"
+    assert re.fullmatch(opened, said.splitlines()[1])
     assert said.splitlines()[2].startswith("try: curl http://127.0.0.1:")
     server.should_exit = True
     await asyncio.wait_for(task, 10)

@@ -6,13 +6,16 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any
 
+import numpy as np
 import pytest
 
 from entropick_sampler.branch_config import BranchConfig
+from entropick_sampler.genuineness import reference
 from entropick_sampler.params import PolicyConfig
 from entropick_sampler.signals import SIGNAL_NAMES
 from entropick_sampler.strategy import Strategy
 from entropick_server.engine.reply import Drawn
+from entropick_server.engine.tokens import HeadEntropies
 from entropick_server.engine.types import FinishReason, Request, RequestOutput, Token, TokenParameters
 from entropick_server.engine.vllm.chain import Chain, Segment, SegmentToken
 
@@ -64,6 +67,24 @@ class Scripted:
                     return
         finally:
             self.aborted += not done
+
+
+class Watched(Scripted):
+    """The same with the entropies of 2 x 3 heads, which depend on branch and position alone."""
+
+    async def run(self, segment: Segment) -> AsyncGenerator[list[SegmentToken], None]:
+        async with aclosing(super().run(segment)) as stream:
+            at = segment.spec.start
+            async for (token,) in stream:
+                yield [token._replace(heads=HeadEntropies(entropies(segment.spec.stream, at), KEYS + at))]
+                at += 1
+
+
+KEYS = np.array([5, 4], dtype=np.int64)
+
+
+def entropies(branch: int, at: int) -> Any:
+    return np.random.default_rng([branch, at]).random((2, 3)).astype(np.float32) * 3
 
 
 async def outputs(chain: Chain) -> list[RequestOutput]:
@@ -266,3 +287,33 @@ async def test_what_the_policy_remembers_reaches_the_next_segment(
     await outputs(chained(make_request, model, 6))
     memory = [(s.spec.start, s.spec.clarify_used, s.spec.since_clarify) for s in model.ran]
     assert memory == [(0, 0, None), *[(4, 1, 3)] * 3, (5, 1, 4)]
+
+
+@pytest.mark.parametrize("asked", ["scores", "seed", False])
+async def test_windows_follow_the_branch_that_is_kept(
+    make_request: Callable[..., Request], asked: Any
+) -> None:
+    """Each step of the reply is pushed once, whichever segment or branch drew it."""
+    config = BranchConfig(width=3, depth=2, budget=16.0)
+    policy = PolicyConfig(branch=config, genuineness=asked)
+    request = make_request(policy=policy, max_tokens=20, stop_token_ids=(STOP,))
+    told = await outputs(Chain(request, CONTEXT, Watched(), Bytes()))  # type: ignore[arg-type]
+    tokens = [token for output in told for token in output.tokens]
+    names = "genuineness", "genuineness_seed", "token_cost"
+    got = [[token.signals[SIGNAL_NAMES.index(name)] for name in names] for token in tokens]
+    if asked is False:
+        assert got == [[1.0] * 3] * len(tokens), "as the segments gave them"
+        return
+    # the token that opens is drawn once, by the segment; the others of a rollout by branch 2
+    branches = [0 if at % 3 == 0 or at % 3 == 2 else 2 for at in range(len(tokens))]
+    bits = np.array([entropies(branch, at) for at, branch in enumerate(branches)])
+    keys = np.array([KEYS + at for at in range(len(tokens))])
+    for n in range(1, len(tokens) + 1):
+        score, seed, cost = got[n - 1]
+        assert cost is None
+        if n < 8:
+            assert (score, seed) == (None, None)
+            continue
+        assert score == pytest.approx(reference.genuineness(bits[:n], keys[:n]), abs=1e-6)
+        wanted = pytest.approx(reference.genuineness_seed(bits[:n]), abs=1e-6) if asked == "seed" else None
+        assert seed == wanted

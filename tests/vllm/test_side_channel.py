@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,7 +17,7 @@ from entropick_sampler.params import PolicyConfig, SamplingParams
 from entropick_sampler.signals import SIGNAL_NAMES
 from entropick_sampler.step import SamplerRows, sample_step
 from entropick_server.engine.base import EngineError
-from entropick_server.engine.tokens import AttentionDetail
+from entropick_server.engine.tokens import AttentionDetail, HeadEntropies
 from entropick_server.engine.vllm.side_channel import Inbox, Mark, Outbox, decode, encode
 
 
@@ -60,6 +61,30 @@ async def ends(tmp_path: Path) -> AsyncIterator[Ends]:
     yield made
     await made.inbox.close()
     made.outbox.close()
+
+
+def test_heads_travel_with_the_rows_that_have_them() -> None:
+    packed, rows, candidates = a_step()
+    rng = np.random.default_rng(1)
+    sent = [
+        mark._replace(
+            heads=HeadEntropies(rng.random((2, 5)).astype(np.float32), np.array([7 + i, 3], dtype=np.int64))
+        )
+        if i != 1
+        else mark
+        for i, mark in enumerate(marks("k"))
+    ]
+    got = decode(encode(sent, packed, candidates))
+    assert [figures.row for figures in got] == rows
+    for mark, (found, _) in zip(sent, got, strict=True):
+        assert found._replace(heads=None) == mark._replace(heads=None)
+        if mark.heads is None:
+            assert found.heads is None
+            continue
+        assert found.heads is not None
+        np.testing.assert_array_equal(found.heads.entropy, mark.heads.entropy)
+        np.testing.assert_array_equal(found.heads.keys, mark.heads.keys)
+        assert found.heads.entropy.flags.writeable
 
 
 def test_messages_are_whole() -> None:

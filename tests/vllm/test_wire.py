@@ -62,7 +62,8 @@ def test_a_profile_survives_the_way() -> None:
     profile = Profile.load(model_path() / PROFILE_FILE)
     for sent in (profile, replace(profile, opening_weights={7: -0.25, 3: 1.5})):
         got = read_profile(json.loads(json.dumps(plain_profile(sent))))
-        assert got == sent
+        # but for what decides nothing, which stays in the server
+        assert got == replace(sent, error=None, genuineness=None)
         assert got is not None
         assert got.id == sent.id
     assert read_profile(None) is None

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -38,6 +40,16 @@ class AttentionDetail(NamedTuple):
     scores: Sequence[Sequence[float]]
     previous: Sequence[Sequence[float | None]]
     per_layer: Sequence[Sequence[float | None]]
+
+
+class HeadEntropies(NamedTuple):
+    """What goes into the windows of genuineness: ``entropy`` float32 [L, H], bits, and ``keys`` int64 [L].
+
+    ``keys``: how many keys the row's query sees in each monitored layer.
+    """
+
+    entropy: npt.NDArray[np.float32]
+    keys: npt.NDArray[np.int64]
 
 
 def token_of(
@@ -166,27 +178,34 @@ def token_detail(
 
     ``layers``: the numbers of the monitored layers; ``windows``: of the reply, behind the token's step.
     """
-    genuineness = token_cost = quadrant = None
-    if windows is not None:
-        by_head = [
-            tuple(map(tuple, _none_for_nan(figures.reshape(len(layers), -1).tolist())))
-            for figures in windows.head_figures()
-        ]
-        genuineness, token_cost = by_head[0], by_head[1] if windows.heads.has_costs else None
-        if (regions := windows.head_regions()) is not None:
-            heads = len(regions) // len(layers)
-            quadrant = tuple(tuple(regions[i : i + heads]) for i in range(0, len(regions), heads))
     columns = zip(*attention.per_layer, strict=True)
-    return TokenDetail(
+    detail = TokenDetail(
         tuple(layers),
         tuple(map(tuple, attention.entropy)),
         tuple(map(tuple, attention.scores)),
         tuple(map(tuple, attention.previous)),
         {signal.name: tuple(column) for signal, column in zip(ATTENTION_SIGNALS, columns, strict=True)},
         tuple(Candidate(*candidate) for candidate in candidates),
-        genuineness,
-        token_cost,
-        quadrant,
+    )
+    return detail if windows is None else with_windows(detail, windows)
+
+
+def with_windows(detail: TokenDetail, windows: ReplyWindows) -> TokenDetail:
+    """Adds the heads' genuineness to the detail of a token, behind whose step the windows stand."""
+    layers = len(detail.layers)
+    genuineness, token_cost = (
+        tuple(map(tuple, _none_for_nan(figures.reshape(layers, -1).tolist())))
+        for figures in windows.head_figures()
+    )
+    quadrant = None
+    if (regions := windows.head_regions()) is not None:
+        heads = len(regions) // layers
+        quadrant = tuple(tuple(regions[i : i + heads]) for i in range(0, len(regions), heads))
+    return replace(
+        detail,
+        genuineness=genuineness,
+        token_cost=token_cost if windows.heads.has_costs else None,
+        quadrant=quadrant,
     )
 
 

@@ -21,6 +21,18 @@ _TOPS: tuple[str, ...] = tuple(map(floatToGoString, (*QUANTILE_LEVELS, 1.0)))
 _SHARES = tuple(float(share) for share in np.diff((0.0, *QUANTILE_LEVELS, 1.0)))
 
 
+def places(values: NDArray[np.float64], bounds: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Returns the number of bounds below each value [rows, signals]; ``bounds`` [signals, count] ascend.
+
+    A value that is a bound lies below it, as "le" has it; NaN is above none.
+    """
+    found = np.zeros(values.shape, dtype=np.int64)
+    # bound by bound: twice as fast as one comparison with a third axis
+    for column in bounds.T:
+        found += values > column
+    return found
+
+
 class DriftCollector(Collector):
     """A collector of the drawn tokens in the bins of the profile, and of the bins' shares of its text."""
 
@@ -45,8 +57,7 @@ class DriftCollector(Collector):
         if not self._signals:
             return
         own = values[drawn][:, self._columns]
-        # a value that is a quantile lies below it, as "le" has it; NaN is above none and not counted
-        bins = (own[:, :, None] > self._cuts).sum(-1)
+        bins = places(own, self._cuts)
         np.add.at(self._counts, (np.arange(len(self._signals)), bins), np.isfinite(own))
 
     def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:

@@ -97,12 +97,12 @@ class InfoCollector(Collector):
         for name, value in sorted(profile.thresholds.items()):
             family.add_metric([model_name, name], value)
         if (cuts := profile.genuineness) is not None:
-            for name, value in (
+            for name, cut in (
                 ("genuineness_genuine", cuts.genuine),
                 ("genuineness_mechanical", cuts.mechanical),
                 ("genuineness_cost", cuts.cost),
                 ("genuineness_pull", cuts.pull),
             ):
-                if value is not None:
-                    family.add_metric([model_name, name], value)
+                if cut is not None:
+                    family.add_metric([model_name, name], cut)
         return family

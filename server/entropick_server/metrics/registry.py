@@ -110,5 +110,11 @@ class Metrics:
         self._consensus_tokens.labels(self._model_name).inc(lost)
 
     def snapshot(self) -> MetricsPage:
-        """Returns all families as they are now."""
-        return MetricsPage(tuple(self._registry.collect()))
+        """Returns all families as they are now, without the times of their creation.
+
+        Each of these would be a series more, which nobody asks for.
+        """
+        families = tuple(self._registry.collect())
+        for family in families:
+            family.samples = [sample for sample in family.samples if not sample.name.endswith("_created")]
+        return MetricsPage(families)

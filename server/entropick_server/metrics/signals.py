@@ -18,12 +18,13 @@ from entropick_sampler.profile import Profile
 from entropick_sampler.signals import SIGNALS, Signal
 
 from ..engine.types import StepReport, Token
-from .drift import DriftCollector
+from .drift import DriftCollector, places
 from .exemplars import exemplar
 from .steps import STRATEGY_LABELS
 
 STRATEGIES: Final[tuple[str, ...]] = tuple(STRATEGY_LABELS.values())
 """the values of the label ``strategy``, in the order of the histograms' rows"""
+_AT_ONCE: Final = 256
 _INDEX: Final = {strategy: index for index, strategy in enumerate(STRATEGY_LABELS)}
 
 
@@ -36,33 +37,35 @@ class SignalHistograms:
         self._bounds = np.full((len(SIGNALS), widest), np.inf)
         for line, signal in zip(self._bounds, SIGNALS, strict=True):
             line[: len(signal.buckets)] = signal.buckets
-        self._columns = np.arange(len(SIGNALS))
         self._counts = np.zeros((len(STRATEGIES), len(SIGNALS), widest + 1), dtype=np.int64)
         self._sums = np.zeros((len(STRATEGIES), len(SIGNALS)))
-        self._largest: tuple[dict[tuple[int, int], tuple[str, float, float]], ...] = tuple(
-            {} for _ in SIGNALS
-        )
-        """of each signal: strategy, bucket -> the newest exemplar, as request id, value, time"""
+        shape = self._counts.shape
+        # of each bucket the newest exemplar: request id, value, time; "" where there is none
+        self._ids = np.full(shape, "", dtype=object)
+        self._values = np.zeros(shape)
+        self._times = np.zeros(shape)
 
     def observe(
-        self, values: NDArray[np.float64], strategies: NDArray[np.int64], request_ids: Sequence[str]
+        self,
+        values: NDArray[np.float64],
+        strategies: NDArray[np.int64],
+        request_ids: Sequence[str],
+        times: Sequence[float],
     ) -> None:
-        """Adds a step's values [rows, signals], NaN where a signal was not measured.
+        """Adds rows of values [rows, signals], NaN where a signal was not measured, in order of time.
 
-        ``strategies`` [rows] index :data:`STRATEGIES`. The largest value of each signal becomes an exemplar.
+        ``strategies`` [rows] index :data:`STRATEGIES`, ``times`` are Unix seconds. The newest value in a
+        bucket becomes its exemplar.
         """
         known = np.isfinite(values)
-        # bucket "le" holds value <= bound
-        buckets = (values[:, :, None] > self._bounds).sum(-1)
-        of_row = strategies[:, None]
-        np.add.at(self._counts, (of_row, self._columns, buckets), known)
+        buckets = places(values, self._bounds)
+        rows, columns = known.nonzero()
+        place = strategies[rows], columns, buckets[rows, columns]
+        np.add.at(self._counts, place, 1)
         np.add.at(self._sums, strategies, np.where(known, values, 0.0))
-        tops = np.where(known, values, -np.inf).argmax(0).tolist()
-        now = time.time()
-        for column, row in enumerate(tops):
-            if known[row, column]:
-                place = int(strategies[row]), int(buckets[row, column])
-                self._largest[column][place] = request_ids[row], float(values[row, column]), now
+        self._ids[place] = np.array(request_ids, dtype=object)[rows]
+        self._values[place] = values[rows, columns]
+        self._times[place] = np.array(times)[rows]
 
     def family(self, column: int, model_name: str) -> HistogramMetricFamily:
         """Returns the exposition of one signal's histograms at this moment.
@@ -78,13 +81,18 @@ class SignalHistograms:
             if not totals[-1]:
                 continue
             buckets: list[tuple[str, float] | tuple[str, float, Exemplar]] = []
-            for bucket, (bound, total) in enumerate(zip(bounds, totals.tolist(), strict=True)):
-                plain = (bound, float(total))
-                if (known := self._largest[column].get((strategy, bucket))) is None:
-                    buckets.append(plain)
+            newest = zip(
+                bounds,
+                totals.tolist(),
+                *(of[strategy, column].tolist() for of in (self._ids, self._values, self._times)),
+                strict=False,  # a signal with fewer buckets than the widest leaves places unused
+            )
+            for bound, total, request_id, value, at in newest:
+                if request_id:
+                    told = Exemplar(exemplar(request_id), value, at)
+                    buckets.append((bound, float(total), told))
                 else:
-                    request_id, value, at = known
-                    buckets.append((*plain, Exemplar(exemplar(request_id), value, at)))
+                    buckets.append((bound, float(total)))
             family.add_metric([model_name, label], buckets, float(self._sums[strategy, column]))
         return family
 
@@ -94,6 +102,8 @@ class SignalCollector(Collector):
 
     def __init__(self) -> None:
         self._histograms = SignalHistograms()
+        self._waiting: list[tuple[str, float, Token]] = []
+        """request id, time and token, not counted yet: some hundred at once take a third of the time"""
         self._live: dict[int, tuple[str, Token]] = {}
         self._drift = DriftCollector()
         self._model_name = ""
@@ -105,13 +115,12 @@ class SignalCollector(Collector):
 
     def observe(self, report: StepReport) -> None:
         """Counts one engine step."""
-        rows = [(output.request_id, token) for output in report.outputs for token in output.tokens]
-        if rows:
-            ids = [request_id for request_id, _ in rows]
-            values = np.array([token.signals for _, token in rows], dtype=np.float64)
-            strategies = np.array([_INDEX[token.strategy] for _, token in rows])
-            self._histograms.observe(values, strategies, ids)
-            self._drift.observe(values, np.array([not token.forced for _, token in rows]))
+        now = time.time()
+        self._waiting += [
+            (output.request_id, now, token) for output in report.outputs for token in output.tokens
+        ]
+        if len(self._waiting) >= _AT_ONCE:
+            self._count()
         for output, slot in zip(report.outputs, report.slots, strict=True):
             if slot < 0:
                 continue
@@ -119,6 +128,17 @@ class SignalCollector(Collector):
                 self._live.pop(slot, None)
             elif output.tokens:
                 self._live[slot] = (output.request_id, output.tokens[-1])
+
+    def _count(self) -> None:
+        """Counts the tokens that wait."""
+        if not self._waiting:
+            return
+        ids, times, tokens = zip(*self._waiting, strict=True)
+        self._waiting.clear()
+        values = np.array([token.signals for token in tokens], dtype=np.float64)
+        strategies = np.array([_INDEX[token.strategy] for token in tokens])
+        self._histograms.observe(values, strategies, ids, times)
+        self._drift.observe(values, np.array([not token.forced for token in tokens]))
 
     def forget(self, request_id: str) -> None:
         """Drops a choice's gauges: it ended, or its client went away."""
@@ -129,6 +149,7 @@ class SignalCollector(Collector):
         """Yields the families, at every scrape; none before the model is named."""
         if not self._model_name:
             return
+        self._count()
         for column in range(len(SIGNALS)):
             yield self._histograms.family(column, self._model_name)
         for column, signal in enumerate(SIGNALS):

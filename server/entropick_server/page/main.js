@@ -26,7 +26,7 @@ function App() {
     ${state.phase === 'key' && html`<main id="main"><${KeyForm} refused=${ready} /></main>`}
     ${state.phase !== 'key' && !ready && html`<main id="main"><${Waiting} state=${state} /></main>`}
     ${state.phase !== 'key' && ready && html`
-      <div class="columns">
+      <div class=${`columns${state.panelOpen ? ' under' : ''}`}>
         <main id="main" tabindex="-1"><${View} state=${state} /></main>
         <${Panel} state=${state} />
       </div>`}

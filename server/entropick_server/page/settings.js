@@ -11,6 +11,7 @@ export const startSettings = () => ({
   overrides: {}, // name -> number, only what a person moved
   branch: null, // null: the server's; an object of fields
   tokenCost: false,
+  layerEntropy: false,
 });
 
 const asNumber = (text) => (text === '' || text === null ? undefined : Number(text));
@@ -32,6 +33,7 @@ export function requestBody({ settings, model }, messages) {
   if (Object.keys(settings.overrides).length) entropick.overrides = { ...settings.overrides };
   if (settings.branch) entropick.branch = { ...settings.branch };
   if (settings.tokenCost) entropick.genuineness = true;
+  if (settings.layerEntropy) entropick.layer_entropy = { every: 1 };
   for (const name of Object.keys(body)) if (body[name] === undefined) delete body[name];
   return body;
 }

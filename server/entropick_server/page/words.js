@@ -3,19 +3,20 @@
 /** Returns a number with about three digits that count; '–' for none. */
 export function number(value) {
   if (value === null || value === undefined || Number.isNaN(value)) return '–';
-  const size = Math.abs(value);
-  if (size === 0) return '0';
+  if (value < 0) return value > -0.00005 ? '≈ 0' : `−${number(-value)}`;
+  if (value === 0) return '0';
+  if (value < 0.00005) return '≈ 0';
+  const size = value;
   if (size >= 1000) return Math.round(value).toLocaleString('en');
   if (size >= 100) return value.toFixed(0);
   if (size >= 10) return value.toFixed(1);
   if (size >= 0.995) return value.toFixed(2);
   if (size >= 0.01) return value.toFixed(3);
-  if (size >= 0.0001) return value.toFixed(4);
-  return value.toExponential(1);
+  return value.toFixed(4);
 }
 
 /** Returns a setting, which has few digits, without zeros at its end. */
-export const setting = (value) => String(Number(value.toPrecision(3)));
+export const setting = (value) => String(Number(value.toPrecision(value < 1 ? 2 : 3)));
 
 /** Returns a share as percent. */
 export function percent(share) {

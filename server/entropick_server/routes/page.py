@@ -15,9 +15,12 @@ from typing import Final
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from ..middleware import PAGE_PREFIX
 from ..protocol.errors import ApiError
 
+PAGE: Final = "/"
+"""the path of the page"""
+PAGE_PREFIX: Final = "/page/"
+"""the beginning of the paths of its files"""
 _TYPES: Final = {
     ".html": "text/html; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
@@ -80,7 +83,7 @@ def page_router() -> APIRouter:
     router = APIRouter(include_in_schema=False)
     held = page_files()
 
-    @router.get("/")
+    @router.get(PAGE)
     async def index(request: Request) -> Response:
         """Returns the page."""
         return _answer(request, held.get("index.html"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -25,6 +26,9 @@ def run(argv: Sequence[str]) -> int:
     """Runs ``entropick chat`` with its arguments and returns the exit code."""
     args = _parser().parse_args(argv)
     screen = Screen()
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        # bytes that are no text shall neither end the conversation nor reach a request as half a character
+        sys.stdin.reconfigure(errors="replace")
     try:
         key = args.api_key or _configured_key()
         server = RemoteServer(args.url, key)

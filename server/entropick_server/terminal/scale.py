@@ -1,7 +1,7 @@
 """Colours of tokens: by the size of a signal in five steps, or by strategy.
 
 The steps of a signal run along cividis (its light end paler on a light terminal), which is made for readers
-with any colour vision and grows evenly in lightness; strategies have colours of Okabe and Ito's set. A token's
+with any colour vision and grows evenly in lightness; strategies have the colours of Okabe and Ito. A token's
 ground is coloured, and its letters are black or white, so that it can be read whatever the terminal's own
 colours are.
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from .conftest import DONE, sse
-from .support import piped, terminal
+from .support import CHAT, environment, piped, terminal
 
 Start = Callable[..., str]
 CLEAR = "\x1b[2J"
@@ -294,3 +295,35 @@ def test_save_writes_what_was_said(engine: Any, listen: Start, tmp_path: Path) -
     (said,) = json.loads(file.read_text())["replies"]
     assert said["reply"] == "Grüße"
     assert len(said["tokens"]) == len("Grüße".encode()) + 1
+
+
+def test_bytes_that_are_no_text_are_asked_as_far_as_they_are(engine: Any, listen: Start) -> None:
+    says(engine, "fine")
+    run = subprocess.run(
+        [*CHAT, "--url", listen()],
+        input=b"caf\xe9?\n",
+        env=environment(),
+        capture_output=True,
+        timeout=120,
+        check=True,
+    )
+    assert run.stdout == b"fine\n"
+    assert "caf\ufffd?" in bytes(i for i in engine.requests[0].prompt_token_ids if i < 256).decode()
+
+
+def test_a_reader_that_goes_away_ends_it_quietly(engine: Any, listen: Start) -> None:
+    says(engine, "fine")
+    questions = "Hi\n" * 20
+    command = " ".join([*CHAT, "--url", listen(), "| head -n 1"])
+    run = subprocess.run(
+        ["bash", "-c", command],
+        input=questions,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert run.stdout == "fine\n"
+    assert run.stderr == ""
+    assert 0 < len(engine.requests) < 20

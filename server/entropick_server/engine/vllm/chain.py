@@ -12,10 +12,14 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
+from entropick_sampler.genuineness.quadrants import Cuts
+
 from ..base import Tokenizer
 from ..reply import Drawn, Reply, philox_stream
 from ..rollout import RolledOut, branch_ends, first_tokens, judge, rollout_depth
+from ..tokens import HeadEntropies
 from ..types import BranchVerdict, FinishReason, Request, RequestOutput, Token
+from .watch import ReplyWatch
 from .wire import RowSpec
 
 
@@ -44,6 +48,8 @@ class SegmentToken(NamedTuple):
     cached: int = 0
     waited: float | None = None
     preempted: int = 0
+    heads: HeadEntropies | None = None
+    """what goes into the windows of genuineness; None where it was lost or is not wanted"""
 
 
 class SegmentRunner(Protocol):
@@ -76,8 +82,14 @@ class Chain:
     """
 
     def __init__(
-        self, request: Request, max_model_len: int, segments: SegmentRunner, tokenizer: Tokenizer
+        self,
+        request: Request,
+        max_model_len: int,
+        segments: SegmentRunner,
+        tokenizer: Tokenizer,
+        cuts: Cuts | None = None,
     ) -> None:
+        """Begins a request. ``cuts``: the profile's cut points of genuineness."""
         self._request = request
         self._segments = segments
         self._tokenizer = tokenizer
@@ -87,12 +99,14 @@ class Chain:
         self._spent = 0 if request.resumed is None else request.resumed.spent
         self._cached = 0
         self._count = 0
+        self._cuts = cuts
         self.verdicts: list[BranchVerdict] = []
         self.preempted = 0
         self.waited: float | None = None
 
     async def run(self) -> AsyncGenerator[RequestOutput, None]:
         """Yields the request's outputs up to the output with a finish reason."""
+        watch = ReplyWatch(self._request, self._cuts)
         while True:
             opening: tuple[Drawn, int] | None = None
             async with aclosing(self._segments.run(self._next_segment())) as stream:
@@ -100,7 +114,7 @@ class Chain:
                     taken: list[Token] = []
                     for token in batch:
                         self._note(token)
-                        drawn = token.drawn
+                        drawn = watch.push(self._reply, token.drawn, token.heads)
                         if drawn.error is not None:
                             yield self._output(taken, FinishReason.ERROR, drawn.error)
                             return
@@ -191,11 +205,12 @@ class Chain:
         branch.reason = branch.reply.take(first.token_id, self._tokenizer)
         if branch.reason is not None or branch.reply.rolled_out:
             return branch
+        watch = ReplyWatch(self._request, self._cuts)
         async with aclosing(self._segments.run(self._branch_segment(branch, depth - 1))) as stream:
             async for batch in stream:
                 for token in batch:
                     self.preempted += token.preempted
-                    drawn = token.drawn
+                    drawn = watch.push(branch.reply, token.drawn, token.heads)
                     if drawn.error is not None:
                         branch.error = drawn.error
                         return branch

@@ -131,7 +131,8 @@ class VllmEngine:
             yield output
             return
         self._slots.enter(name)
-        chain = Chain(request, self.info.max_model_len, segments, self._read.tokenizer)
+        cuts = None if self._profile is None else self._profile.genuineness
+        chain = Chain(request, self.info.max_model_len, segments, self._read.tokenizer, cuts)
         ended = False
         try:
             async with aclosing(chain.run()) as outputs:
@@ -209,7 +210,7 @@ class VllmEngine:
             "warm-up",
             (0,) * min(4, self.info.max_model_len - 1),
             SamplingParams(max_tokens=2, ignore_eos=True),
-            PolicyConfig(preset="seed"),
+            PolicyConfig(preset="seed", genuineness="scores"),
             time.monotonic(),
         )
         try:

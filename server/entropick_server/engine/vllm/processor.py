@@ -27,7 +27,7 @@ from entropick_sampler.profile import DEFAULT_CLARIFY_TEXT
 
 from ..reply import ClarifyingText, step_columns
 from ..tokenizer import FastTokenizer
-from ..tokens import attention_details, most_probable_tokens, top_logprobs
+from ..tokens import HeadEntropies, attention_details, most_probable_tokens, top_logprobs
 from .attention.capture import Attention
 from .attention.parallel import tensor_parallel_group
 from .rows import Row, RowTable
@@ -204,13 +204,26 @@ class EntropickProcessor(V1Processor, V2Processor):
             {} if attention is None else attention_details(attention.heads, attention.by_layer, detailed)
         )
         probable = most_probable_tokens(logits, unpack(packed, self._batch.candidates) if full else (), full)
+        watched = [i for i in reported if self._rows[i].spec.policy.genuineness is not False]
+        heads = {} if attention is None or not watched else self._heads(attention, watched)
         marks = []
         for i in reported:
             row = self._rows[i]
             detail = details.get(self._row_numbers[i])
             name, position = row.spec.key or "", row.reply.length
-            marks.append(Mark(name, position, forced[i], tops.get(i, ()), detail, probable.get(i, ())))
+            seen = tops.get(i, ()), detail, probable.get(i, ()), heads.get(i)
+            marks.append(Mark(name, position, forced[i], *seen))
         return marks
+
+    def _heads(self, attention: Attention, rows: Sequence[int]) -> dict[int, HeadEntropies]:
+        """Copies what goes into some rows' windows of genuineness to the host."""
+        numbers = [self._row_numbers[i] for i in rows]
+        entropy = attention.heads.entropy.float().cpu().numpy()[:, numbers]
+        keys = attention.heads.keys.cpu().numpy()[:, numbers].astype(np.int64)
+        return {
+            i: HeadEntropies(np.ascontiguousarray(entropy[:, at]), np.ascontiguousarray(keys[:, at]))
+            for at, i in enumerate(rows)
+        }
 
     def _leave_one(self, logits: Tensor, tokens: list[int]) -> None:
         if logits.device.type == "cpu" and logits.dtype == torch.float32:

@@ -65,7 +65,7 @@ class VllmSegments:
                     done, metrics = output.outputs[0], output.metrics
                     cached = output.num_cached_tokens or 0
                     tokens = [
-                        SegmentToken(await self._drawn(spec, position + i, token_id), cached)
+                        (await self._drawn(spec, position + i, token_id))._replace(cached=cached)
                         for i, token_id in enumerate(done.token_ids)
                     ]
                     if tokens:
@@ -89,16 +89,15 @@ class VllmSegments:
         finally:
             inbox.forget(key)
 
-    async def _drawn(self, spec: RowSpec, position: int, token_id: int) -> Drawn:
+    async def _drawn(self, spec: RowSpec, position: int, token_id: int) -> SegmentToken:
         """Joins a token of vLLM with its figures, which may be lost."""
         figures = await self._client.inbox.row(spec.key or "", position)
         if self._client.llm is None:
             raise EngineDeadError(STOPPED)
         # figures of another token belong to a step whose token vLLM threw away
         if figures is None or figures.row.token != token_id:
-            return Drawn(
-                token_without_figures(token_id), error=None if spec.sampling.logprobs is None else _LOST
-            )
+            error = None if spec.sampling.logprobs is None else _LOST
+            return SegmentToken(Drawn(token_without_figures(token_id), error=error))
         mark, row = figures
         token = token_of(
             row,
@@ -109,6 +108,7 @@ class VllmSegments:
             probable=mark.probable,
         )
         # the worker emits the rest of a clarifying text by itself: its first token is all that is known here
-        return Drawn(
+        drawn = Drawn(
             token, (token_id,) if row.inserted else (), row.firsts, BAD_LOGITS if row.flags else None
         )
+        return SegmentToken(drawn, heads=mark.heads)

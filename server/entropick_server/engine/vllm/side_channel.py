@@ -17,6 +17,7 @@ from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, NamedTuple
 
+import numpy as np
 import torch
 import zmq
 import zmq.asyncio
@@ -26,7 +27,7 @@ from entropick_sampler.most_probable import ProbableToken
 from entropick_sampler.packed import TokenRow, unpack
 
 from ..base import EngineError
-from ..tokens import AttentionDetail, TopLogprobs
+from ..tokens import AttentionDetail, HeadEntropies, TopLogprobs
 
 _log = logging.getLogger(__name__)
 _STORE_BYTES: Final = 16 << 20
@@ -46,6 +47,8 @@ class Mark(NamedTuple):
     tops: TopLogprobs = ()
     detail: AttentionDetail | None = None
     probable: tuple[ProbableToken, ...] = ()
+    heads: HeadEntropies | None = None
+    """None where the request wants no genuineness"""
 
 
 class Figures(NamedTuple):
@@ -58,34 +61,42 @@ class Figures(NamedTuple):
 def encode(marks: Sequence[Mark], packed: Tensor, candidates: int) -> list[bytes]:
     """Writes the message of a step, in one part; ``packed``: float64 [B, C] on the host, ``StepResult.pack``.
 
-    B, C, ``candidates`` and the size of the keys as int64; position and forced as int64 [B, 2]; ``packed``;
+    B, C, ``candidates``, the size of the keys, L and H as int64; position, forced and whether it has
+    ``heads`` as int64 [B, 3]; ``packed``; the ``heads`` of the rows that have them, keys, then entropies;
     JSON of the keys; JSON of the rows' ``tops``, ``detail`` and ``probable`` where there are any.
     """
     rows, columns = packed.shape
     keys = _keys_as_json(tuple([mark.key for mark in marks]))
-    numbers = [rows, columns, candidates, len(keys)]
+    watched = [mark.heads for mark in marks if mark.heads is not None]
+    shape = watched[0].entropy.shape if watched else (0, 0)
+    numbers = [rows, columns, candidates, len(keys), *shape]
     for mark in marks:
-        numbers += mark[1:3]
+        numbers += (mark.position, mark.forced, mark.heads is not None)
     more = b""
     if any(mark.tops or mark.detail or mark.probable for mark in marks):
         more = json.dumps([[mark.tops, mark.detail, mark.probable] for mark in marks]).encode()
     lines = packed.contiguous().numpy().tobytes()
-    return [b"".join((struct.pack(f"<{len(numbers)}q", *numbers), lines, keys, more))]
+    heads = b"".join(heads.keys.tobytes() + heads.entropy.tobytes() for heads in watched)
+    return [b"".join((struct.pack(f"<{len(numbers)}q", *numbers), lines, heads, keys, more))]
 
 
 def decode(message: Sequence[bytes]) -> list[Figures]:
     """Reads the rows of a message. Raises ValueError where it is no message of this channel."""
     try:
         (data,) = message
-        rows, columns, candidates, size = struct.unpack_from("<4q", data)
-        numbers = struct.unpack_from(f"<{2 * rows}q", data, 32)
-        lines = 32 + 16 * rows
+        rows, columns, candidates, size, layers, heads = struct.unpack_from("<6q", data)
+        numbers = struct.unpack_from(f"<{3 * rows}q", data, 48)
+        lines = 48 + 24 * rows
         end = lines + 8 * rows * columns
+        watched, end = _heads_of(data, end, numbers[2::3], layers, heads)
         packed = torch.frombuffer(bytearray(data[lines:end]), dtype=torch.float64).view(rows, columns)
         keys, more = _keys_of_json(data[end : end + size]), data[end + size :]
         if len(keys) != rows:
             raise ValueError(f"{len(keys)} keys for {rows} rows")
-        marks = list(map(Mark, keys, numbers[::2], map(bool, numbers[1::2])))
+        marks = [
+            Mark(key, position, bool(forced), heads=of_row)
+            for key, position, forced, of_row in zip(keys, numbers[::3], numbers[1::3], watched, strict=True)
+        ]
         if more:
             marks = [
                 mark._replace(
@@ -98,6 +109,24 @@ def decode(message: Sequence[bytes]) -> list[Figures]:
         return list(map(Figures, marks, unpack(packed, candidates)))
     except (ValueError, TypeError, KeyError, RuntimeError, IndexError, struct.error) as error:
         raise ValueError(f"not a message of this side channel: {error}") from error
+
+
+def _heads_of(
+    data: bytes, begin: int, watched: Sequence[int], layers: int, heads: int
+) -> tuple[list[HeadEntropies | None], int]:
+    """Reads the rows' heads, which begin at an offset. Returns them and the offset behind them."""
+    found: list[HeadEntropies | None] = []
+    for of_row in watched:
+        if not of_row:
+            found.append(None)
+            continue
+        keys = np.frombuffer(data, np.int64, layers, begin)
+        begin += keys.nbytes
+        entropy = np.frombuffer(data, np.float32, layers * heads, begin).reshape(layers, heads)
+        begin += entropy.nbytes
+        # copies: torch wants memory that may be written
+        found.append(HeadEntropies(entropy.copy(), keys.copy()))
+    return found, begin
 
 
 # the rows of a step are mostly those of the step before

@@ -77,6 +77,7 @@ class RowSpec:
             "preset": self.policy.preset,
             "overrides": dict(self.policy.overrides),
             "telemetry": self.policy.telemetry,
+            "genuineness": self.policy.genuineness is not False,
         }
         if (branch := self.policy.branch) is not None:
             values["branch"] = [branch.width, sorted(int(s) for s in branch.on)]
@@ -100,7 +101,13 @@ def _from_server(values: Mapping[str, Any]) -> RowSpec:
         width, on = values["branch"]
         branch = BranchConfig(width=width, on=frozenset(Strategy(s) for s in on))
     policy = PolicyConfig(
-        values["policy"], values["preset"], values["overrides"], values["telemetry"], branch=branch
+        values["policy"],
+        values["preset"],
+        values["overrides"],
+        values["telemetry"],
+        branch=branch,
+        # the windows are the server's; a worker sends what goes into them
+        genuineness="scores" if values["genuineness"] else False,
     )
     return RowSpec(
         SamplingParams(**values["sampling"]),

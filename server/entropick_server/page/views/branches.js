@@ -15,14 +15,14 @@ export function BranchTree({ state, answer }) {
   return html`
     <h2>Branches</h2>
     ${found.length === 0 && html`<p class="note">${answer ? 'No branches opened in this reply.' : 'No tokens yet.'}
-      They open at doubtful tokens where the request asks for them: tick “branches” under Policy.</p>`}
+      ${' '}They open at doubtful tokens where the request asks for them: tick “branches” under Policy.</p>`}
     ${found.length > 0 && html`
       <p class="note">${count(found.length, 'opening')}${lost ? `, ${count(lost, 'token')} of branches that lost` : ''}. The kept branch is the reply.</p>
       <ul class="tree">${found.map((one) => html`<li key=${one.index}>
         <button type="button" class="link" onClick=${() => select(answer, one.index, true)}>
           <span class="stem">${one.index ? `…${before(answer, one.index)}` : 'at the beginning'}</span> <small>token ${one.index + 1}</small></button>
         <ul>${one.branches.map((branch, i) => html`<li key=${i} class=${branch.chosen ? 'kept' : 'lost'}>
-          <span class="branch-text">${branch.text.replace(/\n/g, '⏎')}</span>
+          <span class="branch-text">${branch.text.trimStart().replace(/\n/g, '⏎')}</span>
           <span class="score">${branch.chosen ? 'kept, ' : ''}score ${branch.score === null ? '−∞' : number(branch.score)}</span></li>`)}</ul>
       </li>`)}</ul>`}`;
 }

@@ -12,7 +12,7 @@ export function Header({ state }) {
   return html`
     <a class="skip" href="#main">Skip to the page</a>
     <header class="top">
-      <h1 class="brand"><svg viewBox="0 0 32 20" aria-hidden="true"><path d="M2 15c4 0 4-11 8-11s3 8 6 8 3-10 8-10 4 6 6 6" /></svg>entropick</h1>
+      <h1 class="brand"><svg viewBox="0 0 32 20" aria-hidden="true"><path d="M2 15c4 0 4-11 8-11s3 8 6 8 3-10 8-10 4 6 6 6" /></svg><span>entropick</span></h1>
       <nav aria-label="Views">
         ${Object.entries(VIEWS).map(([view, title]) => html`
           <button key=${view} type="button" class="link" aria-current=${state.view === view ? 'page' : null}

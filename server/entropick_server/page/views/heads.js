@@ -26,7 +26,19 @@ export function Heads({ state, answer }) {
     <label class="field">Figure <select value=${shown} onChange=${(event) => choose(event.target.value)}>
       ${names.map((one) => html`<option key=${one} value=${one}>${FIGURES[one][0]} (${FIGURES[one][1]})</option>`)}</select></label>
     <${HeatMap} layers=${detail.layers} rows=${detail[shown]} title=${FIGURES[shown][0]} unit=${FIGURES[shown][1]} />
+    <${Lens} entropies=${token.row.layer_entropy} />
     <${Phase} state=${state} detail=${detail} summary=${answer.summary} />`;
+}
+
+/** The entropy that the model would have if it spoke behind each layer (logit lens). */
+function Lens({ entropies }) {
+  if (!entropies) return null;
+  const rows = Object.entries(entropies).map(([layer, bits]) => [Number(layer), bits]).sort((a, b) => a[0] - b[0]);
+  const most = Math.max(...rows.map(([, bits]) => bits), 1);
+  return html`<h3>Entropy behind each layer</h3>
+    <table class="lens"><caption class="hidden">Entropy behind each layer, bits, by the logit lens</caption>
+      <tbody>${rows.map(([layer, bits]) => html`<tr key=${layer}><th scope="row">${layer}</th>
+        <td><span class="share"><span class="bar"><span style=${{ width: `${(100 * bits) / most}%` }}></span></span><span class="figure">${number(bits)}</span></span></td></tr>`)}</tbody></table>`;
 }
 
 function HeatMap({ layers, rows, title, unit }) {

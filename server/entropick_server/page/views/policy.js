@@ -36,6 +36,7 @@ export function PolicyForm({ state }) {
       <${Entry} label="Seed" name="seed" hint="another each time" step="1" settings=${settings} />
       <label class="field wide">System message<textarea rows="2" value=${settings.system} onInput=${(event) => change({ system: event.target.value })}></textarea></label>
       <label class="check"><input type="checkbox" checked=${settings.tokenCost} onChange=${(event) => change({ tokenCost: event.target.checked })} /> token costs of the heads</label>
+      ${'layer_entropy' in policy.default && html`<label class="check"><input type="checkbox" checked=${settings.layerEntropy} onChange=${(event) => change({ layerEntropy: event.target.checked })} /> entropy behind each layer</label>`}
       ${name === 'entropix' && html`
         <label class="check"><input type="checkbox" checked=${settings.branch !== null} onChange=${(event) => change({ branch: event.target.checked ? { width: 4, depth: 12 } : null })} /> branches at doubtful tokens</label>
         ${settings.branch && html`<div class="pair">${['width', 'depth'].map((field) => html`<label key=${field} class="field">${field}

@@ -38,4 +38,8 @@ export function RecentView({ state }) {
     </section>`;
 }
 
-const when = (seconds) => new Date(1000 * seconds).toLocaleString([], { dateStyle: 'medium', timeStyle: 'medium' });
+function when(seconds) {
+  const time = new Date(1000 * seconds);
+  const today = time.toDateString() === new Date().toDateString();
+  return today ? time.toLocaleTimeString() : time.toLocaleString([], { dateStyle: 'medium', timeStyle: 'short' });
+}

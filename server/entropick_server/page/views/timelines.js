@@ -80,7 +80,7 @@ class Timeline extends Component {
     const now = index === null ? undefined : answer.tokens[index]?.row?.signals?.[signal.name];
     const text = values.length ? `mean ${number(mean)}, highest ${number(most)} ${signal.unit}` : 'not measured';
     return html`<figure class="timeline"><figcaption title=${signal.help}><strong>${words(signal.name)}</strong>
-      <span>${now === undefined ? text : `here ${number(now)} ${signal.unit}`}</span></figcaption>
+      <span>${now === undefined ? text : `here ${number(now)} ${signal.unit}`.replace('^2', '²')}</span></figcaption>
       <div class="plot" role="img" aria-label=${`${words(signal.name)} along ${values.length} tokens: ${text}`} ref=${(box) => { this.box = box; }}></div></figure>`;
   }
 }
