@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from starlette.requests import Request
 
@@ -45,7 +45,6 @@ class ServedModel:
     """the profile's coefficients of ``error_probability``"""
     model_hash: str = ""
     """digest of weights, configuration and tokenizer"""
-    clarifying: ClarifyingText = field(default_factory=ClarifyingText)
     cuts: Cuts | None = None
     """the profile's cut points of genuineness"""
 
@@ -61,10 +60,7 @@ class ServedModel:
         parts = f"{server_version()}|{info.source}|{info.dtype}|{profile}"
         digest = hashlib.sha256(parts.encode()).hexdigest()[:8]
         fingerprint = f"entropick-{server_version()}-{digest}"
-        text = DEFAULT_CLARIFY_TEXT if engine.profile is None else engine.profile.clarify_text
-        clarifying = ClarifyingText.of(text, engine.tokenizer)
-        digest = engine.model_hash
-        return cls(info, vocabulary, encoder, profile, fingerprint, error, digest, clarifying, cuts)
+        return cls(info, vocabulary, encoder, profile, fingerprint, error, engine.model_hash, cuts)
 
 
 class ServerState:
@@ -87,6 +83,7 @@ class ServerState:
         self.offload = Offload()
         self.draining = False
         self._model: ServedModel | None = None
+        self._clarifying: ClarifyingText | None = None
         self._closed = False
         self._on_failure = on_failure
         self._on_ready = on_ready
@@ -140,6 +137,15 @@ class ServerState:
         if self._model is None:
             raise EngineDeadError("the engine has not been started")
         return self._model
+
+    @property
+    def clarifying(self) -> ClarifyingText:
+        """Returns the clarifying text in force; it is tokenised once, when it is first asked for."""
+        if self._clarifying is None:
+            profile = self.engine.profile
+            text = DEFAULT_CLARIFY_TEXT if profile is None else profile.clarify_text
+            self._clarifying = ClarifyingText.of(text, self.engine.tokenizer)
+        return self._clarifying
 
     @property
     def in_flight(self) -> int:

@@ -46,7 +46,7 @@ def rewound_by(body: GenerationRequest, prompt: Sequence[int], state: ServerStat
     if asked is None:
         return None
     model = state.model
-    tokenizer, text = state.engine.tokenizer, model.clarifying
+    tokenizer, text = state.engine.tokenizer, state.clarifying
     if asked.token_id is not None:
         check_ids([asked.token_id], f"{_NAME}.token_id", model.info)
     if asked.token_ids is not None:

@@ -55,7 +55,7 @@ async def explain_request(request: Request, answer_id: str) -> Response:
     model = state.model
 
     def explained(finished: Finished) -> dict[str, Any]:
-        return explanation(finished, state.engine.profile, model.clarifying, model.vocabulary)
+        return explanation(finished, state.engine.profile, state.clarifying, model.vocabulary)
 
     return await _choices(request, answer_id, "explanation", explained, size_factor=64)
 
