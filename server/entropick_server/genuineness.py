@@ -7,7 +7,7 @@ from typing import Final
 
 from entropick_sampler.genuineness.counts import AXIS
 from entropick_sampler.genuineness.quadrants import SEED_CUTS, Cuts
-from entropick_sampler.genuineness.reference import WINDOW, Pull
+from entropick_sampler.genuineness.reference import WINDOW, Pull, elaboration_pull
 from entropick_sampler.signals import SIGNAL_NAMES
 
 from .engine.types import Request, Token
