@@ -65,8 +65,8 @@ class DrainingServer(uvicorn.Server):
             for listening in server.sockets:
                 self._url = _url(listening.getsockname())
                 print(
-                    f"entropick listens on {self._url} (the model is loading, at the first start native code is "
-                    f"compiled, for a minute or more; {self._url}/health says when it is ready)",
+                    f"entropick listens on {self._url} (the model is loading; a first start compiles native "
+                    f"code, for a minute or more; {self._url}/health says when it is ready)",
                     flush=True,
                 )
             break
