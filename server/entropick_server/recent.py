@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from entropick_sampler.branch_config import BranchConfig
+from entropick_sampler.layer_entropy import LayerEntropy
 from entropick_sampler.params import PolicyConfig, SamplingParams
 
 from .engine.types import BranchRecord, KeptToken
@@ -103,6 +104,7 @@ class Finished:
             "entropick": {
                 **block,
                 "genuineness": policy.genuineness,
+                "layer_entropy": _layers(policy.layer_entropy),
                 "consensus": False,
                 "telemetry": policy.telemetry,
                 "rewind": {"request": self.id, "choice": self.choice, "index": len(self.kept)},
@@ -115,6 +117,13 @@ def _branch(branch: BranchConfig | None) -> dict[str, Any]:
     if branch is None:
         return {"budget": 0}
     return {**asdict(branch), "on": sorted(strategy.label for strategy in branch.on)}
+
+
+def _layers(asked: LayerEntropy | None) -> dict[str, Any] | bool:
+    """Returns a request for the layers' entropies on the wire."""
+    if asked is None:
+        return False
+    return {"every": asked.every, **({"layers": list(asked.layers)} if asked.layers else {})}
 
 
 class RecentRequests:

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from entropick_sampler.branch_config import BRANCH_NAMES
+from entropick_sampler.layer_entropy import LayerEntropy, layer_entropy
 from entropick_sampler.params import PARAM_NAMES, PolicyConfig, PolicyName, SamplingParams
 from entropick_sampler.signals import SIGNAL_NAMES
 from entropick_server.engine.base import ModelLoadError
@@ -174,6 +175,15 @@ async def test_a_recent_request_says_how_it_is_made_again(engine: Any, serve: An
             assert (told["seed"], told["max_tokens"], told["top_k"]) == (first.sampling.seed, 9, 9)
             assert told["entropick"]["branch"]["width"] == 2
             assert "temperature" not in told
+
+
+async def test_the_layers_are_asked_for_again(client: httpx.AsyncClient) -> None:
+    await client.post(CHAT, json=BODY)
+    (made,) = client.app.state.server.recent.newest()  # type: ignore[attr-defined]
+    for asked in (None, LayerEntropy(4), LayerEntropy(2, (0, 3))):
+        body = replace(made, policy=replace(made.policy, layer_entropy=asked)).request()
+        told = body["entropick"]["layer_entropy"]
+        assert asked == (layer_entropy(told) if told else None)
 
 
 async def test_prompts_can_be_left_out(engine: Any, serve: Any) -> None:

@@ -59,6 +59,22 @@ def test_a_row_that_was_not_parked_learns_its_tokens_again() -> None:
     assert (row.reply.length, row.reply.history.newest, row.reply.history.repeated) == (5, (1, 2, 5, 1, 2), 2)
 
 
+def test_a_row_emits_the_tokens_that_its_request_named() -> None:
+    """Named tokens are given; what is pending behind them is the rest of a clarifying text."""
+    begun = spec(start=2, newest=(1, 2), pending=(5, 6, 8), named=2, clarify_used=1, tokens=2, surprisal=3.5)
+    row = Row.of(begun)
+    for taken, (token, named) in enumerate(((5, True), (6, True), (8, False))):
+        assert (row.reply.pending[0], row.reply.names_next) == (token, named)
+        assert row.drew(taken, token, (), 0.5)
+        row.settle(taken + 1, Bytes())  # type: ignore[arg-type]
+    assert not row.reply.pending
+    assert (row.reply.tokens, row.reply.surprisal, row.reply.clarify_used) == (5, 5.0, 1)
+    # a row that joined anew and was not parked
+    again = Row.of(begun, output=[5])
+    again.settle(1, Bytes())  # type: ignore[arg-type]
+    assert (list(again.reply.pending), again.reply.named, again.reply.length) == ([6, 8], 1, 3)
+
+
 def test_no_text_in_the_middle_of_a_character_or_where_none_may_be() -> None:
     row = Row.of(spec())
     row.drew(0, 200, ())

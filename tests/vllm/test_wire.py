@@ -35,7 +35,7 @@ specs = st.builds(
         st.sampled_from(["calibrated", "seed"]),
         st.dictionaries(st.sampled_from(["greedy_entropy", "clarify_budget"]), st.integers(0, 9)),
         st.sampled_from(["none", "summary", "tokens", "full"]),
-        st.none()
+        branch=st.none()
         | st.builds(
             BranchConfig, width=st.integers(2, 16), on=st.frozensets(st.sampled_from(list(Strategy)))
         ),
@@ -48,6 +48,10 @@ specs = st.builds(
     clarify_used=st.integers(0, 16),
     since_clarify=st.none() | st.integers(0, 1000),
     unfinished=st.binary(max_size=3),
+    pending=st.lists(st.integers(0, 1000)).map(tuple),
+    named=st.integers(0, 10),
+    tokens=st.integers(0, 1000),
+    surprisal=st.floats(0, 1e6),
     newest=st.lists(st.integers(0, 1000)).map(tuple),
 )
 
