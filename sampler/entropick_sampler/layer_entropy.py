@@ -1,4 +1,4 @@
-"""The fields of ``layer_entropy``, their limits and defaults, and the reference of what it measures.
+"""The fields of ``layer_entropy``, their limits and defaults, and the reference of the measured entropies.
 
 The logit lens: the entropy of the next-token distribution that a layer's output would give, were it the last
 layer's. Source: nostalgebraist, "interpreting GPT: the logit lens" (2020).

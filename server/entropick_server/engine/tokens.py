@@ -46,7 +46,7 @@ class AttentionDetail(NamedTuple):
 
 
 class HeadEntropies(NamedTuple):
-    """What goes into the windows of genuineness: ``entropy`` float32 [L, H], bits, and ``keys`` int64 [L].
+    """The inputs of the windows of genuineness: ``entropy`` float32 [L, H], bits, and ``keys`` int64 [L].
 
     ``keys``: how many keys the row's query sees in each monitored layer.
     """

@@ -18,12 +18,12 @@ from ..detokenizer import Detokenizer
 from ..engine.base import EngineError
 from ..engine.types import FinishReason, Request, RequestOutput, Token
 from ..error_estimate import Agreement, estimate
-from ..genuineness import genuineness_at_end
 from ..metrics import ChoiceFigures
 from ..protocol.responses import ConsensusTelemetry, Summary
 from ..recent import Finished, Series
 from ..state import ServedModel, ServerState
 from ..telemetry import summarize
+from .watched import genuineness_at_end
 
 _ENTROPY: Final = SIGNAL_NAMES.index("logits_entropy")
 

@@ -20,8 +20,9 @@ from entropick_sampler.profile import THRESHOLDS, Profile
 from entropick_sampler.signals import SIGNAL_NAMES, STEP_SIGNALS, WINDOW_SIGNALS
 from entropick_sampler.strategy import Strategy
 from entropick_server.engine.types import Request, Token
-from entropick_server.genuineness import genuineness_at_end, genuineness_summary
+from entropick_server.genuineness import genuineness_summary
 from entropick_server.metrics import ChoiceFigures, Metrics, ServerFacts
+from entropick_server.streaming.watched import genuineness_at_end
 
 from .conftest import Room, tiny_model
 

@@ -31,7 +31,7 @@ class Watch:
     """
 
     def __init__(self, cuts: Cuts | None) -> None:
-        """``cuts``: the cut points of the profile."""
+        """Begins without rows. ``cuts``: the cut points of the profile."""
         self._cuts = cuts
         self._told = -math.inf
         self._batch = WatchedBatch((), (), 0, 0)

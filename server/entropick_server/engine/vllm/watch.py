@@ -30,7 +30,7 @@ class ReplyWatch:
     """The watch over one reply, or over one branch of it."""
 
     def __init__(self, request: Request, cuts: Cuts | None) -> None:
-        """``cuts``: the cut points of the profile."""
+        """Begins a watch. ``cuts``: the cut points of the profile."""
         self._asked = request.policy.genuineness
         self._cuts = cuts
         self._batch: WatchedBatch | None = None
