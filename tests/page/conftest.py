@@ -194,6 +194,7 @@ def settle(page: Any) -> None:
 
 def set_range(page: Any, name: str, value: float) -> None:
     """Moves a slider, as a hand does: the page hears an input event."""
+    page.wait_for_selector(f"input[type=range][name={name}]")
     page.evaluate(
         """([name, value]) => { const slider = document.querySelector(`input[type=range][name=${name}]`);
         slider.value = value; slider.dispatchEvent(new Event('input', {bubbles: true})); }""",

@@ -278,3 +278,24 @@ def test_nothing_of_a_stream_is_lost_however_its_bytes_are_cut(chat: Any) -> Non
         data,
     )
     assert set(yielded.values()) == {text}
+
+
+def test_on_a_narrow_screen_the_chosen_token_is_not_covered_by_its_card(
+    open_page: Callable[..., Watched], server: Server
+) -> None:
+    page = open_page(server.url, **LOOKS["narrow"]).page
+    page.wait_for_selector("#ask")
+    page.click(".switch")
+    ask(page, STORY)
+    page.evaluate("scrollTo(0, 0)")
+    count = int(page.get_attribute(".tokens", "data-count"))
+    page.evaluate("i => document.querySelector(`[data-i='${i}']`).click()", count - 2)
+    page.wait_for_selector(".panel.open")
+    settle(page)
+    token = page.locator(".tokens .here").bounding_box()
+    panel = page.locator(".panel").bounding_box()
+    assert token["y"] > 0
+    assert token["y"] + token["height"] < panel["y"]
+    page.click(".close")
+    settle(page)
+    assert page.locator(".panel").bounding_box()["height"] < 60

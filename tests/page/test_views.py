@@ -354,7 +354,7 @@ def test_a_recent_request_opens_again_with_its_series(chat: Any, server: Server)
     at = values.index(max(values))
     chat.click(f".tokens [data-i='{at}']")
     assert f"{values[at]:.3g}"[:4] in chat.inner_text("#token-card")
-    assert re.search(r"min-p\s0\.0\d+$", chat.inner_text(".how"))
+    assert re.search(r"min.p\s0\.0\d+$", chat.inner_text(".how"))
     shot(chat, "opened")
 
 

@@ -38,7 +38,7 @@ function how(row, selected) {
   if (row.forced) return 'given, not drawn: part of an inserted text';
   const p = row.parameters;
   if (!p) return '';
-  return `temperature\u00a0${setting(p.temperature)} · top-p\u00a0${setting(p.top_p)} · top-k\u00a0${p.top_k > 0 ? p.top_k : 'off'} · min-p\u00a0${setting(p.min_p)}`;
+  return `temperature\u00a0${setting(p.temperature)} · top\u2011p\u00a0${setting(p.top_p)} · top\u2011k\u00a0${p.top_k > 0 ? p.top_k : 'off'} · min\u2011p\u00a0${setting(p.min_p)}`;
 }
 
 function Candidates({ state, token }) {

@@ -1,6 +1,6 @@
 // The panel beside the page (over it on a narrow screen): one token, or the whole reply, in several forms.
 
-import { html } from '../vendor/htm-preact.js';
+import { html, useLayoutEffect } from '../vendor/htm-preact.js';
 import { store } from '../state.js';
 import { BranchTree } from './branches.js';
 import { TokenCard } from './card.js';
@@ -22,6 +22,10 @@ export function Panel({ state }) {
   const names = Object.keys(TABS);
   const Content = TABS[state.tab][1];
   const choose = (tab) => store.set({ tab, panelOpen: true });
+  const { selected, panelOpen } = state;
+  useLayoutEffect(() => {
+    if (panelOpen && selected?.pinned && matchMedia('(max-width: 62rem)').matches) uncover(`${selected.answer.key}-${selected.index}`);
+  }, [panelOpen, selected]);
   const keys = (event) => {
     const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
     if (!step) return;
@@ -43,6 +47,13 @@ export function Panel({ state }) {
         <${Content} state=${state} answer=${shownAnswer(state)} />
       </div>
     </aside>`;
+}
+
+/** Scrolls to a token that the panel, which opens over a narrow page, has covered. */
+function uncover(id) {
+  const token = document.getElementById(id);
+  const box = token?.getBoundingClientRect();
+  if (box && (box.bottom > 0.36 * innerHeight || box.top < 60)) token.scrollIntoView({ block: 'start' });
 }
 
 /** Returns the reply that the panel is about: the selected token's, else the newest of the view. */

@@ -52,11 +52,6 @@ export class Tokens extends Component {
       const { selected } = this.props.state;
       if (selected?.pinned && selected.answer === this.props.answer && selected.index === index) unpin();
       else select(this.props.answer, index, true);
-      // on a narrow screen the panel, which now opens, lies over the lower part of the page
-      const token = event.target.closest('[data-i]');
-      if (matchMedia('(max-width: 62rem)').matches && token.getBoundingClientRect().bottom > 0.36 * innerHeight) {
-        requestAnimationFrame(() => requestAnimationFrame(() => token.scrollIntoView({ block: 'start' })));
-      }
     };
     this.keys = (event) => this.walk(event);
   }
