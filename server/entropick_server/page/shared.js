@@ -8,7 +8,7 @@ const make = (name, text, attributes = {}) => {
   for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
   return element;
 };
-const number = (value) => (value === undefined ? '–' : String(Number(value.toPrecision(3))));
+const number = (value) => String(Number((Math.abs(value) < 0.00005 ? 0 : value).toPrecision(3))).replace('-', '−');
 const level = (cuts, value) => (value === undefined ? 'none' : cuts.filter((cut) => value >= cut).length);
 
 main.append(make('h1', `${data.model}, token by token`));
@@ -28,7 +28,10 @@ card.append(make('p', 'Point at a token, or walk with the arrow keys.', { class:
 main.append(label, help, tokens, card);
 
 const spans = data.tokens.map((token, index) => {
-  const span = make('span', token.eos ? '∎' : token.text || '·', { role: 'option', 'aria-selected': 'false', id: `t${index}` });
+  // a blank at the beginning stays outside of the colour: words look like words
+  const lead = token.eos || token.text.trim() === '' ? '' : token.text.match(/^\s*/)[0];
+  tokens.append(lead);
+  const span = make('span', token.eos ? '∎' : token.text.slice(lead.length) || '·', { role: 'option', 'aria-selected': 'false', id: `t${index}` });
   tokens.append(span);
   return span;
 });
@@ -51,11 +54,16 @@ function show(index) {
   tokens.setAttribute('aria-activedescendant', `t${now}`);
   const token = data.tokens[index];
   const list = make('dl', null);
-  list.append(make('dt', 'token'), make('dd', JSON.stringify(token.token)));
-  if (token.strategy) list.append(make('dt', 'strategy'), make('dd', token.strategy.replaceAll('_', ' ')));
+  const add = (name, value) => {
+    const pair = make('div', null);
+    pair.append(make('dt', name), make('dd', value));
+    list.append(pair);
+  };
+  add('token', JSON.stringify(token.token));
+  if (token.strategy) add('strategy', token.strategy.replaceAll('_', ' '));
   for (const signal of data.signals) {
     const value = token.signals?.[signal.name];
-    if (value !== undefined) list.append(make('dt', signal.name.replaceAll('_', ' ')), make('dd', `${number(value)} ${signal.unit}`));
+    if (value !== undefined) add(signal.name.replaceAll('_', ' '), `${number(value)} ${signal.unit.replace('^2', '²')}`);
   }
   card.replaceChildren(list);
   if (!token.most_probable?.length) return;
