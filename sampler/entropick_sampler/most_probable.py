@@ -99,14 +99,19 @@ def most_probable(
     return tuple(rows)
 
 
-def probable_tokens(logits: npt.NDArray[np.floating], row: TokenRow) -> tuple[ProbableToken, ...]:
-    """Finds the most probable tokens of a step's row and every token that was drawn there.
+def probable_tokens(
+    logits: npt.NDArray[np.floating], row: TokenRow, branches: int = 0
+) -> tuple[ProbableToken, ...]:
+    """Finds the most probable tokens of a step's row and every token that was drawn there for its request.
 
-    ``logits`` [V]: the row's. Returns () where they are bad: nothing was drawn from them.
+    ``logits`` [V]: the row's; ``branches``: how many further branches the request may open, whose first
+    tokens are told of (a step draws them for all of its rows, as many as the row with the most wants).
+    Returns () where the logits are bad: nothing was drawn from them.
     """
     if row.flags:
         return ()
-    drawn = [row.token, *(c[0] for c in row.candidates), *(first[0] for first in row.firsts)]
+    firsts = row.firsts[:branches]
+    drawn = [row.token, *(c[0] for c in row.candidates), *(first[0] for first in firsts)]
     return most_probable(logits, Draw(row.temperature, row.top_p, row.top_k, row.min_p), drawn)
 
 

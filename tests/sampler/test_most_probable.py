@@ -106,7 +106,7 @@ def test_a_drawn_token_is_told_of_and_was_not_cut(kernels: str) -> None:
         columns = StepColumns.of([StepRow(position)] * len(asked))
         rows = unpack(batch.step(logits, torch.rand(len(asked), 7), None, columns), batch.candidates)
         for x, row in zip(logits.numpy(), rows, strict=True):
-            told = {p.token_id: p for p in probable_tokens(x, row)}
+            told = {p.token_id: p for p in probable_tokens(x, row, len(row.firsts))}
             for token_id in (row.token, *(c[0] for c in row.candidates), *(f[0] for f in row.firsts)):
                 assert told[token_id].cut_by is None
                 assert told[token_id].final_probability > 0

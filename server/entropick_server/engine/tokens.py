@@ -16,6 +16,7 @@ from entropick_kernels.attention_stats import HeadStats
 from entropick_sampler.genuineness.counts import WindowStep
 from entropick_sampler.most_probable import ProbableToken, probable_tokens
 from entropick_sampler.packed import TokenRow
+from entropick_sampler.params import PolicyConfig
 from entropick_sampler.signals import ATTENTION_SIGNALS, SIGNAL_NAMES, WINDOW_SIGNALS
 from entropick_sampler.strategy import Strategy
 
@@ -134,16 +135,20 @@ def top_logprobs(
 
 
 def most_probable_tokens(
-    logits: Tensor, rows: Sequence[TokenRow], wanted: Sequence[int]
+    logits: Tensor, rows: Sequence[TokenRow], wanted: Mapping[int, PolicyConfig]
 ) -> dict[int, tuple[ProbableToken, ...]]:
     """Finds the most probable tokens before and after the sampler, for the rows that ask.
 
-    ``logits`` [B, V], which are copied to the host for these rows; ``rows``: all rows of the step.
+    ``logits`` [B, V], which are copied to the host for these rows; ``rows``: all rows of the step;
+    ``wanted``: number of a row that asks -> its request's policy.
     """
     if not wanted:
         return {}
-    chosen = select_rows(logits, wanted).to(torch.float32).cpu().numpy()
-    return {row: probable_tokens(x, rows[row]) for row, x in zip(wanted, chosen, strict=True)}
+    chosen = select_rows(logits, list(wanted)).to(torch.float32).cpu().numpy()
+    return {
+        row: probable_tokens(x, rows[row], policy.branch.width - 1 if policy.branch else 0)
+        for (row, policy), x in zip(wanted.items(), chosen, strict=True)
+    }
 
 
 def attention_details(

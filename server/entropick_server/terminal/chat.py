@@ -11,6 +11,7 @@ from rich.style import Style
 from .alignment import Aligner
 from .commands import is_command, run_command, words
 from .conversation import Conversation, Reply, verdict
+from .interrupts import Interrupts
 from .remote import ChatError, RemoteServer
 from .scale import Scale, make_scale
 from .screen import Screen
@@ -35,6 +36,7 @@ class Chat:
         self._light = light
         self._typed = sys.stdin.isatty()
         """whether a person types"""
+        self._interrupts = Interrupts()
         self.failures = 0
 
     def run(self) -> None:
@@ -137,7 +139,8 @@ class Chat:
         """Asks for a reply and shows it; Ctrl-C stops it, and what came stays in the conversation."""
         reply, stopped = Reply(), False
         try:
-            self._stream(message, reply)
+            with self._interrupts.watched():
+                self._stream(message, reply)
         except KeyboardInterrupt:
             stopped = True
         finally:
@@ -152,6 +155,7 @@ class Chat:
     def _stream(self, message: str, reply: Reply) -> None:
         scale, aligner = self._scale(), Aligner()
         for event in self._server.reply(self._conversation.body(message)):
+            self._interrupts.check()
             if event.news:
                 self._screen.status(event.news.removeprefix("choice 0: "))
             reply.rows += event.rows

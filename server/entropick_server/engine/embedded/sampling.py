@@ -75,7 +75,8 @@ class StepSampler:
             tops = top_logprobs(output.logits, asked, [(rows[i].max_logit, rows[i].log_z) for i in asked])
         if full := [i for i, s in enumerate(sequences) if s.request.policy.telemetry == "full"]:
             details = attention_details(output.heads, output.by_layer, full)
-            probable = most_probable_tokens(output.logits, rows, full)
+            policies = {i: sequences[i].request.policy for i in full}
+            probable = most_probable_tokens(output.logits, rows, policies)
         lenses = {} if output.lens is None else self._layer_entropies(output.lens, sequences)
         windows = self._watch.push(output, packed[:, LOGITS_ENTROPY])
         drawn = []

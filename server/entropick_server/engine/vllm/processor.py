@@ -203,7 +203,10 @@ class EntropickProcessor(V1Processor, V2Processor):
         details = (
             {} if attention is None else attention_details(attention.heads, attention.by_layer, detailed)
         )
-        probable = most_probable_tokens(logits, unpack(packed, self._batch.candidates) if full else (), full)
+        policies = {i: self._rows[i].spec.policy for i in full}
+        probable = most_probable_tokens(
+            logits, unpack(packed, self._batch.candidates) if full else (), policies
+        )
         watched = [i for i in reported if self._rows[i].spec.policy.genuineness is not False]
         heads = {} if attention is None or not watched else self._heads(attention, watched)
         marks = []
