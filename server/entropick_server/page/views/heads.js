@@ -73,7 +73,7 @@ function Phase({ state, detail, summary }) {
   const points = detail.layers.flatMap((layer, l) => detail.genuineness[l].map((g, h) => ({ layer, head: h, g, x: detail.token_cost[l][h] })))
     .filter((p) => p.g !== null && p.x !== null);
   if (!points.length) return html`<h3>Plane of genuineness</h3><p class="note">Too few tokens yet: the window needs eight.</p>`;
-  const most = { x: 1.1 * Math.max(cuts?.committed ?? 0, ...points.map((p) => p.x)), g: 1.1 * Math.max(cuts?.genuine ?? 0, ...points.map((p) => p.g)) };
+  const most = { x: 1.1 * Math.max(cuts?.cost ?? 0, ...points.map((p) => p.x)), g: 1.1 * Math.max(cuts?.genuine ?? 0, ...points.map((p) => p.g)) };
   const { width, height, left, bottom, top, right } = SIZE;
   const x = (value) => left + ((width - left - right) * value) / most.x;
   const y = (value) => height - bottom - ((height - bottom - top) * value) / most.g;
@@ -81,7 +81,7 @@ function Phase({ state, detail, summary }) {
     <svg class="plane phase" viewBox=${`0 0 ${width} ${height}`} role="img" data-points=${points.length}
       aria-label=${`${points.length} heads in the plane of token cost and genuineness`}>
       ${cuts && html`<rect class="between" x=${left} y=${y(cuts.genuine)} width=${width - left - right} height=${y(cuts.mechanical) - y(cuts.genuine)} />
-        <path class="cutline" d=${`M${x(cuts.committed)} ${top}V${y(cuts.genuine)}M${x(cuts.committed)} ${y(cuts.mechanical)}V${height - bottom}`} />
+        <path class="cutline" d=${`M${x(cuts.cost)} ${top}V${y(cuts.genuine)}M${x(cuts.cost)} ${y(cuts.mechanical)}V${height - bottom}`} />
         <text class="tick" x=${left + 6} y=${top + 12}>genuine, diffuse</text><text class="tick" x=${width - right - 4} y=${top + 12} text-anchor="end">genuine, committed</text>
         <text class="tick" x=${left + 6} y=${height - bottom - 6}>mechanical, diffuse</text><text class="tick" x=${width - right - 4} y=${height - bottom - 6} text-anchor="end">mechanical, committed</text>`}
       <path class="axis" d=${`M${left} ${top}V${height - bottom}H${width - right}`} />
