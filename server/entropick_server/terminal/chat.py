@@ -11,7 +11,7 @@ from rich.style import Style
 from .alignment import Aligner
 from .commands import is_command, run_command, words
 from .conversation import Conversation, Reply, verdict
-from .interrupts import Interrupts
+from .interrupts import Interrupts, hear_interrupts
 from .remote import ChatError, RemoteServer
 from .scale import Scale, make_scale
 from .screen import Screen
@@ -42,6 +42,7 @@ class Chat:
     def run(self) -> None:
         """Greets, and answers line by line until the input ends."""
         if self._typed:
+            hear_interrupts()
             self._greet()
         for line in self._lines():
             text = line.strip()

@@ -9,6 +9,16 @@ from contextlib import contextmanager
 from types import FrameType
 
 
+def hear_interrupts() -> None:
+    """Lets Ctrl-C raise KeyboardInterrupt where the process was started with it ignored.
+
+    A shell without job control starts its background processes so; a person who types means it all the same.
+    """
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    if ignored and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 class Interrupts:
     """The interrupts (SIGINT) of a stretch of work.
 

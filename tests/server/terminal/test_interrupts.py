@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from entropick_server.terminal.interrupts import Interrupts
+from entropick_server.terminal.interrupts import Interrupts, hear_interrupts
 
 
 class Dropped:
@@ -68,3 +68,18 @@ def test_beside_the_main_thread_nothing_is_watched() -> None:
     thread.start()
     thread.join()
     assert ended == [True]
+
+
+def test_a_person_is_heard_where_interrupts_were_ignored() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        hear_interrupts()
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        ours = signal.signal(signal.SIGINT, lambda number, frame: None)
+        kept = signal.getsignal(signal.SIGINT)
+        hear_interrupts()
+        assert ours is signal.default_int_handler
+        assert signal.getsignal(signal.SIGINT) is kept
+    finally:
+        signal.signal(signal.SIGINT, before)
