@@ -214,7 +214,8 @@ async def test_what_vllm_must_not_be_given(tmp_path: Path) -> None:
         (("--enable-batch-sharded-sampling",), "rows together"),
         (("--model", "other"), "before the --"),
         (("--no-such-argument",), "refuses the arguments"),
-        (("--tensor-parallel-size", "3"), "cannot serve"),
+        # the shipped model has six heads
+        (("--tensor-parallel-size", "5"), "cannot serve"),
     ):
         made = VllmEngine(options(), arguments)
         with pytest.raises(ModelLoadError, match=message):
