@@ -16,7 +16,7 @@ from entropick_sampler.compose import validate_request
 from entropick_sampler.params import PolicyConfig
 from entropick_sampler.profile import Profile
 from entropick_sampler.repetition import TokenHistory
-from entropick_sampler.reply_adjustments import ReplyAdjustments
+from entropick_sampler.reply_adjustments import ReplyAdjustments, check_adjustments
 
 from .base import Tokenizer
 from .types import FinishReason, ModelInfo, Request, Resumed, Token
@@ -304,6 +304,8 @@ def check_request(
     if not measures and request.policy.policy != "fixed":
         raise ValueError("policy must be 'fixed': this engine measures nothing")
     check_layer_entropy(request.policy, info)
+    if not request.replayed_token_ids:
+        check_adjustments(request.sampling, info.vocab_size)
     validate_request(request.sampling, request.policy, profile)
 
 

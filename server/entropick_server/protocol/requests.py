@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
+from .adjustments import AdjustmentFields
 from .errors import bad_request
 from .options import EntropickOptions
 from .parsing import WireModel
@@ -43,7 +44,7 @@ class ModelRequest(WireModel):
     model: str | None = Field(None, description="the served model's id; left out: the one that is served")
 
 
-class GenerationRequest(ModelRequest):
+class GenerationRequest(AdjustmentFields, ModelRequest):
     """The fields that chat and completions share."""
 
     stream: bool | None = None

@@ -12,14 +12,7 @@ from .errors import ApiError, bad_request
 
 UNSUPPORTED: Final = "unsupported_parameter"
 _UNSERVED: Final[Mapping[str, tuple[Any, ...]]] = {
-    "frequency_penalty": (0,),
-    "presence_penalty": (0,),
-    "repetition_penalty": (1,),
     "length_penalty": (1,),
-    "logit_bias": ({},),
-    "min_tokens": (0,),
-    "bad_words": ([],),
-    "allowed_token_ids": (),
     "logits_processors": ([],),
     "use_beam_search": (False,),
     "echo": (False,),

@@ -14,6 +14,7 @@ from ..protocol.errors import ApiError, bad_request
 from ..protocol.options import EntropickOptions
 from ..protocol.requests import GenerationRequest
 from ..state import ServerState
+from ._adjusting import adjusted, check_adjusted
 from ._common import check_ids
 from ._rewind import Rewound
 
@@ -50,6 +51,7 @@ def build_requests(
         ignore_eos=bool(body.ignore_eos),
         logprobs=body.alternatives,
     )
+    base = adjusted(base, body, state.engine.tokenizer)
     count = body.completions
     if policy.policy != "entropix":
         base = _with_model_defaults(base, info)
@@ -69,6 +71,7 @@ def build_requests(
             policy=policy,
             arrival=arrival,
         )
+        check_adjusted(first.sampling, info)
         if rewound is not None:
             first = _behind(first, rewound, body.limit_name)
         if count == 1:

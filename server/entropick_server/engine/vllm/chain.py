@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 from entropick_sampler.genuineness.quadrants import Cuts
+from entropick_sampler.reply_adjustments import adjusts
 
 from ..base import Tokenizer
 from ..reply import Drawn, Reply, philox_stream
@@ -148,19 +149,26 @@ class Chain:
 
     def _next_segment(self) -> Segment:
         request, reply = self._request, self._reply
-        spec = self._spec(reply, 0)
+        spec = self._spec(reply, 0, self._ids)
         return Segment((*request.prompt_token_ids, *self._ids), spec, reply.room, reply.stops)
 
     def _branch_segment(self, branch: _Branch, limit: int) -> Segment:
-        reply, spec = branch.reply, self._spec(branch.reply, branch.number)
+        reply, ids = branch.reply, [*self._ids, *(token.token_id for token in branch.tokens)]
+        spec = self._spec(reply, branch.number, ids)
         spec = replace(spec, rollout_end=reply.length + limit, policy=replace(spec.policy, branch=None))
-        ids = (*self._request.prompt_token_ids, *self._ids, *(token.token_id for token in branch.tokens))
-        return Segment(ids, spec, limit, reply.stops)
+        return Segment((*self._request.prompt_token_ids, *ids), spec, limit, reply.stops)
 
-    def _spec(self, reply: Reply, branch: int) -> RowSpec:
-        """Describes the row that continues a reply; each gets a key of its own."""
+    def _spec(self, reply: Reply, branch: int, ids: Sequence[int]) -> RowSpec:
+        """Describes the row that continues a reply behind ``ids``; each gets a key of its own."""
         self._count += 1
         request = self._request
+        seen: tuple[int, ...] = ()
+        output: tuple[int, ...] = ()
+        if adjusts(request.sampling):
+            prompt = len(request.prompt_token_ids) - request.kept
+            output = (*request.prompt_token_ids[prompt:], *ids)
+            if request.sampling.repetition_penalty != 1.0:
+                seen = tuple(dict.fromkeys(request.prompt_token_ids[:prompt]))
         return RowSpec(
             request.sampling,
             request.policy,
@@ -176,6 +184,8 @@ class Chain:
             since_clarify=reply.since_clarify,
             unfinished=reply.unfinished,
             newest=reply.history.newest,
+            seen=seen,
+            output=output,
         )
 
     async def _roll_out(self, opening: Drawn, depth: int) -> RequestOutput:

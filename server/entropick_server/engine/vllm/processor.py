@@ -20,11 +20,13 @@ from vllm.v1.sample.logits_processor.interface import LogitsProcessor as V1Proce
 from vllm.v1.sample.logits_processor.interface import MoveDirectionality
 from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsProcessor as V2Processor
 
+from entropick_sampler.adjustments import Adjustments
 from entropick_sampler.batch import SampledBatch
 from entropick_sampler.columns import StepColumns
 from entropick_sampler.packed import HEADER, INSERTED, SURPRISAL, unpack
 from entropick_sampler.profile import DEFAULT_CLARIFY_TEXT
 
+from ..adjusting import adjust_rows
 from ..reply import ClarifyingText, step_columns
 from ..tokenizer import FastTokenizer
 from ..tokens import HeadEntropies, attention_details, most_probable_tokens, top_logprobs
@@ -154,7 +156,8 @@ class EntropickProcessor(V1Processor, V2Processor):
         rows, batch = self._rows, self._batch
         for row, count in zip(rows, taken, strict=True):
             row.settle(count, self._tokenizer)
-        columns, texts = step_columns([row.reply for row in rows], self._clarifying)
+        replies = [row.reply for row in rows]
+        columns, texts = step_columns(replies, self._clarifying)
         part, signals = logits, None if attention is None else attention.signals
         if self._index is not None:
             part = logits.index_select(0, self._index)
@@ -163,7 +166,8 @@ class EntropickProcessor(V1Processor, V2Processor):
             # from pinned memory: a plain copy would wait for the forward before the sampler is launched
             data = async_tensor_h2d(columns.data, device=self._device)
             columns = StepColumns(data, columns.begins)
-        packed = batch.step(part, signals, None, columns)
+        part, adjustments = adjust_rows(replies, part)
+        packed = batch.step(part, signals, None, columns, adjustments=adjustments)
         host = packed.numpy()
         tokens: list[int] = host[:, HEADER].astype(np.int64).tolist()
         begins: list[float] = host[:, INSERTED].tolist()
@@ -180,7 +184,7 @@ class EntropickProcessor(V1Processor, V2Processor):
                 if row.spec.key is not None and not (discarded and discarded[self._row_numbers[i]])
             ]
             # before the logits are overwritten
-            marks = self._marks(reported, forced, packed, part, attention)
+            marks = self._marks(reported, forced, packed, part, attention, adjustments)
             if marks:
                 chosen = packed if len(reported) == len(rows) else packed[reported]
                 self._context.outbox.send(marks, chosen, batch.candidates)
@@ -193,6 +197,7 @@ class EntropickProcessor(V1Processor, V2Processor):
         packed: Tensor,
         logits: Tensor,
         attention: Attention | None,
+        adjustments: Adjustments | None,
     ) -> list[Mark]:
         """Makes the marks of the rows that are reported to the server."""
         wanted = {i: n for i in reported if (n := self._rows[i].spec.sampling.logprobs)}
@@ -205,8 +210,9 @@ class EntropickProcessor(V1Processor, V2Processor):
         )
         policies = {i: self._rows[i].spec.policy for i in full}
         probable = most_probable_tokens(
-            logits, unpack(packed, self._batch.candidates) if full else (), policies
+            logits, unpack(packed, self._batch.candidates) if full else (), policies, adjustments
         )
+        only = () if adjustments is None else adjustments.only_choices(logits.shape[1])
         watched = [i for i in reported if self._rows[i].spec.policy.genuineness is not False]
         heads = {} if attention is None or not watched else self._heads(attention, watched)
         marks = []
@@ -215,7 +221,7 @@ class EntropickProcessor(V1Processor, V2Processor):
             detail = details.get(self._row_numbers[i])
             name, position = row.spec.key or "", row.reply.length
             seen = tops.get(i, ()), detail, probable.get(i, ()), heads.get(i)
-            marks.append(Mark(name, position, forced[i], *seen))
+            marks.append(Mark(name, position, forced[i], *seen, only_choice=i in only))
         return marks
 
     def _heads(self, attention: Attention, rows: Sequence[int]) -> dict[int, HeadEntropies]:

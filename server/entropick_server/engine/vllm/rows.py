@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 from entropick_sampler.repetition import TokenHistory
+from entropick_sampler.reply_adjustments import ReplyAdjustments
 
 from ..base import Tokenizer
 from ..reply import Reply
@@ -56,6 +57,7 @@ class Row:
             surprisal=spec.surprisal,
             unfinished=spec.unfinished,
             history=TokenHistory(spec.newest),
+            adjustments=_adjustments(spec),
         )
         return cls(spec, reply, output)
 
@@ -87,7 +89,15 @@ class Row:
                 pending=pending,
                 named=max(0, self.spec.named - taken),
                 history=history,
+                adjustments=_adjustments(self.spec, self.output),
             )
+
+
+def _adjustments(spec: RowSpec, output: Sequence[int] = ()) -> ReplyAdjustments | None:
+    """Makes the adjustments of a row's reply behind its first tokens."""
+    if spec.replayed:
+        return None
+    return ReplyAdjustments.of(spec.sampling, spec.seen, (*spec.output, *output))
 
 
 class RowTable:
