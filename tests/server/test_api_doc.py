@@ -39,7 +39,7 @@ def test_fields_that_are_refused(name: str) -> None:
             *requests.ChatRequest.model_fields,
             *requests.CompletionRequest.model_fields,
             *options.EntropickOptions.model_fields,
-            *TokenRow.model_fields,
+            *TokenRow.__annotations__,
             *BranchRow.model_fields,
             *BRANCH_NAMES,
             *SCORERS,

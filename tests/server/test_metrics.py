@@ -65,7 +65,7 @@ async def test_every_metric_moves(engine: Any, serve: Any) -> None:
         # this engine neither measures agreement nor rolls out branches, and nobody asked for a vote; it knows
         # no cut points of genuineness, which tests/server/test_genuineness_metrics.py has
         still = {"entropick_agreement_ratio", "entropick_live_agreement_ratio", "entropick_branch_"}
-        still |= {"entropick_consensus_", "entropick_elaboration_pull_", "entropick_head_quadrant_"}
+        still |= {"entropick_consensus_", "entropick_elaboration_pull_", "entropick_head_"}
         for name in names:
             if name.startswith(tuple(still)):
                 continue

@@ -85,6 +85,7 @@ def token_of(
         most_probable=probable,
         counts=window.counts,
         layer_entropy=layer_entropy,
+        collapsed=window.collapsed,
     )
 
 

@@ -166,7 +166,7 @@ class Token:
     ``most_probable``: at telemetry ``full``, tokens before and after the sampler, every drawn one among them.
     ``counts``: heads in the regions of the plane of genuineness, None where no cut points are known.
     ``layer_entropy``: layers and their entropies (bits) by the logit lens, where the request wants them of
-    this token.
+    this token. ``collapsed``: heads that collapsed in its step, where genuineness is watched.
     """
 
     token_id: int
@@ -181,6 +181,7 @@ class Token:
     most_probable: tuple[ProbableToken, ...] = ()
     counts: HeadCounts | None = None
     layer_entropy: tuple[tuple[int, float], ...] = ()
+    collapsed: int = 0
 
     @property
     def surprisal(self) -> float | None:
