@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.exposition import choose_encoder
@@ -22,6 +23,10 @@ from .live import LiveChoices
 from .signals import SignalCollector
 from .steps import StepMetrics
 from .waiting import WaitingTokens
+from .writing import PageWriter
+
+_RARE_ESCAPES: Final = ("escaping=dots", "escaping=values")
+"""forms in which names are changed that need no escaping"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +34,19 @@ class MetricsPage:
     """The families of one moment, which no longer change, so that any thread may write them down."""
 
     families: tuple[Metric, ...]
+    writer: PageWriter
 
     def collect(self) -> tuple[Metric, ...]:
-        """Returns the families, as the encoders ask a registry for them."""
+        """Returns the families, as the encoders of prometheus_client ask a registry for them."""
         return self.families
 
     def encode(self, accept: str) -> tuple[bytes, str]:
         """Returns the page and its content type; exemplars are in the OpenMetrics form only."""
         encoder, content_type = choose_encoder(accept)
-        return encoder(self), content_type
+        if content_type.endswith(_RARE_ESCAPES):
+            return encoder(self), content_type
+        openmetrics = content_type.startswith("application/openmetrics-text")
+        return self.writer.write(self.families, openmetrics=openmetrics), content_type
 
 
 class Metrics:
@@ -46,6 +55,7 @@ class Metrics:
     def __init__(self) -> None:
         self._registry = CollectorRegistry(auto_describe=False)
         self._model_name = ""
+        self._writer = PageWriter()
         self._waiting = WaitingTokens()
         self._live = live = LiveChoices()
         self._signals = SignalCollector(live)
@@ -126,4 +136,4 @@ class Metrics:
         families = tuple(self._registry.collect())
         for family in families:
             family.samples = [sample for sample in family.samples if not sample.name.endswith("_created")]
-        return MetricsPage(families)
+        return MetricsPage(families, self._writer)
