@@ -39,6 +39,9 @@ class ByteTokenizer:
             return PAIR_BYTES
         return bytes([token_id]) if token_id < EOS else None
 
+    def token_string(self, token_id: int) -> str:
+        return f"<{token_id}>"
+
     def render_chat(
         self,
         messages: list[dict[str, Any]],

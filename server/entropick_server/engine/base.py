@@ -45,6 +45,10 @@ class Tokenizer(Protocol):
         """Returns the exact bytes of a token (maybe part of a UTF-8 character); None for a special token."""
         ...
 
+    def token_string(self, token_id: int) -> str:
+        """Returns a token as the vocabulary spells it; empty for an id that it does not have."""
+        ...
+
     def render_chat(
         self,
         messages: list[dict[str, Any]],
