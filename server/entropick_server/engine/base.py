@@ -45,8 +45,8 @@ class Tokenizer(Protocol):
         """Returns the exact bytes of a token (maybe part of a UTF-8 character); None for a special token."""
         ...
 
-    def token_string(self, token_id: int) -> str:
-        """Returns a token as the vocabulary spells it; empty for an id that it does not have."""
+    def vocabulary_token(self, token_id: int) -> str:
+        """Returns a token as it is written in the vocabulary, which is no text: "Ġthe", "▁the", "<0x0A>"."""
         ...
 
     def render_chat(

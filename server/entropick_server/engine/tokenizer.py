@@ -126,8 +126,8 @@ class FastTokenizer:
             self._bytes[token_id] = self._measure(token_id)
         return self._bytes[token_id]
 
-    def token_string(self, token_id: int) -> str:
-        """Returns a token as the vocabulary spells it; empty for an id that it does not have."""
+    def vocabulary_token(self, token_id: int) -> str:
+        """Returns a token as it is written in the vocabulary; "" for an id that means nothing."""
         return self._backend.id_to_token(token_id) or ""
 
     def render_chat(

@@ -30,13 +30,14 @@ async def tokenize(request: Request) -> Response:
             )
         else:
             ids = model.encoder.text(text, add_special_tokens=body.add_special_tokens is not False)
-        spelled = [state.engine.tokenizer.token_string(i) for i in ids] if body.return_token_strs else None
+        written = state.engine.tokenizer.vocabulary_token
+        labels = [written(i) for i in ids] if body.return_token_strs else None
         return json_object(
             (
                 ("count", str(len(ids))),
                 ("max_model_len", str(model.info.max_model_len)),
                 ("tokens", json_list(ids)),
-                ("token_strs", "null" if spelled is None else json_list(spelled)),
+                ("token_strs", "null" if labels is None else json_list(labels)),
             )
         )
 
