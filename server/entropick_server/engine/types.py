@@ -341,3 +341,5 @@ class EngineOptions:
     """False: serve without one (calibration)"""
     profile: str | None = None
     """path of a profile to use instead of the model's own"""
+    chat_template: str | None = None
+    """path of a chat template to use instead of the model's own"""
