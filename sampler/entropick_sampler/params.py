@@ -48,6 +48,8 @@ class SamplingParams:
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     logprobs: int | None = None
+    # of the prompt: the number of alternatives to report beside each of its tokens, None for no report
+    prompt_logprobs: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
