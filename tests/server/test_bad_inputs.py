@@ -181,7 +181,7 @@ FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"guided_regex": "(a+)+$"}, "guided_regex"),
     ({"guided_json": {"$ref": "#"}}, "guided_json"),
     ({"min_tokens": 3}, "min_tokens"),
-    ({"echo": True}, "echo"),
+    ({"echo": "yes"}, "echo"),
     ({"suffix": "x"}, "suffix"),
     ({"entropick": 1}, "entropick"),
     ({"entropick": {"polcy": "fixed"}}, "entropick.polcy"),

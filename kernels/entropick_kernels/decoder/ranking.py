@@ -1,4 +1,4 @@
-"""Native loops that rank the logits of one row: how far down a token stands, and which tokens stand highest."""
+"""Native loops that rank the logits of a row: how far down a token stands, and which tokens stand highest."""
 
 from __future__ import annotations
 

@@ -220,7 +220,7 @@ class RequestOutput:
     branch_tokens: int = 0
     """tokens of losing branches, so far"""
     prompt: tuple[PromptToken, ...] = ()
-    """of a request that wants ``prompt_logprobs``, with its first output: its prompt's tokens but the first"""
+    """of a request that wants ``prompt_logprobs``, with its first output: of all tokens but the first"""
 
 
 @dataclass(frozen=True, slots=True)

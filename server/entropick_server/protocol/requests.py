@@ -8,13 +8,13 @@ from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
 from .errors import bad_request
 from .options import EntropickOptions
+from .output_options import MAX_TOP_LOGPROBS, CompletionOutputFields, OutputFields
 from .parsing import WireModel
 from .unserved import UNSUPPORTED, not_served
 
 MAX_STOPS = 16
 MAX_STOP_TOKENS = 64
 MAX_PROMPTS = 64
-MAX_TOP_LOGPROBS = 20
 MAX_MESSAGES = 4096
 
 
@@ -35,6 +35,9 @@ class StreamOptions(WireModel):
     """OpenAI's ``stream_options``."""
 
     include_usage: bool = False
+    continuous_usage_stats: bool | None = Field(
+        None, description="with include_usage: every chunk tells the usage so far"
+    )
 
 
 class ModelRequest(WireModel):
@@ -43,7 +46,7 @@ class ModelRequest(WireModel):
     model: str | None = Field(None, description="the served model's id; left out: the one that is served")
 
 
-class GenerationRequest(ModelRequest):
+class GenerationRequest(OutputFields, ModelRequest):
     """The fields that chat and completions share."""
 
     stream: bool | None = None
@@ -65,6 +68,11 @@ class GenerationRequest(ModelRequest):
     def _stream_options_need_stream(self) -> GenerationRequest:
         if self.stream_options is not None and not self.stream:
             raise bad_request("stream_options: only allowed with stream: true.", "stream_options")
+        if (options := self.stream_options) is not None and options.continuous_usage_stats:
+            name = "stream_options.continuous_usage_stats"
+            if not options.include_usage:
+                raise bad_request(f"{name}: only allowed with include_usage: true.", name)
+        self.check_output(bool(self.stream))
         return self
 
     @property
@@ -149,6 +157,14 @@ class ChatRequest(GenerationRequest):
 
     @model_validator(mode="before")
     @classmethod
+    def _no_echo(cls, data: Any) -> Any:
+        if data.get("echo") not in (None, False):
+            message = "echo: of /v1/completions alone; for the prompt's figures use prompt_logprobs."
+            raise bad_request(message, "echo", UNSUPPORTED)
+        return data
+
+    @model_validator(mode="before")
+    @classmethod
     def _no_best_of(cls, data: Any) -> Any:
         best_of = data.get("best_of")
         if best_of is not None and (best_of != 1 or isinstance(best_of, bool)):
@@ -163,7 +179,7 @@ class ChatRequest(GenerationRequest):
 
     @model_validator(mode="after")
     def _top_needs_logprobs(self) -> ChatRequest:
-        if self.top_logprobs is not None and not self.logprobs:
+        if self.top_logprobs and not self.logprobs:
             raise bad_request("top_logprobs: only allowed with logprobs: true.", "top_logprobs")
         return self
 
@@ -213,7 +229,7 @@ def _is_ids(value: list[Any]) -> bool:
     return all(type(item) is int for item in value)
 
 
-class CompletionRequest(GenerationRequest):
+class CompletionRequest(CompletionOutputFields, GenerationRequest):
     """The body of POST /v1/completions."""
 
     prompt: Annotated[list[Any], BeforeValidator(_prompts)]
@@ -224,6 +240,7 @@ class CompletionRequest(GenerationRequest):
 
     @model_validator(mode="after")
     def _best_of_with_n(self) -> CompletionRequest:
+        self.check_echo(best_of=self.completions > self.choices)
         if self.best_of is None or self.best_of == self.choices:
             return self
         if self.best_of < self.choices:
@@ -243,6 +260,12 @@ class CompletionRequest(GenerationRequest):
     def alternatives(self) -> int | None:
         """Returns OpenAI's integer ``logprobs``."""
         return self.logprobs
+
+    @property
+    def prompt_alternatives(self) -> int | None:
+        """Returns the most alternatives that ``prompt_logprobs`` or ``logprobs`` with ``echo`` ask for."""
+        wanted = [self.prompt_logprobs, self.logprobs if self.echo else None]
+        return max((number for number in wanted if number is not None), default=None)
 
 
 class TokenizeRequest(ModelRequest):

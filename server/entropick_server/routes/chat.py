@@ -26,6 +26,7 @@ async def chat_completions(request: Request) -> Response:
                 body.messages,
                 add_generation_prompt=body.add_generation_prompt is not False,
                 continue_final_message=bool(body.continue_final_message),
+                bounded=body.truncate_prompt_tokens is None,
             )
         ],
         param="messages",

@@ -62,7 +62,6 @@ class ModulesDecoder:
         ).logits[0]
         return decoded(logits, call.figures) if step.rows else None
 
-
     def _with_prompt(self, step: DecoderStep, prompt: PromptSurprisals, call: ModulesStep) -> Decoded | None:
         """Runs the modules below the head, then the head over a few tokens at a time."""
         x: Tensor = self._model.base_model(
@@ -77,8 +76,9 @@ class ModulesDecoder:
         return decoded(self._logits(x[-step.rows :]), call.figures) if step.rows else None
 
     def _logits(self, x: Tensor) -> Tensor:
-        """Returns the logits [T, V] of the last layer's output x [T, hidden], as validated models have them."""
-        logits: Tensor = self._model.get_output_embeddings()(x)
+        """Returns the logits [T, V] of the last layer's output x [T, hidden], as in validated models."""
+        head: nn.Module = self._model.lm_head
+        logits: Tensor = head(x)
         cap = getattr(self._model.config, "final_logit_softcapping", None)
         return logits if cap is None else torch.tanh(logits / cap) * cap
 

@@ -1,4 +1,4 @@
-"""The surprisals of a step's tokens: beside their keys for token costs, and of prompts that want them told."""
+"""The surprisals of a step's tokens: beside their keys for token costs, and of prompts that want them."""
 
 from __future__ import annotations
 

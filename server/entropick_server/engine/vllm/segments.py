@@ -80,10 +80,10 @@ class VllmSegments:
             prompt_logprobs=segment.prompt_logprobs,
             extra_args={FIELD: spec.as_dict()},
         )
-        prompt = {"prompt_token_ids": list(segment.prompt)}
+        fed = {"prompt_token_ids": list(segment.prompt)}
         inbox.expect(key)
         try:
-            async with aclosing(client.llm.generate(prompt, params, key)) as outputs:
+            async with aclosing(client.llm.generate(fed, params, key)) as outputs:
                 position, preempted = spec.start, 0
                 prompt: tuple[PromptToken, ...] = ()
                 async for output in outputs:
