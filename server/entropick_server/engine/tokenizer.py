@@ -88,6 +88,10 @@ class FastTokenizer:
             self._bytes[token_id] = self._measure(token_id)
         return self._bytes[token_id]
 
+    def vocabulary_token(self, token_id: int) -> str:
+        """Returns a token as it is written in the vocabulary; "" for an id that means nothing."""
+        return self._backend.id_to_token(token_id) or ""
+
     def render_chat(
         self,
         messages: list[dict[str, Any]],
