@@ -100,9 +100,6 @@ class CompletionOutputFields(OutputFields):
     echo: bool | None = Field(
         None, description="begin the text, and the log probabilities, with the prompt's"
     )
-    add_special_tokens: bool | None = Field(
-        None, description="let the tokenizer add its special tokens to a prompt of text; true where left out"
-    )
 
     def check_echo(self, best_of: bool) -> None:
         """Raises the 400 for a reply of no tokens that nothing else is asked of."""

@@ -7,6 +7,7 @@ import enum
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from ..engine.base import EngineDeadError
@@ -88,10 +89,8 @@ class Answer:
         sent = self._usage(self.runs) if usage is StreamUsage.ALWAYS else usage.of_a_chunk
         events = []
         for number, choice in enumerate(chunks):
-            chunk = chunk_of(self.origin, self.format, choice, sent)
-            if first and not number:
-                self.format.tell_prompt(chunk, run)
-            events.append(event(chunk.model_dump_json(exclude_unset=True)))
+            ids = self.format.told_ids(run) if first and not number else None
+            events.append(chunk_event(self.origin, self.format, choice, sent, ids))
         if run.finish_reason is not None:
             events.append(await last_event(self.server, self.origin, self.format, run, sent))
         if events:
@@ -177,28 +176,35 @@ class StreamUsage(enum.Enum):
         return False if self is StreamUsage.NONE else None
 
 
-def chunk_of(
-    origin: Origin,
-    kind: Format,
-    choice: ChatChunkChoice | CompletionChoice,
-    usage: Usage | Literal[False] | None,
-) -> Completion:
-    """Returns the chunk of a choice. ``usage``: on it, null where None; False: without the field."""
-    chunk = envelope(origin, kind.chunk_object)
-    chunk.choices = [choice]
-    if usage is not False:
-        chunk.usage = usage
-    return chunk
-
-
 def chunk_event(
     origin: Origin,
     kind: Format,
     choice: ChatChunkChoice | CompletionChoice,
     usage: Usage | Literal[False] | None,
+    prompt_token_ids: Sequence[int] | None = None,
 ) -> bytes:
-    """Returns the event of a choice's chunk (:func:`chunk_of`)."""
-    return event(chunk_of(origin, kind, choice, usage).model_dump_json(exclude_unset=True))
+    """Returns the event of a choice's chunk.
+
+    ``usage``: on it, null where None; False: without the field. ``prompt_token_ids``: beside the choice, None
+    for no such field.
+    """
+    info, fingerprint = origin.model.info, origin.model.fingerprint
+    head = _head(origin.answer_id, kind.chunk_object, origin.created, info.name, fingerprint)
+    rest = "]"
+    if usage is not False:
+        rest += f',"usage":{"null" if usage is None else usage.model_dump_json(exclude_unset=True)}'
+    if prompt_token_ids is not None:
+        rest += f',"prompt_token_ids":{json.dumps(prompt_token_ids)}'
+    return event(f"{head}{choice.model_dump_json(exclude_unset=True)}{rest}}}")
+
+
+@lru_cache(maxsize=1024)
+def _head(answer_id: str, kind: str, created: int, model: str, fingerprint: str) -> str:
+    """Returns the JSON text of a chunk up to its choice: the same for every token of an answer."""
+    empty = Completion(
+        id=answer_id, object=kind, created=created, model=model, system_fingerprint=fingerprint, choices=[]
+    )
+    return empty.model_dump_json(exclude_unset=True).removesuffix("]}")
 
 
 async def last_event(

@@ -29,7 +29,7 @@ from ..protocol.responses import (
     Usage,
 )
 from ..state import ServerState
-from .answer import DONE, ROW_SIZE, StreamUsage, Write, chunk_of, envelope, event, last_event, run_choice
+from .answer import DONE, ROW_SIZE, StreamUsage, Write, chunk_event, envelope, event, last_event, run_choice
 from .formats import Format
 from .run import Origin, ReplyToken, Run, figures_of
 
@@ -211,10 +211,8 @@ class ConsensusAnswer:
         sent = self._usage() if usage is StreamUsage.ALWAYS else usage.of_a_chunk
         for number, choice in enumerate(chunks):
             choice.index = prompt.index
-            chunk = chunk_of(self._origin, self._format, choice, sent)
-            if not number:
-                self._format.tell_prompt(chunk, run)
-            await write(event(chunk.model_dump_json(exclude_unset=True)))
+            ids = self._format.told_ids(run) if not number else None
+            await write(chunk_event(self._origin, self._format, choice, sent, ids))
             await asyncio.sleep(0)  # others get their turns: nothing else in here waits
         index = prompt.index
         await write(await last_event(self._server, self._origin, self._format, run, sent, index))

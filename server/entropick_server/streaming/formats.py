@@ -38,7 +38,11 @@ class Format(Protocol):
         ...
 
     def tell_prompt(self, envelope: Completion, run: Run) -> None:
-        """Adds what an answer, or the first chunk of a choice's stream, tells of a prompt as a whole."""
+        """Adds the fields of a prompt that an answer has beside its choices."""
+        ...
+
+    def told_ids(self, run: Run) -> Sequence[int] | None:
+        """Returns the prompt's token ids where a stream's first chunk has them beside its choice."""
         ...
 
     def chunk(
@@ -76,6 +80,10 @@ class ChatFormat:
         if (told := prompt_logprobs(run)) is not None:
             envelope.prompt_logprobs = told
 
+    def told_ids(self, run: Run) -> Sequence[int] | None:
+        """Returns the prompt's token ids where the request asked for them."""
+        return run.request.prompt_token_ids if run.output.token_ids else None
+
     def opening(self, run: Run) -> ChatChunkChoice:
         """Returns the role, which comes before all text."""
         delta = ChatDelta(role="assistant", content="")
@@ -112,6 +120,9 @@ class CompletionFormat:
 
     def tell_prompt(self, envelope: Completion, run: Run) -> None:
         """Adds nothing: each choice tells of its own prompt."""
+
+    def told_ids(self, run: Run) -> None:
+        """Returns None: a choice tells of its own prompt."""
 
     def opening(self, run: Run) -> CompletionChoice | None:
         """Returns the echoed prompt, or its token ids; None where neither is asked for."""
