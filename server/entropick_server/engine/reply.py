@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     # it needs numba, which a vLLM worker must not load early
     from entropick_sampler.genuineness.reply import ReplyWindows
 
+    from .grammar.state import GrammarState
+
 BAD_LOGITS: Final = (
     "the model's logits are not finite (NaN or infinite): the weights or the dtype are at fault"
 )
@@ -88,7 +90,8 @@ class Reply:
     before the first. ``tokens``: tokens so far whose surprisal is known; ``surprisal``: its sum, bits (both
     kept where tokens are drawn alone: not in a server beside vLLM). ``unfinished``: the bytes of a character
     that the newest tokens began and did not end. ``history``: the newest tokens. ``windows``: the rolling
-    windows of the steps so far, None before the first step and where nobody watches."""
+    windows of the steps so far, None before the first step and where nobody watches. ``grammar``: where the
+    reply stands in the grammar that it follows, None where it follows none."""
 
     limit: int = _UNLIMITED
     stops: tuple[int, ...] = ()
@@ -107,10 +110,14 @@ class Reply:
     unfinished: bytes = b""
     history: TokenHistory = field(default_factory=TokenHistory)
     windows: ReplyWindows | None = None
+    grammar: GrammarState | None = None
 
     @classmethod
     def begin(cls, request: Request, max_model_len: int) -> Reply:
-        """Makes the empty reply of a request that passed :func:`check_request`."""
+        """Makes the empty reply of a request that passed :func:`check_request`.
+
+        Raises ValueError where the tokens that a request goes on behind break its grammar.
+        """
         replayed = request.replayed_token_ids
         wanted = len(replayed) or request.sampling.max_tokens
         resumed = request.resumed or Resumed()
@@ -121,19 +128,28 @@ class Reply:
             pending=deque(replayed or resumed.pending),
             replays=bool(replayed),
             named=resumed.named,
-            clarifies=not replayed and request.policy.policy == "entropix",
+            # a clarifying text follows no grammar
+            clarifies=not replayed and request.policy.policy == "entropix" and request.grammar is None,
             clarify_used=resumed.clarify_used,
             since_clarify=resumed.since_clarify,
             tokens=resumed.known,
             surprisal=resumed.surprisal,
             unfinished=resumed.unfinished,
             history=TokenHistory(resumed.newest),
+            grammar=None
+            if request.grammar is None
+            else request.grammar.begin([token.token_id for token in resumed.tokens]),
         )
 
     @property
     def names_next(self) -> bool:
         """Tells whether the request itself named the next token."""
         return self.replays or self.named > 0
+
+    @property
+    def error(self) -> str | None:
+        """Returns why the reply cannot go on, None where it can."""
+        return None if self.grammar is None else self.grammar.error
 
     @property
     def room(self) -> int:
@@ -159,7 +175,7 @@ class Reply:
         """Picks the form of the clarifying text that would stand at the next position.
 
         Returns () where no text may begin: during teacher forcing, during rollouts, inside a UTF-8 character,
-        and under every policy but ``entropix``.
+        under a grammar, and under every policy but ``entropix``.
         """
         if self.unfinished or self.rollout_end or not self.clarifies:
             return ()
@@ -179,8 +195,8 @@ class Reply:
         """Appends an emitted token to the reply and updates the policy's memory.
 
         ``clarifying``: the tokens of the clarifying text that begins with this token; ``surprisal``: the
-        token's (bits), None where it is not known. Returns the reason for which the reply ends with it, None
-        where it goes on.
+        token's (bits), None where it is not known or a grammar left no other token. Returns the reason for
+        which the reply ends with it, None where it goes on.
         """
         self.length += 1
         self.history.append(token_id)
@@ -201,8 +217,11 @@ class Reply:
             self.unfinished = unfinished_character(self.unfinished + data)
         if self.rollout_texts:
             self._look_for_end(data)
-        if token_id in self.stops:
+        finished = self.grammar is not None and self.grammar.take(token_id)
+        if finished or token_id in self.stops:
             return FinishReason.STOP
+        if self.error is not None:
+            return FinishReason.ERROR
         ended = self.length >= self.limit or (self.replays and not self.pending)
         return FinishReason.LENGTH if ended else None
 
@@ -217,7 +236,14 @@ class Reply:
     def copy(self) -> Reply:
         """Copies the reply, for a branch that continues it."""
         windows = None if self.windows is None else self.windows.copy()
-        return replace(self, pending=self.pending.copy(), history=self.history.copy(), windows=windows)
+        grammar = None if self.grammar is None else self.grammar.copy()
+        return replace(
+            self,
+            pending=self.pending.copy(),
+            history=self.history.copy(),
+            windows=windows,
+            grammar=grammar,
+        )
 
 
 def step_columns(replies: Sequence[Reply], text: ClarifyingText) -> tuple[StepColumns, list[tuple[int, ...]]]:

@@ -67,11 +67,12 @@ def token_of(
     window: WindowStep = NO_WINDOW,
     probable: tuple[ProbableToken, ...] = (),
     layer_entropy: tuple[tuple[int, float], ...] = (),
+    only_choice: bool = False,
 ) -> Token:
     """Makes the emitted token of a row.
 
     ``forced``: it was given, not drawn; ``replayed``: by the request itself (teacher forcing), not by a
-    clarifying text.
+    clarifying text; ``only_choice``: a grammar left no other token.
     """
     return Token(
         row.token,
@@ -85,6 +86,7 @@ def token_of(
         most_probable=probable,
         counts=window.counts,
         layer_entropy=layer_entropy,
+        only_choice=only_choice and not forced,
     )
 
 

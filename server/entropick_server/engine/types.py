@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     # its module brings torch, which the command line does without
     from entropick_sampler.most_probable import ProbableToken
 
+    from .grammar.compiler import CompiledGrammar
+
 _SURPRISAL: Final = SIGNAL_NAMES.index("surprisal")
 
 
@@ -90,6 +92,8 @@ class Request:
     resumed: Resumed | None = None
     """the beginning of the reply, whose tokens are the last of ``prompt_token_ids``: the draws behind them
     keep their positions, and ``sampling.max_tokens`` counts them"""
+    grammar: CompiledGrammar | None = None
+    """the grammar that the reply follows, whatever the model thinks of it; None: any text"""
 
     @property
     def kept(self) -> int:
@@ -166,7 +170,7 @@ class Token:
     ``most_probable``: at telemetry ``full``, tokens before and after the sampler, every drawn one among them.
     ``counts``: heads in the regions of the plane of genuineness, None where no cut points are known.
     ``layer_entropy``: layers and their entropies (bits) by the logit lens, where the request wants them of
-    this token.
+    this token. ``only_choice``: a grammar left no other token, so that nothing was chosen: its entropy is 0.
     """
 
     token_id: int
@@ -181,6 +185,12 @@ class Token:
     most_probable: tuple[ProbableToken, ...] = ()
     counts: HeadCounts | None = None
     layer_entropy: tuple[tuple[int, float], ...] = ()
+    only_choice: bool = False
+
+    @property
+    def chosen(self) -> bool:
+        """Tells whether the model chose the token: it was neither given nor the only one that was allowed."""
+        return not (self.forced or self.only_choice)
 
     @property
     def surprisal(self) -> float | None:

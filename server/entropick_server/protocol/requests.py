@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 from .errors import bad_request
 from .options import EntropickOptions
 from .parsing import WireModel
+from .structured import StructuredRequest
 from .unserved import UNSUPPORTED, not_served
 
 MAX_STOPS = 16
@@ -43,7 +44,7 @@ class ModelRequest(WireModel):
     model: str | None = Field(None, description="the served model's id; left out: the one that is served")
 
 
-class GenerationRequest(ModelRequest):
+class GenerationRequest(ModelRequest, StructuredRequest):
     """The fields that chat and completions share."""
 
     stream: bool | None = None

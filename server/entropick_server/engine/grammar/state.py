@@ -25,7 +25,7 @@ class GrammarState:
         self.error = error
 
     def take(self, token_id: int) -> bool:
-        """Goes on behind a token. Returns whether the grammar has come to its end, so that nothing follows."""
+        """Goes on behind a token. Returns whether the grammar is at its end, so that nothing follows."""
         if self.error is not None:
             return False
         self._matcher.consume_token(token_id)
