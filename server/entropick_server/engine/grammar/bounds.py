@@ -22,7 +22,7 @@ MAX_PROPERTIES: Final = 1_000
 MAX_ALL_PROPERTIES: Final = 5_000
 MAX_FORCED: Final = 10_000
 """characters that a grammar may demand at least in one place: what is forced is computed at every token"""
-# characters that each counted thing takes at least: an item and its comma; a name in quotes, colon, value, comma
+# characters of each counted thing at least: an item and its comma; a name in quotes, colon, value, comma
 _SMALLEST: Final = {"minLength": 1, "minItems": 2, "minProperties": 5}
 
 
@@ -86,7 +86,7 @@ def check_forced(forced: int, name: str) -> None:
 
 
 def _members(schema: Any) -> Iterator[tuple[str, Any]]:
-    """Goes through the members of all objects of a schema. Raises GrammarError where it is nested too deep."""
+    """Goes through the members of all objects of a schema. Raises GrammarError for one that is too deep."""
     waiting = [(schema, 1)]
     while waiting:
         value, depth = waiting.pop()

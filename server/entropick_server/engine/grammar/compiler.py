@@ -23,8 +23,9 @@ from .tags import TaggedText
 from .tokens import GrammarTokens
 
 _ANY_OBJECT: Final = '{"type":"object"}'
-_WHITESPACE: Final = r"[\x20\x0A\x0D\x09]{1,32}"
-"""between the parts of JSON: without an end a model may write nothing else"""
+_WHITESPACE: Final = r"(\r?\n)?[ \t]{1,32}|\r?\n"
+"""between the parts of JSON, at most the end of a line and an indentation: without a bound a model may write
+nothing else"""
 _KEPT: Final = 64
 """compiled grammars that are kept, the newest"""
 _LEXER_STATES: Final = 20_000
@@ -35,13 +36,14 @@ _SPECIAL: Final = re.compile(r"[\\.+*?()|\[\]{}^$#&~-]")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CompiledGrammar:
-    """A grammar that replies can begin with. ``source``: what it was compiled from.
+    """A grammar that replies can begin with.
 
-    ``forced``: characters that a reply has at least in one place, by the keyword ``forced_by``; ``longest``:
-    bytes of the longest token.
+    ``source``: what it was compiled from; ``ends``: tokens that may end a reply; ``forced``: characters that a
+    reply has at least in one place, by the keyword ``forced_by``; ``longest``: bytes of the longest token.
     """
 
     source: Grammar
+    ends: tuple[int, ...]
     forced: int
     forced_by: str
     longest: int
@@ -98,7 +100,7 @@ class GrammarCompiler:
         matcher.unsafe_compute_mask_ptr(words.ctypes.data, words.nbytes)
         # a loop of references shows itself here first
         _check(matcher)
-        compiled = CompiledGrammar(grammar, forced, name, self._tokens.longest, matcher)
+        compiled = CompiledGrammar(grammar, self._source[2], forced, name, self._tokens.longest, matcher)
         self._kept[grammar] = compiled
         if len(self._kept) > _KEPT:
             self._kept.popitem(last=False)
@@ -119,7 +121,8 @@ def _text_of(grammar: Grammar, special: Mapping[str, int]) -> tuple[str, int, st
         case "json_object":
             return _json_grammar(_ANY_OBJECT), 0, ""
         case "json_schema":
-            return _json_grammar(grammar.text), *forced_by(read_schema(grammar.text))
+            forced, name = forced_by(read_schema(grammar.text))
+            return _json_grammar(grammar.text), forced, name
         case "regex":
             check_size(grammar.text, MAX_PATTERN, "characters")
             if not grammar.text:

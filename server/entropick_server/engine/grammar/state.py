@@ -8,7 +8,7 @@ from llguidance import LLMatcher
 
 from .errors import in_words
 
-TOO_COMPLEX: Final = "the grammar became too complex for this reply: "
+_FAILED: Final = "the grammar of this reply failed: "
 
 
 class GrammarState:
@@ -19,17 +19,18 @@ class GrammarState:
 
     __slots__ = ("_matcher", "error")
 
-    def __init__(self, matcher: LLMatcher, error: str | None = None) -> None:
-        """Takes over a matcher, which nobody else may change."""
+    def __init__(self, matcher: LLMatcher | None, error: str | None = None) -> None:
+        """Takes over a matcher, which nobody else may change; None, with an ``error``, for none."""
         self._matcher = matcher
         self.error = error
 
     def take(self, token_id: int) -> bool:
         """Goes on behind a token. Returns whether the grammar is at its end, so that nothing follows."""
-        if self.error is not None:
+        matcher = self._matcher
+        if matcher is None or self.error is not None:
             return False
-        self._matcher.consume_token(token_id)
-        return self._matcher.is_stopped() and not self._failed()
+        matcher.consume_token(token_id)
+        return matcher.is_stopped() and not self._failed(matcher)
 
     def fill(self, address: int, size: int) -> bool:
         """Writes the bits of the tokens that may come next into ``size`` bytes of memory.
@@ -38,16 +39,17 @@ class GrammarState:
         is among them where the reply may end. Returns False, and sets ``error``, where the grammar cannot go
         on; the memory means nothing then.
         """
-        if self.error is not None:
+        matcher = self._matcher
+        if matcher is None or self.error is not None:
             return False
-        self._matcher.unsafe_compute_mask_ptr(address, size)
-        return not self._failed()
+        matcher.unsafe_compute_mask_ptr(address, size)
+        return not self._failed(matcher)
 
     def copy(self) -> GrammarState:
         """Copies the state, for a branch that continues the reply."""
-        return GrammarState(self._matcher.deep_copy(), self.error)
+        return GrammarState(None if self._matcher is None else self._matcher.deep_copy(), self.error)
 
-    def _failed(self) -> bool:
-        if self._matcher.is_error():
-            self.error = TOO_COMPLEX + in_words(self._matcher.get_error())
+    def _failed(self, matcher: LLMatcher) -> bool:
+        if matcher.is_error():
+            self.error = _FAILED + in_words(matcher.get_error())
         return self.error is not None
