@@ -9,8 +9,10 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from entropick_kernels.adjust.arrays import Entries, Floats, Integers, Masks, words_of
+from entropick_kernels.adjust.reference import penalise_reference
 
 __all__ = ["Adjustments", "Entries", "Masks", "entries_of", "words_of"]
 
@@ -48,6 +50,17 @@ class Adjustments(NamedTuple):
                 raise ValueError(f"entries do not fit {rows} rows of {vocabulary} tokens")
         if self.seen is not None and (self.factors is None or self.factors.shape != (rows, 3)):
             raise ValueError(f"the penalties of {rows} rows must have the shape [{rows}, 3]")
+
+    def penalised(self, row: int, logits: npt.ArrayLike) -> Floats | None:
+        """Returns the logits [V] of a row after penalties, in float64; None where the row has none."""
+        if self.seen is None or self.factors is None:
+            return None
+        starts, ids, counts = self.seen
+        own = slice(starts[row], starts[row + 1])
+        if own.start == own.stop:
+            return None
+        entries = Entries(np.array([0, own.stop - own.start]), ids[own], counts[own])
+        return penalise_reference(np.atleast_2d(logits), entries, self.factors[row : row + 1])[0]
 
     def only_choices(self, vocabulary: int) -> frozenset[int]:
         """Returns the numbers of the rows whose mask leaves a single token of the vocabulary."""

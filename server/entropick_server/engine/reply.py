@@ -16,6 +16,7 @@ from entropick_sampler.compose import validate_request
 from entropick_sampler.params import PolicyConfig
 from entropick_sampler.profile import Profile
 from entropick_sampler.repetition import TokenHistory
+from entropick_sampler.reply_adjustments import ReplyAdjustments
 
 from .base import Tokenizer
 from .types import FinishReason, ModelInfo, Request, Resumed, Token
@@ -90,8 +91,9 @@ class Reply:
     before the first. ``tokens``: tokens so far whose surprisal is known; ``surprisal``: its sum, bits (both
     kept where tokens are drawn alone: not in a server beside vLLM). ``unfinished``: the bytes of a character
     that the newest tokens began and did not end. ``history``: the newest tokens. ``windows``: the rolling
-    windows of the steps so far, None before the first step and where nobody watches. ``grammar``: where the
-    reply stands in the grammar that it follows, None where it follows none."""
+    windows of the steps so far, None before the first step and where nobody watches. ``adjustments``: what
+    changes its logits, None where nothing does. ``grammar``: where the reply stands in the grammar that it
+    follows, None where it follows none."""
 
     limit: int = _UNLIMITED
     stops: tuple[int, ...] = ()
@@ -110,17 +112,24 @@ class Reply:
     unfinished: bytes = b""
     history: TokenHistory = field(default_factory=TokenHistory)
     windows: ReplyWindows | None = None
+    adjustments: ReplyAdjustments | None = None
     grammar: GrammarState | None = None
 
     @classmethod
-    def begin(cls, request: Request, max_model_len: int) -> Reply:
+    def begin(cls, request: Request, max_model_len: int, *, draws: bool = True) -> Reply:
         """Makes the empty reply of a request that passed :func:`check_request`.
 
-        Raises ValueError where the tokens that a request goes on behind break its grammar.
+        ``draws`` False: its tokens are drawn elsewhere, so it needs no adjustments. Raises ValueError where
+        the tokens that a request goes on behind break its grammar.
         """
         replayed = request.replayed_token_ids
         wanted = len(replayed) or request.sampling.max_tokens
         resumed = request.resumed or Resumed()
+        adjustments = None
+        if draws and not replayed:
+            prompt = len(request.prompt_token_ids) - request.kept
+            ids = request.prompt_token_ids
+            adjustments = ReplyAdjustments.of(request.sampling, ids[:prompt], ids[prompt:])
         return cls(
             min(wanted, max_model_len - len(request.prompt_token_ids) + request.kept),
             () if replayed else request.sampling.stop_token_ids,
@@ -136,6 +145,7 @@ class Reply:
             surprisal=resumed.surprisal,
             unfinished=resumed.unfinished,
             history=TokenHistory(resumed.newest),
+            adjustments=adjustments,
             grammar=None
             if request.grammar is None
             else request.grammar.begin([token.token_id for token in resumed.tokens]),
@@ -175,11 +185,12 @@ class Reply:
         """Picks the form of the clarifying text that would stand at the next position.
 
         Returns () where no text may begin: during teacher forcing, during rollouts, inside a UTF-8 character,
-        under a grammar, and under every policy but ``entropix``.
+        under a grammar, under every policy but ``entropix``, and where a token of the text may be excluded.
         """
         if self.unfinished or self.rollout_end or not self.clarifies:
             return ()
-        return text.later if self.length else text.first
+        ids = text.later if self.length else text.first
+        return ids if self.adjustments is None or self.adjustments.may_say(ids) else ()
 
     def forces(self, clarifying: Sequence[int]) -> bool:
         """Tells whether the next token is given, not drawn, where the text ``clarifying`` begins with it."""
@@ -200,6 +211,8 @@ class Reply:
         """
         self.length += 1
         self.history.append(token_id)
+        if self.adjustments is not None:
+            self.adjustments.take(token_id)
         if surprisal is not None:
             self.tokens += 1
             self.surprisal += surprisal
@@ -235,14 +248,13 @@ class Reply:
 
     def copy(self) -> Reply:
         """Copies the reply, for a branch that continues it."""
-        windows = None if self.windows is None else self.windows.copy()
-        grammar = None if self.grammar is None else self.grammar.copy()
         return replace(
             self,
             pending=self.pending.copy(),
             history=self.history.copy(),
-            windows=windows,
-            grammar=grammar,
+            windows=None if self.windows is None else self.windows.copy(),
+            adjustments=None if self.adjustments is None else self.adjustments.copy(),
+            grammar=None if self.grammar is None else self.grammar.copy(),
         )
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from entropick_kernels.attention_stats import HeadStats
+from entropick_sampler.adjustments import Adjustments
 from entropick_sampler.genuineness.counts import WindowStep
 from entropick_sampler.most_probable import ProbableToken, probable_tokens
 from entropick_sampler.packed import TokenRow
@@ -72,7 +73,7 @@ def token_of(
     """Makes the emitted token of a row.
 
     ``forced``: it was given, not drawn; ``replayed``: by the request itself (teacher forcing), not by a
-    clarifying text; ``only_choice``: a grammar left no other token.
+    clarifying text; ``only_choice``: masks left no other token.
     """
     return Token(
         row.token,
@@ -86,7 +87,7 @@ def token_of(
         most_probable=probable,
         counts=window.counts,
         layer_entropy=layer_entropy,
-        only_choice=only_choice and not forced,
+        only_choice=only_choice,
     )
 
 
@@ -137,18 +138,27 @@ def top_logprobs(
 
 
 def most_probable_tokens(
-    logits: Tensor, rows: Sequence[TokenRow], wanted: Mapping[int, PolicyConfig]
+    logits: Tensor,
+    rows: Sequence[TokenRow],
+    wanted: Mapping[int, PolicyConfig],
+    adjustments: Adjustments | None = None,
 ) -> dict[int, tuple[ProbableToken, ...]]:
     """Finds the most probable tokens before and after the sampler, for the rows that ask.
 
     ``logits`` [B, V], which are copied to the host for these rows; ``rows``: all rows of the step;
-    ``wanted``: number of a row that asks -> its request's policy.
+    ``wanted``: number of a row that asks -> its request's policy; ``adjustments``: of the step, whose masks
+    the logits have already.
     """
     if not wanted:
         return {}
     chosen = select_rows(logits, list(wanted)).to(torch.float32).cpu().numpy()
     return {
-        row: probable_tokens(x, rows[row], policy.branch.width - 1 if policy.branch else 0)
+        row: probable_tokens(
+            x,
+            rows[row],
+            policy.branch.width - 1 if policy.branch else 0,
+            None if adjustments is None else adjustments.penalised(row, x),
+        )
         for (row, policy), x in zip(wanted.items(), chosen, strict=True)
     }
 

@@ -170,7 +170,7 @@ class Token:
     ``most_probable``: at telemetry ``full``, tokens before and after the sampler, every drawn one among them.
     ``counts``: heads in the regions of the plane of genuineness, None where no cut points are known.
     ``layer_entropy``: layers and their entropies (bits) by the logit lens, where the request wants them of
-    this token. ``only_choice``: a grammar left no other token, so that nothing was chosen: its entropy is 0.
+    this token. ``only_choice``: masks left no other token, so it had no alternative and its entropy is 0.
     """
 
     token_id: int
@@ -189,7 +189,7 @@ class Token:
 
     @property
     def chosen(self) -> bool:
-        """Tells whether the model chose the token: it was neither given nor the only one that was allowed."""
+        """Tells whether the model chose the token: it was neither given nor without an alternative."""
         return not (self.forced or self.only_choice)
 
     @property

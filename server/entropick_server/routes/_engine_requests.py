@@ -75,6 +75,9 @@ def build_requests(
         if rewound is not None:
             first = _behind(first, rewound, body.limit_name)
         if grammar is not None and body.structure is not None:
+            if base.allowed_token_ids is not None:
+                message = f"allowed_token_ids: not together with {body.structure.field}."
+                raise bad_request(message, "allowed_token_ids")
             begun = first.resumed or Resumed()
             ids = [*(token.token_id for token in begun.tokens), *begun.pending]
             check_grammar(body.structure, grammar, first.sampling.max_tokens, ids)

@@ -9,11 +9,11 @@ import torch
 
 from entropick_kernels.decoder import LayerLens
 from entropick_kernels.logits_stats import Kernels
-from entropick_sampler.adjustments import Adjustments
 from entropick_sampler.batch import SampledBatch
 from entropick_sampler.packed import LOGITS_ENTROPY, unpack
 from entropick_sampler.profile import DEFAULT_CLARIFY_TEXT, Profile
 
+from ..adjusting import adjust_rows
 from ..base import Tokenizer
 from ..grammar.masks import StepMasks
 from ..reply import BAD_LOGITS, ClarifyingText, Drawn, step_columns
@@ -75,21 +75,22 @@ class StepSampler:
         sequences = output.sequences
         if sequences != self._sequences:
             self._lay_out(sequences)
-        columns, texts = step_columns([s.reply for s in sequences], self._clarifying)
+        replies = [s.reply for s in sequences]
+        columns, texts = step_columns(replies, self._clarifying)
         if self._device.type != "cpu":
             columns = columns.to(self._device)
-        masks = self._masks.take([s.reply.grammar for s in sequences])
-        adjustments = None if masks is None else Adjustments(masks)
-        only = () if adjustments is None else adjustments.only_choices(output.logits.shape[1])
-        packed = self._batch.step(output.logits, output.signals, None, columns, self._measure, adjustments)
+        masks = self._masks.take([reply.grammar for reply in replies])
+        logits, adjustments = adjust_rows(replies, output.logits, masks)
+        packed = self._batch.step(logits, output.signals, None, columns, self._measure, adjustments)
+        only = () if adjustments is None else adjustments.only_choices(logits.shape[1])
         rows = unpack(packed, self._batch.candidates)
         tops, details, probable = {}, {}, {}
         if asked := {i: n for i, s in enumerate(sequences) if (n := s.request.sampling.logprobs)}:
-            tops = top_logprobs(output.logits, asked, [(rows[i].max_logit, rows[i].log_z) for i in asked])
+            tops = top_logprobs(logits, asked, [(rows[i].max_logit, rows[i].log_z) for i in asked])
         if full := [i for i, s in enumerate(sequences) if s.request.policy.telemetry == "full"]:
             details = attention_details(output.heads, output.by_layer, full)
             policies = {i: sequences[i].request.policy for i in full}
-            probable = most_probable_tokens(output.logits, rows, policies)
+            probable = most_probable_tokens(logits, rows, policies, adjustments)
         lenses = {} if output.lens is None else self._layer_entropies(output.lens, sequences)
         windows = self._watch.push(output, packed[:, LOGITS_ENTROPY])
         drawn = []

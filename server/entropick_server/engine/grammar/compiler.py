@@ -38,8 +38,8 @@ _SPECIAL: Final = re.compile(r"[\\.+*?()|\[\]{}^$#&~-]")
 class CompiledGrammar:
     """A grammar that replies can begin with.
 
-    ``source``: what it was compiled from; ``ends``: tokens that may end a reply; ``forced``: characters that a
-    reply has at least in one place, by the keyword ``forced_by``; ``longest``: bytes of the longest token.
+    ``source``: what it was compiled from; ``ends``: tokens that may end a reply; ``forced``: characters that
+    a reply has at least in one place, by the keyword ``forced_by``; ``longest``: bytes of the longest token.
     """
 
     source: Grammar
