@@ -17,11 +17,9 @@ from .protocol.responses import (
     BranchRow,
     CandidateRow,
     DetailRow,
-    ParameterValues,
     ProbableRow,
     SignalStatistic,
     SignalStatistics,
-    SignalValues,
     Summary,
     TokenRow,
 )
@@ -29,6 +27,9 @@ from .vocabulary import Vocabulary
 
 STRATEGY_LABELS: Final = {strategy: strategy.label for strategy in Strategy}
 """strategy -> its name on the wire"""
+_LABELS: Final = tuple(STRATEGY_LABELS.values())
+"""the same by the strategies' numbers: an enumeration's hash is a call of Python"""
+_INFINITE: Final = math.inf
 
 
 def token_row(
@@ -38,45 +39,54 @@ def token_row(
 
     ``full``: with the branches that opened at the token.
     """
-    used = token.parameters
-    pairs = zip(SIGNAL_NAMES, token.signals, strict=True)
-    row = TokenRow(
-        index=index,
-        token=vocabulary.labels[token.token_id],
-        token_id=token.token_id,
-        strategy=None if token.strategy is None else STRATEGY_LABELS[token.strategy],
-        forced=token.forced,
-        parameters=None
+    used, strategy = token.parameters, token.strategy
+    # a token is written for every client that watches: a dictionary costs a fifth of a checked model
+    row: TokenRow = {
+        "index": index,
+        "token": vocabulary.labels[token.token_id],
+        "token_id": token.token_id,
+        "strategy": None if strategy is None else _LABELS[strategy],
+        "forced": token.forced,
+        "parameters": None
         if used is None
-        else ParameterValues(
-            temperature=used.temperature,
-            top_p=used.top_p,
-            top_k=used.top_k,
-            min_p=used.min_p,
-            n_candidates=used.n_candidates,
-        ),
-        signals=SignalValues(**{name: v for name, v in pairs if v is not None and math.isfinite(v)}),
-    )
+        else {
+            "temperature": used.temperature,
+            "top_p": used.top_p,
+            "top_k": used.top_k,
+            "min_p": used.min_p,
+            "n_candidates": used.n_candidates,
+        },
+        "signals": {
+            name: value
+            for name, value in zip(SIGNAL_NAMES, token.signals, strict=True)
+            # no NaN lies between the infinities
+            if value is not None and -_INFINITE < value < _INFINITE
+        },
+    }
+    if token.only_choice:
+        row["only_choice"] = True
     if eos:
-        row.eos = True
+        row["eos"] = True
     if stop:
-        row.stop = True
+        row["stop"] = True
     if token.layer_entropy:
-        row.layer_entropy = {str(layer): bits for layer, bits in token.layer_entropy if math.isfinite(bits)}
+        row["layer_entropy"] = {
+            str(layer): bits for layer, bits in token.layer_entropy if math.isfinite(bits)
+        }
     if token.detail is not None:
-        row.detail = _detail(token.detail)
-        row.candidates = [
+        row["detail"] = _detail(token.detail)
+        row["candidates"] = [
             CandidateRow(
                 token=vocabulary.labels[c.token_id], token_id=c.token_id, logprob=c.logprob, score=c.score
             )
             for c in token.detail.candidates
         ]
     if token.most_probable:
-        row.most_probable = [
+        row["most_probable"] = [
             ProbableRow(token=vocabulary.labels[p.token_id], **p._asdict()) for p in token.most_probable
         ]
     if full and token.branches:
-        row.branches = [branch_row(branch, vocabulary) for branch in token.branches]
+        row["branches"] = [branch_row(branch, vocabulary) for branch in token.branches]
     return row
 
 
@@ -116,11 +126,12 @@ def summarize(
 ) -> Summary:
     """Returns one choice at a glance; a signal that was never measured is absent.
 
+    Means and maxima leave out the tokens that had no alternative: the model did not choose them.
     ``profile``: id of the calibration profile in force; ``branch_tokens``: tokens of branches that lost;
     ``cuts``: the profile's cut points of genuineness.
     """
     statistics = {}
-    columns = zip(*(token.signals for token in tokens), strict=True)
+    columns = zip(*(token.signals for token in tokens if not token.only_choice), strict=True)
     # without tokens there are no columns
     for name, column in zip(SIGNAL_NAMES, columns, strict=False):
         values = [value for value in column if value is not None and math.isfinite(value)]
@@ -139,6 +150,8 @@ def summarize(
         forced_tokens=sum(token.forced for token in tokens),
         branch_tokens=branch_tokens,
     )
+    if only := sum(token.only_choice for token in tokens):
+        summary.only_choice_tokens = only
     if (watched := genuineness_summary(request, tokens, cuts)) is not None:
         summary.genuineness = watched
     return summary

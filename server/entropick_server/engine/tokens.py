@@ -88,6 +88,7 @@ def token_of(
         counts=window.counts,
         layer_entropy=layer_entropy,
         only_choice=only_choice,
+        collapsed=window.collapsed,
     )
 
 

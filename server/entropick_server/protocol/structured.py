@@ -11,17 +11,9 @@ from pydantic import BeforeValidator, Field, model_validator
 from ..engine.grammar.spec import Grammar, GrammarKind
 from .errors import bad_request, shown
 from .parsing import WireModel
-from .unserved import UNSUPPORTED
 
-_NOT_SERVED: Final = (
-    "grammar",
-    "structural_tag",
-    "whitespace_pattern",
-    "disable_any_whitespace",
-    "disable_additional_properties",
-    "disable_fallback",
-)
-"""fields of vLLM's structured_outputs that are refused by name"""
+_KNOWN: Final = ("json", "regex", "choice", "json_object")
+"""fields of vLLM's structured_outputs that are served; those that are not stand in ``fields``"""
 
 
 def _schema(value: Any) -> Any:
@@ -73,7 +65,7 @@ class ResponseFormat(WireModel):
 
 
 class StructuredOutputs(WireModel):
-    """vLLM's ``structured_outputs``, of which exactly one field says what a reply looks like."""
+    """vLLM's ``structured_outputs``, of which one field says what a reply looks like."""
 
     json_: Schema = Field(None, alias="json")
     regex: str | None = None
@@ -85,13 +77,10 @@ class StructuredOutputs(WireModel):
     def _known_keys(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             raise ValueError("must be an object")
-        known = ("json", "regex", "choice", "json_object")
         for key, value in data.items():
-            path = f"structured_outputs.{shown(key)}"
-            if key in _NOT_SERVED and value not in (None, False):
-                raise bad_request(f"{path}: is not served; leave it out.", path, UNSUPPORTED)
-            if key not in (*known, *_NOT_SERVED):
-                raise bad_request(f"{path}: no such field; known: {', '.join(known)}.", path)
+            if key not in _KNOWN and value not in (None, False):
+                path = f"structured_outputs.{shown(key)}"
+                raise bad_request(f"{path}: no such field; known: {', '.join(_KNOWN)}.", path)
         return data
 
 
@@ -114,9 +103,6 @@ class StructuredRequest(WireModel):
         if len(found) > 1:
             field, other = found[1].field, found[0].field
             raise bad_request(f"{field}: not together with {other}; a reply has one form.", field)
-        if self.structured_outputs is not None and not found:
-            name = "structured_outputs"
-            raise bad_request(f"{name}: needs one of json, regex, choice and json_object.", name)
         return self
 
     @property
