@@ -16,6 +16,7 @@ from entropick_sampler.profile import DEFAULT_CLARIFY_TEXT
 
 from .admission import Admission
 from .engine.base import Engine, EngineDeadError, EngineError
+from .engine.grammar.compiler import GrammarCompiler
 from .engine.reply import ClarifyingText
 from .engine.types import ModelInfo
 from .metrics import Metrics, ServerFacts
@@ -37,6 +38,8 @@ class ServedModel:
     info: ModelInfo
     vocabulary: Vocabulary
     encoder: PromptEncoder
+    grammars: GrammarCompiler
+    """of structured output"""
     profile_id: str | None
     """of the calibration profile in force"""
     fingerprint: str
@@ -63,7 +66,10 @@ class ServedModel:
         digest = hashlib.sha256(parts.encode()).hexdigest()[:8]
         fingerprint = f"entropick-{server_version()}-{digest}"
         names = tuple(dict.fromkeys((info.name, *others)))
-        return cls(info, vocabulary, encoder, profile, fingerprint, error, engine.model_hash, cuts, names)
+        grammars = GrammarCompiler(engine.tokenizer, info.vocab_size, info.eos_token_ids)
+        return cls(
+            info, vocabulary, encoder, grammars, profile, fingerprint, error, engine.model_hash, cuts, names
+        )
 
 
 class ServerState:

@@ -12,6 +12,7 @@ from .messages import Message, Messages
 from .options import EntropickOptions
 from .output_options import MAX_TOP_LOGPROBS, CompletionOutputFields, OutputFields
 from .parsing import WireModel
+from .structured import StructuredRequest
 
 MAX_STOPS = 16
 MAX_STOP_TOKENS = 64
@@ -48,7 +49,7 @@ class ModelRequest(WireModel):
     model: str | None = Field(None, description="the served model's id; left out: the one that is served")
 
 
-class GenerationRequest(AdjustmentFields, OutputFields, ModelRequest):
+class GenerationRequest(AdjustmentFields, OutputFields, StructuredRequest, ModelRequest):
     """The fields that chat and completions share."""
 
     stream: bool | None = None
