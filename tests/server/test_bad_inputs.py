@@ -212,7 +212,7 @@ FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"guided_regex": "foo**"}, "guided_regex"),
     ({"guided_regex": "(a+)+$"}, "guided_regex"),
     ({"guided_json": {"$ref": "#"}}, "guided_json"),
-    ({"echo": True}, "echo"),
+    ({"echo": "yes"}, "echo"),
     ({"suffix": "x"}, "suffix"),
     ({"entropick": 1}, "entropick"),
     ({"entropick": {"polcy": "fixed"}}, "entropick.polcy"),

@@ -41,6 +41,10 @@ def build_requests(
     policy = _policy(body, state)
     if stops := body.stop_token_ids or []:
         check_ids(stops, "stop_token_ids", info)
+    if body.prompt_alternatives is not None and not info.prompt_logprobs:
+        name = "echo" if body.prompt_logprobs is None else "prompt_logprobs"
+        message = f"{name}: this model's decoder gives no log probabilities of a prompt; leave it out."
+        raise bad_request(message, name)
     ends = () if body.ignore_eos else info.eos_token_ids
     base = SamplingParams(
         temperature=body.temperature,
@@ -51,6 +55,7 @@ def build_requests(
         stop_token_ids=tuple(dict.fromkeys((*ends, *stops))),
         ignore_eos=bool(body.ignore_eos),
         logprobs=body.alternatives,
+        prompt_logprobs=body.prompt_alternatives,
     )
     base = adjusted(base, body, state.engine.tokenizer)
     count = body.completions
