@@ -128,7 +128,10 @@ class Run:
         self._stop_ids = frozenset(request.sampling.stop_token_ids)
         texts = self.vocabulary.bytes if self.output.skip_special else self.vocabulary.visible
         self._detokenizer = Detokenizer(
-            texts.__getitem__, request.sampling.stop, include_stop=self.output.include_stop
+            texts.__getitem__,
+            request.sampling.stop,
+            include_stop=self.output.include_stop,
+            min_tokens=request.sampling.min_tokens,
         )
         resumed = request.resumed
         if resumed is not None:
