@@ -291,9 +291,22 @@ class CompletionLogprobs(BaseModel):
     """The log probabilities of a completion choice, in OpenAI's older form."""
 
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]] | None
+    token_logprobs: list[float | None] = Field(description="null: of a prompt's first token")
+    top_logprobs: list[dict[str, float] | None]
     text_offset: list[int]
+
+
+class PromptLogprob(BaseModel):
+    """A token at a place of the prompt, in vLLM's form."""
+
+    logprob: float
+    rank: int | None
+    decoded_token: str
+
+
+PromptLogprobs = list[dict[str, PromptLogprob] | None]
+"""token id -> its figures, of each token of the prompt: the token itself and the most probable ones; null of
+the first"""
 
 
 class ChatMessage(BaseModel):
@@ -318,6 +331,7 @@ class ChatChoice(BaseModel):
     message: ChatMessage
     logprobs: ChatLogprobs | None
     finish_reason: str
+    token_ids: list[int] | None = Field(default=None, description="with return_token_ids; absent else")
     entropick: ChoiceTelemetry | None = None
 
 
@@ -328,6 +342,7 @@ class ChatChunkChoice(BaseModel):
     delta: ChatDelta
     logprobs: ChatLogprobs | None = None
     finish_reason: str | None
+    token_ids: list[int] | None = Field(default=None, description="with return_token_ids; absent else")
     entropick: ChoiceTelemetry | None = None
 
 
@@ -338,6 +353,11 @@ class CompletionChoice(BaseModel):
     text: str
     logprobs: CompletionLogprobs | None
     finish_reason: str | None
+    token_ids: list[int] | None = Field(default=None, description="with return_token_ids; absent else")
+    prompt_token_ids: list[int] | None = Field(
+        default=None, description="with return_token_ids, in a stream on a choice's first chunk; absent else"
+    )
+    prompt_logprobs: PromptLogprobs | None = Field(default=None, description="absent unless asked for")
     entropick: ChoiceTelemetry | None = None
 
 
@@ -351,3 +371,9 @@ class Completion(BaseModel):
     system_fingerprint: str | None = None
     choices: list[ChatChoice | ChatChunkChoice | CompletionChoice]
     usage: Usage | None = None
+    prompt_token_ids: list[int] | None = Field(
+        default=None, description="of a chat answer, with return_token_ids, in a stream on the first chunk"
+    )
+    prompt_logprobs: PromptLogprobs | None = Field(
+        default=None, description="of a chat answer; absent unless asked for"
+    )

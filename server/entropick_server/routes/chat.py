@@ -28,6 +28,7 @@ async def chat_completions(request: Request) -> Response:
                 add_generation_prompt=body.add_generation_prompt is not False,
                 continue_final_message=bool(body.continue_final_message),
                 add_special_tokens=bool(body.add_special_tokens),
+                bounded=body.truncate_prompt_tokens is None,
             )
         ],
         param="messages",

@@ -16,9 +16,11 @@ from entropick_sampler.params import PolicyConfig
 from entropick_sampler.strategy import Strategy
 from entropick_server.engine.embedded.core import EngineCore
 from entropick_server.engine.embedded.loader import load_model
+from entropick_server.engine.grammar import masks
 from entropick_server.engine.grammar.compiler import GrammarCompiler
 from entropick_server.engine.grammar.spec import Grammar
-from entropick_server.engine.types import EngineOptions, FinishReason, Request, Token
+from entropick_server.engine.grammar.state import GrammarState
+from entropick_server.engine.types import EngineOptions, FinishReason, KeptToken, Request, Resumed, Token
 from random_schemas import SchemaMaker
 
 from ..conftest import END, VOCAB, Room, same
@@ -198,8 +200,6 @@ def test_choices_of_a_prompt_go_their_own_ways(bench: Callable[..., Bench]) -> N
 
 
 def test_a_rewound_reply_goes_on_in_its_grammar(bench: Callable[..., Bench]) -> None:
-    from entropick_server.engine.types import KeptToken, Resumed
-
     engine = bench()
     whole = engine.request(SCHEMA, seed=11)
     engine.run([whole])
@@ -214,15 +214,15 @@ def test_a_rewound_reply_goes_on_in_its_grammar(bench: Callable[..., Bench]) -> 
     engine.run([behind])
     assert engine.room.text("behind") == said[9:]
     broken = replace(behind, request_id="broken", resumed=Resumed(kept[1:]))
-    engine.run([broken])
-    assert engine.room.ends["broken"] is FinishReason.ERROR
+    engine.room.core.add(broken)
+    report = engine.room.core.report_between()
+    assert report is not None
+    (output,) = report.outputs
+    assert output.finish_reason is FinishReason.ERROR
+    assert "breaks the grammar" in (output.error or "")
 
 
-def test_a_grammar_that_fails_ends_its_reply_alone(
-    bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from entropick_server.engine.grammar.state import GrammarState
-
+def test_a_grammar_that_fails_ends_its_reply_alone(bench: Callable[..., Bench]) -> None:
     engine = bench()
     good, bad = (engine.request(SCHEMA, seed=n, request_id=name) for n, name in enumerate(["good", "bad"]))
     engine.room.add(good)
@@ -241,8 +241,6 @@ def test_a_grammar_that_fails_ends_its_reply_alone(
 def test_masks_built_in_a_thread_are_the_same(
     bench: Callable[..., Bench], make_request: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from entropick_server.engine.grammar import masks
-
     here = bench()
     requests = mixed(here, make_request)
     here.run(requests)
