@@ -26,7 +26,14 @@ def _as_list(value: Any) -> Any:
 
 
 StopString = Annotated[str, StringConstraints(min_length=1, max_length=256)]
-StopStrings = Annotated[list[StopString], BeforeValidator(_as_list), Field(max_length=MAX_STOPS)]
+StopStrings = Annotated[
+    list[StopString],
+    Field(max_length=MAX_STOPS),
+    BeforeValidator(
+        _as_list,
+        json_schema_input_type=StopString | Annotated[list[StopString], Field(max_length=MAX_STOPS)],
+    ),
+]
 Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Choices = Annotated[int, Field(ge=1)]
@@ -164,6 +171,14 @@ def _check_end(messages: list[Message], generation_prompt: bool | None, continue
 
 
 Prompt = str | list[int]
+_PromptText = Annotated[str, Field(min_length=1)]
+_PromptIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+_PromptForms = (
+    _PromptText
+    | Annotated[list[_PromptText], Field(min_length=1, max_length=MAX_PROMPTS)]
+    | _PromptIds
+    | Annotated[list[_PromptIds], Field(min_length=1, max_length=MAX_PROMPTS)]
+)
 
 
 def _prompts(value: Any) -> list[Prompt]:
@@ -193,7 +208,7 @@ def _is_ids(value: list[Any]) -> bool:
 class CompletionRequest(CompletionOutputFields, GenerationRequest):
     """The body of POST /v1/completions."""
 
-    prompt: Annotated[list[Any], BeforeValidator(_prompts)]
+    prompt: Annotated[list[Any], BeforeValidator(_prompts, json_schema_input_type=_PromptForms)]
     logprobs: TopLogprobs | None = None
     best_of: Choices | None = Field(
         None, description="completions to make of each prompt, of which the n best come back; left out: n"

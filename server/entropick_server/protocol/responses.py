@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, NotRequired
 
-from pydantic import BaseModel, Field, create_model
+from pydantic import BaseModel, Field, GetJsonSchemaHandler, create_model
+from pydantic.json_schema import JsonSchemaValue
 from typing_extensions import TypedDict
 
 from entropick_sampler.signals import SIGNALS
@@ -32,6 +33,16 @@ _statistics: dict[str, Any] = {s.name: (SignalStatistic | None, None) for s in S
 SignalStatistics: type[BaseModel] = create_model(
     "SignalStatistics", __doc__="Mean and maximum of each signal over a choice.", **_statistics
 )
+
+
+class _DescribedBy:
+    """The schema of a generated model, which a type checker cannot see, for a field of any type."""
+
+    def __init__(self, model: type[BaseModel]) -> None:
+        self._model = model
+
+    def __get_pydantic_json_schema__(self, _: Any, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return handler(self._model.__pydantic_core_schema__)
 
 
 class ParameterValues(TypedDict):
@@ -109,7 +120,7 @@ class TokenRow(TypedDict):
         ParameterValues | None,
         Field(description="of a forced token: what the policy would have drawn with; null: not known"),
     ]
-    signals: Annotated[Any, Field(description="signal name -> value; SignalValues")]
+    signals: Annotated[Any, _DescribedBy(SignalValues), Field(description="signal name -> value")]
     only_choice: NotRequired[
         Annotated[bool, Field(description="masks left no other token; its entropy is 0; absent elsewhere")]
     ]
@@ -209,7 +220,7 @@ class Summary(BaseModel):
     policy: str
     preset: str | None
     profile: str | None
-    signals: Any = Field(description="signal name -> mean and max; SignalStatistics")
+    signals: Annotated[Any, _DescribedBy(SignalStatistics)] = Field(description="signal name -> mean and max")
     strategies: dict[str, int]
     forced_tokens: int
     branch_tokens: int = Field(description="of branches that lost; no part of the answer")
@@ -377,3 +388,29 @@ class Completion(BaseModel):
     prompt_logprobs: PromptLogprobs | None = Field(
         default=None, description="of a chat answer; absent unless asked for"
     )
+
+
+class ChatCompletion(BaseModel):
+    """A whole answer to a conversation, as :class:`Completion` writes it."""
+
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[ChatChoice]
+    usage: Usage
+    prompt_token_ids: list[int] | None = Field(default=None, description="with return_token_ids")
+    prompt_logprobs: PromptLogprobs | None = Field(default=None, description="absent unless asked for")
+
+
+class CompletionText(BaseModel):
+    """A whole answer to prompts, as :class:`Completion` writes it."""
+
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[CompletionChoice]
+    usage: Usage
