@@ -125,6 +125,7 @@ async def respond(
                 partial(answer.stream, usage=_stream_usage(body)),
                 write_timeout=state.settings.write_timeout_seconds,
                 on_end=stack.pop_all().close,
+                silence=state.settings.stream_comment_seconds,
             )
         try:
             text = await unless_gone(http.receive, answer.collect())
