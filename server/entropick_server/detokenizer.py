@@ -18,6 +18,8 @@ class Released(NamedTuple):
     tokens: int
     stopped: bool = False
     """a stop string is complete: the text ends before it, every token so far counts as released"""
+    beyond: int = 0
+    """how many of the newest tokens reach beyond the end of the text that a stop string cut"""
 
 
 class Detokenizer:
@@ -27,11 +29,19 @@ class Detokenizer:
     depends on the text alone, not on how it was cut into tokens.
     """
 
-    def __init__(self, token_bytes: Callable[[int], bytes | None], stop: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        token_bytes: Callable[[int], bytes | None],
+        stop: Sequence[str] = (),
+        *,
+        include_stop: bool = False,
+    ) -> None:
+        """Begins a text. ``include_stop``: a stop string stays at its end."""
         self.offset = 0
         """characters decoded so far: where the next token's text begins"""
         self._token_bytes = token_bytes
         self._stop = tuple(stop)
+        self._include_stop = include_stop
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._held = ""
         self._out = 0
@@ -80,8 +90,9 @@ class Detokenizer:
         if self._stop:
             if text and (cut := self._stop_position(out)) is not None:
                 released = len(self._waiting)
+                beyond = sum(needed > self._out + cut for needed in self._waiting)
                 self._waiting.clear()
-                return Released(self._unknown(out[:cut]), released, stopped=True)
+                return Released(self._unknown(out[:cut]), released, True, beyond)
             keep = self._beginning_of_stop(out)
             out, self._held = out[: len(out) - keep], out[len(out) - keep :]
         self._out += len(out)
@@ -98,8 +109,9 @@ class Detokenizer:
         return text[cut:]
 
     def _stop_position(self, text: str) -> int | None:
+        """Returns where the text ends because of a stop string; None where it holds none."""
         ends = [(at + len(s), at) for s in self._stop if (at := text.find(s)) >= 0]
-        return min(ends)[1] if ends else None
+        return min(ends)[0 if self._include_stop else 1] if ends else None
 
     def _beginning_of_stop(self, text: str) -> int:
         """Returns the length of the longest end of ``text`` that some stop string begins with."""

@@ -16,6 +16,7 @@ from entropick_sampler.profile import DEFAULT_CLARIFY_TEXT
 
 from .admission import Admission
 from .engine.base import Engine, EngineDeadError, EngineError
+from .engine.grammar.compiler import GrammarCompiler
 from .engine.reply import ClarifyingText
 from .engine.types import ModelInfo
 from .metrics import Metrics, ServerFacts
@@ -37,6 +38,8 @@ class ServedModel:
     info: ModelInfo
     vocabulary: Vocabulary
     encoder: PromptEncoder
+    grammars: GrammarCompiler
+    """of structured output"""
     profile_id: str | None
     """of the calibration profile in force"""
     fingerprint: str
@@ -47,10 +50,12 @@ class ServedModel:
     """digest of weights, configuration and tokenizer"""
     cuts: Cuts | None = None
     """the profile's cut points of genuineness"""
+    names: tuple[str, ...] = ()
+    """the ids that clients may send; the first is the model's own"""
 
     @classmethod
-    def of(cls, engine: Engine) -> ServedModel:
-        """Reads an engine that has started."""
+    def of(cls, engine: Engine, others: tuple[str, ...] = ()) -> ServedModel:
+        """Reads an engine that has started; ``others``: further ids of its model."""
         info = engine.info
         vocabulary = Vocabulary(engine.tokenizer, info.vocab_size)
         encoder = PromptEncoder(engine.tokenizer, vocabulary, info.max_model_len)
@@ -60,7 +65,11 @@ class ServedModel:
         parts = f"{server_version()}|{info.source}|{info.dtype}|{profile}"
         digest = hashlib.sha256(parts.encode()).hexdigest()[:8]
         fingerprint = f"entropick-{server_version()}-{digest}"
-        return cls(info, vocabulary, encoder, profile, fingerprint, error, engine.model_hash, cuts)
+        names = tuple(dict.fromkeys((info.name, *others)))
+        grammars = GrammarCompiler(engine.tokenizer, info.vocab_size, info.eos_token_ids)
+        return cls(
+            info, vocabulary, encoder, grammars, profile, fingerprint, error, engine.model_hash, cuts, names
+        )
 
 
 class ServerState:
@@ -96,8 +105,8 @@ class ServerState:
 
     async def _load(self) -> None:
         await self.engine.start()
-        model = ServedModel.of(self.engine)
         settings = self.settings
+        model = ServedModel.of(self.engine, (settings.served_model_name or ())[1:])
         facts = ServerFacts(
             server_version(), settings.engine, settings.max_num_seqs, settings.enable_prefix_caching
         )

@@ -120,3 +120,32 @@ def test_a_silent_token_has_no_text() -> None:
     detokenizer = Detokenizer(lambda i: b"x")
     assert detokenizer.push(0, silent=True).text == ""
     assert detokenizer.push(0).text == "x"
+
+
+def including(text: str, stops: list[str]) -> str:
+    """The text up to the end of the first stop string to be completed."""
+    for end in range(1, len(text) + 1):
+        if any(text[:end].endswith(s) for s in stops):
+            return text[:end]
+    return text
+
+
+@given(TEXTS, st.lists(st.integers(0, 96), max_size=20), STOPS, st.booleans())
+def test_a_stop_string_tells_which_tokens_it_cuts(
+    text: str, cuts: list[int], stops: list[str], include: bool
+) -> None:
+    tokens = cut_bytes(text.encode(), cuts)
+    left = including(text, stops) if include else oracle(text, stops)
+    detokenizer = Detokenizer(lambda i: tokens[i], stops, include_stop=include)
+    out, beyond, fed = "", 0, len(tokens)
+    for i in range(len(tokens)):
+        piece = detokenizer.push(i)
+        out += piece.text
+        if piece.stopped:
+            beyond, fed = piece.beyond, i + 1
+            break
+    else:
+        out += detokenizer.finish().text
+    assert out == left
+    ends = [len(b"".join(tokens[: i + 1])) for i in range(fed)]
+    assert fed - beyond == sum(end <= len(left.encode()) for end in ends)

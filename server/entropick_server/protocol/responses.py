@@ -110,6 +110,9 @@ class TokenRow(TypedDict):
         Field(description="of a forced token: what the policy would have drawn with; null: not known"),
     ]
     signals: Annotated[Any, Field(description="signal name -> value; SignalValues")]
+    only_choice: NotRequired[
+        Annotated[bool, Field(description="masks left no other token; its entropy is 0; absent elsewhere")]
+    ]
     eos: NotRequired[Annotated[bool, Field(description="the model's end of sequence; absent elsewhere")]]
     stop: NotRequired[
         Annotated[bool, Field(description="a stop_token_id that ended the answer; absent elsewhere")]
@@ -210,6 +213,9 @@ class Summary(BaseModel):
     strategies: dict[str, int]
     forced_tokens: int
     branch_tokens: int = Field(description="of branches that lost; no part of the answer")
+    only_choice_tokens: int = Field(
+        default=0, description="to which masks left no alternative; signals leave them out; absent for none"
+    )
     error_probability: float | None = Field(
         default=None,
         description="that the reply is wrong, by the profile's fit; absent where there is none that fits it",
@@ -285,9 +291,22 @@ class CompletionLogprobs(BaseModel):
     """The log probabilities of a completion choice, in OpenAI's older form."""
 
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]] | None
+    token_logprobs: list[float | None] = Field(description="null: of a prompt's first token")
+    top_logprobs: list[dict[str, float] | None]
     text_offset: list[int]
+
+
+class PromptLogprob(BaseModel):
+    """A token at a place of the prompt, in vLLM's form."""
+
+    logprob: float
+    rank: int | None
+    decoded_token: str
+
+
+PromptLogprobs = list[dict[str, PromptLogprob] | None]
+"""token id -> its figures, of each token of the prompt: the token itself and the most probable ones; null of
+the first"""
 
 
 class ChatMessage(BaseModel):
@@ -312,6 +331,7 @@ class ChatChoice(BaseModel):
     message: ChatMessage
     logprobs: ChatLogprobs | None
     finish_reason: str
+    token_ids: list[int] | None = Field(default=None, description="with return_token_ids; absent else")
     entropick: ChoiceTelemetry | None = None
 
 
@@ -322,6 +342,7 @@ class ChatChunkChoice(BaseModel):
     delta: ChatDelta
     logprobs: ChatLogprobs | None = None
     finish_reason: str | None
+    token_ids: list[int] | None = Field(default=None, description="with return_token_ids; absent else")
     entropick: ChoiceTelemetry | None = None
 
 
@@ -332,6 +353,11 @@ class CompletionChoice(BaseModel):
     text: str
     logprobs: CompletionLogprobs | None
     finish_reason: str | None
+    token_ids: list[int] | None = Field(default=None, description="with return_token_ids; absent else")
+    prompt_token_ids: list[int] | None = Field(
+        default=None, description="with return_token_ids, in a stream on a choice's first chunk; absent else"
+    )
+    prompt_logprobs: PromptLogprobs | None = Field(default=None, description="absent unless asked for")
     entropick: ChoiceTelemetry | None = None
 
 
@@ -345,3 +371,9 @@ class Completion(BaseModel):
     system_fingerprint: str | None = None
     choices: list[ChatChoice | ChatChunkChoice | CompletionChoice]
     usage: Usage | None = None
+    prompt_token_ids: list[int] | None = Field(
+        default=None, description="of a chat answer, with return_token_ids, in a stream on the first chunk"
+    )
+    prompt_logprobs: PromptLogprobs | None = Field(
+        default=None, description="of a chat answer; absent unless asked for"
+    )

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from ..engine.types import ModelInfo
 from ..offload import SMALL
 from ..protocol.errors import ApiError, bad_request
+from ..protocol.fields import Place
 from ..protocol.parsing import parse_body
 from ..protocol.requests import ModelRequest
 from ..state import ServerState, server_state
@@ -22,11 +23,11 @@ Result = TypeVar("Result")
 
 
 async def read_body(
-    request: Request, model: type[Body], *, generates: bool = False
+    request: Request, model: type[Body], place: Place | None = None
 ) -> tuple[Body, ServerState]:
     """Returns the body as a model, and the app's state.
 
-    ``generates``: it is also searched for fields that are not served.
+    ``place``: of the table of fields; the body is searched for fields that are not served there.
 
     Raises the refusal: not ready, not JSON, a field that is wrong, another model than the served one.
     """
@@ -37,16 +38,16 @@ async def read_body(
         media_type.startswith("application/") and media_type.endswith("+json")
     ):
         raise ApiError(415, "The content type must be application/json.", code="unsupported_media_type")
-    body = parse_body(await request.body(), model, generates=generates)
-    check_model(body.model, state.model.info)
+    body = parse_body(await request.body(), model, place)
+    check_model(body.model, state.model.names)
     return body, state
 
 
-def check_model(name: str | None, info: ModelInfo) -> None:
-    """Raises the 404 where a request names another model than the served model."""
-    if name is not None and name != info.name:
+def check_model(name: str | None, served: Sequence[str]) -> None:
+    """Raises the 404 where a request names another model than the served model, whose ids are given."""
+    if name is not None and name not in served:
         named = repr(name) if len(name) <= 40 else "of that name"
-        message = f"The model {named} does not exist; this server serves {info.name!r}."
+        message = f"The model {named} does not exist; this server serves {served[0]!r}."
         raise ApiError(404, message, param="model", code="model_not_found")
 
 

@@ -8,13 +8,17 @@ from dataclasses import replace
 
 from entropick_sampler.params import SEVERAL_TEMPERATURE, PolicyConfig, SamplingParams
 
+from ..engine.grammar.compiler import CompiledGrammar
 from ..engine.reply import check_layer_entropy
-from ..engine.types import ModelInfo, Request
-from ..protocol.errors import ApiError, bad_request
+from ..engine.types import ModelInfo, Request, Resumed
+from ..prompts import too_long
+from ..protocol.errors import bad_request
 from ..protocol.options import EntropickOptions
 from ..protocol.requests import GenerationRequest
 from ..state import ServerState
+from ._adjusting import adjusted, check_adjusted
 from ._common import check_ids
+from ._grammar import check_grammar
 from ._rewind import Rewound
 
 
@@ -27,18 +31,23 @@ def build_requests(
     param: str,
     vote: bool = False,
     rewound: Rewound | None = None,
+    grammar: CompiledGrammar | None = None,
 ) -> list[Request]:
     """Returns the engine's requests, all choices of the first prompt, then of the next.
 
     ``arrival``: time.monotonic() when the HTTP request was admitted; ``param``: the field that holds the
     prompts; ``vote``: each prompt gets several replies that are voted on; ``rewound``: the beginning of the
-    reply to the only prompt. Raises the 400 for a prompt or a
-    field that the model or the server cannot serve.
+    reply to the only prompt; ``grammar``: what the replies follow. Raises the 400 for a prompt or a field
+    that the model or the server cannot serve.
     """
     info = state.model.info
     policy = _policy(body, state)
     if stops := body.stop_token_ids or []:
         check_ids(stops, "stop_token_ids", info)
+    if body.prompt_alternatives is not None and not info.prompt_logprobs:
+        name = "echo" if body.prompt_logprobs is None else "prompt_logprobs"
+        message = f"{name}: this model's decoder gives no log probabilities of a prompt; leave it out."
+        raise bad_request(message, name)
     ends = () if body.ignore_eos else info.eos_token_ids
     base = SamplingParams(
         temperature=body.temperature,
@@ -49,7 +58,9 @@ def build_requests(
         stop_token_ids=tuple(dict.fromkeys((*ends, *stops))),
         ignore_eos=bool(body.ignore_eos),
         logprobs=body.alternatives,
+        prompt_logprobs=body.prompt_alternatives,
     )
+    base = adjusted(base, body, state.engine.tokenizer)
     count = body.completions
     if policy.policy != "entropix":
         base = _with_model_defaults(base, info)
@@ -69,8 +80,17 @@ def build_requests(
             policy=policy,
             arrival=arrival,
         )
+        check_adjusted(first.sampling, info)
         if rewound is not None:
             first = _behind(first, rewound, body.limit_name)
+        if grammar is not None and body.structure is not None:
+            if base.allowed_token_ids is not None:
+                message = f"allowed_token_ids: not together with {body.structure.field}."
+                raise bad_request(message, "allowed_token_ids")
+            begun = first.resumed or Resumed()
+            ids = [*(token.token_id for token in begun.tokens), *begun.pending]
+            check_grammar(body.structure, grammar, first.sampling.max_tokens, ids)
+            first = replace(first, grammar=grammar)
         if count == 1:
             requests.append(first)
             continue
@@ -169,19 +189,11 @@ def _max_tokens(body: GenerationRequest, prompt: int, info: ModelInfo, param: st
     if prompt == 0:
         raise bad_request(f"{param}: must not be empty.", param)
     if prompt >= limit:
-        raise _too_long(f"the prompt has {prompt} tokens, which leaves no room for an answer", limit, param)
+        raise too_long(limit, f"your prompt has {prompt} tokens, which leaves no room for an answer", param)
     if asked is None:
-        return min(limit - prompt, info.defaults.max_new_tokens or limit)
+        return min(limit - prompt, body.default_limit or info.defaults.max_new_tokens or limit)
     if prompt + asked > limit:
         name = body.limit_name
-        raise _too_long(
-            f"the prompt has {prompt} tokens and {name} asks for {asked} ({prompt + asked} in all)",
-            limit,
-            name,
-        )
+        however = f"you requested {prompt + asked} tokens ({prompt} in the prompt, {asked} by {name})"
+        raise too_long(limit, however, name)
     return asked
-
-
-def _too_long(what: str, limit: int, param: str) -> ApiError:
-    message = f"This model's context is {limit} tokens, but {what}."
-    return bad_request(message, param, "context_length_exceeded")

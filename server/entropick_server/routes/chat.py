@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from ..protocol.fields import Place
 from ..protocol.requests import ChatRequest
 from ..streaming.formats import ChatFormat
 from ._common import body_schema, read_body
@@ -16,16 +17,18 @@ router = APIRouter()
 @router.post("/v1/chat/completions", openapi_extra=body_schema(ChatRequest))
 async def chat_completions(request: Request) -> Response:
     """Continues a conversation."""
-    body, state = await read_body(request, ChatRequest, generates=True)
+    body, state = await read_body(request, ChatRequest, Place.CHAT)
     encoder = state.model.encoder
     prompts = Prompts(
         number=1,
-        size=encoder.work_size(sum(len(message.content) for message in body.messages)),
+        size=encoder.work_size(sum(message.size for message in body.messages)),
         encode=lambda: [
             encoder.conversation(
                 body.messages,
                 add_generation_prompt=body.add_generation_prompt is not False,
                 continue_final_message=bool(body.continue_final_message),
+                add_special_tokens=bool(body.add_special_tokens),
+                bounded=body.truncate_prompt_tokens is None,
             )
         ],
         param="messages",

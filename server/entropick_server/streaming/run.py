@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from array import array
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Final, Self
 
@@ -17,14 +17,16 @@ from ..answers import Extractor
 from ..consensus.weights import Figures
 from ..detokenizer import Detokenizer
 from ..engine.base import EngineError
-from ..engine.types import FinishReason, Request, RequestOutput, Token
+from ..engine.types import FinishReason, PromptToken, Request, RequestOutput, Token
 from ..error_estimate import Agreement, estimate
 from ..metrics import ChoiceFigures
+from ..protocol.output_options import OutputOptions
 from ..protocol.responses import ConsensusTelemetry, Summary
 from ..recent import Finished
 from ..series import Series
 from ..state import ServedModel, ServerState
 from ..telemetry import summarize
+from .echo import Echo
 from .watched import genuineness_at_end
 
 _ENTROPY: Final = SIGNAL_NAMES.index("logits_entropy")
@@ -48,6 +50,8 @@ class Origin:
     created: int
     """Unix seconds"""
     model: ServedModel
+    output: OutputOptions = field(default_factory=OutputOptions)
+    """the form of the answer"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +65,14 @@ class ReplyToken:
     ending: bool
     """it ended the reply (end of sequence, a stop token id) and has no text of its own"""
     eos: bool
+    beyond: bool = False
+    """it reaches beyond the end of the text, which a stop string cut"""
 
 
 def figures_of(reply: ReplyToken) -> Figures:
     """Returns the figures of a token as votes and estimates of errors read them."""
     token = reply.token
-    return Figures(token.logprob, token.signals[_ENTROPY], reply.offset, token.forced)
+    return Figures(token.logprob, token.signals[_ENTROPY], reply.offset, not token.chosen)
 
 
 class Run:
@@ -83,13 +89,19 @@ class Run:
         server: ServerState,
         prompt: AdmittedPrompt,
         extract: Extractor | None = None,
+        echo: Echo | None = None,
     ) -> None:
         """Prepares a choice: number ``index`` of the HTTP answer, of an admitted prompt.
 
         Raises ValueError for a request that goes on behind tokens in which a stop string is complete.
-        ``extract``: takes the answer of its reply, None where nobody said what an answer is.
+        ``extract``: takes the answer of its reply, None where nobody said what an answer is. ``echo``: the
+        prompt with which the text begins, None where it does not.
         """
         self.index = index
+        self.output = origin.output
+        self.echo = echo
+        self.prompt: tuple[PromptToken, ...] = ()
+        """log probabilities of its prompt's tokens but the first, where they are wanted"""
         self.request = request
         self.vocabulary = origin.model.vocabulary
         self.tokens: list[ReplyToken] = []
@@ -114,7 +126,10 @@ class Run:
         self._released = self._handed_out = 0
         self._eos = frozenset(origin.model.info.eos_token_ids)
         self._stop_ids = frozenset(request.sampling.stop_token_ids)
-        self._detokenizer = Detokenizer(self.vocabulary.bytes.__getitem__, request.sampling.stop)
+        texts = self.vocabulary.bytes if self.output.skip_special else self.vocabulary.visible
+        self._detokenizer = Detokenizer(
+            texts.__getitem__, request.sampling.stop, include_stop=self.output.include_stop
+        )
         resumed = request.resumed
         if resumed is not None:
             self._detokenizer.begin_behind([token.token_id for token in resumed.tokens])
@@ -151,7 +166,7 @@ class Run:
         ``agreement``: of the other replies, where it won a vote.
         """
         model = self._error_model
-        if model is None:
+        if model is None or not self.tokens:
             return None
         figures = [figures_of(reply) for reply in self.tokens[: model.longest + 1]]
         cut = self.finish_reason is FinishReason.LENGTH
@@ -167,6 +182,7 @@ class Run:
             raise GenerationError(output.error or "The engine gave this request up.")
         self.cached_tokens = output.cached_tokens
         self.branch_tokens = output.branch_tokens - self._spent
+        self.prompt = self.prompt or output.prompt
         text, before = "", len(self.tokens)
         for position, token in enumerate(output.tokens, start=1):
             last = reason is FinishReason.STOP and position == len(output.tokens)
@@ -174,14 +190,16 @@ class Run:
             eos = ending and token.token_id in self._eos
             index, offset = self.request.kept + len(self.tokens), self._detokenizer.offset - self._offset
             self.tokens.append(ReplyToken(index, token, offset, ending, eos))
-            if self._error_model is not None and not token.forced:
+            if self._error_model is not None and token.chosen:
                 self._figures.add(token.surprisal, token.signals[_ENTROPY])
-            released = self._detokenizer.push(token.token_id, silent=ending)
+            silent = ending and not self.output.include_stop
+            released = self._detokenizer.push(token.token_id, silent=silent)
             text += released.text
             self._released += released.tokens
             if released.stopped:
                 # tokens behind the stop string are no part of the reply
                 reason = FinishReason.STOP
+                self._cut(released.beyond)
                 break
         else:
             if reason is not None:
@@ -189,10 +207,16 @@ class Run:
                 text += rest.text
                 self._released += rest.tokens
                 reason = FinishReason.STOP if rest.stopped else reason
+                self._cut(rest.beyond)
         self.finish_reason = reason
         self._texts.append(text)
         self._count(len(self.tokens) - before)
         return text
+
+    def _cut(self, beyond: int) -> None:
+        """Marks the newest tokens, which reach beyond the end of the text."""
+        for at in range(len(self.tokens) - beyond, len(self.tokens)):
+            self.tokens[at] = replace(self.tokens[at], beyond=True)
 
     def hand_out(self) -> list[ReplyToken]:
         """Returns the tokens whose last byte is out and that no earlier call returned."""

@@ -13,10 +13,13 @@ from entropick_sampler.batch import SampledBatch
 from entropick_sampler.packed import LOGITS_ENTROPY, unpack
 from entropick_sampler.profile import DEFAULT_CLARIFY_TEXT, Profile
 
+from ..adjusting import adjust_rows
 from ..base import Tokenizer
+from ..grammar.masks import StepMasks
 from ..reply import BAD_LOGITS, ClarifyingText, Drawn, step_columns
 from ..tokens import attention_details, most_probable_tokens, token_detail, token_of, top_logprobs
 from ..types import WatchedLayers
+from .batch import Batch
 from .forward import ForwardOutput
 from .sequence import Sequence
 from .watch import Watch
@@ -35,11 +38,13 @@ class StepSampler:
         profile: Profile | None,
         monitored_layers: tuple[int, ...],
         device: torch.device,
+        vocab_size: int,
         kernels: Kernels | None = None,
         measure: bool = True,
     ) -> None:
         """Prepares a sampler. ``kernels``: the kernels that measure and draw, None for the fastest.
 
+        ``vocab_size``: columns of the logits.
         ``measure`` False leaves the signals out; then only policy ``fixed`` is served.
         """
         self._kernels = kernels
@@ -47,6 +52,7 @@ class StepSampler:
         self._tokenizer = tokenizer
         self._layers = monitored_layers
         self._device = device
+        self._masks = StepMasks(vocab_size)
         self.set_profile(profile)
 
     def set_profile(self, profile: Profile | None) -> None:
@@ -58,6 +64,10 @@ class StepSampler:
         self._batch = SampledBatch([], profile, self._device)
         self._watch = Watch(profile.genuineness if profile else None)
 
+    def prepare(self, batch: Batch) -> None:
+        """Begins what of the step does not depend on the model's output. Call it before the forward."""
+        self._masks.begin([sequence.reply.grammar for sequence in batch.rows])
+
     def sample(self, output: ForwardOutput | None) -> list[Drawn]:
         """Draws a token for every row of a forward's output; none for None."""
         if output is None:
@@ -65,18 +75,22 @@ class StepSampler:
         sequences = output.sequences
         if sequences != self._sequences:
             self._lay_out(sequences)
-        columns, texts = step_columns([s.reply for s in sequences], self._clarifying)
+        replies = [s.reply for s in sequences]
+        columns, texts = step_columns(replies, self._clarifying)
         if self._device.type != "cpu":
             columns = columns.to(self._device)
-        packed = self._batch.step(output.logits, output.signals, None, columns, self._measure)
+        masks = self._masks.take([reply.grammar for reply in replies])
+        logits, adjustments = adjust_rows(replies, output.logits, masks)
+        packed = self._batch.step(logits, output.signals, None, columns, self._measure, adjustments)
+        only = () if adjustments is None else adjustments.only_choices(logits.shape[1])
         rows = unpack(packed, self._batch.candidates)
         tops, details, probable = {}, {}, {}
         if asked := {i: n for i, s in enumerate(sequences) if (n := s.request.sampling.logprobs)}:
-            tops = top_logprobs(output.logits, asked, [(rows[i].max_logit, rows[i].log_z) for i in asked])
+            tops = top_logprobs(logits, asked, [(rows[i].max_logit, rows[i].log_z) for i in asked])
         if full := [i for i, s in enumerate(sequences) if s.request.policy.telemetry == "full"]:
             details = attention_details(output.heads, output.by_layer, full)
             policies = {i: sequences[i].request.policy for i in full}
-            probable = most_probable_tokens(output.logits, rows, policies)
+            probable = most_probable_tokens(logits, rows, policies, adjustments)
         lenses = {} if output.lens is None else self._layer_entropies(output.lens, sequences)
         windows = self._watch.push(output, packed[:, LOGITS_ENTROPY])
         drawn = []
@@ -94,8 +108,10 @@ class StepSampler:
                 window=windows[i],
                 probable=probable.get(i, ()),
                 layer_entropy=lenses.get(i, ()),
+                only_choice=i in only,
             )
-            drawn.append(Drawn(token, clarifying, row.firsts, BAD_LOGITS if row.flags else None))
+            error = BAD_LOGITS if row.flags else sequence.reply.error
+            drawn.append(Drawn(token, clarifying, row.firsts, error))
         return drawn
 
     def _layer_entropies(
