@@ -80,8 +80,7 @@ class Answer:
         chunks: list[ChatChunkChoice | CompletionChoice] = []
         if first and (opening := self.format.opening(run)) is not None:
             chunks.append(opening)
-        if text:
-            chunks.append(self.format.chunk(run, text, run.hand_out(), end=False))
+        chunks += [self.format.chunk(run, delta, tokens) for delta, tokens in run.pieces(text)]
         events = [chunk_event(self.origin, self.format, choice, include_usage) for choice in chunks]
         if run.finish_reason is not None:
             events.append(await last_event(self.server, self.origin, self.format, run, include_usage))
@@ -179,7 +178,7 @@ async def last_event(
     """
 
     def work() -> bytes:
-        choice = kind.chunk(run, "", run.hand_out(), end=True)
+        choice = kind.chunk(run, None, run.hand_out())
         if index is not None:
             choice.index = index
         return chunk_event(origin, kind, choice, include_usage)

@@ -31,6 +31,7 @@ from ..protocol.responses import (
 from ..state import ServerState
 from .answer import DONE, ROW_SIZE, Write, chunk_event, envelope, event, last_event, run_choice
 from .formats import Format
+from .message import Delta
 from .run import Origin, ReplyToken, Run, figures_of
 
 Result = TypeVar("Result")
@@ -51,8 +52,8 @@ class VotedPrompt:
         """by number of the reply"""
         self.winner: Run | None = None
         """set at the verdict"""
-        self.steps: dict[int, list[tuple[str, list[ReplyToken]]]] = {}
-        """number -> the texts that the engine's steps let out, with the tokens that each completes"""
+        self.steps: dict[int, list[tuple[Delta, list[ReplyToken]]]] = {}
+        """number -> what the engine's steps let out, with the tokens that each completes"""
         self._request = request
         self._config = config
         self._origin = origin
@@ -90,8 +91,7 @@ class VotedPrompt:
         steps = self.steps[number] = []
 
         async def deliver(run: Run, text: str, first: bool) -> None:
-            if text:
-                steps.append((text, run.hand_out()))
+            steps.extend(run.pieces(text))
 
         await run_choice(server, run, deliver)
         ended = run.finish_reason is FinishReason.STOP
@@ -206,8 +206,8 @@ class ConsensusAnswer:
         chunks: list[ChatChunkChoice | CompletionChoice] = []
         if (opening := self._format.opening(run)) is not None:
             chunks.append(opening)
-        for text, tokens in prompt.steps[run.request.choice]:
-            chunks.append(self._format.chunk(run, text, tokens, end=False))
+        for delta, tokens in prompt.steps[run.request.choice]:
+            chunks.append(self._format.chunk(run, delta, tokens))
         for choice in chunks:
             choice.index = prompt.index
             await write(chunk_event(self._origin, self._format, choice, include_usage))

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final, Protocol, TypeVar
 
+from ..engine.reply_format.parts import Text
+from ..engine.types import FinishReason
 from ..protocol.responses import (
+    CalledFunction,
+    CalledFunctionDelta,
     ChatChoice,
     ChatChunkChoice,
     ChatDelta,
@@ -15,10 +19,13 @@ from ..protocol.responses import (
     CompletionChoice,
     CompletionLogprobs,
     TokenLogprob,
+    ToolCallDelta,
+    ToolCallRow,
     TopLogprob,
 )
 from ..telemetry import token_row
 from ..vocabulary import Vocabulary
+from .message import CallBegin, Delta
 from .run import ReplyToken, Run
 
 _LEAST_LOGPROB: Final = -9999.0
@@ -43,11 +50,11 @@ class Format(Protocol):
         ...
 
     def chunk(
-        self, run: Run, text: str, tokens: Sequence[ReplyToken], *, end: bool
+        self, run: Run, delta: Delta | None, tokens: Sequence[ReplyToken]
     ) -> ChatChunkChoice | CompletionChoice:
-        """Returns a stretch of a choice's text with the tokens that it completes.
+        """Returns what a choice grows by with the tokens that it completes.
 
-        ``end``: there is no text, but the reason of the end, the summary, and the tokens that are left.
+        ``delta`` None: its end, with the reason of it, the summary, and the tokens that are left.
         """
         ...
 
@@ -63,9 +70,9 @@ class ChatFormat:
         """Returns a finished choice."""
         choice = ChatChoice(
             index=run.index,
-            message=ChatMessage(role="assistant", content=run.text, refusal=None),
+            message=_message(run),
             logprobs=_chat_logprobs(run, run.tokens),
-            finish_reason=_reason(run),
+            finish_reason=_chat_reason(run),
         )
         return _with_telemetry(choice, run, run.tokens, end=True)
 
@@ -74,14 +81,14 @@ class ChatFormat:
         delta = ChatDelta(role="assistant", content="")
         return ChatChunkChoice(index=run.index, delta=delta, logprobs=None, finish_reason=None)
 
-    def chunk(self, run: Run, text: str, tokens: Sequence[ReplyToken], *, end: bool) -> ChatChunkChoice:
-        """Returns a stretch of text, or the end (:meth:`Format.chunk`)."""
-        logprobs = _chat_logprobs(run, tokens)
+    def chunk(self, run: Run, delta: Delta | None, tokens: Sequence[ReplyToken]) -> ChatChunkChoice:
+        """Returns a delta of the message, or the end (:meth:`Format.chunk`)."""
+        logprobs, end = _chat_logprobs(run, tokens), delta is None
         chunk = ChatChunkChoice(
             index=run.index,
-            delta=ChatDelta() if end else ChatDelta(content=text),
+            delta=ChatDelta() if delta is None else _delta(delta),
             logprobs=None if end and logprobs is not None and not logprobs.content else logprobs,
-            finish_reason=_reason(run) if end else None,
+            finish_reason=_chat_reason(run) if end else None,
         )
         return _with_telemetry(chunk, run, tokens, end=end)
 
@@ -95,13 +102,17 @@ class CompletionFormat:
 
     def whole(self, run: Run) -> CompletionChoice:
         """Returns a finished choice."""
-        return self.chunk(run, run.text, run.tokens, end=True)
+        return self._choice(run, run.text, run.tokens, end=True)
 
     def opening(self, run: Run) -> None:
         """Returns None: nothing comes before the text."""
 
-    def chunk(self, run: Run, text: str, tokens: Sequence[ReplyToken], *, end: bool) -> CompletionChoice:
+    def chunk(self, run: Run, delta: Delta | None, tokens: Sequence[ReplyToken]) -> CompletionChoice:
         """Returns a stretch of text, or the end (:meth:`Format.chunk`)."""
+        text = delta.text if isinstance(delta, Text) else ""
+        return self._choice(run, text, tokens, end=delta is None)
+
+    def _choice(self, run: Run, text: str, tokens: Sequence[ReplyToken], *, end: bool) -> CompletionChoice:
         choice = CompletionChoice(
             index=run.index,
             text=text,
@@ -113,6 +124,43 @@ class CompletionFormat:
 
 def _reason(run: Run) -> str:
     return run.finish_reason.value if run.finish_reason is not None else "stop"
+
+
+def _chat_reason(run: Run) -> str:
+    """Returns the reason of a chat choice's end; a reply that ended by itself ends with its calls."""
+    called = run.message is not None and bool(run.message.calls)
+    return "tool_calls" if called and run.finish_reason is FinishReason.STOP else _reason(run)
+
+
+def _message(run: Run) -> ChatMessage:
+    message = run.message
+    if message is None:
+        return ChatMessage(role="assistant", content=run.text, refusal=None)
+    told: dict[str, Any] = {}
+    if (reasoning := message.reasoning) is not None:
+        told["reasoning_content"] = reasoning
+    if message.calls:
+        told["tool_calls"] = [
+            ToolCallRow(id=c.id, type="function", function=CalledFunction(name=c.name, arguments=c.arguments))
+            for c in message.calls
+        ]
+    content = message.text
+    return ChatMessage(
+        role="assistant", content=None if message.calls and not content else content, refusal=None, **told
+    )
+
+
+def _delta(delta: Delta) -> ChatDelta:
+    if isinstance(delta, Text):
+        return (
+            ChatDelta(reasoning_content=delta.text) if delta.reasoning else ChatDelta(content=delta.text)
+        )
+    if isinstance(delta, CallBegin):
+        function = CalledFunctionDelta(name=delta.name, arguments="")
+        row = ToolCallDelta(index=delta.index, id=delta.id, type="function", function=function)
+    else:
+        row = ToolCallDelta(index=delta.index, function=CalledFunctionDelta(arguments=delta.arguments))
+    return ChatDelta(tool_calls=[row])
 
 
 def _with_telemetry(choice: Choice, run: Run, tokens: Sequence[ReplyToken], *, end: bool) -> Choice:

@@ -17,6 +17,7 @@ from ..answers import Extractor
 from ..consensus.weights import Figures
 from ..detokenizer import Detokenizer
 from ..engine.base import EngineError
+from ..engine.reply_format.parts import Text
 from ..engine.types import FinishReason, Request, RequestOutput, Token
 from ..error_estimate import Agreement, estimate
 from ..metrics import ChoiceFigures
@@ -25,6 +26,7 @@ from ..recent import Finished
 from ..series import Series
 from ..state import ServedModel, ServerState
 from ..telemetry import summarize
+from .message import Delta, Message, MessageForm
 from .watched import genuineness_at_end
 
 _ENTROPY: Final = SIGNAL_NAMES.index("logits_entropy")
@@ -48,6 +50,8 @@ class Origin:
     created: int
     """Unix seconds"""
     model: ServedModel
+    form: MessageForm | None = None
+    """how the replies are read; None: as text"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +118,10 @@ class Run:
         self._released = self._handed_out = 0
         self._eos = frozenset(origin.model.info.eos_token_ids)
         self._stop_ids = frozenset(request.sampling.stop_token_ids)
-        self._detokenizer = Detokenizer(self.vocabulary.bytes.__getitem__, request.sampling.stop)
+        self.message: Message | None = None if origin.form is None else origin.form.message(request)
+        """the parts of the reply; None where it is all text"""
+        self._marks = {} if origin.form is None else origin.form.reading.marks
+        self._detokenizer = Detokenizer(self._token_bytes, request.sampling.stop)
         resumed = request.resumed
         if resumed is not None:
             self._detokenizer.begin_behind([token.token_id for token in resumed.tokens])
@@ -189,10 +196,25 @@ class Run:
                 text += rest.text
                 self._released += rest.tokens
                 reason = FinishReason.STOP if rest.stopped else reason
+        if self.message is not None:
+            self.message.feed(text, end=reason is not None)
+            if reason is None and self.message.ended:
+                reason = FinishReason.STOP
+                self._released += self._detokenizer.finish().tokens
         self.finish_reason = reason
         self._texts.append(text)
         self._count(len(self.tokens) - before)
         return text
+
+    def pieces(self, text: str) -> list[tuple[Delta, list[ReplyToken]]]:
+        """Returns what the message grows by with a text that :meth:`take` let out, each with its tokens.
+
+        Tokens wait for a piece that comes after them.
+        """
+        if self.message is None:
+            return [(Text(text), self.hand_out())] if text else []
+        deltas = self.message.deltas()
+        return [(d, self.hand_out() if n == len(deltas) else []) for n, d in enumerate(deltas, start=1)]
 
     def hand_out(self) -> list[ReplyToken]:
         """Returns the tokens whose last byte is out and that no earlier call returned."""
@@ -231,6 +253,11 @@ class Run:
         )
         if self._server.metrics.on_end(request.request_id, reason, duration, figures):
             self._server.recent.add(self._finished(reason, duration))
+
+    def _token_bytes(self, token_id: int) -> bytes | None:
+        """Returns the text of a token, also of a special one that is a mark of the reply's form."""
+        data = self.vocabulary.bytes[token_id]
+        return self._marks.get(token_id) if data is None else data
 
     def _count(self, tokens: int) -> None:
         """Counts the tokens that a step brought, and when."""

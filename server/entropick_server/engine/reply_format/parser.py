@@ -9,32 +9,17 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from transformers.utils.chat_parsing import ResponseParser, parse_response
 from transformers.utils.chat_parsing.content_parsers import STREAMABLE_PARSERS
 from transformers.utils.chat_parsing.response_templates import ResponseTemplate, ResponseTemplateField
 
+from .parts import Call, Part, Text
+
 REASONING_FIELDS: Final = frozenset({"reasoning_content", "reasoning", "thinking"})
 """names that response templates give to the field of reasoning"""
 CALLS_FIELD: Final = "tool_calls"
-
-
-class Text(NamedTuple):
-    """A stretch of a reply's text, or of its reasoning."""
-
-    text: str
-    reasoning: bool = False
-
-
-class Call(NamedTuple):
-    """A call of a tool; ``arguments``: the JSON text of an object."""
-
-    name: str
-    arguments: str
-
-
-Part = Text | Call
 
 
 def readable(template: ResponseTemplate) -> ResponseTemplate:

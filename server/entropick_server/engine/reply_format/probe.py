@@ -17,7 +17,8 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_parsing.response_templates import ResponseTemplate, load_response_template
 
 from .form import CallForm, Reading, ReplyFormat
-from .parser import CALLS_FIELD, Call, ReplyParser, readable, without_calls
+from .parser import CALLS_FIELD, ReplyParser, readable, without_calls
+from .parts import Call
 from .table import CALLS, REASONING, THINK, THINK_END
 
 _log = logging.getLogger(__name__)
@@ -138,9 +139,9 @@ def _found(chat: _ChatTemplate, call_id: str | None) -> ResponseTemplate | None:
 
 def _candidates(chat: _ChatTemplate) -> Iterator[tuple[str | None, ResponseTemplate]]:
     """Yields the templates of the table, filled in for a model; at last the one without calls (None)."""
-    reasoning = {"reasoning_content": REASONING} if THINK_END in chat.source else {}
+    reasoning = {"reasoning_content": dict(REASONING)} if THINK_END in chat.source else {}
     for name, calls in (*CALLS.items(), (None, None)):
-        fields = {"content": {"content": "text"}, **reasoning, **({CALLS_FIELD: calls} if calls else {})}
+        fields = {"content": {"content": "text"}, **reasoning, **({CALLS_FIELD: dict(calls)} if calls else {})}
         if len(fields) > 1:
             yield name, load_response_template({"start_anchor": chat.opening, "fields": fields})
 
