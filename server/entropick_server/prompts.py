@@ -5,7 +5,7 @@ Nothing here knows the event loop: long texts are encoded in a thread (``offload
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from jinja2 import TemplateError
@@ -38,6 +38,8 @@ class PromptEncoder:
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         bounded: bool = True,
+        tools: Sequence[Mapping[str, Any]] = (),
+        template_options: Mapping[str, Any] | None = None,
     ) -> list[int]:
         """Returns the token ids of a conversation, by the model's own template.
 
@@ -53,6 +55,8 @@ class PromptEncoder:
                 turns,
                 add_generation_prompt=add_generation_prompt,
                 continue_final_message=continue_final_message,
+                tools=tools,
+                template_options=template_options,
             )
         except (ValueError, TemplateError) as error:
             # the model's template refuses this conversation (or the model has none)

@@ -17,6 +17,7 @@ from entropick_sampler.profile import DEFAULT_CLARIFY_TEXT
 from .admission import Admission
 from .engine.base import Engine, EngineDeadError, EngineError
 from .engine.reply import ClarifyingText
+from .engine.reply_format.form import ReplyFormat
 from .engine.types import ModelInfo
 from .metrics import Metrics, ServerFacts
 from .offload import Offload
@@ -47,6 +48,8 @@ class ServedModel:
     """digest of weights, configuration and tokenizer"""
     cuts: Cuts | None = None
     """the profile's cut points of genuineness"""
+    reply_format: ReplyFormat | None = None
+    """the form of the model's replies; None where nothing is known of it"""
 
     @classmethod
     def of(cls, engine: Engine) -> ServedModel:
@@ -60,7 +63,13 @@ class ServedModel:
         parts = f"{server_version()}|{info.source}|{info.dtype}|{profile}"
         digest = hashlib.sha256(parts.encode()).hexdigest()[:8]
         fingerprint = f"entropick-{server_version()}-{digest}"
-        return cls(info, vocabulary, encoder, profile, fingerprint, error, engine.model_hash, cuts)
+        form = engine.tokenizer.reply_format
+        if form.takes_tools and form.calling is None:
+            _log.warning(
+                "how this model writes calls of tools is not known (its tokenizer has no response_template, and "
+                "its chat template writes them in no known form): they come back as text"
+            )
+        return cls(info, vocabulary, encoder, profile, fingerprint, error, engine.model_hash, cuts, form)
 
 
 class ServerState:

@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 from .errors import bad_request
 from .options import EntropickOptions
 from .parsing import WireModel
+from .tools import ToolFields
 from .unserved import UNSUPPORTED, not_served
 
 MAX_STOPS = 16
@@ -87,6 +88,11 @@ class GenerationRequest(ModelRequest):
         """Returns the number of choices for each prompt that are generated."""
         return self.choices
 
+    @property
+    def offers_tools(self) -> bool:
+        """Tells whether the replies may call tools."""
+        return False
+
     def check_choices(self, most: int) -> None:
         """Raises the 400 for more than ``most`` completions of one prompt."""
         name = "n" if self.choices > most else "best_of"
@@ -134,7 +140,7 @@ def _joined(parts: list[Any]) -> str:
     return "\n".join(texts)
 
 
-class ChatRequest(GenerationRequest):
+class ChatRequest(ToolFields, GenerationRequest):
     """The body of POST /v1/chat/completions."""
 
     messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES)

@@ -185,6 +185,14 @@ class GenuinenessSummary(BaseModel):
     pull: PullRow | None = Field(default=None, description="absent for fewer than five scores")
 
 
+class PhaseSummary(BaseModel):
+    """The reasoning of a choice, or the rest of it, at a glance."""
+
+    tokens: int
+    signals: Any = Field(description="signal name -> mean and max; SignalStatistics")
+    strategies: dict[str, int]
+
+
 class Summary(BaseModel):
     """One choice at a glance. ``seed`` and ``choice`` replay it."""
 
@@ -206,6 +214,10 @@ class Summary(BaseModel):
     )
     genuineness: GenuinenessSummary | None = Field(
         default=None, description="absent where the engine does not measure it, or the request wants none"
+    )
+    phases: dict[Literal["reasoning", "content"], PhaseSummary] | None = Field(
+        default=None,
+        description="of a reply that reasons first: its reasoning and the rest; absent elsewhere",
     )
 
 

@@ -40,9 +40,12 @@ class FunctionDefinition(WireModel):
 
     name: ToolName = Field(description="letters, digits, _ - and .")
     description: str | None = None
-    parameters: dict[str, Any] | None = Field(None, description="JSON schema of the arguments; left out: none")
+    parameters: dict[str, Any] | None = Field(
+        None, description="JSON schema of the arguments; left out: none"
+    )
     strict: bool | None = Field(
-        None, description="the schema holds to the letter where a call is forced (tool_choice), else it need not"
+        None,
+        description="the schema holds to the letter where a call is forced (tool_choice), else it need not",
     )
 
     @property
@@ -67,11 +70,10 @@ class Tool(WireModel):
     @property
     def definition(self) -> dict[str, Any]:
         """Returns the definition as chat templates read it."""
-        function = {
-            "name": self.function.name,
-            "description": self.function.description or "",
-            "parameters": self.function.schema_of_arguments,
-        }
+        function: dict[str, Any] = {"name": self.function.name}
+        if self.function.description is not None:
+            function["description"] = self.function.description
+        function["parameters"] = self.function.schema_of_arguments
         return {"type": "function", "function": function}
 
 
@@ -122,7 +124,9 @@ class ToolFields(WireModel):
             if not _OPTION_NAME.fullmatch(name) or name in _RESERVED or name.endswith("_token"):
                 raise bad_request(f"{path}: the server sets it; it cannot be overridden.", path)
             if not _harmless(value):
-                message = "must be a truth value, a number, a text of at most 1024 characters, or a list of them"
+                message = (
+                    "must be a truth value, a number, a text of at most 1024 characters, or a list of them"
+                )
                 raise bad_request(f"{path}: {message}.", path)
         return values
 
@@ -156,6 +160,11 @@ class ToolFields(WireModel):
         return () if self.tool_choice == "none" else tuple(self.tools or ())
 
     @property
+    def offers_tools(self) -> bool:
+        """Tells whether the replies may call tools."""
+        return bool(self.offered)
+
+    @property
     def forced(self) -> tuple[Tool, ...]:
         """Returns the tools of which the reply must call one; () where it may be text."""
         choice = self.tool_choice
@@ -175,7 +184,9 @@ def _harmless(value: Any) -> bool:
         return len(value) <= 64 and all(_harmless(v) and not isinstance(v, list) for v in value)
     if isinstance(value, str):
         return len(value) <= 1024
-    return value is None or isinstance(value, bool | float) or (isinstance(value, int) and abs(value) < 1 << 31)
+    return (
+        value is None or isinstance(value, bool | float) or (isinstance(value, int) and abs(value) < 1 << 31)
+    )
 
 
 class CalledFunction(WireModel):

@@ -38,11 +38,8 @@ _UNSERVED: Final[Mapping[str, tuple[Any, ...]]] = {
     "guided_grammar": (),
     "guided_decoding_backend": (),
     "guided_whitespace_pattern": (),
-    "tools": ([],),
     "functions": ([],),
-    "tool_choice": ("none", "auto"),
     "function_call": ("none", "auto"),
-    "parallel_tool_calls": (True, False),
     "documents": ([],),
     "audio": (),
     "modalities": (["text"],),
@@ -51,7 +48,6 @@ _UNSERVED: Final[Mapping[str, tuple[Any, ...]]] = {
     "verbosity": ("medium",),
     "web_search_options": (),
     "chat_template": (),
-    "chat_template_kwargs": ({},),
     "mm_processor_kwargs": ({},),
 }
 

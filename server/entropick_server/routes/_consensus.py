@@ -40,6 +40,8 @@ def _conflict(body: GenerationRequest, state: ServerState) -> tuple[str, str] | 
         return "n", ", which returns one choice"
     if body.completions > 1:
         return "best_of", ", which picks by a vote"
+    if body.offers_tools:
+        return "tools", ", which compares texts"
     block = body.entropick
     if block is not None and block.rewind is not None:
         return "entropick.rewind", ", which draws several replies"

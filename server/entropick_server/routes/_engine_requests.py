@@ -117,6 +117,9 @@ def _policy(body: GenerationRequest, state: ServerState) -> PolicyConfig:
     _check_lens(config, asked, state.model.info)
     if config.policy != "entropix":
         config = replace(config, branch=None)
+    elif body.offers_tools:
+        # a question in the middle of a call would break it
+        config = replace(config, overrides={**config.overrides, "clarify_budget": 0})
     if config.preset != "calibrated" or state.model.profile_id is not None:
         return config
     if asked is not None and asked.preset == "calibrated" and config.policy == "entropix":

@@ -20,6 +20,7 @@ from ..state import ServerState
 from ..streaming.answer import Answer
 from ..streaming.consensus import ConsensusAnswer, VotedPrompt
 from ..streaming.formats import Format
+from ..streaming.message import MessageForm
 from ..streaming.run import Origin, Run
 from ..streaming.sse import EventStream, unless_gone
 from ._common import beside_the_loop
@@ -42,6 +43,8 @@ class Prompts:
     """returns their token ids, in any thread; raises the 400"""
     param: str
     """the field that holds them"""
+    form: MessageForm | None = None
+    """how the replies are read; None: as text"""
 
 
 async def respond(
@@ -59,6 +62,7 @@ async def respond(
         route=http.url.path,
         created=int(time.time()),
         model=state.model,
+        form=prompts.form,
     )
     arrival = time.monotonic()
     with ExitStack() as stack:

@@ -9,6 +9,7 @@ from ..protocol.requests import ChatRequest
 from ..streaming.formats import ChatFormat
 from ._common import body_schema, read_body
 from ._respond import Prompts, respond
+from ._tools import message_form
 
 router = APIRouter()
 
@@ -17,7 +18,7 @@ router = APIRouter()
 async def chat_completions(request: Request) -> Response:
     """Continues a conversation."""
     body, state = await read_body(request, ChatRequest, generates=True)
-    encoder = state.model.encoder
+    encoder, form = state.model.encoder, message_form(body, state.model)
     prompts = Prompts(
         number=1,
         size=encoder.work_size(sum(len(message.content) for message in body.messages)),
@@ -26,8 +27,11 @@ async def chat_completions(request: Request) -> Response:
                 body.messages,
                 add_generation_prompt=body.add_generation_prompt is not False,
                 continue_final_message=bool(body.continue_final_message),
+                tools=form.tools if form is not None else (),
+                template_options=body.chat_template_kwargs,
             )
         ],
         param="messages",
+        form=form,
     )
     return await respond(request, body, prompts, ChatFormat(), state)

@@ -96,7 +96,7 @@ class VotedPrompt:
         await run_choice(server, run, deliver)
         ended = run.finish_reason is FinishReason.STOP
         text, tokens = run.text, [figures_of(token) for token in run.tokens]
-        cast = partial(vote, text, tokens, ended, self._extract, self._config.weight)
+        cast = partial(vote, text, tokens, ended, run.extractor(self._extract), self._config.weight)
         return await _beside(server, len(text), cast)
 
     def _reply(self, number: int) -> Request:

@@ -71,7 +71,7 @@ class ChatFormat:
         choice = ChatChoice(
             index=run.index,
             message=_message(run),
-            logprobs=_chat_logprobs(run, run.tokens),
+            logprobs=chat_logprobs(run, run.tokens),
             finish_reason=_chat_reason(run),
         )
         return _with_telemetry(choice, run, run.tokens, end=True)
@@ -83,7 +83,7 @@ class ChatFormat:
 
     def chunk(self, run: Run, delta: Delta | None, tokens: Sequence[ReplyToken]) -> ChatChunkChoice:
         """Returns a delta of the message, or the end (:meth:`Format.chunk`)."""
-        logprobs, end = _chat_logprobs(run, tokens), delta is None
+        logprobs, end = chat_logprobs(run, tokens), delta is None
         chunk = ChatChunkChoice(
             index=run.index,
             delta=ChatDelta() if delta is None else _delta(delta),
@@ -152,9 +152,7 @@ def _message(run: Run) -> ChatMessage:
 
 def _delta(delta: Delta) -> ChatDelta:
     if isinstance(delta, Text):
-        return (
-            ChatDelta(reasoning_content=delta.text) if delta.reasoning else ChatDelta(content=delta.text)
-        )
+        return ChatDelta(reasoning_content=delta.text) if delta.reasoning else ChatDelta(content=delta.text)
     if isinstance(delta, CallBegin):
         function = CalledFunctionDelta(name=delta.name, arguments="")
         row = ToolCallDelta(index=delta.index, id=delta.id, type="function", function=function)
@@ -165,13 +163,20 @@ def _delta(delta: Delta) -> ChatDelta:
 
 def _with_telemetry(choice: Choice, run: Run, tokens: Sequence[ReplyToken], *, end: bool) -> Choice:
     """Adds the tokens' rows and, at the end, the summary, as far as the request asked for them."""
-    level = run.request.policy.telemetry
     if end and run.request.policy.at_end:
         tokens = run.tokens
+    if (telemetry := telemetry_of(run, tokens, end=end)) is not None:
+        choice.entropick = telemetry
+    return choice
+
+
+def telemetry_of(run: Run, tokens: Sequence[ReplyToken], *, end: bool) -> ChoiceTelemetry | None:
+    """Returns tokens' rows and, at the end, the summary; None where the request asked for nothing of it."""
+    level = run.request.policy.telemetry
     rows = level in ("tokens", "full") and bool(tokens)
     if level == "none" or not (rows or end):
-        return choice
-    choice.entropick = telemetry = ChoiceTelemetry()
+        return None
+    telemetry = ChoiceTelemetry()
     if end:
         telemetry.summary = run.summary
         if (voted := run.consensus) is not None:
@@ -188,10 +193,11 @@ def _with_telemetry(choice: Choice, run: Run, tokens: Sequence[ReplyToken], *, e
             )
             for t in tokens
         ]
-    return choice
+    return telemetry
 
 
-def _chat_logprobs(run: Run, tokens: Sequence[ReplyToken]) -> ChatLogprobs | None:
+def chat_logprobs(run: Run, tokens: Sequence[ReplyToken]) -> ChatLogprobs | None:
+    """Returns the log probabilities of tokens that have text; None where the request asked for none."""
     if run.request.sampling.logprobs is None:
         return None
     content = []

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
+from ..answers import Extracted, Extractor
 from ..engine.reply_format.form import Reading, ReplyFormat
 from ..engine.reply_format.parser import ReplyParser
 from ..engine.reply_format.parts import Call, Part, Text
@@ -83,11 +84,29 @@ class Message:
     @property
     def reasoning(self) -> str | None:
         """Returns the reasoning so far; None of a reply without."""
-        return "".join(self._texts[True]) if self._parser.has_reasoned else None
+        return "".join(self._texts[True]) or None
+
+    @property
+    def has_reasoned(self) -> bool:
+        """Tells whether tokens of the reply belong to reasoning, be it empty."""
+        return self._parser.has_reasoned
 
     def reasons_at(self, offset: int) -> bool:
         """Tells whether a character of the reply belongs to its reasoning."""
         return self._parser.reasons_at(offset)
+
+    def behind_reasoning(self, extract: Extractor) -> Extractor:
+        """Returns an extractor that takes the answer of the reply's text from behind its reasoning."""
+
+        def extracted(text: str) -> Extracted | None:
+            begin = self._parser.reasoning_end
+            found = None if begin is None else extract(text[max(0, begin) :])
+            if found is None or begin is None:
+                return None
+            shift = max(0, begin)
+            return Extracted(found.answer, found.begin + shift, found.end + shift)
+
+        return extracted
 
     def feed(self, text: str, *, end: bool) -> None:
         """Takes a stretch of the reply as it was written; ``end``: the last."""

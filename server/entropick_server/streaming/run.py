@@ -7,7 +7,7 @@ import time
 from array import array
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Literal, Self
 
 from entropick_sampler.error_probability import RunningFigures
 from entropick_sampler.signals import SIGNAL_NAMES
@@ -21,11 +21,11 @@ from ..engine.reply_format.parts import Text
 from ..engine.types import FinishReason, Request, RequestOutput, Token
 from ..error_estimate import Agreement, estimate
 from ..metrics import ChoiceFigures
-from ..protocol.responses import ConsensusTelemetry, Summary
+from ..protocol.responses import ConsensusTelemetry, PhaseSummary, Summary
 from ..recent import Finished
 from ..series import Series
 from ..state import ServedModel, ServerState
-from ..telemetry import summarize
+from ..telemetry import phase_summary, summarize
 from .message import Delta, Message, MessageForm
 from .watched import genuineness_at_end
 
@@ -106,9 +106,11 @@ class Run:
         """from the arrival to the first token"""
         self.consensus: ConsensusTelemetry | None = None
         """of the reply that won a vote"""
+        self.message: Message | None = None if origin.form is None else origin.form.message(request)
+        """the parts of the reply; None where it is all text"""
         self._figures = RunningFigures()
         self._error_model = origin.model.error_model
-        self._extract = extract
+        self._extract = self.extractor(extract)
         self._origin = origin
         self._server = server
         self._prompt = prompt
@@ -118,8 +120,6 @@ class Run:
         self._released = self._handed_out = 0
         self._eos = frozenset(origin.model.info.eos_token_ids)
         self._stop_ids = frozenset(request.sampling.stop_token_ids)
-        self.message: Message | None = None if origin.form is None else origin.form.message(request)
-        """the parts of the reply; None where it is all text"""
         self._marks = {} if origin.form is None else origin.form.reading.marks
         self._detokenizer = Detokenizer(self._token_bytes, request.sampling.stop)
         resumed = request.resumed
@@ -146,6 +146,8 @@ class Run:
         tokens = [reply.token for reply in self.tokens]
         model = self._origin.model
         summary = summarize(self.request, tokens, model.profile_id, self.branch_tokens, model.cuts)
+        if (phases := self._phases()) is not None:
+            summary.phases = phases
         if self.finish_reason is not None:
             if (probability := self.error_probability()) is not None:
                 summary.error_probability = probability
@@ -163,6 +165,21 @@ class Run:
         figures = [figures_of(reply) for reply in self.tokens[: model.longest + 1]]
         cut = self.finish_reason is FinishReason.LENGTH
         return estimate(model, self._figures, cut, self.text, figures, self._extract, agreement)
+
+    def extractor(self, extract: Extractor | None) -> Extractor | None:
+        """Returns an extractor that leaves the reply's reasoning out."""
+        return extract if extract is None or self.message is None else self.message.behind_reasoning(extract)
+
+    def _phases(self) -> dict[Literal["reasoning", "content"], PhaseSummary] | None:
+        """Returns the reasoning and the rest at a glance; None of a reply without reasoning."""
+        message = self.message
+        if message is None or not message.has_reasoned:
+            return None
+        reasons = [message.reasons_at(reply.offset) for reply in self.tokens]
+        return {
+            "reasoning": phase_summary([t.token for t, r in zip(self.tokens, reasons, strict=True) if r]),
+            "content": phase_summary([t.token for t, r in zip(self.tokens, reasons, strict=True) if not r]),
+        }
 
     def take(self, output: RequestOutput) -> str:
         """Takes the output of an engine step. Returns the text that it lets out.

@@ -78,6 +78,10 @@ THINKING: Final = _template(
 """of Qwen 3: the model opens its reasoning itself"""
 OPENED: Final = _template("{{ message.content.split('</think>') }}", "<think>\n")
 """of DeepSeek R1: the prompt opens the reasoning; no tools"""
-NO_TOOLS: Final = _TURNS[_TURNS.index("{%- for message") :].replace(
-    "{% if message.tool_calls %}CALLS{% else %}{{ message.content }}{% endif %}", "{{ message.content }}"
-).replace("OPEN", "")
+NO_TOOLS: Final = (
+    _TURNS[_TURNS.index("{%- for message") :]
+    .replace(
+        "{% if message.tool_calls %}CALLS{% else %}{{ message.content }}{% endif %}", "{{ message.content }}"
+    )
+    .replace("OPEN", "")
+)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 from functools import cache
 from pathlib import Path
@@ -49,7 +50,7 @@ def parts(
     parser = form.parser(reading, tokenizer.encode(prompt, add_special_tokens=False), tools)
     found: list[Part] = []
     bounds = [0, *sorted(cuts or []), len(reply)]
-    for begin, end in zip(bounds, bounds[1:], strict=False):
+    for begin, end in itertools.pairwise(bounds):
         found += parser.feed(reply[begin:end])
     found += parser.finish()
     joined: list[Part] = []

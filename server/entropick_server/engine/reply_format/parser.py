@@ -107,7 +107,8 @@ class ReplyParser:
     @property
     def has_reasoned(self) -> bool:
         """Tells whether any of the reply is reasoning."""
-        return bool(self._spans) or self._reasoning_from is not None
+        inside = self._reasoning_from is not None
+        return inside or any(end is None or end > self._known for _, end in self._spans)
 
     def reasons_at(self, offset: int) -> bool:
         """Tells whether a character of the reply is reasoning, or a mark at either end of it.
@@ -118,6 +119,16 @@ class ReplyParser:
         return any(begin <= at and (end is None or at < end) for begin, end in self._spans) or (
             self._reasoning_from is not None and at >= self._reasoning_from
         )
+
+    @property
+    def reasoning_end(self) -> int | None:
+        """Returns where the reply's last reasoning ends: 0 where it has none, None where it lies inside it."""
+        if self._reasoning_from is not None:
+            return None
+        ends = [end for _, end in self._spans]
+        if None in ends:
+            return None
+        return max((end - self._known for end in ends if end is not None), default=0)
 
     def _take(self, events: Sequence[Mapping[str, Any]]) -> list[Part]:
         parts: list[Part] = []

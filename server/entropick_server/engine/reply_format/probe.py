@@ -141,7 +141,11 @@ def _candidates(chat: _ChatTemplate) -> Iterator[tuple[str | None, ResponseTempl
     """Yields the templates of the table, filled in for a model; at last the one without calls (None)."""
     reasoning = {"reasoning_content": dict(REASONING)} if THINK_END in chat.source else {}
     for name, calls in (*CALLS.items(), (None, None)):
-        fields = {"content": {"content": "text"}, **reasoning, **({CALLS_FIELD: dict(calls)} if calls else {})}
+        fields = {
+            "content": {"content": "text"},
+            **reasoning,
+            **({CALLS_FIELD: dict(calls)} if calls else {}),
+        }
         if len(fields) > 1:
             yield name, load_response_template({"start_anchor": chat.opening, "fields": fields})
 

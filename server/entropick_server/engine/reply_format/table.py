@@ -10,14 +10,15 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
-_CALL: Final = {"type": "function", "function": {"name": "{content.name}", "arguments": "{content.arguments}"}}
+_CALL: Final = {
+    "type": "function",
+    "function": {"name": "{content.name}", "arguments": "{content.arguments}"},
+}
 _EACH: Final = {"type": "function", "function": {"name": "{name}", "arguments": "{arguments}"}}
 
 THINK: Final = "<think>"
 THINK_END: Final = "</think>"
-REASONING: Final[Mapping[str, Any]] = MappingProxyType(
-    {"open": THINK, "close": THINK_END, "content": "text"}
-)
+REASONING: Final[Mapping[str, Any]] = MappingProxyType({"open": THINK, "close": THINK_END, "content": "text"})
 """the field of reasoning, of models whose chat template writes these marks"""
 
 CALLS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
