@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from jinja2 import TemplateError
-
+from .chat_template import ChatTemplate, ChatTemplateError, Turn
 from .engine.base import Tokenizer
 from .offload import SMALL
 from .protocol.errors import ApiError, bad_request
-from .protocol.requests import Message
+from .protocol.messages import Message
 from .vocabulary import Vocabulary
 
 _USUAL: Final = 8
@@ -28,6 +27,7 @@ class PromptEncoder:
 
     def __init__(self, tokenizer: Tokenizer, vocabulary: Vocabulary, max_model_len: int) -> None:
         self._tokenizer = tokenizer
+        self._template = ChatTemplate(tokenizer)
         self._vocabulary = vocabulary
         self._limit = max_model_len
 
@@ -37,35 +37,34 @@ class PromptEncoder:
         *,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
+        add_special_tokens: bool = False,
         bounded: bool = True,
         tools: Sequence[Mapping[str, Any]] = (),
         template_options: Mapping[str, Any] | None = None,
     ) -> list[int]:
         """Returns the token ids of a conversation, by the model's own template.
 
-        ``continue_final_message``: the prompt ends with the text of the last message. ``bounded``: it
-        must fit the context. Raises the 400 where it cannot, or the template refuses it.
+        ``continue_final_message``: the prompt ends with the text of the last message. ``add_special_tokens``:
+        the tokenizer puts its own around what the template made. ``bounded``: it must fit the context. Raises
+        the 400 where it cannot, or the template refuses it.
         """
-        # templates know no developer; OpenAI's newer models use it where others say system
-        turns: list[dict[str, Any]] = [
-            {"role": "system" if m.role == "developer" else m.role, "content": m.content} for m in messages
-        ]
         try:
-            text = self._tokenizer.render_chat(
-                turns,
+            text = self._template.render(
+                [_turn(message) for message in messages],
                 add_generation_prompt=add_generation_prompt,
                 continue_final_message=continue_final_message,
                 tools=tools,
                 template_options=template_options,
             )
-        except (ValueError, TemplateError) as error:
-            # the model's template refuses this conversation (or the model has none)
-            raise bad_request(f"messages: {str(error)[:300]}", "messages") from error
-        return self._encode(text, False, "messages" if bounded else None)
+        except ChatTemplateError as error:
+            raise bad_request(f"messages: {error}", "messages") from error
+        return self._encode(text, add_special_tokens, "messages" if bounded else None)
 
-    def texts(self, prompts: Sequence[str | list[int]]) -> list[list[int]]:
+    def texts(
+        self, prompts: Sequence[str | list[int]], *, add_special_tokens: bool = True
+    ) -> list[list[int]]:
         """Returns the token ids of completion prompts, which must fit the context; ids stay as they are."""
-        return [p if isinstance(p, list) else self._encode(p, True, "prompt") for p in prompts]
+        return [p if isinstance(p, list) else self._encode(p, add_special_tokens, "prompt") for p in prompts]
 
     def text(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Returns the token ids of a text of any length."""
@@ -99,5 +98,24 @@ class PromptEncoder:
                 raise self._too_long(f"more than {self._limit} tokens", param)
 
     def _too_long(self, what: str, param: str) -> ApiError:
-        message = f"This model's context is {self._limit} tokens, but the prompt has {what}."
-        return bad_request(message, param, "context_length_exceeded")
+        return too_long(self._limit, f"your prompt has {what}", param)
+
+
+def too_long(limit: int, however: str, param: str) -> ApiError:
+    """Returns the 400 for a request that exceeds the context; it begins as OpenAI's, by which clients know it."""
+    message = f"This model's maximum context length is {limit} tokens. However, {however}."
+    return bad_request(message, param, "context_length_exceeded")
+
+
+def _turn(message: Message) -> Turn:
+    """Returns a message as templates know it.
+
+    They know no developer; OpenAI's newer models use that where others say system.
+    """
+    parts = message.parts
+    turn = {
+        "role": "system" if message.role == "developer" else message.role,
+        "content": message.text if parts is None else [{"type": "text", "text": text} for text in parts],
+    }
+    named = {} if message.name is None else {"name": message.name}
+    return {**turn, **named, **message.extras}

@@ -10,7 +10,7 @@ import pytest
 
 ROUTES: list[tuple[str, dict[str, Any]]] = [
     ("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hi"}]}),
-    ("/v1/completions", {"prompt": "Hi"}),
+    ("/v1/completions", {"prompt": "Hi", "max_tokens": 99}),
 ]
 ENDS: list[dict[str, Any]] = [
     {},

@@ -8,9 +8,11 @@ import httpx
 import pytest
 from openai import AsyncOpenAI
 
+from .support import BOS
+
 
 async def test_a_text(openai: AsyncOpenAI, engine: Any) -> None:
-    answer = await openai.completions.create(model="fake", prompt="Hi")
+    answer = await openai.completions.create(model="fake", prompt="Hi", max_tokens=99)
     assert answer.choices[0].text == engine.text
     assert answer.choices[0].finish_reason == "stop"
     assert answer.id.startswith("cmpl-")
@@ -54,6 +56,27 @@ async def test_several_prompts_in_a_stream(openai: AsyncOpenAI, engine: Any) -> 
     assert usage.completion_tokens == sum(len(t.encode()) + 1 for t in texts)
 
 
+async def test_a_text_without_a_limit_has_16_tokens(openai: AsyncOpenAI, engine: Any) -> None:
+    answer = await openai.completions.create(model="fake", prompt="Hi")
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens == 16
+    assert answer.choices[0].finish_reason == "length"
+    assert [r.sampling.max_tokens for r in engine.requests] == [16]
+
+
+async def test_special_tokens_around_a_prompt(client: httpx.AsyncClient, engine: Any) -> None:
+    chat = {"messages": [{"role": "user", "content": "x"}]}
+    for fields, begins in ((({"prompt": "x"}), True), (chat, False)):
+        route = "/v1/completions" if "prompt" in fields else "/v1/chat/completions"
+        for asked in (None, True, False):
+            body = {**fields, "add_special_tokens": asked}
+            assert (await client.post(route, json=body)).status_code == 200
+            ids = engine.requests[-1].prompt_token_ids
+            assert (ids[0] == BOS) == (begins if asked is None else asked)
+            told = (await client.post("/tokenize", json=body)).json()
+            assert told["tokens"] == list(ids)
+
+
 async def test_one_failing_prompt_ends_the_request(client: httpx.AsyncClient, engine: Any) -> None:
     engine.fail_after = 2
     answer = await client.post("/v1/completions", json={"prompt": ["a", "b", "c"]})
@@ -62,7 +85,7 @@ async def test_one_failing_prompt_ends_the_request(client: httpx.AsyncClient, en
 
 
 async def test_logprobs(openai: AsyncOpenAI, engine: Any) -> None:
-    answer = await openai.completions.create(model="fake", prompt="x", logprobs=1)
+    answer = await openai.completions.create(model="fake", prompt="x", logprobs=1, max_tokens=99)
     logprobs = answer.choices[0].logprobs
     assert logprobs is not None
     assert logprobs.tokens is not None
@@ -72,7 +95,7 @@ async def test_logprobs(openai: AsyncOpenAI, engine: Any) -> None:
     assert logprobs.text_offset[:6] == [0, 1, 2, 2, 3, 3]
     assert logprobs.top_logprobs is not None
     assert logprobs.top_logprobs[0] == {"A": -1.0}
-    stream = await openai.completions.create(model="fake", prompt="x", logprobs=1, stream=True)
+    stream = await openai.completions.create(model="fake", prompt="x", logprobs=1, max_tokens=99, stream=True)
     tokens: list[str] = []
     offsets: list[int] = []
     async for chunk in stream:

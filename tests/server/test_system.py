@@ -276,7 +276,7 @@ async def test_an_answer_of_many_choices_is_bounded(engine: Any, serve: Any) -> 
 async def test_openapi_shows_the_wire(client: httpx.AsyncClient) -> None:
     document = (await client.get("/openapi.json")).json()
     schemas = document["components"]["schemas"]
-    assert {"ChatRequest", "CompletionRequest", "EntropickOptions", "Message"} <= set(schemas)
+    assert {"ChatRequest", "CompletionRequest", "EntropickOptions", "UserMessage"} <= set(schemas)
     assert set(schemas["SignalValues"]["properties"]) == set(SIGNAL_NAMES)
     route = document["paths"][CHAT]["post"]["requestBody"]["content"]["application/json"]
     assert route["schema"]["$ref"] == "#/components/schemas/ChatRequest"

@@ -123,7 +123,7 @@ async def test_a_call_comes_back_as_a_call(
     assert call["id"].startswith("call_")
     assert call["function"]["name"] == "weather"
     assert json.loads(call["function"]["arguments"]) == {"city": "Zürich"}
-    [(_, tools, options)] = tokenizer.rendered
+    _, tools, options = tokenizer.rendered[-1]
     assert tools == [WEATHER]
     assert options == {}
 
@@ -275,7 +275,7 @@ def _tool(**fields: Any) -> dict[str, Any]:
         ({"tools": [{"type": "web_search"}]}, "tools[0].type", "'function'"),
         ({"tools": [_tool(parameters=[])]}, "tools[0].function.parameters", "object"),
         ({"tools": [_tool()], "tool_choice": "any"}, "tool_choice", "must be one of"),
-        ({"tools": [_tool()], "tool_choice": {"type": "allowed_tools"}}, "tool_choice.type", "function"),
+        ({"tools": [_tool()], "tool_choice": {"type": "allowed_tools"}}, "tool_choice.type", "'function'"),
         (
             {"tools": [_tool()], "tool_choice": {"type": "function", "function": {"name": "g"}}},
             "tool_choice.function.name",

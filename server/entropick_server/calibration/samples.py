@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from entropick_sampler.calibrate_opening import KINDS, Kind
 
+from ..chat_template import ChatTemplate, ChatTemplateError
 from ..engine.base import Tokenizer
 
 MAX_LINE_BYTES: Final = 1 << 20
@@ -74,6 +75,7 @@ def read_samples(path: Path, tokenizer: Tokenizer, eos: Sequence[int], limit: in
     CalibrationDataError.
     """
     samples = []
+    template = ChatTemplate(tokenizer)
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
@@ -84,7 +86,7 @@ def read_samples(path: Path, tokenizer: Tokenizer, eos: Sequence[int], limit: in
         if len(line) > MAX_LINE_BYTES:
             raise CalibrationDataError(f"line {number}: longer than {MAX_LINE_BYTES} characters")
         try:
-            sample = _sample(json.loads(line), tokenizer, eos)
+            sample = _sample(json.loads(line), tokenizer, template, eos)
         except (json.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise CalibrationDataError(f"line {number}: {error}") from error
         if not sample.prompt:
@@ -99,18 +101,18 @@ def read_samples(path: Path, tokenizer: Tokenizer, eos: Sequence[int], limit: in
     return samples
 
 
-def _sample(row: dict[str, Any], tokenizer: Tokenizer, eos: Sequence[int]) -> Sample:
+def _sample(row: dict[str, Any], tokenizer: Tokenizer, template: ChatTemplate, eos: Sequence[int]) -> Sample:
     if "messages" in row:
         *before, last = row["messages"]
         if last["role"] == "user" and "kind" in row:
-            ids = tokenizer.apply_chat_template(row["messages"], add_generation_prompt=True)
-            return _labelled(row, ids)
+            return _labelled(row, template.encode(row["messages"]))
         if last["role"] != "assistant":
             raise ValueError("the last message must be the assistant's")
-        reply = tokenizer.encode(last["content"], add_special_tokens=False)
-        ambiguous = token_indices(reply, last["content"], row.get("ambiguous_at", ()), tokenizer)
-        prompt = tokenizer.apply_chat_template(before, add_generation_prompt=True)
-        return Sample(tuple(prompt), (*reply, *eos[:1]), ambiguous)
+        content = last["content"]
+        text = content if isinstance(content, str) else "\n".join(part["text"] for part in content)
+        reply = tokenizer.encode(text, add_special_tokens=False)
+        ambiguous = token_indices(reply, text, row.get("ambiguous_at", ()), tokenizer)
+        return Sample(tuple(template.encode(before)), (*reply, *eos[:1]), ambiguous)
     if "prompt" in row:
         prompt = tokenizer.encode(row["prompt"], add_special_tokens=True)
         if "kind" in row and "completion" not in row:
@@ -151,12 +153,11 @@ def token_indices(
 def built_in_samples(tokenizer: Tokenizer) -> list[Sample]:
     """Returns the prompts for a model without profile and data, which writes the texts itself."""
     samples = []
+    template = ChatTemplate(tokenizer)
     for text in BUILT_IN_PROMPTS:
         try:
-            ids = tokenizer.apply_chat_template(
-                [{"role": "user", "content": text}], add_generation_prompt=True
-            )
-        except ValueError:  # a base model without a chat template
+            ids = template.encode([{"role": "user", "content": text}])
+        except ChatTemplateError:  # a base model without a chat template, or with one that fails
             ids = tokenizer.encode(text, add_special_tokens=True)
         samples.append(Sample(tuple(ids), ()))
     return samples

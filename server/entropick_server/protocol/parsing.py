@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import from_json
 
 from .errors import ApiError, bad_request, shown
+from .fields import Place
 from .unserved import refuse_unserved
 
 _WORDS: Final[Mapping[str, str]] = {
@@ -21,7 +22,9 @@ _WORDS: Final[Mapping[str, str]] = {
     "greater_than": "must be greater than {gt}",
     "less_than_equal": "must be at most {le}",
     "less_than": "must be less than {lt}",
-    "literal_error": "must be one of {expected}",
+    "literal_error": "must be {expected}",
+    "union_tag_invalid": "must be {expected_tags}",
+    "union_tag_not_found": "is required",
     "int_type": "must be a whole number",
     "int_from_float": "must be a whole number",
     "float_type": "must be a number",
@@ -34,6 +37,10 @@ _WORDS: Final[Mapping[str, str]] = {
     "model_attributes_type": "must be an object",
 }
 """kind of pydantic's error -> the words that a client reads, filled from the error's context"""
+WHOLE: Final = "<whole>"
+IN_PARTS: Final = "<parts>"
+"""tags of the forms of a content: pydantic puts them into an error's path, which a client does not read"""
+_QUOTE: Final = "'"
 
 
 class WireModel(BaseModel):
@@ -48,10 +55,10 @@ class WireModel(BaseModel):
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def parse_body(body: bytes, model: type[Model], *, generates: bool = False) -> Model:
+def parse_body(body: bytes, model: type[Model], place: Place | None = None) -> Model:
     """Returns the model that a JSON object describes. Raises ApiError.
 
-    ``generates``: the object is also searched for fields that are not served.
+    ``place``: of the table of fields; the object is searched for fields that are not served there.
     """
     try:
         # pydantic's parser: NaN is an error, depth and digits are limited, lone surrogates are refused
@@ -61,8 +68,8 @@ def parse_body(body: bytes, model: type[Model], *, generates: bool = False) -> M
         raise bad_request(message, code="invalid_json") from error
     if not isinstance(data, dict):
         raise bad_request("The body must be a JSON object.", code="invalid_json")
-    if generates:
-        refuse_unserved(data)
+    if place is not None:
+        refuse_unserved(data, place)
     try:
         return model.model_validate(data)
     except ValidationError as error:
@@ -71,24 +78,36 @@ def parse_body(body: bytes, model: type[Model], *, generates: bool = False) -> M
 
 def _refusal(error: ValidationError) -> ApiError:
     first: Any = error.errors(include_url=False)[0]
+    kind, limits = first["type"], first.get("ctx", {})
     param = _path(first["loc"])
-    words = _WORDS.get(first["type"])
+    words = _WORDS.get(kind)
+    if kind.startswith("union_tag"):
+        # the field that tells which of several forms this is
+        param = f"{param}.{limits['discriminator'].strip(_QUOTE)}"
     if words is None:
         message = str(first["msg"]).removeprefix("Value error, ")
-    elif first["type"] == "float_type" and type(first["input"]) is int:
+    elif kind == "float_type" and type(first["input"]) is int:
         # a whole number that no float can hold
         message = "is too large" if first["input"] > 0 else "is too small"
     else:
-        limits = first.get("ctx", {})
-        message = words.format(
-            **{k: int(v) if isinstance(v, float) and v.is_integer() else v for k, v in limits.items()}
-        )
+        message = words.format(**{name: _shown_limit(name, value) for name, value in limits.items()})
     message = message if message.endswith((".", "?", "!")) else message + "."
     return bad_request(f"{param}: {message}" if param else message, param or None)
 
 
+def _shown_limit(name: str, value: Any) -> Any:
+    if name in ("expected", "expected_tags"):
+        several = " or ".join(str(value).rsplit(", ", 1)) if name == "expected_tags" else str(value)
+        return f"one of {several}" if " or " in several else several
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def _path(loc: tuple[int | str, ...]) -> str:
+    """Returns the path of a field as a client writes it, without the tags that pydantic adds to it."""
     path = ""
-    for part in loc:
+    for at, part in enumerate(loc):
+        within = loc[at - 2] if at > 1 and isinstance(loc[at - 1], int) else None
+        if part in (WHOLE, IN_PARTS) or within in ("messages", "input") or (within == IN_PARTS and at + 1 < len(loc)):
+            continue
         path += f"[{part}]" if isinstance(part, int) else f".{shown(part)}"
     return path.removeprefix(".")

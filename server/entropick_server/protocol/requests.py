@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
 from .errors import bad_request
+from .messages import Message, Messages
 from .options import EntropickOptions
 from .parsing import WireModel
-from .tools import ToolFields
-from .unserved import UNSUPPORTED, not_served
+from .tools import TemplateFields, ToolFields
 
 MAX_STOPS = 16
 MAX_STOP_TOKENS = 64
 MAX_PROMPTS = 64
 MAX_TOP_LOGPROBS = 20
-MAX_MESSAGES = 4096
+COMPLETION_TOKENS = 16
+"""tokens of a completion that names no limit"""
 
 
 def _as_list(value: Any) -> Any:
@@ -60,6 +61,11 @@ class GenerationRequest(ModelRequest):
     stop: StopStrings | None = None
     stop_token_ids: list[int] | None = Field(None, max_length=MAX_STOP_TOKENS)
     ignore_eos: bool | None = None
+    add_special_tokens: bool | None = Field(
+        None,
+        description="put the tokenizer's own tokens around the prompt; left out: around a text, not around a "
+        "conversation, whose template has them",
+    )
     entropick: EntropickOptions | None = None
 
     @model_validator(mode="after")
@@ -77,6 +83,11 @@ class GenerationRequest(ModelRequest):
     def limit_name(self) -> str:
         """Returns the name of the field with the limit; OpenAI's newer name wins over the older."""
         return "max_tokens" if self.max_completion_tokens is None else "max_completion_tokens"
+
+    @property
+    def default_limit(self) -> int | None:
+        """Returns the most tokens where the client is silent; None: the model's number, or the context."""
+        return None
 
     @property
     def choices(self) -> int:
@@ -105,45 +116,10 @@ class GenerationRequest(ModelRequest):
         return None
 
 
-class Message(WireModel):
-    """One turn of a conversation; text only."""
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str
-
-    @model_validator(mode="before")
-    @classmethod
-    def _text(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
-            raise ValueError("must be an object with role and content")
-        role = data.get("role")
-        if role in ("tool", "function"):
-            message = f"messages: the role '{role}' is not served yet; leave such messages out."
-            raise bad_request(message, "messages", UNSUPPORTED)
-        if data.get("tool_calls"):
-            raise not_served("messages[].tool_calls")
-        content = data.get("content")
-        return {**data, "content": _joined(content)} if isinstance(content, list) else data
-
-
-def _joined(parts: list[Any]) -> str:
-    texts = []
-    for part in parts:
-        if not isinstance(part, dict) or not isinstance(part.get("type"), str):
-            raise ValueError("content parts must be objects with a type")
-        if part["type"] != "text":
-            # nothing that a request names is ever fetched or read
-            raise ValueError("content parts other than text are not served")
-        if not isinstance(part.get("text"), str):
-            raise ValueError("a text part must have a text")
-        texts.append(part["text"])
-    return "\n".join(texts)
-
-
 class ChatRequest(ToolFields, GenerationRequest):
     """The body of POST /v1/chat/completions."""
 
-    messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES)
+    messages: Messages
     add_generation_prompt: bool | None = Field(
         None, description="end the prompt with the beginning of the assistant's turn; true where left out"
     )
@@ -153,15 +129,6 @@ class ChatRequest(ToolFields, GenerationRequest):
     logprobs: bool | None = None
     top_logprobs: TopLogprobs | None = None
 
-    @model_validator(mode="before")
-    @classmethod
-    def _no_best_of(cls, data: Any) -> Any:
-        best_of = data.get("best_of")
-        if best_of is not None and (best_of != 1 or isinstance(best_of, bool)):
-            message = "best_of: chat completions have none, here as at OpenAI; use n, or /v1/completions."
-            raise bad_request(message, "best_of", UNSUPPORTED)
-        return data
-
     @model_validator(mode="after")
     def _one_end_of_the_prompt(self) -> ChatRequest:
         _check_end(self.messages, self.add_generation_prompt, self.continue_final_message)
@@ -169,7 +136,7 @@ class ChatRequest(ToolFields, GenerationRequest):
 
     @model_validator(mode="after")
     def _top_needs_logprobs(self) -> ChatRequest:
-        if self.top_logprobs is not None and not self.logprobs:
+        if self.top_logprobs and not self.logprobs:
             raise bad_request("top_logprobs: only allowed with logprobs: true.", "top_logprobs")
         return self
 
@@ -187,7 +154,7 @@ def _check_end(messages: list[Message], generation_prompt: bool | None, continue
     if generation_prompt is not False:
         message = f"{name}: not together with add_generation_prompt, which is true unless it is set to false."
         raise bad_request(message, name)
-    if not messages[-1].content.strip():
+    if not messages[-1].text.strip():
         message = f"{name}: the last message is empty; leave it out and let add_generation_prompt be true."
         raise bad_request(message, name)
 
@@ -241,6 +208,11 @@ class CompletionRequest(GenerationRequest):
         return self
 
     @property
+    def default_limit(self) -> int:
+        """Returns OpenAI's 16 tokens, which clients of completions count on."""
+        return COMPLETION_TOKENS
+
+    @property
     def completions(self) -> int:
         """Returns ``best_of``, else ``n``."""
         return self.best_of or self.choices
@@ -251,12 +223,12 @@ class CompletionRequest(GenerationRequest):
         return self.logprobs
 
 
-class TokenizeRequest(ModelRequest):
+class TokenizeRequest(TemplateFields, ModelRequest):
     """The body of POST /tokenize: a text, or a conversation as the chat route would see it."""
 
     prompt: str | None = None
-    messages: list[Message] | None = Field(None, min_length=1, max_length=MAX_MESSAGES)
-    add_special_tokens: bool = True
+    messages: Messages | None = None
+    add_special_tokens: bool | None = Field(None, description="left out: of a text, not of messages")
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     return_token_strs: bool | None = None

@@ -7,11 +7,10 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, StringConstraints, field_validator, model_validator
+from pydantic import Discriminator, Field, StringConstraints, Tag, field_validator, model_validator
 
 from .errors import bad_request, shown
-from .parsing import WireModel
-from .unserved import UNSUPPORTED
+from .parsing import IN_PARTS, WHOLE, WireModel
 
 MAX_TOOLS: Final = 128
 MAX_TOOL_CHARACTERS: Final = 1 << 16
@@ -90,29 +89,27 @@ class NamedTool(WireModel):
     function: FunctionName
 
 
-class ToolFields(WireModel):
-    """The fields about tools, and the variables of the chat template."""
+def _choice_form(value: Any) -> str | None:
+    return WHOLE if isinstance(value, str) else IN_PARTS if isinstance(value, dict) else None
+
+
+ToolChoice = Annotated[
+    Annotated[Literal["none", "auto", "required"], Tag(WHOLE)] | Annotated[NamedTool, Tag(IN_PARTS)],
+    Discriminator(
+        _choice_form,
+        custom_error_type="choice_form",
+        custom_error_message="must be 'none', 'auto', 'required', or an object that names a function",
+    ),
+]
+
+
+class TemplateFields(WireModel):
+    """The fields that the model's chat template reads beside the messages."""
 
     tools: list[Tool] | None = Field(None, max_length=MAX_TOOLS)
-    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = Field(
-        None, description="auto where there are tools; required or a function: the reply is a call"
-    )
-    parallel_tool_calls: bool | None = Field(None, description="false: a reply has at most one call")
     chat_template_kwargs: dict[str, Any] | None = Field(
         None, description="variables of the model's chat template, as enable_thinking: numbers, texts, lists"
     )
-
-    @field_validator("tool_choice", mode="before")
-    @classmethod
-    def _choice(cls, value: Any) -> Any:
-        if value is None or value in ("none", "auto", "required"):
-            return value
-        if isinstance(value, dict):
-            if value.get("type") != "function":
-                name = "tool_choice.type"
-                raise bad_request(f"{name}: only 'function' is served.", name, UNSUPPORTED)
-            return NamedTool.model_validate(value)
-        raise ValueError("must be one of 'none', 'auto', 'required', or an object that names a function")
 
     @field_validator("chat_template_kwargs")
     @classmethod
@@ -131,6 +128,27 @@ class ToolFields(WireModel):
         return values
 
     @model_validator(mode="after")
+    def _names_differ(self) -> TemplateFields:
+        names = self.function_names
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise bad_request(f"tools: two tools have the name {twice[0]!r}.", "tools")
+        return self
+
+    @property
+    def function_names(self) -> list[str]:
+        """Returns the names of the tools."""
+        return [tool.function.name for tool in self.tools or ()]
+
+
+class ToolFields(TemplateFields):
+    """The fields about tools, and what the chat template reads."""
+
+    tool_choice: ToolChoice | None = Field(
+        None, description="auto where there are tools; required or a function: the reply is a call"
+    )
+    parallel_tool_calls: bool | None = Field(None, description="false: a reply has at most one call")
+
+    @model_validator(mode="after")
     def _choice_among_tools(self) -> ToolFields:
         choice = self.tool_choice
         if choice is None or choice in ("none", "auto"):
@@ -141,18 +159,6 @@ class ToolFields(WireModel):
             name = "tool_choice.function.name"
             raise bad_request(f"{name}: no tool {shown(choice.function.name)!r} is among tools.", name)
         return self
-
-    @model_validator(mode="after")
-    def _names_differ(self) -> ToolFields:
-        names = self.function_names
-        if twice := [name for name in names if names.count(name) > 1]:
-            raise bad_request(f"tools: two tools have the name {twice[0]!r}.", "tools")
-        return self
-
-    @property
-    def function_names(self) -> list[str]:
-        """Returns the names of the tools."""
-        return [tool.function.name for tool in self.tools or ()]
 
     @property
     def offered(self) -> tuple[Tool, ...]:

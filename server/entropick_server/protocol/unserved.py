@@ -1,6 +1,7 @@
-"""Fields that other servers know and this one does not serve yet: refused by name, never silently dropped.
+"""The refusal of fields that other servers act on and this one does not: by name, never dropped in silence.
 
-A field passes where its value asks for nothing (``echo: false``, ``tools: null``): clients send defaults.
+The table ``fields`` says which. A field passes where its value asks for nothing (``echo: false``, ``tools:
+null``): clients send defaults.
 """
 
 from __future__ import annotations
@@ -9,47 +10,36 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from .errors import ApiError, bad_request
+from .fields import FIELDS, Field, Place, Standing
 
 UNSUPPORTED: Final = "unsupported_parameter"
-_UNSERVED: Final[Mapping[str, tuple[Any, ...]]] = {
-    "frequency_penalty": (0,),
-    "presence_penalty": (0,),
-    "repetition_penalty": (1,),
-    "length_penalty": (1,),
-    "logit_bias": ({},),
-    "min_tokens": (0,),
-    "bad_words": ([],),
-    "allowed_token_ids": (),
-    "logits_processors": ([],),
-    "use_beam_search": (False,),
-    "echo": (False,),
-    "suffix": ("",),
-    "prompt_logprobs": (),
-    "prompt_embeds": (),
-    "truncate_prompt_tokens": (),
-    "include_stop_str_in_output": (False,),
-    "skip_special_tokens": (True,),
-    "spaces_between_special_tokens": (True, False),
-    "response_format": ({"type": "text"},),
-    "structured_outputs": (),
-    "guided_json": (),
-    "guided_regex": (),
-    "guided_choice": (),
-    "guided_grammar": (),
-    "guided_decoding_backend": (),
-    "guided_whitespace_pattern": (),
-    "functions": ([],),
-    "function_call": ("none", "auto"),
-    "documents": ([],),
-    "audio": (),
-    "modalities": (["text"],),
-    "prediction": (),
-    "reasoning_effort": ("none",),
-    "verbosity": ("medium",),
-    "web_search_options": (),
-    "chat_template": (),
-    "mm_processor_kwargs": ({},),
+_REFUSED: Final[Mapping[Place, Mapping[str, Field]]] = {
+    place: {row.name: row for row in FIELDS if row.standing is Standing.REFUSED and place in row.places}
+    for place in Place
 }
+
+
+def refuse_unserved(fields: Mapping[str, Any], place: Place) -> None:
+    """Raises a 400 for the first field of a body that asks for something this server does not do.
+
+    The fields of the messages in it are searched too.
+    """
+    _refuse(fields, place, "")
+    messages = fields.get("messages") if place in (Place.CHAT, Place.TOKENIZE) else None
+    if isinstance(messages, list):
+        for index, message in enumerate(messages):
+            if isinstance(message, dict):
+                _refuse(message, Place.MESSAGE, f"messages[{index}].")
+
+
+def _refuse(fields: Mapping[str, Any], place: Place, path: str, outer: str = "") -> None:
+    refused = _REFUSED[place]
+    for name, value in fields.items():
+        row = refused.get(outer + name)
+        if row is not None and value is not None and not any(_same(value, h) for h in row.harmless):
+            raise not_served(path + row.name, row.instead)
+        if not outer and isinstance(value, dict):
+            _refuse(value, place, path, f"{name}.")
 
 
 def _same(value: Any, harmless: Any) -> bool:
@@ -57,14 +47,7 @@ def _same(value: Any, harmless: Any) -> bool:
     return isinstance(value, bool) == isinstance(harmless, bool) and bool(value == harmless)
 
 
-def refuse_unserved(fields: Mapping[str, Any]) -> None:
-    """Raises a 400 for the first field that asks for something this server does not do."""
-    for name, harmless in _UNSERVED.items():
-        value = fields.get(name)
-        if value is not None and not any(_same(value, h) for h in harmless):
-            raise not_served(name)
-
-
-def not_served(name: str) -> ApiError:
-    """Returns the refusal of a known field."""
-    return bad_request(f"'{name}' is not served yet; leave it out.", name, UNSUPPORTED)
+def not_served(name: str, instead: str = "") -> ApiError:
+    """Returns the refusal of a known field; ``instead``: a field or a route that serves its purpose."""
+    advice = f"use {instead}" if instead else "leave it out"
+    return bad_request(f"'{name}' is not served; {advice}.", name, UNSUPPORTED)

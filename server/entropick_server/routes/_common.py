@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from ..engine.types import ModelInfo
 from ..offload import SMALL
 from ..protocol.errors import ApiError, bad_request
+from ..protocol.fields import Place
 from ..protocol.parsing import parse_body
 from ..protocol.requests import ModelRequest
 from ..state import ServerState, server_state
@@ -22,11 +23,11 @@ Result = TypeVar("Result")
 
 
 async def read_body(
-    request: Request, model: type[Body], *, generates: bool = False
+    request: Request, model: type[Body], place: Place | None = None
 ) -> tuple[Body, ServerState]:
     """Returns the body as a model, and the app's state.
 
-    ``generates``: it is also searched for fields that are not served.
+    ``place``: of the table of fields; the body is searched for fields that are not served there.
 
     Raises the refusal: not ready, not JSON, a field that is wrong, another model than the served one.
     """
@@ -37,7 +38,7 @@ async def read_body(
         media_type.startswith("application/") and media_type.endswith("+json")
     ):
         raise ApiError(415, "The content type must be application/json.", code="unsupported_media_type")
-    body = parse_body(await request.body(), model, generates=generates)
+    body = parse_body(await request.body(), model, place)
     check_model(body.model, state.model.info)
     return body, state
 

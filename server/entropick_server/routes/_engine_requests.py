@@ -10,7 +10,8 @@ from entropick_sampler.params import SEVERAL_TEMPERATURE, PolicyConfig, Sampling
 
 from ..engine.reply import check_layer_entropy
 from ..engine.types import ModelInfo, Request
-from ..protocol.errors import ApiError, bad_request
+from ..prompts import too_long
+from ..protocol.errors import bad_request
 from ..protocol.options import EntropickOptions
 from ..protocol.requests import GenerationRequest
 from ..state import ServerState
@@ -172,19 +173,11 @@ def _max_tokens(body: GenerationRequest, prompt: int, info: ModelInfo, param: st
     if prompt == 0:
         raise bad_request(f"{param}: must not be empty.", param)
     if prompt >= limit:
-        raise _too_long(f"the prompt has {prompt} tokens, which leaves no room for an answer", limit, param)
+        raise too_long(limit, f"your prompt has {prompt} tokens, which leaves no room for an answer", param)
     if asked is None:
-        return min(limit - prompt, info.defaults.max_new_tokens or limit)
+        return min(limit - prompt, body.default_limit or info.defaults.max_new_tokens or limit)
     if prompt + asked > limit:
         name = body.limit_name
-        raise _too_long(
-            f"the prompt has {prompt} tokens and {name} asks for {asked} ({prompt + asked} in all)",
-            limit,
-            name,
-        )
+        however = f"you requested {prompt + asked} tokens ({prompt} in the prompt, {asked} by {name})"
+        raise too_long(limit, however, name)
     return asked
-
-
-def _too_long(what: str, limit: int, param: str) -> ApiError:
-    message = f"This model's context is {limit} tokens, but {what}."
-    return bad_request(message, param, "context_length_exceeded")

@@ -5,7 +5,9 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from ..protocol.fields import Place
 from ..protocol.requests import ChatRequest
+from ..state import ServerState
 from ..streaming.formats import ChatFormat
 from ._common import body_schema, read_body
 from ._respond import Prompts, respond
@@ -17,21 +19,26 @@ router = APIRouter()
 @router.post("/v1/chat/completions", openapi_extra=body_schema(ChatRequest))
 async def chat_completions(request: Request) -> Response:
     """Continues a conversation."""
-    body, state = await read_body(request, ChatRequest, generates=True)
+    body, state = await read_body(request, ChatRequest, Place.CHAT)
+    return await respond(request, body, chat_prompts(body, state), ChatFormat(), state)
+
+
+def chat_prompts(body: ChatRequest, state: ServerState, param: str = "messages") -> Prompts:
+    """Returns the prompt of a conversation; ``param``: the field that holds it. Raises the 400."""
     encoder, form = state.model.encoder, message_form(body, state.model)
-    prompts = Prompts(
+    return Prompts(
         number=1,
-        size=encoder.work_size(sum(len(message.content) for message in body.messages)),
+        size=encoder.work_size(sum(message.size for message in body.messages)),
         encode=lambda: [
             encoder.conversation(
                 body.messages,
                 add_generation_prompt=body.add_generation_prompt is not False,
                 continue_final_message=bool(body.continue_final_message),
-                tools=form.tools if form is not None else (),
+                add_special_tokens=bool(body.add_special_tokens),
+                tools=[tool.definition for tool in body.offered],
                 template_options=body.chat_template_kwargs,
             )
         ],
-        param="messages",
+        param=param,
         form=form,
     )
-    return await respond(request, body, prompts, ChatFormat(), state)

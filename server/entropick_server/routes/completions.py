@@ -6,6 +6,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from ..protocol.errors import bad_request
+from ..protocol.fields import Place
 from ..protocol.requests import CompletionRequest
 from ..streaming.formats import CompletionFormat
 from ._common import body_schema, check_ids, read_body
@@ -17,7 +18,7 @@ router = APIRouter()
 @router.post("/v1/completions", openapi_extra=body_schema(CompletionRequest))
 async def completions(request: Request) -> Response:
     """Continues a prompt or several, each with its choices."""
-    body, state = await read_body(request, CompletionRequest, generates=True)
+    body, state = await read_body(request, CompletionRequest, Place.COMPLETIONS)
     settings, model = state.settings, state.model
     if len(body.prompt) > (most := settings.max_num_seqs + settings.max_queue):
         # refused now, because a retry could never succeed
@@ -28,7 +29,7 @@ async def completions(request: Request) -> Response:
         for prompt in body.prompt:
             if isinstance(prompt, list):
                 check_ids(prompt, "prompt", model.info)
-        return model.encoder.texts(body.prompt)
+        return model.encoder.texts(body.prompt, add_special_tokens=body.add_special_tokens is not False)
 
     prompts = Prompts(
         number=len(body.prompt),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from ..protocol.fields import Place
 from ..protocol.requests import DetokenizeRequest, TokenizeRequest
 from ._common import beside_the_loop, body_schema, check_ids, json_list, json_object, read_body
 
@@ -14,7 +15,7 @@ router = APIRouter()
 @router.post("/tokenize", openapi_extra=body_schema(TokenizeRequest))
 async def tokenize(request: Request) -> Response:
     """Returns the token ids of a text or a conversation."""
-    body, state = await read_body(request, TokenizeRequest)
+    body, state = await read_body(request, TokenizeRequest, Place.TOKENIZE)
     model = state.model
     messages, text = body.messages, body.prompt or ""
 
@@ -24,10 +25,13 @@ async def tokenize(request: Request) -> Response:
                 messages,
                 add_generation_prompt=body.add_generation_prompt,
                 continue_final_message=body.continue_final_message,
+                add_special_tokens=bool(body.add_special_tokens),
                 bounded=False,
+                tools=[tool.definition for tool in body.tools or ()],
+                template_options=body.chat_template_kwargs,
             )
         else:
-            ids = model.encoder.text(text, add_special_tokens=body.add_special_tokens)
+            ids = model.encoder.text(text, add_special_tokens=body.add_special_tokens is not False)
         labels = [model.vocabulary.labels[i] for i in ids] if body.return_token_strs else None
         return json_object(
             (
@@ -38,14 +42,14 @@ async def tokenize(request: Request) -> Response:
             )
         )
 
-    size = len(text) if messages is None else sum(len(message.content) for message in messages)
+    size = len(text) if messages is None else sum(message.size for message in messages)
     return Response(await beside_the_loop(request, size, work), media_type="application/json")
 
 
 @router.post("/detokenize", openapi_extra=body_schema(DetokenizeRequest))
 async def detokenize(request: Request) -> dict[str, str]:
     """Returns the text of token ids, special tokens included."""
-    body, state = await read_body(request, DetokenizeRequest)
+    body, state = await read_body(request, DetokenizeRequest, Place.DETOKENIZE)
 
     def work() -> str:
         check_ids(body.tokens, "tokens", state.model.info)

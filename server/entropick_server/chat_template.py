@@ -1,0 +1,115 @@
+"""A model's chat template with the forms of content that it reads: text whole, or in parts.
+
+A template that was made for parts shows nothing of a message whose text comes whole, and a template that was
+made for whole texts prints a list of parts as such. Which of the two it is, is tried for each role.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from jinja2 import TemplateError
+
+from .engine.base import Tokenizer
+
+_FAILURES: Final = (
+    TemplateError,
+    ValueError,
+    TypeError,
+    ArithmeticError,
+    LookupError,
+    AttributeError,
+    RuntimeError,
+    MemoryError,
+)
+"""what code in a template can raise; none of it is the server's fault"""
+_WORDS: Final = ("qzalpha", "qzbeta")
+_FILLER: Final[Mapping[str, Any]] = {"role": "user", "content": "qzgamma"}
+_LISTED: Final = ("'type'", '"type"')
+"""what stands in a list of parts that was printed instead of read"""
+
+Turn = Mapping[str, Any]
+"""a message as a template sees it: role, content (a text, or a list of parts of type text), and more"""
+
+
+class ChatTemplateError(ValueError):
+    """A failure of a template on a conversation, or the lack of a template; the message says why."""
+
+
+class Forms(NamedTuple):
+    """The forms in which a template shows the words of a role."""
+
+    whole: bool
+    parts: bool
+
+
+class ChatTemplate:
+    """The chat template of a tokenizer."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._forms: dict[str, Forms] = {}
+
+    def render(
+        self,
+        turns: Sequence[Turn],
+        *,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        **variables: Any,
+    ) -> str:
+        """Renders a conversation as text; ``variables`` go to the tokenizer's ``render_chat``.
+
+        A content in parts stays so where the template reads parts of its role; else they become the lines of
+        a text. Raises ChatTemplateError.
+        """
+        shown = [self._in_form(turn) for turn in turns]
+        return self._render(
+            shown,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            **variables,
+        )
+
+    def encode(self, turns: Sequence[Turn], *, add_generation_prompt: bool = True) -> list[int]:
+        """Encodes a conversation as token ids. Raises ChatTemplateError."""
+        text = self.render(turns, add_generation_prompt=add_generation_prompt)
+        return self._tokenizer.encode(text, add_special_tokens=False)
+
+    def _render(self, turns: list[dict[str, Any]], **variables: Any) -> str:
+        try:
+            return self._tokenizer.render_chat(turns, **variables)
+        except _FAILURES as error:
+            # a plain ValueError explains itself: no template, or the template's own refusal
+            kind = "" if type(error) in (ValueError, TemplateError) else f"{type(error).__name__}: "
+            reason = f"the chat template fails on these messages: {kind}" if kind else ""
+            raise ChatTemplateError(f"{reason}{str(error)[:300]}") from error
+
+    def _in_form(self, turn: Turn) -> dict[str, Any]:
+        content = turn.get("content")
+        if not isinstance(content, str | list):
+            return dict(turn)
+        forms = self.forms(str(turn.get("role")))
+        if isinstance(content, list) and not forms.parts:
+            content = "\n".join(part["text"] for part in content)
+        elif isinstance(content, str) and forms.parts and not forms.whole:
+            content = [{"type": "text", "text": content}]
+        return {**turn, "content": content}
+
+    def forms(self, role: str) -> Forms:
+        """Returns the forms of content that the template reads of a role; whole texts where none is seen."""
+        if role not in self._forms:
+            whole = self._shows(role, " ".join(_WORDS))
+            parts = self._shows(role, [{"type": "text", "text": word} for word in _WORDS])
+            self._forms[role] = Forms(whole or not parts, parts)
+        return self._forms[role]
+
+    def _shows(self, role: str, content: Any) -> bool:
+        turn = {"role": role, "content": content}
+        turns = {"system": [turn, _FILLER], "user": [turn]}.get(role, [_FILLER, turn])
+        try:
+            text = self._render([dict(t) for t in turns], add_generation_prompt=False)
+        except ChatTemplateError:
+            return False
+        return all(word in text for word in _WORDS) and not any(mark in text for mark in _LISTED)
