@@ -125,6 +125,17 @@ def _shares() -> list[AnyPanel]:
             "percentunit",
         ),
         time_series(
+            "Collapses a token",
+            "Heads whose attention entropy collapsed in a step, a generated token in the mean.",
+            [
+                Query(
+                    f"sum(rate(entropick_head_collapses_total{{{MODEL}}}[$__rate_interval])) / "
+                    f"sum(rate(entropick_generation_tokens_total{{{MODEL}}}[$__rate_interval]))",
+                    "heads",
+                )
+            ],
+        ),
+        time_series(
             "Drift of the quadrants and its baseline",
             "Jensen-Shannon divergence of genuine, mechanical and transition from a third each, bits.",
             [

@@ -16,7 +16,8 @@ from entropick_sampler.error_probability import Mix, Weight
 from .bootstrap import Floats
 from .error_data import Example
 from .logistic import fit_logistic
-from .prediction import auroc, bootstrap_of, brier, ece, prr
+from .prediction import auroc, brier, ece
+from .resampled import Measure, aurocs, bootstrap_of, prrs
 
 PENALTY: Final = 3.0
 """of the squared weights of standardised features, beside the sum of the log losses of all examples; 1 and 10
@@ -173,22 +174,19 @@ def judge(
     counts = [(int((strata == f).sum()), int(wrong[strata == f].sum())) for f in range(len(names))]
     large = [f for f, (n, errors) in enumerate(counts) if min(errors, n - errors) >= LEAST]
 
-    def auroc_of(places: NDArray[np.int64], family: int) -> float:
-        own = places[strata[places] == family]
-        return auroc(p[own], wrong[own])
+    groups = [strata == family for family in range(len(names))]
 
-    def within(places: NDArray[np.int64]) -> float:
-        found = [auroc_of(places, f) for f in large]
-        return float(np.mean(found)) if found else math.nan
+    def within(drawn: Floats) -> Floats:
+        return _mean_within(p, wrong, [groups[f] for f in large], drawn)
 
-    def rejection(places: NDArray[np.int64]) -> float:
-        return prr(-p[places], ~wrong[places])
+    def pooled(drawn: Floats) -> Floats:
+        return aurocs(p, wrong, drawn)
 
-    def interval(measure: Callable[[NDArray[np.int64]], float]) -> Estimate:
-        return bootstrap_of(measure, strata.tolist(), resamples, seed)
+    def rejection(drawn: Floats) -> Floats:
+        return prrs(-p, ~wrong, drawn)
 
-    def pooled(places: NDArray[np.int64]) -> float:
-        return auroc(p[places], wrong[places])
+    def interval(measure: Measure) -> Estimate:
+        return bootstrap_of(measure, strata, resamples, seed)
 
     squares = brier(p, wrong) if probabilities else (math.nan, float(wrong.mean() * (1 - wrong.mean())))
     return Judged(
@@ -201,7 +199,7 @@ def judge(
         brier=squares[0],
         base=squares[1],
         families={
-            name: (n, errors / n, auroc_of(np.arange(len(chosen)), f))
+            name: (n, errors / n, auroc(p[groups[f]], wrong[groups[f]]))
             for f, (name, (n, errors)) in enumerate(zip(names, counts, strict=True))
         },
     )
@@ -234,12 +232,19 @@ def difference(
     large = [f for f in range(len(names)) if min(errors[f], rights[f]) >= LEAST]
     pair = first[known], second[known]
 
-    def measure(places: NDArray[np.int64]) -> float:
-        gains = []
-        for family in large:
-            own = places[strata[places] == family]
-            one, other = (auroc(p[own], wrong[own]) for p in pair)
-            gains.append(one - other)
-        return float(np.mean(gains)) if gains else math.nan
+    groups = [strata == family for family in large]
 
-    return bootstrap_of(measure, strata.tolist(), resamples, seed)
+    def measure(drawn: Floats) -> Floats:
+        one, other = (_mean_within(p, wrong, groups, drawn) for p in pair)
+        return one - other
+
+    return bootstrap_of(measure, strata, resamples, seed)
+
+
+def _mean_within(
+    p: Floats, wrong: NDArray[np.bool_], groups: Sequence[NDArray[np.bool_]], drawn: Floats
+) -> Floats:
+    """Returns the mean AUROC over groups of examples of each resample, [rows]; NaN where a group has none."""
+    if not groups:
+        return np.full(len(drawn), math.nan)
+    return np.asarray(np.mean([aurocs(p[own], wrong[own], drawn[:, own]) for own in groups], axis=0))

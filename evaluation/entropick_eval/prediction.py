@@ -5,13 +5,13 @@ A score is higher for an answer that is more likely right. All functions are flo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .bootstrap import LEVEL, Floats, draw_counts
+from .bootstrap import Floats
 
 REJECTED: Final = 0.5
 """the share of rejections that the prediction rejection ratio looks at"""
@@ -115,29 +115,3 @@ def brier(probabilities: ArrayLike, happened: ArrayLike) -> tuple[float, float]:
         return float("nan"), float("nan")
     base = float(h.mean())
     return float(((p - h) ** 2).mean()), base * (1 - base)
-
-
-def bootstrap_of(
-    measure: Callable[[NDArray[np.int64]], float],
-    strata: Sequence[int],
-    resamples: int = 2000,
-    seed: int = 0,
-    level: float = LEVEL,
-) -> tuple[float, float, float]:
-    """Returns a measure of all items with the limits of its percentile interval.
-
-    ``measure`` takes the numbers of the drawn items, some of them several times; a resample in which it is
-    NaN is left out. NaN limits where all are.
-    """
-    n = len(strata)
-    found = []
-    for counts in draw_counts(strata, resamples, seed):
-        found += [measure(np.repeat(np.arange(n), row.astype(np.int64))) for row in counts]
-    drawn = np.asarray(found)
-    drawn = drawn[~np.isnan(drawn)]
-    estimate = measure(np.arange(n))
-    if not len(drawn):
-        return estimate, float("nan"), float("nan")
-    tail = (1 - level) / 2
-    low, high = np.quantile(drawn, [tail, 1 - tail])
-    return estimate, float(low), float(high)

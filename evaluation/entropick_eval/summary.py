@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .arms import Arms
-from .bootstrap import Interval, intervals
+from .bootstrap import Floats, Interval, intervals
 from .collect import Answer, Collected
 from .comparison import EqualTokens, Table, at_equal_tokens, tables
 from .open_text import MEASURES, OpenReply, distinct, measures, words
-from .prediction import auroc, bootstrap_of, brier, ece, prr
+from .prediction import brier, ece
 from .recommend import Recommendation, recommend
+from .resampled import aurocs, bootstrap_of, mean_aurocs, prrs
 from .rules import ConsensusRule, Rule
 from .tasks import Split
 
@@ -153,6 +153,7 @@ def _scores(answers: Sequence[Answer], resamples: int, seed: int) -> list[ScoreR
     names = sorted({name for one in answers for name in one.features})
     families = sorted({one.family for one in answers})
     strata = np.array([families.index(one.family) for one in answers])
+    groups = [strata == family for family in range(len(families))]
     rows = []
     for name in names:
         # a reply without an answer is the least certain; another feature that some lack is no score of all
@@ -162,26 +163,21 @@ def _scores(answers: Sequence[Answer], resamples: int, seed: int) -> list[ScoreR
         if np.isnan(values).any():
             continue
 
-        def within(places: NDArray[Any], values: NDArray[Any] = values) -> float:
-            found = [
-                auroc(values[places[strata[places] == f]], right[places[strata[places] == f]])
-                for f in range(len(families))
-            ]
-            found = [one for one in found if not np.isnan(one)]
-            return float(np.mean(found)) if found else float("nan")
+        def within(counts: Floats, values: Floats = values) -> Floats:
+            return mean_aurocs(values, right, groups, counts)
 
-        def pooled(places: NDArray[Any], values: NDArray[Any] = values) -> float:
-            return auroc(values[places], right[places])
+        def pooled(counts: Floats, values: Floats = values) -> Floats:
+            return aurocs(values, right, counts)
 
-        def rejection(places: NDArray[Any], values: NDArray[Any] = values) -> float:
-            return prr(values[places], right[places])
+        def rejection(counts: Floats, values: Floats = values) -> Floats:
+            return prrs(values, right, counts)
 
         rows.append(
             ScoreRow(
                 name,
-                bootstrap_of(within, strata.tolist(), resamples, seed),
-                bootstrap_of(pooled, strata.tolist(), resamples, seed),
-                bootstrap_of(rejection, strata.tolist(), resamples, seed),
+                bootstrap_of(within, strata, resamples, seed),
+                bootstrap_of(pooled, strata, resamples, seed),
+                bootstrap_of(rejection, strata, resamples, seed),
             )
         )
     return sorted(rows, key=lambda row: -row.within[0])

@@ -1,6 +1,7 @@
 """Statistics, attention and draws: tensors in, tensors out; no policy, no model, no server.
 
-``logits_stats``: the next-token distribution. ``attention_stats``: attention over a paged cache, measured.
+``adjust``: what changes logits before they are measured and after it. ``logits_stats``: the next-token
+distribution. ``attention_stats``: attention over a paged cache, measured.
 ``sample``: the draw. ``decoder``: a whole step of a Llama-like decoder on the CPU. ``loops``: the native
 functions that other packages build on.
 
@@ -17,8 +18,9 @@ __all__ = ["warmup"]
 
 def warmup() -> None:
     """Compiles every native loop now, or loads it from disk, so that no request waits."""
-    from . import attention_stats, decoder, logits_stats, sample
+    from . import adjust, attention_stats, decoder, logits_stats, sample
 
+    adjust.warmup()
     attention_stats.warmup()
     decoder.warmup()
     logits_stats.warmup()

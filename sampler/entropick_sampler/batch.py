@@ -12,6 +12,7 @@ from torch import Tensor
 
 from entropick_kernels.logits_stats import Kernels
 
+from .adjustments import Adjustments
 from .columns import StepColumns, StepRow
 from .compose import compose
 from .params import PolicyConfig, SamplingParams
@@ -57,13 +58,15 @@ class SampledBatch:
         attended: Tensor | None,
         columns: StepColumns,
         measure: bool = True,
+        adjustments: Adjustments | None = None,
     ) -> Tensor:
         """Measures, decides and draws: returns the packed lines on the host, for :func:`.packed.unpack`.
 
-        Arguments as for :func:`.step.sample_step`. The caller must keep the rows' policy memory, see
-        :class:`.columns.StepRow`. ``measure`` False leaves the signals out, for batches of policy ``fixed``
-        on the native path: log probabilities and draws are as ever. Raises ValueError elsewhere, and for
-        logits or columns of another number of rows.
+        Arguments as for :func:`.step.sample_step`, which tells when the logits change. The caller must keep
+        the rows' policy memory, see :class:`.columns.StepRow`. ``measure`` False leaves the signals out, for
+        batches of policy ``fixed`` on the native path: log probabilities and draws are as ever. Raises
+        ValueError elsewhere, for logits or columns of another number of rows, and for adjustments that do not
+        fit, or whose logits are not contiguous.
         """
         rows = len(self._composition.records)
         inputs = columns.data
@@ -76,14 +79,20 @@ class SampledBatch:
                 f"expected logits and int64 columns of {rows} rows, got {tuple(logits.shape)} and "
                 f"{tuple(inputs.shape)} of {inputs.dtype}"
             )
+        if adjustments is not None:
+            adjustments.check(*logits.shape)
+            if not logits.is_contiguous():
+                raise ValueError("adjustments change logits in place: they must be contiguous")
         native = self._native if logits.dtype == torch.float32 else None
         if not measure and (self._composition.measured or native is None):
             raise ValueError("only the native step of rows of policy 'fixed' can leave measuring out")
         if native is not None:
-            return native.step(logits, attention, attended, columns, measure)
+            return native.step(logits, attention, attended, columns, measure, adjustments)
         if self._tensors is None:
             self._tensors = SamplerRows.of(self._composition, self._profile, self._device)
-        result = sample_step(logits, attention, attended, self._tensors, columns, self._implementation)
+        result = sample_step(
+            logits, attention, attended, self._tensors, columns, self._implementation, adjustments
+        )
         return result.pack().cpu()
 
 

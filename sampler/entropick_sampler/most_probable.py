@@ -28,8 +28,8 @@ Integers = npt.NDArray[np.int64]
 class ProbableToken(NamedTuple):
     """A token with its probability in the measured distribution and in the draw.
 
-    ``final_probability``: after temperature and filters, 0 where a filter cut the token; ``cut_by``: that
-    filter, None where the token could be drawn.
+    ``final_probability``: after penalties, temperature and filters, 0 where a filter cut the token;
+    ``cut_by``: that filter, None where the token could be drawn.
     """
 
     token_id: int
@@ -61,16 +61,22 @@ class _Kept(NamedTuple):
 
 
 def most_probable(
-    logits: npt.NDArray[np.floating], draw: Draw, drawn: Sequence[int] = (), count: int = MOST_PROBABLE
+    logits: npt.NDArray[np.floating],
+    draw: Draw,
+    drawn: Sequence[int] = (),
+    count: int = MOST_PROBABLE,
+    penalised: npt.NDArray[np.floating] | None = None,
 ) -> tuple[ProbableToken, ...]:
     """Finds the ``count`` most probable tokens of a distribution before and after the sampler.
 
     ``logits`` [V], masked, neither NaN nor +inf; ``drawn``: token ids that are told of too, wherever they
-    stand. Returns the tokens in order of falling probability, ties by token id, without masked tokens.
+    stand; ``penalised`` [V]: the logits after penalties, which the draw reads, None without any. Returns the
+    tokens in order of falling probability, ties by token id, without masked tokens.
     """
     x = np.asarray(logits, np.float64)
-    best = int(x.argmax())
-    plain = np.exp(x - x[best])
+    y = x if penalised is None else np.asarray(penalised, np.float64)
+    best = int(y.argmax())
+    plain = np.exp(x - x.max())
     z = float(plain.sum())
     order = [i for i in _order(x, count)[:count].tolist() if x[i] > -math.inf]
     listed = [*order, *sorted(set(drawn) - set(order), key=lambda i: (-x[i], i))]
@@ -79,11 +85,12 @@ def most_probable(
             ProbableToken(i, float(plain[i]) / z, float(i == best), None if i == best else "temperature")
             for i in listed
         )
-    weights = np.exp((x - x[best]) / draw.temperature)
-    kept = _filter(x, weights, draw, count)
+    weights = np.exp((y - y[best]) / draw.temperature)
+    kept = _filter(y, weights, draw, count)
     # the place of a token that is not among the first: as many as come before it
-    further = listed[len(order) :]
-    places = [*range(len(order)), *(int((x > x[i]).sum() + (x[:i] == x[i]).sum()) for i in further)]
+    known = len(order) if penalised is None else 0
+    further = listed[known:]
+    places = [*range(known), *(int((y > y[i]).sum() + (y[:i] == y[i]).sum()) for i in further)]
     rows = []
     for i, place in zip(listed, places, strict=True):
         weight = float(weights[i])
@@ -100,19 +107,24 @@ def most_probable(
 
 
 def probable_tokens(
-    logits: npt.NDArray[np.floating], row: TokenRow, branches: int = 0
+    logits: npt.NDArray[np.floating],
+    row: TokenRow,
+    branches: int = 0,
+    penalised: npt.NDArray[np.floating] | None = None,
 ) -> tuple[ProbableToken, ...]:
     """Finds the most probable tokens of a step's row and every token that was drawn there for its request.
 
     ``logits`` [V]: the row's; ``branches``: how many further branches the request may open, whose first
-    tokens are told of (a step draws them for all of its rows, as many as the row with the most wants).
+    tokens are told of (a step draws them for all of its rows, as many as the row with the most wants);
+    ``penalised`` as for :func:`most_probable`.
     Returns () where the logits are bad: nothing was drawn from them.
     """
     if row.flags:
         return ()
     firsts = row.firsts[:branches]
     drawn = [row.token, *(c[0] for c in row.candidates), *(first[0] for first in firsts)]
-    return most_probable(logits, Draw(row.temperature, row.top_p, row.top_k, row.min_p), drawn)
+    draw = Draw(row.temperature, row.top_p, row.top_k, row.min_p)
+    return most_probable(logits, draw, drawn, penalised=penalised)
 
 
 def _order(x: Floats, count: int) -> Integers:

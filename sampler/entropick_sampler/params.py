@@ -36,6 +36,10 @@ class SamplingParams:
 
     ``top_k`` 0 or -1, ``top_p`` 1 and ``min_p`` 0 switch a filter off. ``logprobs`` is the number of
     alternatives to report beside the emitted token (0: only that token), ``None`` for no report.
+    ``presence_penalty`` and ``frequency_penalty`` read the output, ``repetition_penalty`` the prompt too.
+    ``logit_bias``: token ids with a number that is added to their logits; ``min_tokens``: no token of
+    ``stop_token_ids`` before so many; ``bad_words``: token ids of each text that must not come out;
+    ``allowed_token_ids``: the only tokens to draw, ``None`` for all.
     """
 
     temperature: float | None = None
@@ -48,6 +52,13 @@ class SamplingParams:
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     logprobs: int | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    min_tokens: int = 0
+    bad_words: tuple[tuple[int, ...], ...] = ()
+    allowed_token_ids: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,11 @@ from typing import Final, NamedTuple
 import torch
 from torch import Tensor
 
+from entropick_kernels.adjust import add_to_logits, mask_logits, penalise, restore
 from entropick_kernels.logits_stats import Kernels, LogitsStats, logits_stats
 from entropick_kernels.sample import draw, philox_uniform
 
+from .adjustments import Adjustments
 from .columns import StepColumns
 from .compose import Composition, compose
 from .one_formula_torch import FigureRows, adjust, figure_rows
@@ -163,14 +165,22 @@ def sample_step(
     rows: SamplerRows,
     columns: StepColumns,
     kernels: Kernels | None = None,
+    adjustments: Adjustments | None = None,
 ) -> StepResult:
     """Measures, decides and draws for a batch.
 
-    ``logits`` [B, V], masks and bans applied; ``attention`` [B, 7] in the order of ATTENTION_SIGNALS, None
-    where it was not measured, NaN in the place of a signal that does not exist; ``attention_valid`` bool [B]:
-    the rows whose attention was measured, None for all; ``columns``: the new inputs of the rows; ``kernels``:
-    the kernels to use, None for the fastest. Returns the tokens and their telemetry on the logits' device.
+    ``logits`` [B, V], float32 or float64 where there are ``adjustments``: masks and what is added change
+    them in place, penalties are taken back before the return; ``attention`` [B, 7] in the order of
+    ATTENTION_SIGNALS, None where it was not measured, NaN in the place of a signal that does not exist;
+    ``attention_valid`` bool [B]: the rows whose attention was measured, None for all; ``columns``: the new
+    inputs of the rows; ``kernels``: the kernels to use, None for the fastest. Returns the tokens and their
+    telemetry on the logits' device.
     """
+    masks, added, seen, factors = adjustments or Adjustments()
+    if masks is not None:
+        mask_logits(logits, masks, kernels=kernels)
+    if added is not None:
+        add_to_logits(logits, added, kernels=kernels)
     measured = logits_stats(logits, kernels=kernels)
     stats = step_stats(measured, attention, attention_valid)
     forced, clarify = columns.forced, columns.clarify
@@ -187,6 +197,9 @@ def sample_step(
         decision = decide(stats, columns.memory, rows.policy, (clarify >= 0).logical_and_(free), opening)
     if rows.figures:
         decision = adjust(decision, logits, measured, columns.memory, rows.figures, kernels)
+    before = None
+    if seen is not None and factors is not None:
+        before = penalise(logits, seen, factors, kernels=kernels)
     drawn = draw(
         logits,
         decision.temperature,
@@ -214,6 +227,8 @@ def sample_step(
     if n > 1:
         unused = rows.draws[:, :n] >= decision.n_candidates.unsqueeze(1)
         first = chosen.gather(1, logprobs_of(chosen).masked_fill_(unused, -math.inf).argmax(1, keepdim=True))
+    if before is not None and seen is not None:
+        restore(logits, seen, before, kernels=kernels)
     token = torch.where(free, first.squeeze(1), forced)
     if rows.any_enabled:
         token = torch.where(decision.insert_clarify, clarify, token)

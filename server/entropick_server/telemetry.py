@@ -19,12 +19,10 @@ from .protocol.responses import (
     BranchRow,
     CandidateRow,
     DetailRow,
-    ParameterValues,
     PhaseSummary,
     ProbableRow,
     SignalStatistic,
     SignalStatistics,
-    SignalValues,
     Summary,
     TokenRow,
 )
@@ -32,6 +30,9 @@ from .vocabulary import Vocabulary
 
 STRATEGY_LABELS: Final = {strategy: strategy.label for strategy in Strategy}
 """strategy -> its name on the wire"""
+_LABELS: Final = tuple(STRATEGY_LABELS.values())
+"""the same by the strategies' numbers: an enumeration's hash is a call of Python"""
+_INFINITE: Final = math.inf
 
 
 def token_row(
@@ -41,45 +42,52 @@ def token_row(
 
     ``full``: with the branches that opened at the token.
     """
-    used = token.parameters
-    pairs = zip(SIGNAL_NAMES, token.signals, strict=True)
-    row = TokenRow(
-        index=index,
-        token=vocabulary.labels[token.token_id],
-        token_id=token.token_id,
-        strategy=None if token.strategy is None else STRATEGY_LABELS[token.strategy],
-        forced=token.forced,
-        parameters=None
+    used, strategy = token.parameters, token.strategy
+    # a token is written for every client that watches: a dictionary costs a fifth of a checked model
+    row: TokenRow = {
+        "index": index,
+        "token": vocabulary.labels[token.token_id],
+        "token_id": token.token_id,
+        "strategy": None if strategy is None else _LABELS[strategy],
+        "forced": token.forced,
+        "parameters": None
         if used is None
-        else ParameterValues(
-            temperature=used.temperature,
-            top_p=used.top_p,
-            top_k=used.top_k,
-            min_p=used.min_p,
-            n_candidates=used.n_candidates,
-        ),
-        signals=SignalValues(**{name: v for name, v in pairs if v is not None and math.isfinite(v)}),
-    )
+        else {
+            "temperature": used.temperature,
+            "top_p": used.top_p,
+            "top_k": used.top_k,
+            "min_p": used.min_p,
+            "n_candidates": used.n_candidates,
+        },
+        "signals": {
+            name: value
+            for name, value in zip(SIGNAL_NAMES, token.signals, strict=True)
+            # no NaN lies between the infinities
+            if value is not None and -_INFINITE < value < _INFINITE
+        },
+    }
     if eos:
-        row.eos = True
+        row["eos"] = True
     if stop:
-        row.stop = True
+        row["stop"] = True
     if token.layer_entropy:
-        row.layer_entropy = {str(layer): bits for layer, bits in token.layer_entropy if math.isfinite(bits)}
+        row["layer_entropy"] = {
+            str(layer): bits for layer, bits in token.layer_entropy if math.isfinite(bits)
+        }
     if token.detail is not None:
-        row.detail = _detail(token.detail)
-        row.candidates = [
+        row["detail"] = _detail(token.detail)
+        row["candidates"] = [
             CandidateRow(
                 token=vocabulary.labels[c.token_id], token_id=c.token_id, logprob=c.logprob, score=c.score
             )
             for c in token.detail.candidates
         ]
     if token.most_probable:
-        row.most_probable = [
+        row["most_probable"] = [
             ProbableRow(token=vocabulary.labels[p.token_id], **p._asdict()) for p in token.most_probable
         ]
     if full and token.branches:
-        row.branches = [branch_row(branch, vocabulary) for branch in token.branches]
+        row["branches"] = [branch_row(branch, vocabulary) for branch in token.branches]
     return row
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from entropick_eval.prediction import auroc, bootstrap_of, brier, ece, prr, within_prompts
+from entropick_eval.prediction import auroc, brier, ece, prr, within_prompts
 
 from .support import PATIENT
 
@@ -109,17 +109,6 @@ def test_brier_by_hand() -> None:
     found, base = brier([0.8, 0.4], [True, False])
     assert found == pytest.approx((0.04 + 0.16) / 2)
     assert base == pytest.approx(0.25)
-
-
-def test_a_bootstrap_of_a_measure() -> None:
-    scores = np.arange(60.0)
-    right = np.arange(60) % 7 > np.arange(60) // 12
-    estimate, low, high = bootstrap_of(lambda at: auroc(scores[at], right[at]), [0] * 60, 400)
-    assert estimate == auroc(scores, right)
-    assert low < estimate < high
-    assert bootstrap_of(lambda at: float("nan"), [0, 0], 10)[1:] == pytest.approx(
-        (math.nan, math.nan), nan_ok=True
-    )
 
 
 def test_bad_input() -> None:

@@ -34,7 +34,7 @@ async def test_routes(client: httpx.AsyncClient) -> None:
             *requests.ChatRequest.model_fields,
             *requests.CompletionRequest.model_fields,
             *options.EntropickOptions.model_fields,
-            *TokenRow.model_fields,
+            *TokenRow.__annotations__,
             *BranchRow.model_fields,
             *BRANCH_NAMES,
             *SCORERS,

@@ -98,6 +98,16 @@ def test_a_slots_shares_follow_its_choice_and_go_with_it(metrics: Metrics) -> No
     assert not page(metrics, "live_")
 
 
+def test_collapses_are_counted_as_they_come(metrics: Metrics) -> None:
+    assert page(metrics, "head_collapses") == {("head_collapses_total",): 0}, "the series begins at 0"
+    fell = replace(token(PLAIN), collapsed=3)
+    step = report(("a", 0, PLAIN), ("b", 1, PLAIN))
+    metrics.on_step(replace(step, outputs=(step.outputs[0], replace(step.outputs[1], tokens=(fell, fell)))))
+    metrics.on_step(report(("a", 0, PLAIN)))
+    assert page(metrics, "head_collapses") == {("head_collapses_total",): 6}
+    assert page(metrics, "generation_tokens") == {("generation_tokens_total",): 4}
+
+
 def test_layers_last_as_long_as_something_runs(metrics: Metrics) -> None:
     layers = WatchedLayers((0, 5), (0.125, 0.5), (2.5, None))
     metrics.on_step(report(("a", 0, COSTED), layers=layers))

@@ -8,6 +8,8 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from prometheus_client.core import InfoMetricFamily
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_open
 from prometheus_client.parser import text_string_to_metric_families as parse_plain
 
@@ -16,6 +18,7 @@ from entropick_server.engine.types import FinishReason, RequestOutput, StepRepor
 from entropick_server.metrics import Metrics
 from entropick_server.metrics.drift import DriftCollector
 from entropick_server.metrics.signals import STRATEGIES, SignalHistograms
+from entropick_server.metrics.writing import PageWriter
 
 CHAT = "/v1/chat/completions"
 BODY = {"messages": [{"role": "user", "content": "Hi"}]}
@@ -65,7 +68,7 @@ async def test_every_metric_moves(engine: Any, serve: Any) -> None:
         # this engine neither measures agreement nor rolls out branches, and nobody asked for a vote; it knows
         # no cut points of genuineness, which tests/server/test_genuineness_metrics.py has
         still = {"entropick_agreement_ratio", "entropick_live_agreement_ratio", "entropick_branch_"}
-        still |= {"entropick_consensus_", "entropick_elaboration_pull_", "entropick_head_quadrant_"}
+        still |= {"entropick_consensus_", "entropick_elaboration_pull_", "entropick_head_"}
         for name in names:
             if name.startswith(tuple(still)):
                 continue
@@ -355,6 +358,41 @@ async def test_tokens_that_wait_are_counted_at_a_scrape_and_beyond_it(engine: An
         found = await samples(client)
         assert total(found, "entropick_logits_entropy_bits_count") == generated
         assert found == {**found, **{k: v for k, v in (await samples(client)).items() if "logits" in k[0]}}
+
+
+@pytest.mark.parametrize(
+    "accept",
+    [
+        "",
+        "text/plain; version=1.0.0; escaping=allow-utf-8",
+        "application/openmetrics-text",
+        "application/openmetrics-text; version=1.0.0; escaping=allow-utf-8",
+        "application/openmetrics-text; version=1.0.0; escaping=underscores",
+        "application/openmetrics-text; version=1.0.0; escaping=dots",
+        "application/openmetrics-text; version=1.0.0; escaping=values",
+    ],
+)
+async def test_the_page_is_what_the_library_writes(
+    engine: Any, serve: Any, profile: Any, accept: str
+) -> None:
+    engine.profile = profile
+    async with serve(engine, served_model_name='a "b"\\c') as client:
+        await client.post(CHAT, json=BODY)
+        await client.post(CHAT, json={**BODY, "temperature": 0})
+        metrics = client.app.state.server.metrics
+        metrics.choices.on_first_token("a-0", 0.1, 3_000_000)
+        page = metrics.snapshot()
+        for _ in range(2):  # what was written before is remembered
+            found, content_type = page.encode(accept)
+            encoder, wanted_type = choose_encoder(accept)
+            assert found == encoder(page)
+            assert content_type == wanted_type
+        assert found.count(b"\n") > 1000
+
+
+def test_a_kind_of_family_without_a_form_is_no_page() -> None:
+    with pytest.raises(ValueError, match="of type info"):
+        PageWriter().write([InfoMetricFamily("entropick_x", "Help.")], openmetrics=True)
 
 
 @pytest.mark.parametrize("accept", ["text/plain", "application/openmetrics-text; version=1.0.0"])

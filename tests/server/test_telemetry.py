@@ -225,7 +225,7 @@ def test_a_branch_on_the_wire(engine: Any) -> None:
     )
     vocabulary = Vocabulary(engine.tokenizer, 259)
     row = token_row(0, token, vocabulary, eos=False, stop=False, full=True)
-    assert json.loads(row.model_dump_json(exclude_unset=True))["branches"] == [
+    assert [branch.model_dump() for branch in row["branches"]] == [
         {"text": "A\ufffd", "token_ids": [65, 0xC3], "score": None, "chosen": False},
         {"text": "B", "token_ids": [66, 256], "score": -0.5, "chosen": True},
     ]
@@ -233,4 +233,4 @@ def test_a_branch_on_the_wire(engine: Any) -> None:
         token_row(0, replace(token, branches=()), vocabulary, eos=False, stop=False, full=True),
         token_row(0, token, vocabulary, eos=False, stop=False),
     ):
-        assert "branches" not in none.model_dump(exclude_unset=True)
+        assert "branches" not in none

@@ -33,12 +33,13 @@ from .window import (
     push_row,
 )
 
-_VALUES: Final = 9
+_VALUES: Final = 8
 """figures of a row: G, variance, collapse rate, variance of the logits entropy, G of the form ``seed``, token
-cost, relative cost, sink mass, heads that collapsed in the step"""
-_FELL: Final = 8
-_COUNTS: Final = COLLAPSED - GENUINE
+cost, relative cost, sink mass"""
+_REGIONS: Final = COLLAPSED - GENUINE
 """the fields of HeadCounts"""
+_COUNTS: Final = _REGIONS + 1
+"""the same, and the heads that collapsed in the step"""
 _SINGLES: Final = 3
 _MEAN: Final = 2
 _COST, _RELATIVE_COST, _SINK_MASS = range(3)
@@ -61,7 +62,7 @@ Addresses: ``places`` int64 [R, 3] of each row's windows, 0 for none; ``numbers`
 the batch; ``first`` int64 [R], 1 where the step's costs do not count; ``entropy`` float32 [L, B, H] and
 ``keys`` int64 [L, B], each with its strides in elements; ``logits`` float64 [B], the logits entropies, with
 its stride; ``costs`` float32 [L, B, H, 4], 0 for none. Scratch: ``z``, ``bits`` and ``paid`` float32 [L x H].
-Results: ``values`` float64 [R, 9], ``counts`` int64 [R, 7].
+Results: ``values`` float64 [R, 8], ``counts`` int64 [R, 8].
 """
 _FIELD: Final = {name: i for i, name in enumerate(_ARGUMENTS.names or ())}
 _ENTROPY, _KEYS, _LOGITS, _COSTS = (_FIELD[name] for name in ("entropy", "keys", "logits", "costs"))
@@ -123,7 +124,6 @@ def _worker(data: Any) -> None:
         push_row(heads_state, places[r, 0], z, paid, out, none)
         values[r, 0] = out[VARIANCE] + out[RATE]
         values[r, 1], values[r, 2], values[r, 5] = out[VARIANCE], out[RATE], out[COST]
-        values[r, _FELL] = out[COLLAPSED]
         values[r, 4] = math.nan
         if places[r, 1]:
             seed_state = numba.carray(address(places[r, 1]), (1,), HEADER)[0]
@@ -162,11 +162,13 @@ class WatchedBatch:
         rows = len(self.windows)
         self._shape = (layers, heads)
         self._counted = any(w.seed is not None or w.heads.has_cuts for w in self.windows)
+        self._plain = not any(w.seed is not None or w.heads.has_costs for w in self.windows)
         self._layout: tuple[Any, ...] = ()
         self._skips = False
         self._first = np.zeros(rows, dtype=np.int64)
         self._values = np.empty((rows, _VALUES))
         self._counts = np.empty((rows, _COUNTS), dtype=np.int64)
+        self._regions, self._fell = self._counts[:, :_REGIONS], self._counts[:, _REGIONS]
         self._places = np.array([w.places for w in self.windows], dtype=np.int64)
         self._numbers = np.array(numbers, dtype=np.int64)
         self._scratch = np.empty((3, channels), dtype=np.float32)
@@ -223,16 +225,16 @@ class WatchedBatch:
                 raise ValueError(f"costs must be contiguous float32 {list(shape)}, got {list(costs.shape)}")
             data[_COSTS] = costs.data_ptr()
         _compiled().ctypes(self._start)
-        values = self._values.tolist()
+        figures = self._values.tolist()
+        values = [_plain_values(line) for line in figures] if self._plain else [_values(x) for x in figures]
+        fell = self._fell.tolist()
+        # a named tuple's own constructor takes three times as long, for each row of each step
+        new = tuple.__new__
         if not self._counted:
-            return [WindowStep(_values(line), None, int(line[_FELL])) for line in values]
+            return [new(WindowStep, (of_row, None, n)) for of_row, n in zip(values, fell, strict=True)]
         return [
-            WindowStep(
-                _values(line),
-                HeadCounts._make(counts) if counts[0] or counts[1] or counts[2] else None,
-                int(line[_FELL]),
-            )
-            for line, counts in zip(values, self._counts.tolist(), strict=True)
+            new(WindowStep, (of_row, new(HeadCounts, counts) if any(counts[:3]) else None, n))
+            for of_row, counts, n in zip(values, self._regions.tolist(), fell, strict=True)
         ]
 
     def _lay_out(self, entropy: Tensor, keys: Tensor, logits: Tensor) -> None:
@@ -254,11 +256,15 @@ class WatchedBatch:
             self._data[_FIELD[name]] = value
 
 
+def _plain_values(line: list[float]) -> tuple[float | None, ...]:
+    """Returns the signals of a line without the form ``seed`` and token costs, None for NaN."""
+    g, variance, rate, logits = line[:4]
+    if g == g and logits == logits:
+        return g, variance, rate, None, logits, None, None, None
+    return _values(line)
+
+
 def _values(line: list[float]) -> tuple[float | None, ...]:
     """Returns the signals of a line of results, None for NaN."""
-    g, variance, rate, logits, seed, cost, relative, sink, _ = line
-    if seed != seed and cost != cost and relative != relative and g == g:
-        # as a request gets it that asks for no token cost
-        return g, variance, rate, None, logits, None, None, None
-    values = g, variance, rate, seed, logits, cost, relative, sink
-    return tuple([None if x != x else x for x in values])
+    g, variance, rate, logits, seed, cost, relative, sink = line
+    return tuple([None if x != x else x for x in (g, variance, rate, seed, logits, cost, relative, sink)])

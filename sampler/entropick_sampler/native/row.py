@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from entropick_kernels.loops import draw_beside, native, philox_number, row_log_z, row_stats
+from entropick_kernels.loops import draw_beside, native, philox_number, row_log_z, row_stats, row_top
 
 from .. import packed
 from ..compose import (
@@ -33,6 +33,7 @@ from ..profile import QUANTILE_LEVELS
 from ..score import CONFIDENCE_CONSTANT, CONFIDENCE_WEIGHTS
 from ..signals import ATTENTION_SIGNALS
 from ..strategy import Strategy
+from .adjusted import AdjustedRows, adjust_before, penalise_seen, restore_seen
 from .one_formula import adjusted
 
 Float32 = npt.NDArray[np.float32]
@@ -72,6 +73,8 @@ class Scratch(NamedTuple):
     seen: Floats
     """the signals as the formulas read them"""
     parameters: Floats
+    before: Float32
+    """the logits of a row's seen tokens before penalties"""
 
 
 @native()
@@ -215,14 +218,18 @@ def sample_row(
     opening: OpeningWeights,
     candidates: int,
     measure: bool,
+    b: int,
+    adjustments: AdjustedRows,
     s: Scratch,
     line: Floats,
 ) -> None:
     """Writes the line of a row, as :mod:`entropick_sampler.packed` describes it.
 
     ``x`` [V]: its logits; ``attention`` [7], measured where ``attended``; ``columns``: its StepRow; ``row``:
-    its ROW; ``measure`` False: no signal is measured.
+    its ROW; ``measure`` False: no signal is measured; ``b``: its number, by which ``adjustments``
+    has its own.
     """
+    adjust_before(x, b, adjustments)
     best, flag = measure_row(x, attention, attended, measure, s)
     score = opening_row(x, columns.position, opening, s) if row.opens else -math.inf
     strategy = decide_row(row, columns.repeated, ranks, score, s)
@@ -238,6 +245,9 @@ def sample_row(
         and columns.since_clarify >= row.cooldown
     )
     top_k = 0 if flag else int(s.parameters[_TOP_K])
+    penalised = flag == 0 and penalise_seen(x, b, adjustments, s.before)
+    if penalised:
+        best = row_top(x)
     s.tokens[:] = best
     if flag == 0 and np.float32(s.parameters[_TEMPERATURE]) > 0:
         draw_row(x, best, row, columns.position, candidates, top_k, s)
@@ -248,6 +258,9 @@ def sample_row(
         logprob = logprob_of(x, s.tokens[j], s.figures)
         if logprob > highest:
             token, highest = s.tokens[j], logprob
+    if penalised:
+        # log probabilities are those of the measured distribution
+        restore_seen(x, b, adjustments, s.before)
     token = columns.clarify if insert else token if free else columns.forced
 
     line[packed.TEMPERATURE] = s.parameters[_TEMPERATURE]

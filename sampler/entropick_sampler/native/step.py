@@ -13,11 +13,13 @@ from torch import Tensor
 
 from entropick_kernels.loops import address, claim, native_worker, run, threads_for
 
+from ..adjustments import Adjustments
 from ..columns import StepColumns, StepRow
 from ..compose import N_PARAMETERS, N_SIGNALS, ROW, Composition, Ranks
 from ..opening import OpeningWeights
 from ..packed import FIXED_COLUMNS
 from ..signals import ATTENTION_SIGNALS
+from .adjusted import AdjustedRecord, adjusted_rows
 from .row import Scratch, sample_row
 
 _A: Final = len(ATTENTION_SIGNALS)
@@ -34,7 +36,7 @@ ARGUMENTS: Final = np.dtype(
         (name, np.int64)
         for name in (
             *("next_row", "here", "rows", "vocabulary", "candidates", "draws", "steps", "measure"),
-            *("tokens", "opening_ids", "opening_weights"),
+            *("tokens", "opening_ids", "opening_weights", "adjusted"),
             *("records", "rank_low", "rank_scale", "logits", "attention", "attended", "columns", "lines"),
         )
     ]
@@ -44,8 +46,8 @@ ARGUMENTS: Final = np.dtype(
 ``next_row``: the row that a thread takes next; ``here``: the address of these arguments; ``rows``,
 ``vocabulary``: B, V; ``candidates``, ``draws``: N, C = N + W; ``steps``: Q - 1; ``measure``: 0 or 1;
 ``tokens``: K, the number of opening weights. The others are addresses: of the composition's arrays, of
-logits float32 [B, V], attention float32 [B, 7], attended uint8 [B], columns STEP [B], and the lines
-float64 [B, ...].
+the adjustments (ADJUSTED), of logits float32 [B, V], attention float32 [B, 7], attended uint8 [B], columns
+STEP [B], and the lines float64 [B, ...].
 """
 
 
@@ -68,6 +70,7 @@ def _worker(data: Any) -> None:
     attended = numba.carray(address(a.attended), (rows,), np.uint8)
     columns = numba.carray(address(a.columns), (rows,), STEP)
     lines = numba.carray(address(a.lines), (rows, FIXED_COLUMNS + 3 * draws), np.float64)
+    adjustments, before = adjusted_rows(a.adjusted)
     scratch = Scratch(
         weights=np.empty(max(vocabulary, _CHUNK), np.float32),
         cdf=np.empty(vocabulary, np.float64),
@@ -79,6 +82,7 @@ def _worker(data: Any) -> None:
         valid=np.empty(N_SIGNALS, np.uint8),
         seen=np.empty(N_SIGNALS, np.float64),
         parameters=np.empty(N_PARAMETERS, np.float64),
+        before=before,
     )
     candidates, measure = a.candidates, a.measure != 0
     b = claim(data, 0)
@@ -93,6 +97,8 @@ def _worker(data: Any) -> None:
             opening=opening,
             candidates=candidates,
             measure=measure,
+            b=b,
+            adjustments=adjustments,
             s=scratch,
             line=lines[b],
         )
@@ -123,6 +129,8 @@ class NativeStep:
         arrays = (records, ranks.low, ranks.scale, *composition.opening)
         for name, array in zip(_RESIDENT, arrays, strict=True):
             a[name] = array.ctypes.data
+        self._adjusted = AdjustedRecord(self._rows)
+        a["adjusted"] = self._adjusted.address
         self._everywhere = np.ones(self._rows, dtype=np.uint8)
         self._nowhere = np.zeros(self._rows, dtype=np.uint8)
         self._unseen = np.zeros((self._rows, _A), dtype=np.float32)
@@ -134,12 +142,14 @@ class NativeStep:
         attended: Tensor | None,
         columns: StepColumns,
         measure: bool = True,
+        adjustments: Adjustments | None = None,
     ) -> Tensor:
         """Returns the packed lines float64 [B, ...] of a step.
 
         ``logits`` float32 [B, V]; ``attention`` [B, 7], measured where ``attended`` bool [B] is (None: in all
         rows); ``measure`` False: no signal is measured, every signal is absent. The caller must make sure
-        that all tensors have B rows, and measure where a row's policy is on.
+        that all tensors have B rows, measure where a row's policy is on, and give contiguous logits and
+        adjustments that fit them: masks and what is added change the logits in place.
         """
         x, inputs = logits.contiguous(), columns.data.contiguous()
         if attention is None:
@@ -149,6 +159,7 @@ class NativeStep:
             known = None if attended is None else attended.contiguous()
             at = seen.data_ptr()
             where = self._everywhere.ctypes.data if known is None else known.data_ptr()
+        self._adjusted.put(adjustments)
         lines = torch.empty(self._rows, FIXED_COLUMNS + 3 * self._draws, dtype=torch.float64)
         a = self._arguments
         a["next_row"], a["vocabulary"], a["measure"] = 0, x.shape[1], measure

@@ -16,6 +16,7 @@ from entropick_sampler.compose import validate_request
 from entropick_sampler.params import PolicyConfig
 from entropick_sampler.profile import Profile
 from entropick_sampler.repetition import TokenHistory
+from entropick_sampler.reply_adjustments import ReplyAdjustments
 
 from .base import Tokenizer
 from .types import FinishReason, ModelInfo, Request, Resumed, Token
@@ -88,7 +89,8 @@ class Reply:
     before the first. ``tokens``: tokens so far whose surprisal is known; ``surprisal``: its sum, bits (both
     kept where tokens are drawn alone: not in a server beside vLLM). ``unfinished``: the bytes of a character
     that the newest tokens began and did not end. ``history``: the newest tokens. ``windows``: the rolling
-    windows of the steps so far, None before the first step and where nobody watches."""
+    windows of the steps so far, None before the first step and where nobody watches. ``adjustments``: what
+    changes its logits, None where nothing does."""
 
     limit: int = _UNLIMITED
     stops: tuple[int, ...] = ()
@@ -107,13 +109,22 @@ class Reply:
     unfinished: bytes = b""
     history: TokenHistory = field(default_factory=TokenHistory)
     windows: ReplyWindows | None = None
+    adjustments: ReplyAdjustments | None = None
 
     @classmethod
-    def begin(cls, request: Request, max_model_len: int) -> Reply:
-        """Makes the empty reply of a request that passed :func:`check_request`."""
+    def begin(cls, request: Request, max_model_len: int, *, draws: bool = True) -> Reply:
+        """Makes the empty reply of a request that passed :func:`check_request`.
+
+        ``draws`` False: its tokens are drawn elsewhere, so it needs no adjustments.
+        """
         replayed = request.replayed_token_ids
         wanted = len(replayed) or request.sampling.max_tokens
         resumed = request.resumed or Resumed()
+        adjustments = None
+        if draws and not replayed:
+            prompt = len(request.prompt_token_ids) - request.kept
+            ids = request.prompt_token_ids
+            adjustments = ReplyAdjustments.of(request.sampling, ids[:prompt], ids[prompt:])
         return cls(
             min(wanted, max_model_len - len(request.prompt_token_ids) + request.kept),
             () if replayed else request.sampling.stop_token_ids,
@@ -128,6 +139,7 @@ class Reply:
             surprisal=resumed.surprisal,
             unfinished=resumed.unfinished,
             history=TokenHistory(resumed.newest),
+            adjustments=adjustments,
         )
 
     @property
@@ -159,11 +171,12 @@ class Reply:
         """Picks the form of the clarifying text that would stand at the next position.
 
         Returns () where no text may begin: during teacher forcing, during rollouts, inside a UTF-8 character,
-        and under every policy but ``entropix``.
+        under every policy but ``entropix``, and where a token of the text may be excluded.
         """
         if self.unfinished or self.rollout_end or not self.clarifies:
             return ()
-        return text.later if self.length else text.first
+        ids = text.later if self.length else text.first
+        return ids if self.adjustments is None or self.adjustments.may_say(ids) else ()
 
     def forces(self, clarifying: Sequence[int]) -> bool:
         """Tells whether the next token is given, not drawn, where the text ``clarifying`` begins with it."""
@@ -184,6 +197,8 @@ class Reply:
         """
         self.length += 1
         self.history.append(token_id)
+        if self.adjustments is not None:
+            self.adjustments.take(token_id)
         if surprisal is not None:
             self.tokens += 1
             self.surprisal += surprisal
@@ -216,8 +231,13 @@ class Reply:
 
     def copy(self) -> Reply:
         """Copies the reply, for a branch that continues it."""
-        windows = None if self.windows is None else self.windows.copy()
-        return replace(self, pending=self.pending.copy(), history=self.history.copy(), windows=windows)
+        return replace(
+            self,
+            pending=self.pending.copy(),
+            history=self.history.copy(),
+            windows=None if self.windows is None else self.windows.copy(),
+            adjustments=None if self.adjustments is None else self.adjustments.copy(),
+        )
 
 
 def step_columns(replies: Sequence[Reply], text: ClarifyingText) -> tuple[StepColumns, list[tuple[int, ...]]]:

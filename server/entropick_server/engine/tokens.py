@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from entropick_kernels.attention_stats import HeadStats
+from entropick_sampler.adjustments import Adjustments
 from entropick_sampler.genuineness.counts import WindowStep
 from entropick_sampler.most_probable import ProbableToken, probable_tokens
 from entropick_sampler.packed import TokenRow
@@ -67,11 +68,12 @@ def token_of(
     window: WindowStep = NO_WINDOW,
     probable: tuple[ProbableToken, ...] = (),
     layer_entropy: tuple[tuple[int, float], ...] = (),
+    only_choice: bool = False,
 ) -> Token:
     """Makes the emitted token of a row.
 
     ``forced``: it was given, not drawn; ``replayed``: by the request itself (teacher forcing), not by a
-    clarifying text.
+    clarifying text; ``only_choice``: masks left no other token.
     """
     return Token(
         row.token,
@@ -85,6 +87,8 @@ def token_of(
         most_probable=probable,
         counts=window.counts,
         layer_entropy=layer_entropy,
+        only_choice=only_choice,
+        collapsed=window.collapsed,
     )
 
 
@@ -135,18 +139,27 @@ def top_logprobs(
 
 
 def most_probable_tokens(
-    logits: Tensor, rows: Sequence[TokenRow], wanted: Mapping[int, PolicyConfig]
+    logits: Tensor,
+    rows: Sequence[TokenRow],
+    wanted: Mapping[int, PolicyConfig],
+    adjustments: Adjustments | None = None,
 ) -> dict[int, tuple[ProbableToken, ...]]:
     """Finds the most probable tokens before and after the sampler, for the rows that ask.
 
     ``logits`` [B, V], which are copied to the host for these rows; ``rows``: all rows of the step;
-    ``wanted``: number of a row that asks -> its request's policy.
+    ``wanted``: number of a row that asks -> its request's policy; ``adjustments``: of the step, whose masks
+    the logits have already.
     """
     if not wanted:
         return {}
     chosen = select_rows(logits, list(wanted)).to(torch.float32).cpu().numpy()
     return {
-        row: probable_tokens(x, rows[row], policy.branch.width - 1 if policy.branch else 0)
+        row: probable_tokens(
+            x,
+            rows[row],
+            policy.branch.width - 1 if policy.branch else 0,
+            None if adjustments is None else adjustments.penalised(row, x),
+        )
         for (row, policy), x in zip(wanted.items(), chosen, strict=True)
     }
 

@@ -166,7 +166,8 @@ class Token:
     ``most_probable``: at telemetry ``full``, tokens before and after the sampler, every drawn one among them.
     ``counts``: heads in the regions of the plane of genuineness, None where no cut points are known.
     ``layer_entropy``: layers and their entropies (bits) by the logit lens, where the request wants them of
-    this token.
+    this token. ``only_choice``: masks left no other token, so it had no alternative and its entropy is 0.
+    ``collapsed``: heads that collapsed in its step, where genuineness is watched.
     """
 
     token_id: int
@@ -181,6 +182,8 @@ class Token:
     most_probable: tuple[ProbableToken, ...] = ()
     counts: HeadCounts | None = None
     layer_entropy: tuple[tuple[int, float], ...] = ()
+    only_choice: bool = False
+    collapsed: int = 0
 
     @property
     def surprisal(self) -> float | None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ..engine.types import FinishReason, StepReport
+from ..engine.types import FinishReason, RequestOutput, StepReport
 from .exemplars import exemplar
 from .families import CHOICES, LONG, SHORT, TOKENS, WAIT, Families
 from .genuineness import GenuinenessFigures
@@ -32,7 +31,6 @@ class _Life:
     queued: float | None = None
     first: float | None = None
     preemptions: int = 0
-    in_clarifying_text: bool = False
 
 
 class ChoiceMetrics:
@@ -42,6 +40,8 @@ class ChoiceMetrics:
         self._model_name = ""
         self._lives: dict[str, _Life] = {}
         """engine requests that have not ended"""
+        self._in_texts: set[str] = set()
+        """of them, those whose newest token belongs to a clarifying text"""
         counter, histogram = families.counter, families.histogram
         self._prompt_tokens = counter(
             "prompt_tokens", "Tokens of prompts whose first choice began, once for all choices of a prompt."
@@ -55,7 +55,7 @@ class ChoiceMetrics:
         self._first = histogram(
             "time_to_first_token_seconds", "From a request's arrival to the first token of a choice.", WAIT
         )
-        self._between = histogram(
+        self._between = families.batched_histogram(
             "inter_token_latency_seconds",
             "Between a choice's tokens, one observation a token but the first.",
             SHORT,
@@ -118,17 +118,19 @@ class ChoiceMetrics:
         for request_id in report.preempted:
             if (life := self._lives.get(request_id)) is not None:
                 life.preemptions += 1
-        for output in report.outputs:
-            life = self._lives.get(output.request_id)
-            if life is not None and (life.in_clarifying_text or any(t.forced for t in output.tokens)):
-                self._count_texts(life, (token.forced for token in output.tokens))
+        if self._in_texts or any(t.forced for output in report.outputs for t in output.tokens):
+            for output in report.outputs:
+                if output.request_id in self._lives:
+                    self._count_texts(output)
 
-    def _count_texts(self, life: _Life, forced: Iterable[bool]) -> None:
+    def _count_texts(self, output: RequestOutput) -> None:
         """Counts the clarifying texts that begin: a forced token that follows none."""
-        for given in forced:
-            if given and not life.in_clarifying_text:
+        for token in output.tokens:
+            if not token.forced:
+                self._in_texts.discard(output.request_id)
+            elif output.request_id not in self._in_texts:
+                self._in_texts.add(output.request_id)
                 self._clarifying.labels(self._model_name).inc()
-            life.in_clarifying_text = given
 
     def on_prompts(self, number: int, n: int) -> None:
         """Counts ``number`` prompts of a request that is taken, with ``n`` choices asked for each."""
@@ -153,13 +155,13 @@ class ChoiceMetrics:
 
     def on_tokens(self, seconds: float, count: int) -> None:
         """Counts ``count`` further tokens of a choice, ``seconds`` after the tokens before them."""
-        between = self._between.labels(self._model_name)
         for _ in range(count):
-            between.observe(seconds / count)
+            self._between.observe(seconds / count)
 
     def on_end(self, request_id: str, reason: str, seconds: float, figures: ChoiceFigures) -> bool:
         """Counts a choice's end, well or not. Returns False, and counts nothing, where it never ran."""
         life = self._lives.pop(request_id, None)
+        self._in_texts.discard(request_id)
         if life is None or not life.ran:
             return False
         name, labels = self._model_name, exemplar(request_id)

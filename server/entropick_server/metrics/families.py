@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
+from .batched import BatchedHistogram
+
 SHORT = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5)
 """bounds in seconds for a token or a step"""
 WAIT = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 30.0)
@@ -26,11 +28,14 @@ class Families:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
         self._plain: list[Counter | Histogram] = []
+        self._batched: list[BatchedHistogram] = []
 
     def bind(self, model_name: str) -> None:
         """Begins every family without another label at 0, so that its first count is an increase."""
         for family in self._plain:
             family.labels(model_name)
+        for histogram in self._batched:
+            histogram.bind(model_name)
 
     def counter(self, name: str, help_text: str, *labels: str) -> Counter:
         """Returns a new counter; ``name`` has neither prefix nor ``_total``."""
@@ -51,3 +56,10 @@ class Families:
         if not labels:
             self._plain.append(family)
         return family
+
+    def batched_histogram(self, name: str, help_text: str, bounds: Sequence[float]) -> BatchedHistogram:
+        """Returns a new histogram for events of every token or step: it keeps no exemplars."""
+        histogram = BatchedHistogram(f"entropick_{name}", help_text, bounds)
+        self._registry.register(histogram)
+        self._batched.append(histogram)
+        return histogram

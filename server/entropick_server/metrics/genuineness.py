@@ -13,13 +13,14 @@ from typing import Final
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from entropick_sampler.genuineness.counts import AXIS, HeadCounts
+from entropick_sampler.genuineness.counts import AXIS
 from entropick_sampler.genuineness.quadrants import Quadrant
 from entropick_sampler.signals import SIGNALS
 
 from ..engine.types import StepReport, WatchedLayers
 from .exemplars import exemplar
 from .families import Families
+from .live import LiveChoices
 
 REGIONS: Final = (*(quadrant.label for quadrant in Quadrant), *AXIS[:2])
 """The values of the label ``quadrant``: the quadrants, and genuine or mechanical without a token cost."""
@@ -98,8 +99,8 @@ class EndMetrics:
 class GenuinenessCollector(Collector):
     """The gauges of running choices: shares of their heads by slot, and means by layer."""
 
-    def __init__(self) -> None:
-        self._live: dict[int, tuple[str, HeadCounts]] = {}
+    def __init__(self, live: LiveChoices) -> None:
+        self._live = live
         self._layers: WatchedLayers | None = None
         self._model_name = ""
 
@@ -113,21 +114,6 @@ class GenuinenessCollector(Collector):
             self._layers = report.layers
         if not report.gauges.running:
             self._layers = None
-        for output, slot in zip(report.outputs, report.slots, strict=True):
-            if slot < 0:
-                continue
-            if output.finish_reason is not None:
-                self._live.pop(slot, None)
-            elif output.tokens:
-                if (counts := output.tokens[-1].counts) is None:
-                    self._live.pop(slot, None)
-                else:
-                    self._live[slot] = (output.request_id, counts)
-
-    def forget(self, request_id: str) -> None:
-        """Drops a choice's gauges: it ended, or its client went away."""
-        for slot in [slot for slot, (owner, _) in self._live.items() if owner == request_id]:
-            del self._live[slot]
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Yields the families, at every scrape; none before the model is named."""
@@ -139,8 +125,10 @@ class GenuinenessCollector(Collector):
             "with avg.",
             labels=["model_name", "slot", "quadrant"],
         )
-        for slot, (_, counts) in sorted(self._live.items()):
-            regions = counts.by_region()
+        for slot, token in self._live.tokens():
+            if token.counts is None:
+                continue
+            regions = token.counts.by_region()
             total = sum(regions.values())
             for region, heads in regions.items():
                 shares.add_metric([self._model_name, str(slot), region], heads / total)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.exposition import choose_encoder
@@ -18,8 +19,14 @@ from .gauges import GaugesCollector
 from .genuineness import EndMetrics, GenuinenessCollector
 from .http import HttpMetrics
 from .info import InfoCollector, ServerFacts
+from .live import LiveChoices
 from .signals import SignalCollector
 from .steps import StepMetrics
+from .waiting import WaitingTokens
+from .writing import PageWriter
+
+_RARE_ESCAPES: Final = ("escaping=dots", "escaping=values")
+"""forms in which names are changed that need no escaping"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,15 +34,19 @@ class MetricsPage:
     """The families of one moment, which no longer change, so that any thread may write them down."""
 
     families: tuple[Metric, ...]
+    writer: PageWriter
 
     def collect(self) -> tuple[Metric, ...]:
-        """Returns the families, as the encoders ask a registry for them."""
+        """Returns the families, as the encoders of prometheus_client ask a registry for them."""
         return self.families
 
     def encode(self, accept: str) -> tuple[bytes, str]:
         """Returns the page and its content type; exemplars are in the OpenMetrics form only."""
         encoder, content_type = choose_encoder(accept)
-        return encoder(self), content_type
+        if content_type.endswith(_RARE_ESCAPES):
+            return encoder(self), content_type
+        openmetrics = content_type.startswith("application/openmetrics-text")
+        return self.writer.write(self.families, openmetrics=openmetrics), content_type
 
 
 class Metrics:
@@ -44,10 +55,13 @@ class Metrics:
     def __init__(self) -> None:
         self._registry = CollectorRegistry(auto_describe=False)
         self._model_name = ""
-        self._signals = SignalCollector()
+        self._writer = PageWriter()
+        self._waiting = WaitingTokens()
+        self._live = live = LiveChoices()
+        self._signals = SignalCollector(live)
         self._gauges = GaugesCollector()
         self._info = InfoCollector()
-        self._watched = GenuinenessCollector()
+        self._watched = GenuinenessCollector(live)
         for collector in (self._signals, self._watched, self._gauges, self._info):
             self._registry.register(collector)
         ProcessCollector(registry=self._registry)
@@ -85,19 +99,23 @@ class Metrics:
 
     def on_step(self, report: StepReport) -> None:
         """Counts one engine step (the listener for Engine.subscribe)."""
-        self._signals.observe(report)
+        tokens = self._waiting.add(report)
+        self._live.observe(report)
         self._watched.observe(report)
-        self._steps.on_step(report)
+        self._steps.on_step(report, tokens)
         self.choices.on_step(report)
-        for request_id in report.preempted:
-            # it will run in another slot
-            self._signals.forget(request_id)
-            self._watched.forget(request_id)
+        if self._waiting.enough:
+            self._count()
+
+    def _count(self) -> None:
+        """Counts the tokens that wait."""
+        if (batch := self._waiting.take()) is not None:
+            self._signals.count(batch)
+            self._steps.count(batch)
 
     def on_end(self, request_id: str, reason: str, seconds: float, figures: ChoiceFigures) -> bool:
         """Counts a choice's end, well or not. Returns False, and counts nothing, where it never ran."""
-        self._signals.forget(request_id)
-        self._watched.forget(request_id)
+        self._live.forget(request_id)
         ran = self.choices.on_end(request_id, reason, seconds, figures)
         if ran and figures.genuineness is not None:
             self._ended.on_end(request_id, figures.genuineness)
@@ -114,7 +132,8 @@ class Metrics:
 
         Each of these would be a series more, which nobody asks for.
         """
+        self._count()
         families = tuple(self._registry.collect())
         for family in families:
             family.samples = [sample for sample in family.samples if not sample.name.endswith("_created")]
-        return MetricsPage(families)
+        return MetricsPage(families, self._writer)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -17,15 +16,14 @@ from prometheus_client.utils import floatToGoString
 from entropick_sampler.profile import Profile
 from entropick_sampler.signals import SIGNALS, Signal
 
-from ..engine.types import StepReport, Token
 from .drift import DriftCollector, places
 from .exemplars import exemplar
+from .live import LiveChoices
 from .steps import STRATEGY_LABELS
+from .waiting import TokenBatch
 
 STRATEGIES: Final[tuple[str, ...]] = tuple(STRATEGY_LABELS.values())
 """the values of the label ``strategy``, in the order of the histograms' rows"""
-_AT_ONCE: Final = 256
-_INDEX: Final = {strategy: index for index, strategy in enumerate(STRATEGY_LABELS)}
 
 
 class SignalHistograms:
@@ -40,6 +38,8 @@ class SignalHistograms:
         self._counts = np.zeros((len(STRATEGIES), len(SIGNALS), widest + 1), dtype=np.int64)
         self._sums = np.zeros((len(STRATEGIES), len(SIGNALS)))
         shape = self._counts.shape
+        self._newest = np.full(self._counts.size, -1, dtype=np.int64)
+        """scratch: the newest row in each bucket"""
         # of each bucket the newest exemplar: request id, value, time; "" where there is none
         self._ids = np.full(shape, "", dtype=object)
         self._values = np.zeros(shape)
@@ -50,7 +50,7 @@ class SignalHistograms:
         values: NDArray[np.float64],
         strategies: NDArray[np.int64],
         request_ids: Sequence[str],
-        times: Sequence[float],
+        times: Sequence[float] | NDArray[np.float64],
     ) -> None:
         """Adds rows of values [rows, signals], NaN where a signal was not measured, in order of time.
 
@@ -58,14 +58,23 @@ class SignalHistograms:
         bucket becomes its exemplar.
         """
         known = np.isfinite(values)
-        buckets = places(values, self._bounds)
         rows, columns = known.nonzero()
-        place = strategies[rows], columns, buckets[rows, columns]
-        np.add.at(self._counts, place, 1)
-        np.add.at(self._sums, strategies, np.where(known, values, 0.0))
-        self._ids[place] = np.array(request_ids, dtype=object)[rows]
-        self._values[place] = values[rows, columns]
-        self._times[place] = np.array(times)[rows]
+        strategy_count, signal_count, width = self._counts.shape
+        buckets = places(values, self._bounds)[rows, columns]
+        place = (strategies[rows] * signal_count + columns) * width + buckets
+        # one number a bucket: counting these is ten times as fast as adding at three indices
+        self._counts += np.bincount(place, minlength=self._counts.size).reshape(self._counts.shape)
+        sums = np.where(known, values, 0.0)
+        for strategy in range(strategy_count):
+            self._sums[strategy] += sums[strategies == strategy].sum(axis=0)
+        # of equal indices the last is assigned, which is the newest
+        self._newest[place] = rows
+        touched = np.flatnonzero(self._newest >= 0)
+        newest = self._newest[touched]
+        self._newest[touched] = -1
+        self._ids.reshape(-1)[touched] = np.array(request_ids, dtype=object)[newest]
+        self._values.reshape(-1)[touched] = values[newest, touched // width % signal_count]
+        self._times.reshape(-1)[touched] = np.asarray(times)[newest]
 
     def family(self, column: int, model_name: str) -> HistogramMetricFamily:
         """Returns the exposition of one signal's histograms at this moment.
@@ -100,11 +109,9 @@ class SignalHistograms:
 class SignalCollector(Collector):
     """Every signal twice: histograms over all tokens, and the last value of each running choice by slot."""
 
-    def __init__(self) -> None:
+    def __init__(self, live: LiveChoices) -> None:
         self._histograms = SignalHistograms()
-        self._waiting: list[tuple[str, float, Token]] = []
-        """request id, time and token, not counted yet: some hundred at once take a third of the time"""
-        self._live: dict[int, tuple[str, Token]] = {}
+        self._live = live
         self._drift = DriftCollector()
         self._model_name = ""
 
@@ -113,43 +120,15 @@ class SignalCollector(Collector):
         self._model_name = model_name
         self._drift.bind(model_name, profile)
 
-    def observe(self, report: StepReport) -> None:
-        """Counts one engine step."""
-        now = time.time()
-        self._waiting += [
-            (output.request_id, now, token) for output in report.outputs for token in output.tokens
-        ]
-        if len(self._waiting) >= _AT_ONCE:
-            self._count()
-        for output, slot in zip(report.outputs, report.slots, strict=True):
-            if slot < 0:
-                continue
-            if output.finish_reason is not None:
-                self._live.pop(slot, None)
-            elif output.tokens:
-                self._live[slot] = (output.request_id, output.tokens[-1])
-
-    def _count(self) -> None:
-        """Counts the tokens that wait."""
-        if not self._waiting:
-            return
-        ids, times, tokens = zip(*self._waiting, strict=True)
-        self._waiting.clear()
-        values = np.array([token.signals for token in tokens], dtype=np.float64)
-        strategies = np.array([_INDEX[token.strategy] for token in tokens])
-        self._histograms.observe(values, strategies, ids, times)
-        self._drift.observe(values, np.array([not token.forced for token in tokens]))
-
-    def forget(self, request_id: str) -> None:
-        """Drops a choice's gauges: it ended, or its client went away."""
-        for slot in [slot for slot, (owner, _) in self._live.items() if owner == request_id]:
-            del self._live[slot]
+    def count(self, batch: TokenBatch) -> None:
+        """Counts some tokens."""
+        self._histograms.observe(batch.values, batch.strategies, batch.request_ids, batch.times)
+        self._drift.observe(batch.values, ~batch.forced)
 
     def collect(self) -> Iterator[Metric]:
         """Yields the families, at every scrape; none before the model is named."""
         if not self._model_name:
             return
-        self._count()
         for column in range(len(SIGNALS)):
             yield self._histograms.family(column, self._model_name)
         for column, signal in enumerate(SIGNALS):
@@ -163,7 +142,7 @@ class SignalCollector(Collector):
             "aggregate with avg or max, not sum."
         )
         family = GaugeMetricFamily(name, help_text, labels=["model_name", "slot"])
-        for slot, (_, token) in sorted(self._live.items()):
+        for slot, token in self._live.tokens():
             value = token.signals[column]
             if value is not None:
                 family.add_metric([self._model_name, str(slot)], value)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections import Counter as Tally
 from typing import Final
+
+import numpy as np
 
 from entropick_sampler.strategy import Strategy
 
 from ..engine.types import StepReport
 from .families import ROWS, SHORT, Families
+from .waiting import TokenBatch
 
 STRATEGY_LABELS: Final[dict[Strategy | None, str]] = {
     None: "none",
     **{strategy: strategy.label for strategy in Strategy},
 }
 """the value of the label ``strategy``; none: the policy was off"""
+_LABELS: Final = tuple(STRATEGY_LABELS.values())
 
 
 class StepMetrics:
@@ -22,7 +25,7 @@ class StepMetrics:
 
     def __init__(self, families: Families) -> None:
         self._model_name = ""
-        counter, histogram = families.counter, families.histogram
+        counter = families.counter
         self._tokens = counter(
             "tokens",
             "Tokens by the strategy that picked them (none: the policy was off).",
@@ -30,6 +33,11 @@ class StepMetrics:
             "forced",
         )
         self._generation_tokens = counter("generation_tokens", "Tokens that the engine generated.")
+        self._collapses = counter(
+            "head_collapses",
+            "Collapses of attention: drops of a head's entropy from a token to the next, over all heads of "
+            "the replies whose genuineness is watched.",
+        )
         self._prefix_queries = counter(
             "prefix_cache_queries", "Prompt tokens that were looked up in the KV cache."
         )
@@ -43,8 +51,8 @@ class StepMetrics:
             "kept",
         )
         self._branch_tokens = counter("branch_tokens", "Tokens of branches that were not kept.")
-        self._step = histogram("engine_step_seconds", "Duration of an engine step.", SHORT)
-        self._step_tokens = histogram(
+        self._step = families.batched_histogram("engine_step_seconds", "Duration of an engine step.", SHORT)
+        self._step_tokens = families.batched_histogram(
             "iteration_tokens",
             "Tokens of a step: those that it generated and those of the prompts that began in it and that "
             "the KV cache lacked.",
@@ -60,23 +68,24 @@ class StepMetrics:
         for kept in ("first", "other"):
             self._rollouts.labels(model_name, kept)
 
-    def on_step(self, report: StepReport) -> None:
-        """Counts one engine step."""
+    def count(self, batch: TokenBatch) -> None:
+        """Counts some tokens."""
         name = self._model_name
-        tally: Tally[tuple[str, str]] = Tally(
-            (STRATEGY_LABELS[token.strategy], "true" if token.forced else "false")
-            for output in report.outputs
-            for token in output.tokens
-        )
-        for (strategy, forced), count in tally.items():
-            self._tokens.labels(name, strategy, forced).inc(count)
-        if tally:
-            self._generation_tokens.labels(name).inc(tally.total())
+        kinds = np.bincount(2 * batch.strategies + batch.forced, minlength=2 * len(STRATEGY_LABELS))
+        for place in np.flatnonzero(kinds):
+            strategy, forced = divmod(int(place), 2)
+            labels = name, _LABELS[strategy], "true" if forced else "false"
+            self._tokens.labels(*labels).inc(float(kinds[place]))
+        self._generation_tokens.labels(name).inc(len(batch.strategies))
+        self._collapses.labels(name).inc(batch.collapsed)
+
+    def on_step(self, report: StepReport, tokens: int) -> None:
+        """Counts one engine step, which brought so many ``tokens``."""
+        name = self._model_name
         if report.duration > 0:
             # a report without one tells of cancels and refusals between two steps, or of a step that failed
-            self._step.labels(name).observe(report.duration)
-            prompts = report.prefix_queries - report.prefix_hits
-            self._step_tokens.labels(name).observe(tally.total() + prompts)
+            self._step.observe(report.duration)
+            self._step_tokens.observe(tokens + report.prefix_queries - report.prefix_hits)
         if report.prefix_queries:
             self._prefix_queries.labels(name).inc(report.prefix_queries)
             self._prefix_hits.labels(name).inc(report.prefix_hits)

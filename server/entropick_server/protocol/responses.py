@@ -7,9 +7,10 @@ The signal fields are generated from the table of signals.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import BaseModel, Field, create_model
+from typing_extensions import TypedDict
 
 from entropick_sampler.signals import SIGNALS
 
@@ -33,7 +34,7 @@ SignalStatistics: type[BaseModel] = create_model(
 )
 
 
-class ParameterValues(BaseModel):
+class ParameterValues(TypedDict):
     """The parameters that a token was drawn with."""
 
     temperature: float
@@ -96,31 +97,43 @@ class DetailRow(BaseModel):
     )
 
 
-class TokenRow(BaseModel):
-    """One completion token as the sampler saw it."""
+class TokenRow(TypedDict):
+    """One completion token as the sampler saw it. A plain dictionary: an answer has one for each token."""
 
     index: int
     token: str
     token_id: int
     strategy: str | None
     forced: bool
-    parameters: ParameterValues | None = Field(
-        description="of a forced token: what the policy would have drawn with; null: not known"
-    )
-    signals: Any = Field(description="signal name -> value; SignalValues")
-    eos: bool = Field(default=False, description="the model's end of sequence; absent elsewhere")
-    stop: bool = Field(default=False, description="a stop_token_id that ended the answer; absent elsewhere")
-    layer_entropy: dict[str, float] | None = Field(
-        default=None, description="layer -> bits, by the logit lens; absent unless asked for of this token"
-    )
-    detail: DetailRow | None = None
-    candidates: list[CandidateRow] | None = None
-    most_probable: list[ProbableRow] | None = Field(
-        default=None, description="telemetry full: the 20 most probable tokens, and every token drawn here"
-    )
-    branches: list[BranchRow] | None = Field(
-        default=None, description="telemetry full, of a token where branches opened; absent elsewhere"
-    )
+    parameters: Annotated[
+        ParameterValues | None,
+        Field(description="of a forced token: what the policy would have drawn with; null: not known"),
+    ]
+    signals: Annotated[Any, Field(description="signal name -> value; SignalValues")]
+    eos: NotRequired[Annotated[bool, Field(description="the model's end of sequence; absent elsewhere")]]
+    stop: NotRequired[
+        Annotated[bool, Field(description="a stop_token_id that ended the answer; absent elsewhere")]
+    ]
+    layer_entropy: NotRequired[
+        Annotated[
+            dict[str, float],
+            Field(description="layer -> bits, by the logit lens; absent unless asked for of this token"),
+        ]
+    ]
+    detail: NotRequired[DetailRow]
+    candidates: NotRequired[list[CandidateRow]]
+    most_probable: NotRequired[
+        Annotated[
+            list[ProbableRow],
+            Field(description="telemetry full: the 20 most probable tokens, and every token drawn here"),
+        ]
+    ]
+    branches: NotRequired[
+        Annotated[
+            list[BranchRow],
+            Field(description="telemetry full, of a token where branches opened; absent elsewhere"),
+        ]
+    ]
 
 
 class ConsensusSummary(BaseModel):

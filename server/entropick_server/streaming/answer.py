@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from ..engine.base import EngineDeadError
 from ..protocol.errors import ApiError
@@ -157,11 +158,19 @@ def chunk_event(
     origin: Origin, kind: Format, choice: ChatChunkChoice | CompletionChoice, include_usage: bool
 ) -> bytes:
     """Returns the event of a choice's chunk."""
-    chunk = envelope(origin, kind.chunk_object)
-    chunk.choices = [choice]
-    if include_usage:
-        chunk.usage = None
-    return event(chunk.model_dump_json(exclude_unset=True))
+    info, fingerprint = origin.model.info, origin.model.fingerprint
+    head = _head(origin.answer_id, kind.chunk_object, origin.created, info.name, fingerprint)
+    usage = ',"usage":null' if include_usage else ""
+    return event(f"{head}{choice.model_dump_json(exclude_unset=True)}]{usage}}}")
+
+
+@lru_cache(maxsize=1024)
+def _head(answer_id: str, kind: str, created: int, model: str, fingerprint: str) -> str:
+    """Returns the JSON text of a chunk up to its choice: the same for every token of an answer."""
+    empty = Completion(
+        id=answer_id, object=kind, created=created, model=model, system_fingerprint=fingerprint, choices=[]
+    )
+    return empty.model_dump_json(exclude_unset=True).removesuffix("]}")
 
 
 async def last_event(

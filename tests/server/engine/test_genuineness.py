@@ -88,6 +88,9 @@ def test_every_token_has_the_figures_of_the_reference(
     assert last.token_cost is None
     z = reference.normalised_entropy(bits, keys[..., None])
     np.testing.assert_allclose(last.genuineness, reference.head_genuineness(z), rtol=1e-4, atol=1e-6)
+    # heads that fell by more than 0.2 from the step before; the first has none before it
+    fell = (z[:-1] - z[1:] > reference.DROP).sum(axis=(1, 2))
+    assert [t.collapsed for t in tokens] == [0, *fell]
 
 
 def test_the_seed_form_and_none_at_all(room: Open, make_request: Make) -> None:

@@ -13,6 +13,7 @@ from entropick_sampler.batch import SampledBatch
 from entropick_sampler.packed import LOGITS_ENTROPY, unpack
 from entropick_sampler.profile import DEFAULT_CLARIFY_TEXT, Profile
 
+from ..adjusting import adjust_rows
 from ..base import Tokenizer
 from ..reply import BAD_LOGITS, ClarifyingText, Drawn, step_columns
 from ..tokens import attention_details, most_probable_tokens, token_detail, token_of, top_logprobs
@@ -65,18 +66,21 @@ class StepSampler:
         sequences = output.sequences
         if sequences != self._sequences:
             self._lay_out(sequences)
-        columns, texts = step_columns([s.reply for s in sequences], self._clarifying)
+        replies = [s.reply for s in sequences]
+        columns, texts = step_columns(replies, self._clarifying)
         if self._device.type != "cpu":
             columns = columns.to(self._device)
-        packed = self._batch.step(output.logits, output.signals, None, columns, self._measure)
+        logits, adjustments = adjust_rows(replies, output.logits)
+        packed = self._batch.step(logits, output.signals, None, columns, self._measure, adjustments)
+        only = () if adjustments is None else adjustments.only_choices(logits.shape[1])
         rows = unpack(packed, self._batch.candidates)
         tops, details, probable = {}, {}, {}
         if asked := {i: n for i, s in enumerate(sequences) if (n := s.request.sampling.logprobs)}:
-            tops = top_logprobs(output.logits, asked, [(rows[i].max_logit, rows[i].log_z) for i in asked])
+            tops = top_logprobs(logits, asked, [(rows[i].max_logit, rows[i].log_z) for i in asked])
         if full := [i for i, s in enumerate(sequences) if s.request.policy.telemetry == "full"]:
             details = attention_details(output.heads, output.by_layer, full)
             policies = {i: sequences[i].request.policy for i in full}
-            probable = most_probable_tokens(output.logits, rows, policies)
+            probable = most_probable_tokens(logits, rows, policies, adjustments)
         lenses = {} if output.lens is None else self._layer_entropies(output.lens, sequences)
         windows = self._watch.push(output, packed[:, LOGITS_ENTROPY])
         drawn = []
@@ -94,6 +98,7 @@ class StepSampler:
                 window=windows[i],
                 probable=probable.get(i, ()),
                 layer_entropy=lenses.get(i, ()),
+                only_choice=i in only,
             )
             drawn.append(Drawn(token, clarifying, row.firsts, BAD_LOGITS if row.flags else None))
         return drawn

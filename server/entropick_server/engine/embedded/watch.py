@@ -56,7 +56,9 @@ class Watch:
         if not numbers or not len(entropy):
             return self._nothing
         layers, _, heads = entropy.shape
-        rows = [output.sequences[i] for i in numbers]
+        rows = output.sequences
+        if len(numbers) < len(rows):
+            rows = tuple([rows[i] for i in numbers])
         windows = [s.reply.windows or self._begin(s, layers * heads) for s in rows]
         # a fork, an adopted branch: the same sequence with other windows
         if windows != self._batch.windows:

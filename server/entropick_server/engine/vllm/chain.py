@@ -93,7 +93,7 @@ class Chain:
         self._request = request
         self._segments = segments
         self._tokenizer = tokenizer
-        self._reply = Reply.begin(request, max_model_len)
+        self._reply = Reply.begin(request, max_model_len, draws=False)
         self._ids: list[int] = []
         """the reply's tokens"""
         self._spent = 0 if request.resumed is None else request.resumed.spent

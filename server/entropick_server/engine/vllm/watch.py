@@ -64,6 +64,7 @@ class ReplyWatch:
             token,
             signals=token.signals[: len(STEP_SIGNALS)] + step.values,
             counts=step.counts,
+            collapsed=step.collapsed,
             detail=token.detail and with_windows(token.detail, windows),
         )
         return drawn._replace(token=token)
