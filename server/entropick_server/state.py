@@ -16,6 +16,7 @@ from entropick_sampler.profile import DEFAULT_CLARIFY_TEXT
 
 from .admission import Admission
 from .engine.base import Engine, EngineDeadError, EngineError
+from .engine.grammar.compiler import GrammarCompiler
 from .engine.reply import ClarifyingText
 from .engine.reply_format.form import ReplyFormat
 from .engine.types import ModelInfo
@@ -38,6 +39,8 @@ class ServedModel:
     info: ModelInfo
     vocabulary: Vocabulary
     encoder: PromptEncoder
+    grammars: GrammarCompiler
+    """of structured output"""
     profile_id: str | None
     """of the calibration profile in force"""
     fingerprint: str
@@ -69,7 +72,9 @@ class ServedModel:
                 "how this model writes calls of tools is not known (its tokenizer has no response_template, and "
                 "its chat template writes them in no known form): they come back as text"
             )
-        return cls(info, vocabulary, encoder, profile, fingerprint, error, engine.model_hash, cuts, form)
+        grammars = GrammarCompiler(engine.tokenizer, info.vocab_size, info.eos_token_ids)
+        identity = engine.model_hash
+        return cls(info, vocabulary, encoder, grammars, profile, fingerprint, error, identity, cuts, form)
 
 
 class ServerState:

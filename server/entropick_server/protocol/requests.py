@@ -10,6 +10,7 @@ from .errors import bad_request
 from .messages import Message, Messages
 from .options import EntropickOptions
 from .parsing import WireModel
+from .structured import StructuredRequest
 from .tools import TemplateFields, ToolFields
 
 MAX_STOPS = 16
@@ -45,7 +46,7 @@ class ModelRequest(WireModel):
     model: str | None = Field(None, description="the served model's id; left out: the one that is served")
 
 
-class GenerationRequest(ModelRequest):
+class GenerationRequest(ModelRequest, StructuredRequest):
     """The fields that chat and completions share."""
 
     stream: bool | None = None

@@ -16,6 +16,7 @@ from ..consensus.rules import needed
 from ..engine.base import EngineError
 from ..protocol.errors import from_engine
 from ..protocol.requests import GenerationRequest
+from ..protocol.structured import Structure
 from ..state import ServerState
 from ..streaming.answer import Answer
 from ..streaming.consensus import ConsensusAnswer, VotedPrompt
@@ -26,6 +27,7 @@ from ..streaming.sse import EventStream, unless_gone
 from ._common import beside_the_loop
 from ._consensus import consensus_of
 from ._engine_requests import build_requests
+from ._grammar import grammar_of, structure_of
 from ._rewind import check_rewind, rewound_by
 
 _CHOICE_SIZE = 16
@@ -45,6 +47,8 @@ class Prompts:
     """the field that holds them"""
     form: MessageForm | None = None
     """how the replies are read; None: as text"""
+    forced: Structure | None = None
+    """the form of a call that the replies must be"""
 
 
 async def respond(
@@ -54,6 +58,7 @@ async def respond(
     body.check_choices(state.settings.max_n)
     check_rewind(body, prompts.number)
     consensus = consensus_of(body, state)
+    structure = structure_of(body, prompts.forced)
     extract = None if body.entropick is None else body.entropick.extractor
     count = body.completions if consensus is None else needed(consensus.stop, (), consensus.k)
     origin = Origin(
@@ -62,7 +67,8 @@ async def respond(
         route=http.url.path,
         created=int(time.time()),
         model=state.model,
-        form=prompts.form,
+        # what follows a grammar of the client's is text
+        form=prompts.form if body.structure is None else None,
     )
     arrival = time.monotonic()
     with ExitStack() as stack:
@@ -70,13 +76,14 @@ async def respond(
         admitted = state.admission.admit(prompts.number, count, held=consensus is not None)
         for prompt in admitted:
             stack.callback(prompt.leave)
+        grammar = await grammar_of(http, structure, state)
 
         def prepare() -> Answer | ConsensusAnswer:
             ids = prompts.encode()
             vote = consensus is not None
             rewound = rewound_by(body, ids[0], state)
             requests = build_requests(
-                body, ids, state, origin.answer_id, arrival, prompts.param, vote, rewound
+                body, ids, state, origin.answer_id, arrival, prompts.param, vote, rewound, structure, grammar
             )
             if consensus is not None:
                 voted = [

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..engine.grammar.spec import Grammar
 from ..protocol.errors import bad_request
+from ..protocol.structured import Structure
 from ..protocol.tools import ToolFields
 from ..protocol.unserved import UNSUPPORTED
 from ..state import ServedModel
@@ -26,8 +26,8 @@ def message_form(body: ToolFields, model: ServedModel) -> MessageForm | None:
     return MessageForm(form, reading, definitions, body.calls_once)
 
 
-def forced_call(body: ToolFields, model: ServedModel) -> Grammar | None:
-    """Returns the grammar of a reply that must be a call; None where it need not.
+def forced_call(body: ToolFields, model: ServedModel) -> Structure | None:
+    """Returns the form of a reply that must be a call; None where it need not be one.
 
     Raises the 400 where it is not known how the model writes a call.
     """
@@ -39,4 +39,4 @@ def forced_call(body: ToolFields, model: ServedModel) -> Grammar | None:
         message = "tool_choice: how this model writes a call is not known, so none can be forced; use 'auto'."
         raise bad_request(message, "tool_choice", UNSUPPORTED)
     schemas = {tool.function.name: tool.function.schema_of_arguments for tool in forced}
-    return form.grammar(schemas, several=not body.calls_once)
+    return Structure(form.grammar(schemas, several=not body.calls_once), "tool_choice")

@@ -133,7 +133,8 @@ class Committer:
 
     def _take(self, row: Sequence, token: Token, clarifying: tuple[int, ...] = ()) -> None:
         row.append(token)
-        reason = row.reply.take(token.token_id, self._tokenizer, clarifying, token.surprisal)
+        surprisal = None if token.only_choice else token.surprisal
+        reason = row.reply.take(token.token_id, self._tokenizer, clarifying, surprisal)
         family = row.family
         if family is not None and family.branches:
             row.undelivered.append(token)
@@ -142,7 +143,9 @@ class Committer:
                 self._scheduler.suspend(row)
             return
         self._outputs.append(
-            RequestOutput(row.request.request_id, (token,), reason, None, row.cached, row.branch_spent)
+            RequestOutput(
+                row.request.request_id, (token,), reason, row.reply.error, row.cached, row.branch_spent
+            )
         )
         self._slots.append(row.slot)
         if reason is not None:
@@ -163,7 +166,8 @@ class Committer:
         """Emits the tokens that a request's own sequence kept, now that it is the only one."""
         if root.undelivered or root.ended is not None:
             tokens, spent = tuple(root.undelivered), root.branch_spent
-            output = RequestOutput(root.request.request_id, tokens, root.ended, None, root.cached, spent)
+            error = root.reply.error
+            output = RequestOutput(root.request.request_id, tokens, root.ended, error, root.cached, spent)
             self.add_output(output, root.slot)
             root.undelivered = []
         if root.ended is not None:

@@ -1,1 +1,1 @@
-"""Grammars of structured output: what a reply may say, compiled within bounds, and where a reply stands in it."""
+"""Grammars of structured output: what a reply may say, within bounds, and where it stands."""

@@ -11,7 +11,7 @@ GRAMMAR_KINDS: Final[tuple[GrammarKind, ...]] = get_args(GrammarKind)
 
 @dataclass(frozen=True, slots=True)
 class Grammar:
-    """A grammar that a whole reply must follow. Filled by the protocol, compiled by a compiler of this package.
+    """A grammar that a whole reply follows. Filled by the protocol, compiled by a compiler of this package.
 
     ``text`` by kind: ``json_schema``: the JSON text of a schema; ``json_object``: not read; ``regex``: a
     regular expression that the whole reply matches; ``choice``: the JSON text of a list of strings, one of

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,3 +41,30 @@ class TaggedText:
         """Reads the text of a grammar of kind ``tag``."""
         values = json.loads(text)
         return cls(tuple(Tag(**tag) for tag in values["tags"]), values["at_most"], values["between"])
+
+    def lark(self, whitespace: str, special: Mapping[str, int]) -> str:
+        """Returns the grammar in llguidance's form of Lark.
+
+        ``whitespace``: what may stand between the parts of JSON, a regular expression; ``special``: the names
+        of the model's special tokens.
+        """
+        rules = []
+        for number, tag in enumerate(self.tags):
+            schema = json.dumps({**tag.schema, "x-guidance": {"whitespace_pattern": whitespace}})
+            begin, end = _literal(tag.begin, special), _literal(tag.end, special)
+            rules.append(f"tag_{number}: {begin} %json {schema} {end}")
+        one = " | ".join(f"tag_{number}" for number in range(len(self.tags)))
+        between = _literal(self.between, special)
+        more = f" ({between} one){{0,{self.at_most - 1}}}" if self.at_most > 1 else ""
+        return "\n".join((f"start: one{more}", f"one: {one}", *rules)) + "\n"
+
+
+def _literal(text: str, special: Mapping[str, int]) -> str:
+    """Returns a fixed text in the form of Lark, special tokens by their ids."""
+    names = sorted((name for name in special if name and name in text), key=len, reverse=True)
+    parts = re.split(f"({'|'.join(map(re.escape, names))})", text) if names else [text]
+    return " ".join(
+        f"<[{special[part]}]>" if part in special else json.dumps(part, ensure_ascii=False)
+        for part in parts
+        if part
+    )

@@ -15,7 +15,9 @@ from typing import Final, NamedTuple
 from entropick_sampler.repetition import TokenHistory
 
 from ..base import Tokenizer
+from ..grammar.state import GrammarState
 from ..reply import Reply
+from .row_grammars import RowGrammars
 from .wire import RowSpec
 
 _PARKED: Final = 4096
@@ -48,7 +50,7 @@ class Row:
             pending=deque(spec.replayed or spec.pending),
             replays=bool(spec.replayed),
             named=spec.named,
-            clarifies=not spec.replayed and spec.policy.policy == "entropix",
+            clarifies=not spec.replayed and spec.policy.policy == "entropix" and spec.grammar is None,
             rollout_end=spec.rollout_end,
             clarify_used=spec.clarify_used,
             since_clarify=spec.since_clarify,
@@ -87,7 +89,16 @@ class Row:
                 pending=pending,
                 named=max(0, self.spec.named - taken),
                 history=history,
+                grammar=None,
             )
+
+    def follow(self, grammars: RowGrammars) -> GrammarState | None:
+        """Returns where the reply stands in its grammar, as it was settled; None where it follows none."""
+        asked = self.spec.grammar
+        if asked is not None and self.reply.grammar is None:
+            taken = self.reply.length - self.spec.start
+            self.reply.grammar = grammars.begin(asked, self.output, taken)
+        return self.reply.grammar
 
 
 class RowTable:

@@ -23,9 +23,20 @@ from entropick_sampler.params import (
 from entropick_sampler.profile import Profile
 from entropick_sampler.strategy import Strategy
 
+from ..grammar.spec import Grammar
+
 FIELD: Final = "entropick"
 _CLIENT_FIELDS: Final = ("policy", "preset", "overrides", "seed")
 _SAMPLED: Final = ("temperature", "top_p", "top_k", "min_p", "seed", "logprobs")
+
+
+@dataclass(frozen=True, slots=True)
+class GrammarSpec:
+    """The grammar of a row's reply, the tokens that may end it, and the tokens that it has already."""
+
+    grammar: Grammar
+    ends: tuple[int, ...]
+    written: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +48,7 @@ class RowSpec:
     request named, to emit instead of drawing. ``rollout_end``, ``clarify_used``, ``since_clarify`` and
     ``unfinished`` as in :class:`~..reply.Reply`, of the reply before the row, and so ``pending`` (of a reply
     that does not end with them), ``named``, ``tokens`` and ``surprisal``; ``newest``: its newest tokens, as
-    many as a repetition depends on.
+    many as a repetition depends on. ``grammar``: None where the reply follows none.
     """
 
     sampling: SamplingParams
@@ -55,6 +66,7 @@ class RowSpec:
     named: int = 0
     tokens: int = 0
     surprisal: float = 0.0
+    grammar: GrammarSpec | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the specification for ``extra_args``, in values that any serializer takes."""
@@ -79,6 +91,9 @@ class RowSpec:
             "telemetry": self.policy.telemetry,
             "genuineness": self.policy.genuineness is not False,
         }
+        if (asked := self.grammar) is not None:
+            source = asked.grammar
+            values["grammar"] = [source.kind, source.text, list(asked.ends), list(asked.written)]
         if (branch := self.policy.branch) is not None:
             values["branch"] = [branch.width, sorted(int(s) for s in branch.on)]
         return values
@@ -100,6 +115,10 @@ def _from_server(values: Mapping[str, Any]) -> RowSpec:
     if "branch" in values:
         width, on = values["branch"]
         branch = BranchConfig(width=width, on=frozenset(Strategy(s) for s in on))
+    grammar = None
+    if "grammar" in values:
+        kind, text, ends, written = values["grammar"]
+        grammar = GrammarSpec(Grammar(kind, text), tuple(ends), tuple(written))
     policy = PolicyConfig(
         values["policy"],
         values["preset"],
@@ -125,6 +144,7 @@ def _from_server(values: Mapping[str, Any]) -> RowSpec:
         values["named"],
         values["tokens"],
         values["surprisal"],
+        grammar,
     )
 
 
