@@ -61,10 +61,14 @@ class PromptEncoder:
         return self._encode(text, add_special_tokens, "messages" if bounded else None)
 
     def texts(
-        self, prompts: Sequence[str | list[int]], *, add_special_tokens: bool = True
+        self, prompts: Sequence[str | list[int]], *, add_special_tokens: bool = True, bounded: bool = True
     ) -> list[list[int]]:
-        """Returns the token ids of completion prompts, which must fit the context; ids stay as they are."""
-        return [p if isinstance(p, list) else self._encode(p, add_special_tokens, "prompt") for p in prompts]
+        """Returns the token ids of completion prompts; ids stay as they are.
+
+        ``bounded``: they must fit the context. Raises the 400 where they cannot.
+        """
+        param = "prompt" if bounded else None
+        return [p if isinstance(p, list) else self._encode(p, add_special_tokens, param) for p in prompts]
 
     def text(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Returns the token ids of a text of any length."""
@@ -102,7 +106,7 @@ class PromptEncoder:
 
 
 def too_long(limit: int, however: str, param: str) -> ApiError:
-    """Returns the 400 for a request that exceeds the context; it begins as OpenAI's, by which clients know it."""
+    """Returns the 400 for a request that exceeds the context; clients know it by OpenAI's beginning."""
     message = f"This model's maximum context length is {limit} tokens. However, {however}."
     return bad_request(message, param, "context_length_exceeded")
 

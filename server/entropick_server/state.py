@@ -51,12 +51,14 @@ class ServedModel:
     """digest of weights, configuration and tokenizer"""
     cuts: Cuts | None = None
     """the profile's cut points of genuineness"""
+    names: tuple[str, ...] = ()
+    """the ids that clients may send; the first is the model's own"""
     reply_format: ReplyFormat | None = None
     """the form of the model's replies; None where nothing is known of it"""
 
     @classmethod
-    def of(cls, engine: Engine) -> ServedModel:
-        """Reads an engine that has started."""
+    def of(cls, engine: Engine, others: tuple[str, ...] = ()) -> ServedModel:
+        """Reads an engine that has started; ``others``: further ids of its model."""
         info = engine.info
         vocabulary = Vocabulary(engine.tokenizer, info.vocab_size)
         encoder = PromptEncoder(engine.tokenizer, vocabulary, info.max_model_len)
@@ -66,6 +68,7 @@ class ServedModel:
         parts = f"{server_version()}|{info.source}|{info.dtype}|{profile}"
         digest = hashlib.sha256(parts.encode()).hexdigest()[:8]
         fingerprint = f"entropick-{server_version()}-{digest}"
+        names = tuple(dict.fromkeys((info.name, *others)))
         form = engine.tokenizer.reply_format
         if form.takes_tools and form.calling is None:
             _log.warning(
@@ -73,8 +76,8 @@ class ServedModel:
                 "its chat template writes them in no known form): they come back as text"
             )
         grammars = GrammarCompiler(engine.tokenizer, info.vocab_size, info.eos_token_ids)
-        identity = engine.model_hash
-        return cls(info, vocabulary, encoder, grammars, profile, fingerprint, error, identity, cuts, form)
+        known = (profile, fingerprint, error, engine.model_hash, cuts, names, form)
+        return cls(info, vocabulary, encoder, grammars, *known)
 
 
 class ServerState:
@@ -110,8 +113,8 @@ class ServerState:
 
     async def _load(self) -> None:
         await self.engine.start()
-        model = ServedModel.of(self.engine)
         settings = self.settings
+        model = ServedModel.of(self.engine, (settings.served_model_name or ())[1:])
         facts = ServerFacts(
             server_version(), settings.engine, settings.max_num_seqs, settings.enable_prefix_caching
         )

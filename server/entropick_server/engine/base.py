@@ -54,6 +54,10 @@ class Tokenizer(Protocol):
         """Returns the exact bytes of a token (maybe part of a UTF-8 character); None for a special token."""
         ...
 
+    def vocabulary_token(self, token_id: int) -> str:
+        """Returns a token as it is written in the vocabulary, which is no text: "Ġthe", "▁the", "<0x0A>"."""
+        ...
+
     def render_chat(
         self,
         messages: list[dict[str, Any]],

@@ -16,7 +16,7 @@ from entropick_sampler.compose import validate_request
 from entropick_sampler.params import PolicyConfig
 from entropick_sampler.profile import Profile
 from entropick_sampler.repetition import TokenHistory
-from entropick_sampler.reply_adjustments import ReplyAdjustments
+from entropick_sampler.reply_adjustments import ReplyAdjustments, check_adjustments
 
 from .base import Tokenizer
 from .types import FinishReason, ModelInfo, Request, Resumed, Token
@@ -314,7 +314,10 @@ def check_request(
         raise ValueError(
             f"the prompt has {prompt} tokens; with one of reply the context holds {info.max_model_len}"
         )
-    if not request.replayed_token_ids and request.sampling.max_tokens <= request.kept:
+    if request.sampling.prompt_logprobs is not None and not info.prompt_logprobs:
+        raise ValueError("prompt_logprobs: this model's decoder gives no logits of a prompt's tokens")
+    alone = request.sampling.max_tokens == 0 and request.resumed is None  # nothing but the prompt is wanted
+    if not request.replayed_token_ids and not alone and request.sampling.max_tokens <= request.kept:
         behind = f": {request.kept} tokens of the reply are there already" if request.kept else ""
         raise ValueError(f"max_tokens must be at least {request.kept + 1}{behind}")
     if not 0 <= request.choice < MAX_CHOICES:
@@ -322,6 +325,8 @@ def check_request(
     if not measures and request.policy.policy != "fixed":
         raise ValueError("policy must be 'fixed': this engine measures nothing")
     check_layer_entropy(request.policy, info)
+    if not request.replayed_token_ids:
+        check_adjustments(request.sampling, info.vocab_size)
     validate_request(request.sampling, request.policy, profile)
 
 

@@ -22,7 +22,7 @@ from .fetch import fetched_file
 from .gguf_files import converted_folder, gguf_identity
 from .identity import default_digests, file_digest, hash_model
 from .named_models import NAMED_MODELS
-from .tokenizer import FastTokenizer
+from .tokenizer import FastTokenizer, read_chat_template
 from .types import EngineOptions, GenerationDefaults, ModelInfo
 from .user_cache import user_cache
 
@@ -102,7 +102,10 @@ def read_source(options: EngineOptions, digests: Path | None = None) -> Source:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         if not options.allow_unvalidated:
             check_architecture(config)
-        tokenizer = FastTokenizer(AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
+        tokenizer = FastTokenizer(
+            AutoTokenizer.from_pretrained(folder, trust_remote_code=False),
+            None if options.chat_template is None else read_chat_template(options.chat_template),
+        )
         generation = _generation(folder)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ModelLoadError(f"{model} cannot be loaded: {error}") from error

@@ -72,7 +72,8 @@ class Resumed:
 class Request:
     """A prompt to continue as one choice. Filled by the routes, read by the engine.
 
-    ``sampling.max_tokens`` and ``sampling.seed`` are resolved (never "unset") here; ``stop_token_ids``
+    ``sampling.max_tokens`` and ``sampling.seed`` are resolved (never "unset") here; 0 tokens are asked for
+    where the prompt's figures alone are wanted; ``stop_token_ids``
     includes the end-of-sequence ids unless ``ignore_eos``. Stop STRINGS are the detokenizer's business: when
     a string matches, the server closes the stream, which cancels the request.
     """
@@ -201,10 +202,25 @@ class Token:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptToken:
+    """A token of a prompt, with its log probability (nats) behind the tokens before it.
+
+    ``rank``: tokens that are at least as probable, 1 of the most probable. ``top``: the most probable tokens
+    with their log probabilities, the most probable first.
+    """
+
+    token_id: int
+    logprob: float
+    rank: int
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class RequestOutput:
     """The output of one step for one request: its new tokens and, at the end, the reason why it ended.
 
-    The token that ended the request (end of sequence, a stop token id) is the last of ``tokens``.
+    The token that ended the request (end of sequence, a stop token id) is the last of ``tokens``. A request
+    for no token (``max_tokens`` 0) ends with an output that has none.
     """
 
     request_id: str
@@ -215,6 +231,8 @@ class RequestOutput:
     """tokens of the prompt whose keys were in the cache when the request began to run"""
     branch_tokens: int = 0
     """tokens of losing branches, so far"""
+    prompt: tuple[PromptToken, ...] = ()
+    """of a request that wants ``prompt_logprobs``, with its first output: of all tokens but the first"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,6 +321,8 @@ class ModelInfo:
     """Unix seconds"""
     layer_entropy: bool = False
     """whether entropies of layers can be measured"""
+    prompt_logprobs: bool = True
+    """whether the log probabilities of a prompt's tokens can be told"""
 
 
 DecoderChoice = Literal["auto", "torch", "modules"]
@@ -350,3 +370,5 @@ class EngineOptions:
     """False: serve without one (calibration)"""
     profile: str | None = None
     """path of a profile to use instead of the model's own"""
+    chat_template: str | None = None
+    """path of a chat template to use instead of the model's own"""

@@ -6,9 +6,11 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
+from .adjustments import AdjustmentFields
 from .errors import bad_request
 from .messages import Message, Messages
 from .options import EntropickOptions
+from .output_options import MAX_TOP_LOGPROBS, CompletionOutputFields, OutputFields
 from .parsing import WireModel
 from .structured import StructuredRequest
 from .tools import TemplateFields, ToolFields
@@ -16,7 +18,6 @@ from .tools import TemplateFields, ToolFields
 MAX_STOPS = 16
 MAX_STOP_TOKENS = 64
 MAX_PROMPTS = 64
-MAX_TOP_LOGPROBS = 20
 COMPLETION_TOKENS = 16
 """tokens of a completion that names no limit"""
 
@@ -26,7 +27,14 @@ def _as_list(value: Any) -> Any:
 
 
 StopString = Annotated[str, StringConstraints(min_length=1, max_length=256)]
-StopStrings = Annotated[list[StopString], BeforeValidator(_as_list), Field(max_length=MAX_STOPS)]
+StopStrings = Annotated[
+    list[StopString],
+    Field(max_length=MAX_STOPS),
+    BeforeValidator(
+        _as_list,
+        json_schema_input_type=StopString | Annotated[list[StopString], Field(max_length=MAX_STOPS)],
+    ),
+]
 Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Choices = Annotated[int, Field(ge=1)]
@@ -38,6 +46,9 @@ class StreamOptions(WireModel):
     """OpenAI's ``stream_options``."""
 
     include_usage: bool = False
+    continuous_usage_stats: bool | None = Field(
+        None, description="with include_usage: every chunk tells the usage so far"
+    )
 
 
 class ModelRequest(WireModel):
@@ -46,7 +57,7 @@ class ModelRequest(WireModel):
     model: str | None = Field(None, description="the served model's id; left out: the one that is served")
 
 
-class GenerationRequest(ModelRequest, StructuredRequest):
+class GenerationRequest(AdjustmentFields, OutputFields, StructuredRequest, ModelRequest):
     """The fields that chat and completions share."""
 
     stream: bool | None = None
@@ -73,6 +84,11 @@ class GenerationRequest(ModelRequest, StructuredRequest):
     def _stream_options_need_stream(self) -> GenerationRequest:
         if self.stream_options is not None and not self.stream:
             raise bad_request("stream_options: only allowed with stream: true.", "stream_options")
+        if (options := self.stream_options) is not None and options.continuous_usage_stats:
+            name = "stream_options.continuous_usage_stats"
+            if not options.include_usage:
+                raise bad_request(f"{name}: only allowed with include_usage: true.", name)
+        self.check_output(bool(self.stream))
         return self
 
     @property
@@ -161,6 +177,14 @@ def _check_end(messages: list[Message], generation_prompt: bool | None, continue
 
 
 Prompt = str | list[int]
+_PromptText = Annotated[str, Field(min_length=1)]
+_PromptIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+_PromptForms = (
+    _PromptText
+    | Annotated[list[_PromptText], Field(min_length=1, max_length=MAX_PROMPTS)]
+    | _PromptIds
+    | Annotated[list[_PromptIds], Field(min_length=1, max_length=MAX_PROMPTS)]
+)
 
 
 def _prompts(value: Any) -> list[Prompt]:
@@ -187,10 +211,10 @@ def _is_ids(value: list[Any]) -> bool:
     return all(type(item) is int for item in value)
 
 
-class CompletionRequest(GenerationRequest):
+class CompletionRequest(CompletionOutputFields, GenerationRequest):
     """The body of POST /v1/completions."""
 
-    prompt: Annotated[list[Any], BeforeValidator(_prompts)]
+    prompt: Annotated[list[Any], BeforeValidator(_prompts, json_schema_input_type=_PromptForms)]
     logprobs: TopLogprobs | None = None
     best_of: Choices | None = Field(
         None, description="completions to make of each prompt, of which the n best come back; left out: n"
@@ -198,6 +222,7 @@ class CompletionRequest(GenerationRequest):
 
     @model_validator(mode="after")
     def _best_of_with_n(self) -> CompletionRequest:
+        self.check_echo(best_of=self.completions > self.choices)
         if self.best_of is None or self.best_of == self.choices:
             return self
         if self.best_of < self.choices:
@@ -222,6 +247,12 @@ class CompletionRequest(GenerationRequest):
     def alternatives(self) -> int | None:
         """Returns OpenAI's integer ``logprobs``."""
         return self.logprobs
+
+    @property
+    def prompt_alternatives(self) -> int | None:
+        """Returns the most alternatives that ``prompt_logprobs`` or ``logprobs`` with ``echo`` ask for."""
+        wanted = [self.prompt_logprobs, self.logprobs if self.echo else None]
+        return max((number for number in wanted if number is not None), default=None)
 
 
 class TokenizeRequest(TemplateFields, ModelRequest):

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, NotRequired
 
-from pydantic import BaseModel, Field, create_model
+from pydantic import BaseModel, Field, GetJsonSchemaHandler, create_model
+from pydantic.json_schema import JsonSchemaValue
 from typing_extensions import TypedDict
 
 from entropick_sampler.signals import SIGNALS
@@ -32,6 +33,16 @@ _statistics: dict[str, Any] = {s.name: (SignalStatistic | None, None) for s in S
 SignalStatistics: type[BaseModel] = create_model(
     "SignalStatistics", __doc__="Mean and maximum of each signal over a choice.", **_statistics
 )
+
+
+class _DescribedBy:
+    """The schema of a generated model, which a type checker cannot see, for a field of any type."""
+
+    def __init__(self, model: type[BaseModel]) -> None:
+        self._model = model
+
+    def __get_pydantic_json_schema__(self, _: Any, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return handler(self._model.__pydantic_core_schema__)
 
 
 class ParameterValues(TypedDict):
@@ -109,7 +120,7 @@ class TokenRow(TypedDict):
         ParameterValues | None,
         Field(description="of a forced token: what the policy would have drawn with; null: not known"),
     ]
-    signals: Annotated[Any, Field(description="signal name -> value; SignalValues")]
+    signals: Annotated[Any, _DescribedBy(SignalValues), Field(description="signal name -> value")]
     only_choice: NotRequired[
         Annotated[bool, Field(description="masks left no other token; its entropy is 0; absent elsewhere")]
     ]
@@ -217,7 +228,7 @@ class Summary(BaseModel):
     policy: str
     preset: str | None
     profile: str | None
-    signals: Any = Field(description="signal name -> mean and max; SignalStatistics")
+    signals: Annotated[Any, _DescribedBy(SignalStatistics)] = Field(description="signal name -> mean and max")
     strategies: dict[str, int]
     forced_tokens: int
     branch_tokens: int = Field(description="of branches that lost; no part of the answer")
@@ -303,9 +314,22 @@ class CompletionLogprobs(BaseModel):
     """The log probabilities of a completion choice, in OpenAI's older form."""
 
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]] | None
+    token_logprobs: list[float | None] = Field(description="null: of a prompt's first token")
+    top_logprobs: list[dict[str, float] | None]
     text_offset: list[int]
+
+
+class PromptLogprob(BaseModel):
+    """A token at a place of the prompt, in vLLM's form."""
+
+    logprob: float
+    rank: int | None
+    decoded_token: str
+
+
+PromptLogprobs = list[dict[str, PromptLogprob] | None]
+"""token id -> its figures, of each token of the prompt: the token itself and the most probable ones; null of
+the first"""
 
 
 class CalledFunction(BaseModel):
@@ -367,6 +391,7 @@ class ChatChoice(BaseModel):
     message: ChatMessage
     logprobs: ChatLogprobs | None
     finish_reason: str
+    token_ids: list[int] | None = Field(default=None, description="with return_token_ids; absent else")
     entropick: ChoiceTelemetry | None = None
 
 
@@ -377,6 +402,7 @@ class ChatChunkChoice(BaseModel):
     delta: ChatDelta
     logprobs: ChatLogprobs | None = None
     finish_reason: str | None
+    token_ids: list[int] | None = Field(default=None, description="with return_token_ids; absent else")
     entropick: ChoiceTelemetry | None = None
 
 
@@ -387,6 +413,11 @@ class CompletionChoice(BaseModel):
     text: str
     logprobs: CompletionLogprobs | None
     finish_reason: str | None
+    token_ids: list[int] | None = Field(default=None, description="with return_token_ids; absent else")
+    prompt_token_ids: list[int] | None = Field(
+        default=None, description="with return_token_ids, in a stream on a choice's first chunk; absent else"
+    )
+    prompt_logprobs: PromptLogprobs | None = Field(default=None, description="absent unless asked for")
     entropick: ChoiceTelemetry | None = None
 
 
@@ -400,3 +431,35 @@ class Completion(BaseModel):
     system_fingerprint: str | None = None
     choices: list[ChatChoice | ChatChunkChoice | CompletionChoice]
     usage: Usage | None = None
+    prompt_token_ids: list[int] | None = Field(
+        default=None, description="of a chat answer, with return_token_ids, in a stream on the first chunk"
+    )
+    prompt_logprobs: PromptLogprobs | None = Field(
+        default=None, description="of a chat answer; absent unless asked for"
+    )
+
+
+class ChatCompletion(BaseModel):
+    """A whole answer to a conversation, as :class:`Completion` writes it."""
+
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[ChatChoice]
+    usage: Usage
+    prompt_token_ids: list[int] | None = Field(default=None, description="with return_token_ids")
+    prompt_logprobs: PromptLogprobs | None = Field(default=None, description="absent unless asked for")
+
+
+class CompletionText(BaseModel):
+    """A whole answer to prompts, as :class:`Completion` writes it."""
+
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[CompletionChoice]
+    usage: Usage

@@ -17,6 +17,7 @@ from ..protocol.options import EntropickOptions
 from ..protocol.requests import GenerationRequest
 from ..protocol.structured import Structure
 from ..state import ServerState
+from ._adjusting import adjusted, check_adjusted
 from ._common import check_ids
 from ._grammar import check_grammar
 from ._rewind import Rewound
@@ -45,6 +46,10 @@ def build_requests(
     policy = _policy(body, state)
     if stops := body.stop_token_ids or []:
         check_ids(stops, "stop_token_ids", info)
+    if body.prompt_alternatives is not None and not info.prompt_logprobs:
+        name = "echo" if body.prompt_logprobs is None else "prompt_logprobs"
+        message = f"{name}: this model's decoder gives no log probabilities of a prompt; leave it out."
+        raise bad_request(message, name)
     ends = () if body.ignore_eos else info.eos_token_ids
     base = SamplingParams(
         temperature=body.temperature,
@@ -55,7 +60,9 @@ def build_requests(
         stop_token_ids=tuple(dict.fromkeys((*ends, *stops))),
         ignore_eos=bool(body.ignore_eos),
         logprobs=body.alternatives,
+        prompt_logprobs=body.prompt_alternatives,
     )
+    base = adjusted(base, body, state.engine.tokenizer)
     count = body.completions
     if policy.policy != "entropix":
         base = _with_model_defaults(base, info)
@@ -75,6 +82,7 @@ def build_requests(
             policy=policy,
             arrival=arrival,
         )
+        check_adjusted(first.sampling, info)
         if rewound is not None:
             first = _behind(first, rewound, body.limit_name)
         if grammar is not None and structure is not None:

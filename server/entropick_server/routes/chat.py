@@ -35,6 +35,7 @@ def chat_prompts(body: ChatRequest, state: ServerState, param: str = "messages")
                 add_generation_prompt=body.add_generation_prompt is not False,
                 continue_final_message=bool(body.continue_final_message),
                 add_special_tokens=bool(body.add_special_tokens),
+                bounded=body.truncate_prompt_tokens is None,
                 tools=[tool.definition for tool in body.offered],
                 template_options=body.chat_template_kwargs,
             )

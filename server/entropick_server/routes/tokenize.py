@@ -32,7 +32,8 @@ async def tokenize(request: Request) -> Response:
             )
         else:
             ids = model.encoder.text(text, add_special_tokens=body.add_special_tokens is not False)
-        labels = [model.vocabulary.labels[i] for i in ids] if body.return_token_strs else None
+        written = state.engine.tokenizer.vocabulary_token
+        labels = [written(i) for i in ids] if body.return_token_strs else None
         return json_object(
             (
                 ("count", str(len(ids))),

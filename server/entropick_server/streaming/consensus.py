@@ -29,7 +29,7 @@ from ..protocol.responses import (
     Usage,
 )
 from ..state import ServerState
-from .answer import DONE, ROW_SIZE, Write, chunk_event, envelope, event, last_event, run_choice
+from .answer import DONE, ROW_SIZE, StreamUsage, Write, chunk_event, envelope, event, last_event, run_choice
 from .formats import Format
 from .message import Delta
 from .run import Origin, ReplyToken, Run, figures_of
@@ -175,18 +175,18 @@ class ConsensusAnswer:
             size += sum(prompt.lost for prompt in self._prompts)
         return await self._server.offload.run(size, partial(self._whole, runs))
 
-    async def stream(self, write: Write, *, include_usage: bool) -> None:
+    async def stream(self, write: Write, usage: StreamUsage) -> None:
         """Runs the votes and writes server-sent events up to [DONE]: comments, then the winners' texts."""
-        await self._run_all(write, include_usage)
-        if include_usage:
+        await self._run_all(write, usage)
+        if usage is not StreamUsage.NONE:
             last = envelope(self._origin, self._format.chunk_object)
             last.usage = self._usage()
             await write(event(last.model_dump_json(exclude_unset=True)))
         await write(DONE)
 
-    async def _run_all(self, write: Write | None, include_usage: bool = False) -> list[Run]:
+    async def _run_all(self, write: Write | None, usage: StreamUsage = StreamUsage.NONE) -> list[Run]:
         """Runs the prompts side by side. The first failure ends all of them."""
-        tasks = [asyncio.create_task(self._run(prompt, write, include_usage)) for prompt in self._prompts]
+        tasks = [asyncio.create_task(self._run(prompt, write, usage)) for prompt in self._prompts]
         try:
             return list(await asyncio.gather(*tasks))
         finally:
@@ -194,7 +194,7 @@ class ConsensusAnswer:
                 task.cancel()
             await asyncio.wait(tasks)
 
-    async def _run(self, prompt: VotedPrompt, write: Write | None, include_usage: bool) -> Run:
+    async def _run(self, prompt: VotedPrompt, write: Write | None, usage: StreamUsage) -> Run:
         if write is None:
             return await prompt.run(self._server, None)
 
@@ -208,12 +208,14 @@ class ConsensusAnswer:
             chunks.append(opening)
         for delta, tokens in prompt.steps[run.request.choice]:
             chunks.append(self._format.chunk(run, delta, tokens))
-        for choice in chunks:
+        sent = self._usage() if usage is StreamUsage.ALWAYS else usage.of_a_chunk
+        for number, choice in enumerate(chunks):
             choice.index = prompt.index
-            await write(chunk_event(self._origin, self._format, choice, include_usage))
+            ids = self._format.told_ids(run) if not number else None
+            await write(chunk_event(self._origin, self._format, choice, sent, ids))
             await asyncio.sleep(0)  # others get their turns: nothing else in here waits
         index = prompt.index
-        await write(await last_event(self._server, self._origin, self._format, run, include_usage, index))
+        await write(await last_event(self._server, self._origin, self._format, run, sent, index))
         return run
 
     def _whole(self, runs: Sequence[Run]) -> str:
@@ -222,6 +224,7 @@ class ConsensusAnswer:
         for index, choice in enumerate(choices):
             choice.index = index
         whole.choices = [*choices]
+        self._format.tell_prompt(whole, runs[0])
         whole.usage = self._usage()
         return whole.model_dump_json(exclude_unset=True)
 

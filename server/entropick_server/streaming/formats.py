@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from ..engine.reply_format.parts import Text
 from ..engine.types import FinishReason
@@ -13,23 +13,18 @@ from ..protocol.responses import (
     ChatChoice,
     ChatChunkChoice,
     ChatDelta,
-    ChatLogprobs,
     ChatMessage,
     ChoiceTelemetry,
+    Completion,
     CompletionChoice,
-    CompletionLogprobs,
-    TokenLogprob,
     ToolCallDelta,
     ToolCallRow,
-    TopLogprob,
 )
 from ..telemetry import token_row
-from ..vocabulary import Vocabulary
+from .logprobs import chat_logprobs, completion_logprobs, prompt_logprobs
 from .message import CallBegin, Delta
 from .run import ReplyToken, Run
 
-_LEAST_LOGPROB: Final = -9999.0
-"""OpenAI's stand-in for minus infinity, which JSON cannot say"""
 Choice = TypeVar("Choice", ChatChoice, ChatChunkChoice, CompletionChoice)
 
 
@@ -45,8 +40,16 @@ class Format(Protocol):
         """Returns a finished choice."""
         ...
 
-    def opening(self, run: Run) -> ChatChunkChoice | None:
+    def opening(self, run: Run) -> ChatChunkChoice | CompletionChoice | None:
         """Returns the chunk that a choice's stream begins with; None where it begins with text."""
+        ...
+
+    def tell_prompt(self, envelope: Completion, run: Run) -> None:
+        """Adds the fields of a prompt that an answer has beside its choices."""
+        ...
+
+    def told_ids(self, run: Run) -> Sequence[int] | None:
+        """Returns the prompt's token ids where a stream's first chunk has them beside its choice."""
         ...
 
     def chunk(
@@ -74,7 +77,19 @@ class ChatFormat:
             logprobs=chat_logprobs(run, run.tokens),
             finish_reason=_chat_reason(run),
         )
+        _add_ids(choice, run, run.tokens)
         return _with_telemetry(choice, run, run.tokens, end=True)
+
+    def tell_prompt(self, envelope: Completion, run: Run) -> None:
+        """Adds the prompt's token ids and log probabilities, where the request asked for them."""
+        if run.output.token_ids:
+            envelope.prompt_token_ids = list(run.request.prompt_token_ids)
+        if (told := prompt_logprobs(run)) is not None:
+            envelope.prompt_logprobs = told
+
+    def told_ids(self, run: Run) -> Sequence[int] | None:
+        """Returns the prompt's token ids where the request asked for them."""
+        return run.request.prompt_token_ids if run.output.token_ids else None
 
     def opening(self, run: Run) -> ChatChunkChoice:
         """Returns the role, which comes before all text."""
@@ -90,6 +105,7 @@ class ChatFormat:
             logprobs=None if end and logprobs is not None and not logprobs.content else logprobs,
             finish_reason=_chat_reason(run) if end else None,
         )
+        _add_ids(chunk, run, tokens)
         return _with_telemetry(chunk, run, tokens, end=end)
 
 
@@ -102,24 +118,58 @@ class CompletionFormat:
 
     def whole(self, run: Run) -> CompletionChoice:
         """Returns a finished choice."""
-        return self._choice(run, run.text, run.tokens, end=True)
+        text = run.text if run.echo is None else run.echo.text + run.text
+        choice = self._stretch(run, text, run.tokens, end=True, with_prompt=True)
+        _add_prompt(choice, run)
+        if (told := prompt_logprobs(run)) is not None:
+            choice.prompt_logprobs = told
+        return choice
 
-    def opening(self, run: Run) -> None:
-        """Returns None: nothing comes before the text."""
+    def tell_prompt(self, envelope: Completion, run: Run) -> None:
+        """Adds nothing: each choice tells of its own prompt."""
+
+    def told_ids(self, run: Run) -> None:
+        """Returns None: a choice tells of its own prompt."""
+
+    def opening(self, run: Run) -> CompletionChoice | None:
+        """Returns the echoed prompt, or its token ids; None where neither is asked for."""
+        if run.echo is None and not run.output.token_ids:
+            return None
+        text = "" if run.echo is None else run.echo.text
+        choice = self._stretch(run, text, (), end=False, with_prompt=True)
+        _add_prompt(choice, run)
+        return choice
 
     def chunk(self, run: Run, delta: Delta | None, tokens: Sequence[ReplyToken]) -> CompletionChoice:
         """Returns a stretch of text, or the end (:meth:`Format.chunk`)."""
         text = delta.text if isinstance(delta, Text) else ""
-        return self._choice(run, text, tokens, end=delta is None)
+        return self._stretch(run, text, tokens, end=delta is None, with_prompt=False)
 
-    def _choice(self, run: Run, text: str, tokens: Sequence[ReplyToken], *, end: bool) -> CompletionChoice:
+    @staticmethod
+    def _stretch(
+        run: Run, text: str, tokens: Sequence[ReplyToken], *, end: bool, with_prompt: bool
+    ) -> CompletionChoice:
         choice = CompletionChoice(
             index=run.index,
             text=text,
-            logprobs=_completion_logprobs(run, tokens),
+            logprobs=completion_logprobs(run, tokens, with_prompt=with_prompt),
             finish_reason=_reason(run) if end else None,
         )
+        _add_ids(choice, run, tokens)
         return _with_telemetry(choice, run, tokens, end=end)
+
+
+def _add_ids(
+    choice: ChatChoice | ChatChunkChoice | CompletionChoice, run: Run, tokens: Sequence[ReplyToken]
+) -> None:
+    """Adds the ids of some tokens, the ending one among them, where the request asked for ids."""
+    if run.output.token_ids:
+        choice.token_ids = [reply.token.token_id for reply in tokens]
+
+
+def _add_prompt(choice: CompletionChoice, run: Run) -> None:
+    if run.output.token_ids:
+        choice.prompt_token_ids = list(run.request.prompt_token_ids)
 
 
 def _reason(run: Run) -> str:
@@ -194,39 +244,3 @@ def telemetry_of(run: Run, tokens: Sequence[ReplyToken], *, end: bool) -> Choice
             for t in tokens
         ]
     return telemetry
-
-
-def chat_logprobs(run: Run, tokens: Sequence[ReplyToken]) -> ChatLogprobs | None:
-    """Returns the log probabilities of tokens that have text; None where the request asked for none."""
-    if run.request.sampling.logprobs is None:
-        return None
-    content = []
-    for token in (reply.token for reply in tokens if not reply.ending):
-        own = _top_logprob(run.vocabulary, token.token_id, token.logprob)
-        tops = [_top_logprob(run.vocabulary, *pair) for pair in token.top_logprobs]
-        content.append(TokenLogprob(token=own.token, logprob=own.logprob, bytes=own.bytes, top_logprobs=tops))
-    return ChatLogprobs(content=content, refusal=None)
-
-
-def _top_logprob(vocabulary: Vocabulary, token_id: int, logprob: float) -> TopLogprob:
-    data = vocabulary.bytes[token_id]
-    return TopLogprob(
-        token=vocabulary.labels[token_id],
-        logprob=max(logprob, _LEAST_LOGPROB),
-        bytes=None if data is None else list(data),
-    )
-
-
-def _completion_logprobs(run: Run, tokens: Sequence[ReplyToken]) -> CompletionLogprobs | None:
-    wanted = run.request.sampling.logprobs
-    if wanted is None:
-        return None
-    labels = run.vocabulary.labels
-    replies = [reply for reply in tokens if not reply.ending]
-    tops = [{labels[i]: max(lp, _LEAST_LOGPROB) for i, lp in r.token.top_logprobs} for r in replies]
-    return CompletionLogprobs(
-        tokens=[labels[r.token.token_id] for r in replies],
-        token_logprobs=[max(r.token.logprob, _LEAST_LOGPROB) for r in replies],
-        top_logprobs=tops if wanted else None,
-        text_offset=[r.offset for r in replies],
-    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from array import array
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Final, Literal, Self
 
@@ -18,14 +18,16 @@ from ..consensus.weights import Figures
 from ..detokenizer import Detokenizer
 from ..engine.base import EngineError
 from ..engine.reply_format.parts import Text
-from ..engine.types import FinishReason, Request, RequestOutput, Token
+from ..engine.types import FinishReason, PromptToken, Request, RequestOutput, Token
 from ..error_estimate import Agreement, estimate
 from ..metrics import ChoiceFigures
+from ..protocol.output_options import OutputOptions
 from ..protocol.responses import ConsensusTelemetry, PhaseSummary, Summary
 from ..recent import Finished
 from ..series import Series
 from ..state import ServedModel, ServerState
 from ..telemetry import phase_summary, summarize
+from .echo import Echo
 from .message import Delta, Message, MessageForm
 from .watched import genuineness_at_end
 
@@ -50,6 +52,8 @@ class Origin:
     created: int
     """Unix seconds"""
     model: ServedModel
+    output: OutputOptions = field(default_factory=OutputOptions)
+    """the form of the answer"""
     form: MessageForm | None = None
     """how the replies are read; None: as text"""
 
@@ -65,6 +69,8 @@ class ReplyToken:
     ending: bool
     """it ended the reply (end of sequence, a stop token id) and has no text of its own"""
     eos: bool
+    beyond: bool = False
+    """it reaches beyond the end of the text, which a stop string cut"""
 
 
 def figures_of(reply: ReplyToken) -> Figures:
@@ -87,13 +93,19 @@ class Run:
         server: ServerState,
         prompt: AdmittedPrompt,
         extract: Extractor | None = None,
+        echo: Echo | None = None,
     ) -> None:
         """Prepares a choice: number ``index`` of the HTTP answer, of an admitted prompt.
 
         Raises ValueError for a request that goes on behind tokens in which a stop string is complete.
-        ``extract``: takes the answer of its reply, None where nobody said what an answer is.
+        ``extract``: takes the answer of its reply, None where nobody said what an answer is. ``echo``: the
+        prompt with which the text begins, None where it does not.
         """
         self.index = index
+        self.output = origin.output
+        self.echo = echo
+        self.prompt: tuple[PromptToken, ...] = ()
+        """log probabilities of its prompt's tokens but the first, where they are wanted"""
         self.request = request
         self.vocabulary = origin.model.vocabulary
         self.tokens: list[ReplyToken] = []
@@ -121,7 +133,13 @@ class Run:
         self._eos = frozenset(origin.model.info.eos_token_ids)
         self._stop_ids = frozenset(request.sampling.stop_token_ids)
         self._marks = {} if origin.form is None else origin.form.reading.marks
-        self._detokenizer = Detokenizer(self._token_bytes, request.sampling.stop)
+        self._texts_of = self.vocabulary.bytes if self.output.skip_special else self.vocabulary.visible
+        self._detokenizer = Detokenizer(
+            self._token_bytes,
+            request.sampling.stop,
+            include_stop=self.output.include_stop,
+            min_tokens=request.sampling.min_tokens,
+        )
         resumed = request.resumed
         if resumed is not None:
             self._detokenizer.begin_behind([token.token_id for token in resumed.tokens])
@@ -160,7 +178,7 @@ class Run:
         ``agreement``: of the other replies, where it won a vote.
         """
         model = self._error_model
-        if model is None:
+        if model is None or not self.tokens:
             return None
         figures = [figures_of(reply) for reply in self.tokens[: model.longest + 1]]
         cut = self.finish_reason is FinishReason.LENGTH
@@ -191,6 +209,7 @@ class Run:
             raise GenerationError(output.error or "The engine gave this request up.")
         self.cached_tokens = output.cached_tokens
         self.branch_tokens = output.branch_tokens - self._spent
+        self.prompt = self.prompt or output.prompt
         text, before = "", len(self.tokens)
         for position, token in enumerate(output.tokens, start=1):
             last = reason is FinishReason.STOP and position == len(output.tokens)
@@ -200,12 +219,14 @@ class Run:
             self.tokens.append(ReplyToken(index, token, offset, ending, eos))
             if self._error_model is not None and token.chosen:
                 self._figures.add(token.surprisal, token.signals[_ENTROPY])
-            released = self._detokenizer.push(token.token_id, silent=ending)
+            silent = ending and not self.output.include_stop
+            released = self._detokenizer.push(token.token_id, silent=silent)
             text += released.text
             self._released += released.tokens
             if released.stopped:
                 # tokens behind the stop string are no part of the reply
                 reason = FinishReason.STOP
+                self._cut(released.beyond)
                 break
         else:
             if reason is not None:
@@ -213,6 +234,7 @@ class Run:
                 text += rest.text
                 self._released += rest.tokens
                 reason = FinishReason.STOP if rest.stopped else reason
+                self._cut(rest.beyond)
         if self.message is not None:
             self.message.feed(text, end=reason is not None)
             if reason is None and self.message.ended:
@@ -222,6 +244,11 @@ class Run:
         self._texts.append(text)
         self._count(len(self.tokens) - before)
         return text
+
+    def _cut(self, beyond: int) -> None:
+        """Marks the newest tokens, which reach beyond the end of the text."""
+        for at in range(len(self.tokens) - beyond, len(self.tokens)):
+            self.tokens[at] = replace(self.tokens[at], beyond=True)
 
     def pieces(self, text: str) -> list[tuple[Delta, list[ReplyToken]]]:
         """Returns what the message grows by with a text that :meth:`take` let out, each with its tokens.
@@ -273,7 +300,7 @@ class Run:
 
     def _token_bytes(self, token_id: int) -> bytes | None:
         """Returns the text of a token, also of a special one that is a mark of the reply's form."""
-        data = self.vocabulary.bytes[token_id]
+        data = self._texts_of[token_id]
         return self._marks.get(token_id) if data is None else data
 
     def _count(self, tokens: int) -> None:

@@ -68,7 +68,12 @@ class EngineCore:
             raise ModelLoadError(str(error)) from error
         kernels = None if options.kernels == "auto" else options.kernels
         decoder = choose_decoder(model, self.info.max_model_len, options.decoder, kernels)
-        self.info = replace(self.info, layer_entropy=not isinstance(decoder, ModulesDecoder))
+        modules = decoder if isinstance(decoder, ModulesDecoder) else None
+        self.info = replace(
+            self.info,
+            layer_entropy=modules is None,
+            prompt_logprobs=modules is None or modules.ranks_prompts,
+        )
         if not options.measure and isinstance(decoder, TorchDecoder | ModulesDecoder):
             raise ModelLoadError("measure: only the native decoder can leave measuring out")
         monitored = self.info.monitored_layers if options.measure else ()

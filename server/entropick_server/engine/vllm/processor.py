@@ -26,6 +26,7 @@ from entropick_sampler.columns import StepColumns
 from entropick_sampler.packed import HEADER, INSERTED, SURPRISAL, unpack
 from entropick_sampler.profile import DEFAULT_CLARIFY_TEXT
 
+from ..adjusting import adjust_rows
 from ..reply import ClarifyingText, step_columns
 from ..tokenizer import FastTokenizer
 from ..tokens import HeadEntropies, attention_details, most_probable_tokens, top_logprobs
@@ -157,7 +158,8 @@ class EntropickProcessor(V1Processor, V2Processor):
         rows, batch = self._rows, self._batch
         for row, count in zip(rows, taken, strict=True):
             row.settle(count, self._tokenizer)
-        columns, texts = step_columns([row.reply for row in rows], self._clarifying)
+        replies = [row.reply for row in rows]
+        columns, texts = step_columns(replies, self._clarifying)
         part, signals = logits, None if attention is None else attention.signals
         if self._index is not None:
             part = logits.index_select(0, self._index)
@@ -167,7 +169,7 @@ class EntropickProcessor(V1Processor, V2Processor):
             data = async_tensor_h2d(columns.data, device=self._device)
             columns = StepColumns(data, columns.begins)
         masks = self._allowed(rows, logits.shape[1])
-        adjustments = None if masks is None else Adjustments(masks)
+        part, adjustments = adjust_rows(replies, part, masks)
         only = () if adjustments is None else adjustments.only_choices(part.shape[1])
         packed = batch.step(part, signals, None, columns, adjustments=adjustments)
         host = packed.numpy()
@@ -186,7 +188,7 @@ class EntropickProcessor(V1Processor, V2Processor):
                 if row.spec.key is not None and not (discarded and discarded[self._row_numbers[i]])
             ]
             # before the logits are overwritten
-            marks = self._marks(reported, forced, only, packed, part, attention)
+            marks = self._marks(reported, forced, only, packed, part, attention, adjustments)
             if marks:
                 chosen = packed if len(reported) == len(rows) else packed[reported]
                 self._context.outbox.send(marks, chosen, batch.candidates)
@@ -208,6 +210,7 @@ class EntropickProcessor(V1Processor, V2Processor):
         packed: Tensor,
         logits: Tensor,
         attention: Attention | None,
+        adjustments: Adjustments | None,
     ) -> list[Mark]:
         """Makes the marks of the rows that are reported to the server."""
         wanted = {i: n for i in reported if (n := self._rows[i].spec.sampling.logprobs)}
@@ -220,7 +223,7 @@ class EntropickProcessor(V1Processor, V2Processor):
         )
         policies = {i: self._rows[i].spec.policy for i in full}
         probable = most_probable_tokens(
-            logits, unpack(packed, self._batch.candidates) if full else (), policies
+            logits, unpack(packed, self._batch.candidates) if full else (), policies, adjustments
         )
         watched = [i for i in reported if self._rows[i].spec.policy.genuineness is not False]
         heads = {} if attention is None or not watched else self._heads(attention, watched)
@@ -229,8 +232,8 @@ class EntropickProcessor(V1Processor, V2Processor):
             row = self._rows[i]
             detail = details.get(self._row_numbers[i])
             name, position = row.spec.key or "", row.reply.length
-            seen = tops.get(i, ()), detail, probable.get(i, ()), heads.get(i), i in only
-            marks.append(Mark(name, position, forced[i], *seen))
+            seen = tops.get(i, ()), detail, probable.get(i, ()), heads.get(i)
+            marks.append(Mark(name, position, forced[i], *seen, only_choice=i in only))
         return marks
 
     def _heads(self, attention: Attention, rows: Sequence[int]) -> dict[int, HeadEntropies]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 from entropick_sampler.repetition import TokenHistory
+from entropick_sampler.reply_adjustments import ReplyAdjustments
 
 from ..base import Tokenizer
 from ..grammar.state import GrammarState
@@ -58,6 +59,7 @@ class Row:
             surprisal=spec.surprisal,
             unfinished=spec.unfinished,
             history=TokenHistory(spec.newest),
+            adjustments=_adjustments(spec),
         )
         return cls(spec, reply, output)
 
@@ -89,6 +91,7 @@ class Row:
                 pending=pending,
                 named=max(0, self.spec.named - taken),
                 history=history,
+                adjustments=_adjustments(self.spec, self.output),
                 grammar=None,
             )
 
@@ -99,6 +102,13 @@ class Row:
             taken = self.reply.length - self.spec.start
             self.reply.grammar = grammars.begin(asked, self.output, taken)
         return self.reply.grammar
+
+
+def _adjustments(spec: RowSpec, output: Sequence[int] = ()) -> ReplyAdjustments | None:
+    """Makes the adjustments of a row's reply behind its first tokens."""
+    if spec.replayed:
+        return None
+    return ReplyAdjustments.of(spec.sampling, spec.seen, (*spec.output, *output))
 
 
 class RowTable:

@@ -36,6 +36,9 @@ _STORE_KEYS: Final = 4096
 """keys whose messages it can find"""
 _UNREAD: Final = 4096
 """messages that may wait for the server; further ones are dropped"""
+FORCED: Final = 1
+ONLY_CHOICE: Final = 2
+"""bits of a row's mark"""
 
 
 class Mark(NamedTuple):
@@ -62,9 +65,9 @@ class Figures(NamedTuple):
 def encode(marks: Sequence[Mark], packed: Tensor, candidates: int) -> list[bytes]:
     """Writes the message of a step, in one part; ``packed``: float64 [B, C] on the host, ``StepResult.pack``.
 
-    B, C, ``candidates``, the size of the keys, L and H as int64; position, forced, whether it has ``heads``
-    and ``only_choice`` as int64 [B, 4]; ``packed``; the ``heads`` of the rows that have them, keys, then
-    entropies; JSON of the keys; JSON of the rows' ``tops``, ``detail`` and ``probable`` where there are any.
+    B, C, ``candidates``, the size of the keys, L and H as int64; position, FORCED and ONLY_CHOICE as bits,
+    and whether it has ``heads`` as int64 [B, 3]; ``packed``; the ``heads`` of the rows that have them, keys,
+    then entropies; JSON of the keys; JSON of the rows' ``tops``, ``detail`` and ``probable``, if any.
     """
     rows, columns = packed.shape
     keys = _keys_as_json(tuple([mark.key for mark in marks]))
@@ -72,7 +75,8 @@ def encode(marks: Sequence[Mark], packed: Tensor, candidates: int) -> list[bytes
     shape = watched[0].entropy.shape if watched else (0, 0)
     numbers = [rows, columns, candidates, len(keys), *shape]
     for mark in marks:
-        numbers += (mark.position, mark.forced, mark.heads is not None, mark.only_choice)
+        bits = FORCED * mark.forced | ONLY_CHOICE * mark.only_choice
+        numbers += (mark.position, bits, mark.heads is not None)
     more = b""
     if any(mark.tops or mark.detail or mark.probable for mark in marks):
         more = json.dumps([[mark.tops, mark.detail, mark.probable] for mark in marks]).encode()
@@ -86,19 +90,17 @@ def decode(message: Sequence[bytes]) -> list[Figures]:
     try:
         (data,) = message
         rows, columns, candidates, size, layers, heads = struct.unpack_from("<6q", data)
-        numbers = struct.unpack_from(f"<{4 * rows}q", data, 48)
-        lines = 48 + 32 * rows
+        numbers = struct.unpack_from(f"<{3 * rows}q", data, 48)
+        lines = 48 + 24 * rows
         end = lines + 8 * rows * columns
-        watched, behind = _heads_of(data, end, numbers[2::4], layers, heads)
+        watched, behind = _heads_of(data, end, numbers[2::3], layers, heads)
         packed = torch.frombuffer(bytearray(data[lines:end]), dtype=torch.float64).view(rows, columns)
         keys, more = _keys_of_json(data[behind : behind + size]), data[behind + size :]
         if len(keys) != rows:
             raise ValueError(f"{len(keys)} keys for {rows} rows")
         marks = [
-            Mark(key, position, bool(forced), heads=of_row, only_choice=bool(only))
-            for key, position, forced, only, of_row in zip(
-                keys, numbers[::4], numbers[1::4], numbers[3::4], watched, strict=True
-            )
+            Mark(key, position, bool(bits & FORCED), heads=of_row, only_choice=bool(bits & ONLY_CHOICE))
+            for key, position, bits, of_row in zip(keys, numbers[::3], numbers[1::3], watched, strict=True)
         ]
         if more:
             marks = [

@@ -21,6 +21,7 @@ from entropick_sampler.params import (
     resolve,
 )
 from entropick_sampler.profile import Profile
+from entropick_sampler.reply_adjustments import adjusts
 from entropick_sampler.strategy import Strategy
 
 from ..grammar.spec import Grammar
@@ -28,6 +29,11 @@ from ..grammar.spec import Grammar
 FIELD: Final = "entropick"
 _CLIENT_FIELDS: Final = ("policy", "preset", "overrides", "seed")
 _SAMPLED: Final = ("temperature", "top_p", "top_k", "min_p", "seed", "logprobs")
+_ADJUSTING: Final = (
+    *("presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias", "min_tokens"),
+    *("bad_words", "allowed_token_ids", "stop_token_ids"),
+)
+"""the fields of adjustments, and those that min_tokens reads"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +54,9 @@ class RowSpec:
     request named, to emit instead of drawing. ``rollout_end``, ``clarify_used``, ``since_clarify`` and
     ``unfinished`` as in :class:`~..reply.Reply`, of the reply before the row, and so ``pending`` (of a reply
     that does not end with them), ``named``, ``tokens`` and ``surprisal``; ``newest``: its newest tokens, as
-    many as a repetition depends on. ``grammar``: None where the reply follows none.
+    many as a repetition depends on. Where ``sampling`` asks for adjustments, ``output``: all its tokens, and
+    ``seen``: the distinct tokens of the prompt, if it is penalised too.
+    ``grammar``: None where the reply follows none.
     """
 
     sampling: SamplingParams
@@ -66,6 +74,8 @@ class RowSpec:
     named: int = 0
     tokens: int = 0
     surprisal: float = 0.0
+    seen: tuple[int, ...] = ()
+    output: tuple[int, ...] = ()
     grammar: GrammarSpec | None = None
 
     def as_dict(self) -> dict[str, Any]:
@@ -84,7 +94,7 @@ class RowSpec:
             "named": self.named,
             "tokens": self.tokens,
             "surprisal": self.surprisal,
-            "sampling": {name: getattr(self.sampling, name) for name in _SAMPLED},
+            "sampling": self._sampling(),
             "policy": self.policy.policy,
             "preset": self.policy.preset,
             "overrides": dict(self.policy.overrides),
@@ -96,6 +106,16 @@ class RowSpec:
             values["grammar"] = [source.kind, source.text, list(asked.ends), list(asked.written)]
         if (branch := self.policy.branch) is not None:
             values["branch"] = [branch.width, sorted(int(s) for s in branch.on)]
+        if adjusts(self.sampling):
+            values["seen"], values["output"] = list(self.seen), list(self.output)
+        return values
+
+    def _sampling(self) -> dict[str, Any]:
+        """Returns the fields that a worker reads, those of adjustments only where they ask for any."""
+        sampling = self.sampling
+        values = {name: getattr(sampling, name) for name in _SAMPLED}
+        if adjusts(sampling):
+            values |= {name: getattr(sampling, name) for name in _ADJUSTING}
         return values
 
 
@@ -129,7 +149,7 @@ def _from_server(values: Mapping[str, Any]) -> RowSpec:
         genuineness="scores" if values["genuineness"] else False,
     )
     return RowSpec(
-        SamplingParams(**values["sampling"]),
+        SamplingParams(**{name: _frozen(value) for name, value in values["sampling"].items()}),
         policy,
         values["key"],
         values["start"],
@@ -144,8 +164,15 @@ def _from_server(values: Mapping[str, Any]) -> RowSpec:
         values["named"],
         values["tokens"],
         values["surprisal"],
+        tuple(values.get("seen", ())),
+        tuple(values.get("output", ())),
         grammar,
     )
+
+
+def _frozen(value: Any) -> Any:
+    """Returns lists, which a serializer makes of tuples, as tuples."""
+    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
 
 
 def _from_client(field: object, sampling: Mapping[str, Any]) -> RowSpec:
