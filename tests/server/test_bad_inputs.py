@@ -200,7 +200,7 @@ FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"allowed_token_ids": [1] * (2**18 + 1)}, "allowed_token_ids"),
     ({"allowed_token_ids": [120], "bad_words": ["x"]}, "allowed_token_ids"),
     ({"response_format": {"type": "json_objects"}}, "response_format.type"),
-    ({"tools": [{"type": "function"}]}, "tools"),
+    ({"tools": {"type": "function"}}, "tools"),
     ({"tool_choice": "required"}, "tool_choice"),
     ({"functions": [{}]}, "functions"),
     ({"audio": {}}, "audio"),
@@ -208,7 +208,7 @@ FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"prediction": {}}, "prediction"),
     ({"web_search_options": {}}, "web_search_options"),
     ({"chat_template": "{{ x }}"}, "chat_template"),
-    ({"chat_template_kwargs": {"tokenize": False}}, "chat_template_kwargs"),
+    ({"chat_template_kwargs": ["tokenize"]}, "chat_template_kwargs"),
     ({"guided_json": {"$ref": "#"}}, "guided_json"),
     ({"echo": "yes"}, "echo"),
     ({"suffix": "x"}, "suffix"),
@@ -465,11 +465,11 @@ async def test_what_is_echoed_is_cut_and_escaped(client: httpx.AsyncClient) -> N
         ),
         (
             {"messages": [{"role": "tool", "content": "x"}]},
-            "messages[0].role: must be one of 'system', 'developer', 'user' or 'assistant'.",
+            "messages[0].tool_call_id: is required.",
         ),
         (
             {"messages": [{"role": "robot", "content": "x"}]},
-            "messages[0].role: must be one of 'system', 'developer', 'user' or 'assistant'.",
+            "messages[0].role: must be one of 'system', 'developer', 'user', 'assistant' or 'tool'.",
         ),
     ],
 )

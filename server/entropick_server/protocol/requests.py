@@ -13,6 +13,7 @@ from .options import EntropickOptions
 from .output_options import MAX_TOP_LOGPROBS, CompletionOutputFields, OutputFields
 from .parsing import WireModel
 from .structured import StructuredRequest
+from .tools import TemplateFields, ToolFields
 
 MAX_STOPS = 16
 MAX_STOP_TOKENS = 64
@@ -115,6 +116,11 @@ class GenerationRequest(AdjustmentFields, OutputFields, StructuredRequest, Model
         """Returns the number of choices for each prompt that are generated."""
         return self.choices
 
+    @property
+    def offers_tools(self) -> bool:
+        """Tells whether the replies may call tools."""
+        return False
+
     def check_choices(self, most: int) -> None:
         """Raises the 400 for more than ``most`` completions of one prompt."""
         name = "n" if self.choices > most else "best_of"
@@ -127,7 +133,7 @@ class GenerationRequest(AdjustmentFields, OutputFields, StructuredRequest, Model
         return None
 
 
-class ChatRequest(GenerationRequest):
+class ChatRequest(ToolFields, GenerationRequest):
     """The body of POST /v1/chat/completions."""
 
     messages: Messages
@@ -249,7 +255,7 @@ class CompletionRequest(CompletionOutputFields, GenerationRequest):
         return max((number for number in wanted if number is not None), default=None)
 
 
-class TokenizeRequest(ModelRequest):
+class TokenizeRequest(TemplateFields, ModelRequest):
     """The body of POST /tokenize: a text, or a conversation as the chat route would see it."""
 
     prompt: str | None = None

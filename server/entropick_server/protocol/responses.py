@@ -212,6 +212,14 @@ class GenuinenessSummary(BaseModel):
     pull: PullRow | None = Field(default=None, description="absent for fewer than five scores")
 
 
+class PhaseSummary(BaseModel):
+    """The reasoning of a choice, or the rest of it, at a glance."""
+
+    tokens: int
+    signals: Any = Field(description="signal name -> mean and max; SignalStatistics")
+    strategies: dict[str, int]
+
+
 class Summary(BaseModel):
     """One choice at a glance. ``seed`` and ``choice`` replay it."""
 
@@ -236,6 +244,10 @@ class Summary(BaseModel):
     )
     genuineness: GenuinenessSummary | None = Field(
         default=None, description="absent where the engine does not measure it, or the request wants none"
+    )
+    phases: dict[Literal["reasoning", "content"], PhaseSummary] | None = Field(
+        default=None,
+        description="of a reply that reasons first: its reasoning and the rest; absent elsewhere",
     )
 
 
@@ -320,12 +332,47 @@ PromptLogprobs = list[dict[str, PromptLogprob] | None]
 the first"""
 
 
+class CalledFunction(BaseModel):
+    """The function that a call names, and the JSON text of its arguments."""
+
+    name: str
+    arguments: str
+
+
+class ToolCallRow(BaseModel):
+    """A call of a tool."""
+
+    id: str
+    type: Literal["function"]
+    function: CalledFunction
+
+
 class ChatMessage(BaseModel):
     """The message that the model generated."""
 
     role: Literal["assistant"]
-    content: str
+    content: str | None = Field(description="null of a message that holds nothing but calls")
     refusal: None = None
+    reasoning_content: str | None = Field(
+        default=None, description="of a model that thinks before it answers; absent elsewhere"
+    )
+    tool_calls: list[ToolCallRow] | None = Field(default=None, description="absent where no tool is called")
+
+
+class CalledFunctionDelta(BaseModel):
+    """The name of a function, or its arguments."""
+
+    name: str | None = None
+    arguments: str
+
+
+class ToolCallDelta(BaseModel):
+    """The beginning of a call, or its arguments, by the call's number in the message."""
+
+    index: int
+    id: str | None = None
+    type: Literal["function"] | None = None
+    function: CalledFunctionDelta
 
 
 class ChatDelta(BaseModel):
@@ -333,6 +380,8 @@ class ChatDelta(BaseModel):
 
     role: Literal["assistant"] | None = None
     content: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: list[ToolCallDelta] | None = None
 
 
 class ChatChoice(BaseModel):
