@@ -21,7 +21,7 @@ from ..rollout import RolledOut, branch_ends, first_tokens, judge, rollout_depth
 from ..tokens import HeadEntropies
 from ..types import BranchVerdict, FinishReason, PromptToken, Request, RequestOutput, Token
 from .watch import ReplyWatch
-from .wire import RowSpec
+from .wire import GrammarSpec, RowSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +137,7 @@ class Chain:
                         self._ids.append(drawn.token.token_id)
                         reason = self._reply.take(drawn.token.token_id, self._tokenizer, drawn.clarifying)
                         if reason is not None:
-                            yield self._output(taken, reason)
+                            yield self._output(taken, reason, self._reply.error)
                             return
                     if taken:
                         yield self._output(taken)
@@ -200,7 +200,17 @@ class Chain:
             newest=reply.history.newest,
             seen=seen,
             output=output,
+            grammar=self._grammar(ids),
         )
+
+    def _grammar(self, written: Sequence[int]) -> GrammarSpec | None:
+        """Describes the grammar of a row for its worker; ``written``: tokens behind the prompt."""
+        asked = self._request.grammar
+        if asked is None:
+            return None
+        kept = () if self._request.resumed is None else self._request.resumed.tokens
+        ids = (*(token.token_id for token in kept), *written)
+        return GrammarSpec(asked.source, asked.ends, ids)
 
     async def _roll_out(self, opening: Drawn, depth: int) -> RequestOutput:
         """Runs the branches that open at a token, and takes over the best of them."""
@@ -240,7 +250,8 @@ class Chain:
                         return branch
                     branch.tokens.append(drawn.token)
                     branch.reason = branch.reply.take(drawn.token.token_id, self._tokenizer)
-                    if branch.reply.rolled_out:
+                    branch.error = branch.reply.error
+                    if branch.reply.rolled_out or branch.reason is not None:
                         return branch
         return branch
 

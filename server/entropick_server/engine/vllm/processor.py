@@ -8,7 +8,7 @@ One class for both of vLLM's runners: V1 calls ``update_state`` and ``apply(logi
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from vllm.v1.sample.logits_processor.interface import LogitsProcessor as V1Proce
 from vllm.v1.sample.logits_processor.interface import MoveDirectionality
 from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsProcessor as V2Processor
 
-from entropick_sampler.adjustments import Adjustments
+from entropick_sampler.adjustments import Adjustments, Masks
 from entropick_sampler.batch import SampledBatch
 from entropick_sampler.columns import StepColumns
 from entropick_sampler.packed import HEADER, INSERTED, SURPRISAL, unpack
@@ -32,6 +32,7 @@ from ..tokenizer import FastTokenizer
 from ..tokens import HeadEntropies, attention_details, most_probable_tokens, top_logprobs
 from .attention.capture import Attention
 from .attention.parallel import tensor_parallel_group
+from .row_grammars import RowGrammars
 from .rows import Row, RowTable
 from .side_channel import Mark
 from .wire import FIELD, RowSpec, parse, servable
@@ -85,6 +86,7 @@ class EntropickProcessor(V1Processor, V2Processor):
         self._context.group = tensor_parallel_group(vllm_config)
         source = vllm_config.model_config.tokenizer or vllm_config.model_config.model
         self._tokenizer = FastTokenizer(AutoTokenizer.from_pretrained(source, trust_remote_code=False))
+        self._grammars: RowGrammars | None = None
         self._table = RowTable()
         self._version = -1
         self._clarifying = ClarifyingText()
@@ -166,7 +168,9 @@ class EntropickProcessor(V1Processor, V2Processor):
             # from pinned memory: a plain copy would wait for the forward before the sampler is launched
             data = async_tensor_h2d(columns.data, device=self._device)
             columns = StepColumns(data, columns.begins)
-        part, adjustments = adjust_rows(replies, part)
+        masks = self._allowed(rows, logits.shape[1])
+        part, adjustments = adjust_rows(replies, part, masks)
+        only = () if adjustments is None else adjustments.only_choices(part.shape[1])
         packed = batch.step(part, signals, None, columns, adjustments=adjustments)
         host = packed.numpy()
         tokens: list[int] = host[:, HEADER].astype(np.int64).tolist()
@@ -174,8 +178,8 @@ class EntropickProcessor(V1Processor, V2Processor):
         surprisals: list[float] = host[:, SURPRISAL].tolist()
         drawn = zip(rows, taken, tokens, texts, begins, surprisals, strict=True)
         forced = [
-            row.drew(count, token, text if inserted else (), surprisal)
-            for row, count, token, text, inserted, surprisal in drawn
+            row.drew(count, token, text if inserted else (), None if number in only else surprisal)
+            for number, (row, count, token, text, inserted, surprisal) in enumerate(drawn)
         ]
         if self._context.outbox is not None:
             reported = [
@@ -184,16 +188,25 @@ class EntropickProcessor(V1Processor, V2Processor):
                 if row.spec.key is not None and not (discarded and discarded[self._row_numbers[i]])
             ]
             # before the logits are overwritten
-            marks = self._marks(reported, forced, packed, part, attention, adjustments)
+            marks = self._marks(reported, forced, only, packed, part, attention, adjustments)
             if marks:
                 chosen = packed if len(reported) == len(rows) else packed[reported]
                 self._context.outbox.send(marks, chosen, batch.candidates)
         self._leave_one(logits, tokens)
 
+    def _allowed(self, rows: Sequence[Row], vocabulary: int) -> Masks | None:
+        """Returns the tokens that the rows' grammars allow; None where no row follows a grammar."""
+        if all(row.spec.grammar is None for row in rows):
+            return None
+        if self._grammars is None:
+            self._grammars = RowGrammars(self._tokenizer, vocabulary)
+        return self._grammars.masks([row.follow(self._grammars) for row in rows])
+
     def _marks(
         self,
         reported: Sequence[int],
         forced: Sequence[bool],
+        only: Collection[int],
         packed: Tensor,
         logits: Tensor,
         attention: Attention | None,
@@ -212,7 +225,6 @@ class EntropickProcessor(V1Processor, V2Processor):
         probable = most_probable_tokens(
             logits, unpack(packed, self._batch.candidates) if full else (), policies, adjustments
         )
-        only = () if adjustments is None else adjustments.only_choices(logits.shape[1])
         watched = [i for i in reported if self._rows[i].spec.policy.genuineness is not False]
         heads = {} if attention is None or not watched else self._heads(attention, watched)
         marks = []

@@ -16,7 +16,9 @@ from entropick_sampler.repetition import TokenHistory
 from entropick_sampler.reply_adjustments import ReplyAdjustments
 
 from ..base import Tokenizer
+from ..grammar.state import GrammarState
 from ..reply import Reply
+from .row_grammars import RowGrammars
 from .wire import RowSpec
 
 _PARKED: Final = 4096
@@ -49,7 +51,7 @@ class Row:
             pending=deque(spec.replayed or spec.pending),
             replays=bool(spec.replayed),
             named=spec.named,
-            clarifies=not spec.replayed and spec.policy.policy == "entropix",
+            clarifies=not spec.replayed and spec.policy.policy == "entropix" and spec.grammar is None,
             rollout_end=spec.rollout_end,
             clarify_used=spec.clarify_used,
             since_clarify=spec.since_clarify,
@@ -90,7 +92,16 @@ class Row:
                 named=max(0, self.spec.named - taken),
                 history=history,
                 adjustments=_adjustments(self.spec, self.output),
+                grammar=None,
             )
+
+    def follow(self, grammars: RowGrammars) -> GrammarState | None:
+        """Returns where the reply stands in its grammar, as it was settled; None where it follows none."""
+        asked = self.spec.grammar
+        if asked is not None and self.reply.grammar is None:
+            taken = self.reply.length - self.spec.start
+            self.reply.grammar = grammars.begin(asked, self.output, taken)
+        return self.reply.grammar
 
 
 def _adjustments(spec: RowSpec, output: Sequence[int] = ()) -> ReplyAdjustments | None:

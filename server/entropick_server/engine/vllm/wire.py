@@ -24,6 +24,8 @@ from entropick_sampler.profile import Profile
 from entropick_sampler.reply_adjustments import adjusts
 from entropick_sampler.strategy import Strategy
 
+from ..grammar.spec import Grammar
+
 FIELD: Final = "entropick"
 _CLIENT_FIELDS: Final = ("policy", "preset", "overrides", "seed")
 _SAMPLED: Final = ("temperature", "top_p", "top_k", "min_p", "seed", "logprobs")
@@ -32,6 +34,15 @@ _ADJUSTING: Final = (
     *("bad_words", "allowed_token_ids", "stop_token_ids"),
 )
 """the fields of adjustments, and those that min_tokens reads"""
+
+
+@dataclass(frozen=True, slots=True)
+class GrammarSpec:
+    """The grammar of a row's reply, the tokens that may end it, and the tokens that it has already."""
+
+    grammar: Grammar
+    ends: tuple[int, ...]
+    written: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +56,7 @@ class RowSpec:
     that does not end with them), ``named``, ``tokens`` and ``surprisal``; ``newest``: its newest tokens, as
     many as a repetition depends on. Where ``sampling`` asks for adjustments, ``output``: all its tokens, and
     ``seen``: the distinct tokens of the prompt, if it is penalised too.
+    ``grammar``: None where the reply follows none.
     """
 
     sampling: SamplingParams
@@ -64,6 +76,7 @@ class RowSpec:
     surprisal: float = 0.0
     seen: tuple[int, ...] = ()
     output: tuple[int, ...] = ()
+    grammar: GrammarSpec | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the specification for ``extra_args``, in values that any serializer takes."""
@@ -88,6 +101,9 @@ class RowSpec:
             "telemetry": self.policy.telemetry,
             "genuineness": self.policy.genuineness is not False,
         }
+        if (asked := self.grammar) is not None:
+            source = asked.grammar
+            values["grammar"] = [source.kind, source.text, list(asked.ends), list(asked.written)]
         if (branch := self.policy.branch) is not None:
             values["branch"] = [branch.width, sorted(int(s) for s in branch.on)]
         if adjusts(self.sampling):
@@ -119,6 +135,10 @@ def _from_server(values: Mapping[str, Any]) -> RowSpec:
     if "branch" in values:
         width, on = values["branch"]
         branch = BranchConfig(width=width, on=frozenset(Strategy(s) for s in on))
+    grammar = None
+    if "grammar" in values:
+        kind, text, ends, written = values["grammar"]
+        grammar = GrammarSpec(Grammar(kind, text), tuple(ends), tuple(written))
     policy = PolicyConfig(
         values["policy"],
         values["preset"],
@@ -146,6 +166,7 @@ def _from_server(values: Mapping[str, Any]) -> RowSpec:
         values["surprisal"],
         tuple(values.get("seen", ())),
         tuple(values.get("output", ())),
+        grammar,
     )
 
 
