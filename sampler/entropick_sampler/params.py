@@ -59,6 +59,8 @@ class SamplingParams:
     min_tokens: int = 0
     bad_words: tuple[tuple[int, ...], ...] = ()
     allowed_token_ids: tuple[int, ...] | None = None
+    # of the prompt: the number of alternatives to report beside each of its tokens, None for no report
+    prompt_logprobs: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

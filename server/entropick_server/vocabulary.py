@@ -32,6 +32,8 @@ class Vocabulary:
         self._longest = 0
         self.bytes: dict[int, bytes | None] = _Table(tokenizer.token_bytes)
         """token id -> its exact bytes; None for a special token"""
+        self.visible: dict[int, bytes | None] = _Table(self._named)
+        """token id -> its exact bytes; of a special token those of its name"""
         self.labels: dict[int, str] = _Table(self._label)
         """token id -> its text, a special token's name, or OpenAI's form for part of a character"""
 
@@ -53,6 +55,10 @@ class Vocabulary:
     def text(self, token_ids: tuple[int, ...]) -> str:
         """Returns the text of tokens that may begin in the middle of a reply, which a decoder might trim."""
         return b"".join(self.bytes[i] or b"" for i in token_ids).decode("utf-8", "replace")
+
+    def _named(self, token_id: int) -> bytes:
+        data = self._tokenizer.token_bytes(token_id)
+        return self._label(token_id).encode() if data is None else data
 
     def _label(self, token_id: int) -> str:
         data = self._tokenizer.token_bytes(token_id)

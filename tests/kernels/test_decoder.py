@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from torch import Tensor
@@ -278,6 +279,7 @@ def test_surprisals_of_a_prompt_equal_the_reference(
     )
     assert native(step) is None
     np.testing.assert_allclose(bits.double().numpy(), wanted[tokens.numpy()], rtol=1e-4, atol=1e-4)
+    check_ranks(native, step, logits)
     # a few at a time: the same bits
     one = torch.full((1,), -1.0)
     chosen = PromptSurprisals(tokens[40:41], torch.tensor(text)[tokens[40:41] + 1], one)
@@ -288,6 +290,38 @@ def test_surprisals_of_a_prompt_equal_the_reference(
             native(replace(step, prompt=bad))
     with pytest.raises(ValueError, match="prompt"):
         native(replace(step, prompt=chosen._replace(bits=one.double())))
+
+
+def check_ranks(native: NativeDecoder, step: DecoderStep, logits: npt.NDArray[np.float64]) -> None:
+    """Ranks and the most probable tokens against the reference's logits; surprisals keep their bits."""
+    plain = step.prompt
+    assert plain is not None
+    count = len(plain.tokens)
+    ranked = plain._replace(
+        bits=torch.zeros(count),
+        ranks=torch.zeros(count, dtype=torch.int64),
+        top_ids=torch.zeros(count, 7, dtype=torch.int32),
+        top_bits=torch.zeros(count, 7),
+    )
+    native(replace(step, prompt=ranked))
+    assert torch.equal(ranked.bits, plain.bits)
+    rows = logits[plain.tokens.numpy()]
+    for i, (row, target) in enumerate(zip(rows, plain.targets.tolist(), strict=True)):
+        assert ranked.ranks[i] == (row >= row[target]).sum()
+        best = np.argsort(-row, kind="stable")[:7]
+        assert ranked.top_ids[i].tolist() == best.tolist()
+        wanted = [logits_surprisal(row[None], [token])[0] for token in best]
+        np.testing.assert_allclose(ranked.top_bits[i].double().numpy(), wanted, rtol=1e-4, atol=1e-4)
+    none = ranked._replace(top_ids=ranked.top_ids[:, :0], top_bits=ranked.top_bits[:, :0])
+    native(replace(step, prompt=none))
+    for bad in (
+        {"ranks": ranked.ranks.int()},
+        {"top_ids": ranked.top_ids[1:]},
+        {"top_bits": ranked.top_bits[:, :3]},
+        {"top_ids": torch.zeros(count, 9999, dtype=torch.int32), "top_bits": torch.zeros(count, 9999)},
+    ):
+        with pytest.raises(ValueError, match="prompt"):
+            native(replace(step, prompt=ranked._replace(**bad)))
 
 
 def feed(model: Model, native: NativeDecoder, text: list[int], ends: list[int], block: int) -> list[Decoded]:

@@ -26,6 +26,7 @@ from entropick_server.engine.types import (
     FinishReason,
     GenerationDefaults,
     ModelInfo,
+    PromptToken,
     Request,
     RequestOutput,
     StepReport,
@@ -104,7 +105,13 @@ class FakeEngine:
         queued = [(request.request_id, time.monotonic() - request.arrival)]
         ids = [*self.script(request), EOS]
         limit = request.sampling.max_tokens
+        prompt = self.prompt(request)
         try:
+            if not limit:
+                yield RequestOutput(
+                    request.request_id, (), FinishReason.LENGTH, None, self.cached, prompt=prompt
+                )
+                return
             for start in range(0, len(ids), self.per_step):
                 await asyncio.sleep(self.delay)
                 if not self.ready:
@@ -120,7 +127,12 @@ class FakeEngine:
                 elif start + len(cut) >= limit or start + len(cut) >= len(ids):
                     reason = FinishReason.LENGTH
                 output = RequestOutput(
-                    request.request_id, tokens, reason, "logits were NaN" if failed else None, self.cached
+                    request.request_id,
+                    tokens,
+                    reason,
+                    "logits were NaN" if failed else None,
+                    self.cached,
+                    prompt=() if start else prompt,
                 )
                 looked_up = (len(request.prompt_token_ids), self.cached) if queued else (0, 0)
                 preempted = (request.request_id,) * (start == self.preempt_at)
@@ -136,6 +148,18 @@ class FakeEngine:
         finally:
             del self.running[slot]
             self.closed.append(request.request_id)
+
+    @staticmethod
+    def prompt(request: Request) -> tuple[PromptToken, ...]:
+        """Token i of a prompt has log probability -i, and stands behind all of its alternatives."""
+        wanted = request.sampling.prompt_logprobs
+        if wanted is None:
+            return ()
+        tops = tuple((65 + n, -0.25 - n) for n in range(wanted))
+        return tuple(
+            PromptToken(token_id, -float(i), wanted + 1, tops)
+            for i, token_id in enumerate(request.prompt_token_ids[1:], start=1)
+        )
 
     def token(self, request: Request, index: int, token_id: int) -> Token:
         """A token whose figures depend on seed and position alone; agreement is not measurable."""

@@ -94,7 +94,7 @@ async def test_logprobs(openai: AsyncOpenAI, engine: Any) -> None:
     assert logprobs.text_offset is not None
     assert logprobs.text_offset[:6] == [0, 1, 2, 2, 3, 3]
     assert logprobs.top_logprobs is not None
-    assert logprobs.top_logprobs[0] == {"A": -1.0}
+    assert logprobs.top_logprobs[0] == {"A": -1.0, "G": -0.5}
     stream = await openai.completions.create(model="fake", prompt="x", logprobs=1, max_tokens=99, stream=True)
     tokens: list[str] = []
     offsets: list[int] = []

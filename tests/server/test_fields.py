@@ -10,7 +10,7 @@ from openai.types import chat, completion_create_params
 
 import fields_page
 from entropick_server.protocol.fields import FIELDS, SERVERS, Field, Place, Standing
-from entropick_server.protocol.messages import AssistantMessage, InstructionMessage, UserMessage
+from entropick_server.protocol.messages import AssistantMessage, InstructionMessage, ToolMessage, UserMessage
 from entropick_server.protocol.requests import (
     ChatRequest,
     CompletionRequest,
@@ -32,10 +32,11 @@ MODELS = {
     Place.COMPLETIONS: [CompletionRequest],
     Place.TOKENIZE: [TokenizeRequest],
     Place.DETOKENIZE: [DetokenizeRequest],
-    Place.MESSAGE: [InstructionMessage, UserMessage, AssistantMessage],
+    Place.MESSAGE: [InstructionMessage, UserMessage, AssistantMessage, ToolMessage],
 }
-ODD: dict[str, Any] = {"no": ["such", "value"]}
+ODD: dict[str, Any] = {"no": {"such": "value"}}
 """a value that no field takes, and no harmless value"""
+ODD_SCHEMA = ["no", "schema"]
 
 
 def rows(standing: Standing) -> list[Any]:
@@ -51,7 +52,8 @@ async def post(client: httpx.AsyncClient, place: Place, name: str, value: Any) -
     body = {**BODIES[place]}
     outer, _, inner = name.partition(".")
     if place is Place.MESSAGE:
-        body["messages"] = [*HELLO, {"role": "assistant", "content": "x", name: value}, *HELLO]
+        role = "tool" if name == "tool_call_id" else "assistant"
+        body["messages"] = [*HELLO, {"role": role, "content": "x", name: value}, *HELLO]
     elif inner and outer in ChatRequest.model_fields:
         body |= {outer: {inner: value}, "stream": True}
     else:
@@ -81,7 +83,8 @@ async def test_refused(client: httpx.AsyncClient, row: Field, place: Place) -> N
 @pytest.mark.parametrize(("row", "place"), rows(Standing.SERVED))
 async def test_served(client: httpx.AsyncClient, row: Field, place: Place) -> None:
     """A value of no sense is refused, so the field is read; and not as one that is not served."""
-    refusal = error(await post(client, place, row.name, ODD))
+    odd = ODD_SCHEMA if row.name == "guided_json" else ODD
+    refusal = error(await post(client, place, row.name, odd))
     assert refusal["code"] != "unsupported_parameter"
     assert row.name.rpartition(".")[2] in refusal["param"]
 

@@ -37,6 +37,8 @@ STEP: Final = record_type(
     # tokens whose next token's surprisal is wanted: how many, their numbers and targets int64 [W], result
     # [W]; at a time so many, with room for their norms and logits; the vocabulary
     "wanted wanted_tokens wanted_targets wanted_bits wanted_at_once wanted_normed wanted_logits vocab "
+    # the ranks of those targets int64 [W], 0 for none; the K most probable tokens, int32 and float32 [W, K]
+    "wanted_ranks wanted_top_ids wanted_top_bits wanted_top "
     # rows whose layers' entropies are wanted: how many, their numbers int64 [W], result [layers, W]
     "lens lens_rows lens_entropy",
     "eps",

@@ -22,7 +22,7 @@ from .attention import MOST_ROWS
 from .loops import check_step
 from .products import as_address, pack, pack_bias, pack_pair
 from .program import compiled
-from .step import Decoded, DecoderStep, prompt_runs
+from .step import Decoded, DecoderStep, PromptSurprisals, prompt_runs
 from .weights import DecoderShape, LayerWeights
 
 _SCRATCH_FLOATS: Final = 1 << 24
@@ -144,7 +144,7 @@ class NativeDecoder:
         if prompt is None or not len(prompt.tokens):
             self._set(wanted=0)
             return 0
-        tokens, targets, bits = prompt
+        tokens, targets, bits = prompt[:3]
         fits = tokens.dtype == targets.dtype == torch.int64 and bits.dtype == torch.float32
         if not fits or not (tokens.shape == targets.shape == bits.shape == (len(tokens),)):
             raise ValueError("prompt: expected int64 tokens and targets and float32 bits of one length")
@@ -152,6 +152,7 @@ class NativeDecoder:
             if int(values.min()) < 0 or int(values.max()) >= limit:
                 raise IndexError(f"prompt: a token or a target is outside 0..{limit - 1}")
         self._wanted_room(len(tokens))
+        self._rank(prompt)
         self._set(
             wanted=len(tokens),
             wanted_tokens=tokens.data_ptr(),
@@ -159,6 +160,26 @@ class NativeDecoder:
             wanted_bits=bits.data_ptr(),
         )
         return len(tokens)
+
+    def _rank(self, prompt: PromptSurprisals) -> None:
+        """Writes down where the ranks and the most probable tokens of the wanted tokens go, if anywhere."""
+        ranks, ids, bits = prompt.ranks, prompt.top_ids, prompt.top_bits
+        if ranks is None or ids is None or bits is None:
+            self._set(wanted_ranks=0, wanted_top_ids=0, wanted_top_bits=0, wanted_top=0)
+            return
+        fits = (ranks.dtype, ids.dtype, bits.dtype) == (torch.int64, torch.int32, torch.float32)
+        count = len(prompt.tokens)
+        plain = ids.dim() == 2 and ids.shape == bits.shape and ids.is_contiguous() and bits.is_contiguous()
+        if not fits or not plain or not tuple(ranks.shape) == (len(ids),) == (count,):
+            raise ValueError(f"prompt: expected int64 ranks [{count}] and int32 and float32 [{count}, K]")
+        if ids.shape[1] > self.shape.vocab:
+            raise ValueError(f"prompt: the vocabulary has {self.shape.vocab} tokens, not {ids.shape[1]}")
+        self._set(
+            wanted_ranks=ranks.data_ptr(),
+            wanted_top_ids=ids.data_ptr(),
+            wanted_top_bits=bits.data_ptr(),
+            wanted_top=ids.shape[1],
+        )
 
     def _wanted_room(self, tokens: int) -> None:
         """Makes room for the norms and logits of tokens that are wanted beside the rows'."""

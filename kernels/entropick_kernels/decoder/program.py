@@ -27,6 +27,7 @@ from ._tile import LANES
 from .attention import FLOAT, QueryRun, attend, first_key, key_cell, vector
 from .loops import gate, rms_norm, rotate
 from .products import panels_at_once, product
+from .ranking import rank_of, top_of
 
 # of a type of their own: a literal 0 or 1 would be one, for which numba compiles everything again
 _NONE: Any = np.int64(0)
@@ -325,6 +326,19 @@ def _lens(cells: Any, step: Any, number: int, me: int, threads: int) -> None:
 
 
 @native()
+def _rank(step: Any, row: Any, number: int, target: int, figures: Any) -> None:
+    """Ranks the target of wanted token ``number`` in its logits, and finds the most probable tokens."""
+    top = step.wanted_top
+    numba.carray(address(step.wanted_ranks), (step.wanted,), np.int64)[number] = rank_of(row, target)
+    ids = numba.carray(address(step.wanted_top_ids + number * top * 4), (top,), np.int32)
+    bits = vector(step.wanted_top_bits + number * top * FLOAT, top)
+    top_of(row, ids, bits)
+    for i in range(top):
+        # as a target's, to the bit
+        bits[i] = (figures[3] + (figures[2] - row[ids[i]])) * LOG2_E
+
+
+@native()
 def _next_surprisals(cells: Any, step: Any, me: int, threads: int) -> None:
     """Computes the surprisals of the tokens that follow the wanted tokens, a few tokens at a time."""
     hidden, columns = _padded(step.hidden), step.vocab_panels * LANES
@@ -348,6 +362,8 @@ def _next_surprisals(cells: Any, step: Any, me: int, threads: int) -> None:
             row = vector(step.wanted_logits + i * columns * FLOAT, step.vocab)
             row_log_z(row, figures)
             bits[lo + i] = (figures[3] + (figures[2] - row[targets[lo + i]])) * LOG2_E
+            if step.wanted_ranks:
+                _rank(step, row, lo + i, targets[lo + i], figures)
         meet(cells, threads)
 
 

@@ -24,7 +24,10 @@ class PrefillChunk:
 
 
 class PromptSurprisals(NamedTuple):
-    """The tokens of a step's chunks whose next token's surprisal is wanted, and the place for it."""
+    """The tokens of a step's chunks whose next token's surprisal is wanted, and the place for it.
+
+    The places for its rank and for the K most probable tokens are None where nobody wants them.
+    """
 
     tokens: Tensor
     """int64 [W], their numbers in the step"""
@@ -32,6 +35,12 @@ class PromptSurprisals(NamedTuple):
     """int64 [W], the token that follows each in its sequence"""
     bits: Tensor
     """float32 [W]: -log2 P(target | tokens up to the token), which the decoder fills in"""
+    ranks: Tensor | None = None
+    """int64 [W]: how many tokens are at least as probable as the target; filled in"""
+    top_ids: Tensor | None = None
+    """int32 [W, K]: the most probable tokens, the most probable first; filled in"""
+    top_bits: Tensor | None = None
+    """float32 [W, K]: -log2 of their probabilities; filled in"""
 
 
 class LayerLens(NamedTuple):

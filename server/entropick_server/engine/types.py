@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     # its module brings torch, which the command line does without
     from entropick_sampler.most_probable import ProbableToken
 
+    from .grammar.compiler import CompiledGrammar
+
 _SURPRISAL: Final = SIGNAL_NAMES.index("surprisal")
 
 
@@ -70,7 +72,8 @@ class Resumed:
 class Request:
     """A prompt to continue as one choice. Filled by the routes, read by the engine.
 
-    ``sampling.max_tokens`` and ``sampling.seed`` are resolved (never "unset") here; ``stop_token_ids``
+    ``sampling.max_tokens`` and ``sampling.seed`` are resolved (never "unset") here; 0 tokens are asked for
+    where the prompt's figures alone are wanted; ``stop_token_ids``
     includes the end-of-sequence ids unless ``ignore_eos``. Stop STRINGS are the detokenizer's business: when
     a string matches, the server closes the stream, which cancels the request.
     """
@@ -90,6 +93,8 @@ class Request:
     resumed: Resumed | None = None
     """the beginning of the reply, whose tokens are the last of ``prompt_token_ids``: the draws behind them
     keep their positions, and ``sampling.max_tokens`` counts them"""
+    grammar: CompiledGrammar | None = None
+    """the grammar that the reply follows, whatever the model thinks of it; None: any text"""
 
     @property
     def kept(self) -> int:
@@ -186,16 +191,36 @@ class Token:
     collapsed: int = 0
 
     @property
+    def chosen(self) -> bool:
+        """Tells whether the model chose the token: it was neither given nor without an alternative."""
+        return not (self.forced or self.only_choice)
+
+    @property
     def surprisal(self) -> float | None:
         """Returns the token's surprisal in bits, None where it is not known."""
         return self.signals[_SURPRISAL]
 
 
 @dataclass(frozen=True, slots=True)
+class PromptToken:
+    """A token of a prompt, with its log probability (nats) behind the tokens before it.
+
+    ``rank``: tokens that are at least as probable, 1 of the most probable. ``top``: the most probable tokens
+    with their log probabilities, the most probable first.
+    """
+
+    token_id: int
+    logprob: float
+    rank: int
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class RequestOutput:
     """The output of one step for one request: its new tokens and, at the end, the reason why it ended.
 
-    The token that ended the request (end of sequence, a stop token id) is the last of ``tokens``.
+    The token that ended the request (end of sequence, a stop token id) is the last of ``tokens``. A request
+    for no token (``max_tokens`` 0) ends with an output that has none.
     """
 
     request_id: str
@@ -206,6 +231,8 @@ class RequestOutput:
     """tokens of the prompt whose keys were in the cache when the request began to run"""
     branch_tokens: int = 0
     """tokens of losing branches, so far"""
+    prompt: tuple[PromptToken, ...] = ()
+    """of a request that wants ``prompt_logprobs``, with its first output: of all tokens but the first"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,6 +321,8 @@ class ModelInfo:
     """Unix seconds"""
     layer_entropy: bool = False
     """whether entropies of layers can be measured"""
+    prompt_logprobs: bool = True
+    """whether the log probabilities of a prompt's tokens can be told"""
 
 
 DecoderChoice = Literal["auto", "torch", "modules"]

@@ -6,15 +6,18 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
+from .adjustments import AdjustmentFields
 from .errors import bad_request
 from .messages import Message, Messages
 from .options import EntropickOptions
+from .output_options import MAX_TOP_LOGPROBS, CompletionOutputFields, OutputFields
 from .parsing import WireModel
+from .structured import StructuredRequest
+from .tools import TemplateFields, ToolFields
 
 MAX_STOPS = 16
 MAX_STOP_TOKENS = 64
 MAX_PROMPTS = 64
-MAX_TOP_LOGPROBS = 20
 COMPLETION_TOKENS = 16
 """tokens of a completion that names no limit"""
 
@@ -43,6 +46,9 @@ class StreamOptions(WireModel):
     """OpenAI's ``stream_options``."""
 
     include_usage: bool = False
+    continuous_usage_stats: bool | None = Field(
+        None, description="with include_usage: every chunk tells the usage so far"
+    )
 
 
 class ModelRequest(WireModel):
@@ -51,7 +57,7 @@ class ModelRequest(WireModel):
     model: str | None = Field(None, description="the served model's id; left out: the one that is served")
 
 
-class GenerationRequest(ModelRequest):
+class GenerationRequest(AdjustmentFields, OutputFields, StructuredRequest, ModelRequest):
     """The fields that chat and completions share."""
 
     stream: bool | None = None
@@ -78,6 +84,11 @@ class GenerationRequest(ModelRequest):
     def _stream_options_need_stream(self) -> GenerationRequest:
         if self.stream_options is not None and not self.stream:
             raise bad_request("stream_options: only allowed with stream: true.", "stream_options")
+        if (options := self.stream_options) is not None and options.continuous_usage_stats:
+            name = "stream_options.continuous_usage_stats"
+            if not options.include_usage:
+                raise bad_request(f"{name}: only allowed with include_usage: true.", name)
+        self.check_output(bool(self.stream))
         return self
 
     @property
@@ -105,6 +116,11 @@ class GenerationRequest(ModelRequest):
         """Returns the number of choices for each prompt that are generated."""
         return self.choices
 
+    @property
+    def offers_tools(self) -> bool:
+        """Tells whether the replies may call tools."""
+        return False
+
     def check_choices(self, most: int) -> None:
         """Raises the 400 for more than ``most`` completions of one prompt."""
         name = "n" if self.choices > most else "best_of"
@@ -117,7 +133,7 @@ class GenerationRequest(ModelRequest):
         return None
 
 
-class ChatRequest(GenerationRequest):
+class ChatRequest(ToolFields, GenerationRequest):
     """The body of POST /v1/chat/completions."""
 
     messages: Messages
@@ -195,7 +211,7 @@ def _is_ids(value: list[Any]) -> bool:
     return all(type(item) is int for item in value)
 
 
-class CompletionRequest(GenerationRequest):
+class CompletionRequest(CompletionOutputFields, GenerationRequest):
     """The body of POST /v1/completions."""
 
     prompt: Annotated[list[Any], BeforeValidator(_prompts, json_schema_input_type=_PromptForms)]
@@ -206,6 +222,7 @@ class CompletionRequest(GenerationRequest):
 
     @model_validator(mode="after")
     def _best_of_with_n(self) -> CompletionRequest:
+        self.check_echo(best_of=self.completions > self.choices)
         if self.best_of is None or self.best_of == self.choices:
             return self
         if self.best_of < self.choices:
@@ -231,8 +248,14 @@ class CompletionRequest(GenerationRequest):
         """Returns OpenAI's integer ``logprobs``."""
         return self.logprobs
 
+    @property
+    def prompt_alternatives(self) -> int | None:
+        """Returns the most alternatives that ``prompt_logprobs`` or ``logprobs`` with ``echo`` ask for."""
+        wanted = [self.prompt_logprobs, self.logprobs if self.echo else None]
+        return max((number for number in wanted if number is not None), default=None)
 
-class TokenizeRequest(ModelRequest):
+
+class TokenizeRequest(TemplateFields, ModelRequest):
     """The body of POST /tokenize: a text, or a conversation as the chat route would see it."""
 
     prompt: str | None = None

@@ -121,6 +121,9 @@ class TokenRow(TypedDict):
         Field(description="of a forced token: what the policy would have drawn with; null: not known"),
     ]
     signals: Annotated[Any, _DescribedBy(SignalValues), Field(description="signal name -> value")]
+    only_choice: NotRequired[
+        Annotated[bool, Field(description="masks left no other token; its entropy is 0; absent elsewhere")]
+    ]
     eos: NotRequired[Annotated[bool, Field(description="the model's end of sequence; absent elsewhere")]]
     stop: NotRequired[
         Annotated[bool, Field(description="a stop_token_id that ended the answer; absent elsewhere")]
@@ -209,6 +212,14 @@ class GenuinenessSummary(BaseModel):
     pull: PullRow | None = Field(default=None, description="absent for fewer than five scores")
 
 
+class PhaseSummary(BaseModel):
+    """The reasoning of a choice, or the rest of it, at a glance."""
+
+    tokens: int
+    signals: Any = Field(description="signal name -> mean and max; SignalStatistics")
+    strategies: dict[str, int]
+
+
 class Summary(BaseModel):
     """One choice at a glance. ``seed`` and ``choice`` replay it."""
 
@@ -221,6 +232,9 @@ class Summary(BaseModel):
     strategies: dict[str, int]
     forced_tokens: int
     branch_tokens: int = Field(description="of branches that lost; no part of the answer")
+    only_choice_tokens: int = Field(
+        default=0, description="to which masks left no alternative; signals leave them out; absent for none"
+    )
     error_probability: float | None = Field(
         default=None,
         description="that the reply is wrong, by the profile's fit; absent where there is none that fits it",
@@ -230,6 +244,10 @@ class Summary(BaseModel):
     )
     genuineness: GenuinenessSummary | None = Field(
         default=None, description="absent where the engine does not measure it, or the request wants none"
+    )
+    phases: dict[Literal["reasoning", "content"], PhaseSummary] | None = Field(
+        default=None,
+        description="of a reply that reasons first: its reasoning and the rest; absent elsewhere",
     )
 
 
@@ -296,17 +314,65 @@ class CompletionLogprobs(BaseModel):
     """The log probabilities of a completion choice, in OpenAI's older form."""
 
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]] | None
+    token_logprobs: list[float | None] = Field(description="null: of a prompt's first token")
+    top_logprobs: list[dict[str, float] | None]
     text_offset: list[int]
+
+
+class PromptLogprob(BaseModel):
+    """A token at a place of the prompt, in vLLM's form."""
+
+    logprob: float
+    rank: int | None
+    decoded_token: str
+
+
+PromptLogprobs = list[dict[str, PromptLogprob] | None]
+"""token id -> its figures, of each token of the prompt: the token itself and the most probable ones; null of
+the first"""
+
+
+class CalledFunction(BaseModel):
+    """The function that a call names, and the JSON text of its arguments."""
+
+    name: str
+    arguments: str
+
+
+class ToolCallRow(BaseModel):
+    """A call of a tool."""
+
+    id: str
+    type: Literal["function"]
+    function: CalledFunction
 
 
 class ChatMessage(BaseModel):
     """The message that the model generated."""
 
     role: Literal["assistant"]
-    content: str
+    content: str | None = Field(description="null of a message that holds nothing but calls")
     refusal: None = None
+    reasoning_content: str | None = Field(
+        default=None, description="of a model that thinks before it answers; absent elsewhere"
+    )
+    tool_calls: list[ToolCallRow] | None = Field(default=None, description="absent where no tool is called")
+
+
+class CalledFunctionDelta(BaseModel):
+    """The name of a function, or its arguments."""
+
+    name: str | None = None
+    arguments: str
+
+
+class ToolCallDelta(BaseModel):
+    """The beginning of a call, or its arguments, by the call's number in the message."""
+
+    index: int
+    id: str | None = None
+    type: Literal["function"] | None = None
+    function: CalledFunctionDelta
 
 
 class ChatDelta(BaseModel):
@@ -314,6 +380,8 @@ class ChatDelta(BaseModel):
 
     role: Literal["assistant"] | None = None
     content: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: list[ToolCallDelta] | None = None
 
 
 class ChatChoice(BaseModel):
@@ -323,6 +391,7 @@ class ChatChoice(BaseModel):
     message: ChatMessage
     logprobs: ChatLogprobs | None
     finish_reason: str
+    token_ids: list[int] | None = Field(default=None, description="with return_token_ids; absent else")
     entropick: ChoiceTelemetry | None = None
 
 
@@ -333,6 +402,7 @@ class ChatChunkChoice(BaseModel):
     delta: ChatDelta
     logprobs: ChatLogprobs | None = None
     finish_reason: str | None
+    token_ids: list[int] | None = Field(default=None, description="with return_token_ids; absent else")
     entropick: ChoiceTelemetry | None = None
 
 
@@ -343,6 +413,11 @@ class CompletionChoice(BaseModel):
     text: str
     logprobs: CompletionLogprobs | None
     finish_reason: str | None
+    token_ids: list[int] | None = Field(default=None, description="with return_token_ids; absent else")
+    prompt_token_ids: list[int] | None = Field(
+        default=None, description="with return_token_ids, in a stream on a choice's first chunk; absent else"
+    )
+    prompt_logprobs: PromptLogprobs | None = Field(default=None, description="absent unless asked for")
     entropick: ChoiceTelemetry | None = None
 
 
@@ -356,6 +431,12 @@ class Completion(BaseModel):
     system_fingerprint: str | None = None
     choices: list[ChatChoice | ChatChunkChoice | CompletionChoice]
     usage: Usage | None = None
+    prompt_token_ids: list[int] | None = Field(
+        default=None, description="of a chat answer, with return_token_ids, in a stream on the first chunk"
+    )
+    prompt_logprobs: PromptLogprobs | None = Field(
+        default=None, description="of a chat answer; absent unless asked for"
+    )
 
 
 class ChatCompletion(BaseModel):
@@ -368,6 +449,8 @@ class ChatCompletion(BaseModel):
     system_fingerprint: str
     choices: list[ChatChoice]
     usage: Usage
+    prompt_token_ids: list[int] | None = Field(default=None, description="with return_token_ids")
+    prompt_logprobs: PromptLogprobs | None = Field(default=None, description="absent unless asked for")
 
 
 class CompletionText(BaseModel):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -16,15 +16,19 @@ from ..consensus.rules import needed
 from ..engine.base import EngineError
 from ..protocol.errors import from_engine
 from ..protocol.requests import GenerationRequest
+from ..protocol.structured import Structure
 from ..state import ServerState
-from ..streaming.answer import Answer
+from ..streaming.answer import Answer, StreamUsage
 from ..streaming.consensus import ConsensusAnswer, VotedPrompt
+from ..streaming.echo import Echo
 from ..streaming.formats import Format
+from ..streaming.message import MessageForm
 from ..streaming.run import Origin, Run
 from ..streaming.sse import EventStream, unless_gone
 from ._common import beside_the_loop
 from ._consensus import consensus_of
 from ._engine_requests import build_requests
+from ._grammar import grammar_of, structure_of
 from ._rewind import check_rewind, rewound_by
 
 _CHOICE_SIZE = 16
@@ -42,6 +46,19 @@ class Prompts:
     """returns their token ids, in any thread; raises the 400"""
     param: str
     """the field that holds them"""
+    echoed: Sequence[str | None] = ()
+    """the text of each as the client sent it, None of token ids, where completions begin with them"""
+    form: MessageForm | None = None
+    """how the replies are read; None: as text"""
+    forced: Structure | None = None
+    """the form of a call that the replies must be"""
+
+
+def _stream_usage(body: GenerationRequest) -> StreamUsage:
+    options = body.stream_options
+    if options is None or not options.include_usage:
+        return StreamUsage.NONE
+    return StreamUsage.ALWAYS if options.continuous_usage_stats else StreamUsage.LAST
 
 
 async def respond(
@@ -51,6 +68,7 @@ async def respond(
     body.check_choices(state.settings.max_n)
     check_rewind(body, prompts.number)
     consensus = consensus_of(body, state)
+    structure = structure_of(body, prompts.forced)
     extract = None if body.entropick is None else body.entropick.extractor
     count = body.completions if consensus is None else needed(consensus.stop, (), consensus.k)
     origin = Origin(
@@ -59,20 +77,30 @@ async def respond(
         route=http.url.path,
         created=int(time.time()),
         model=state.model,
+        output=body.output_options,
+        # what follows a grammar of the client's is text
+        form=prompts.form if body.structure is None else None,
     )
+    room = body.prompt_room(state.model.info.max_model_len, body.limit)
     arrival = time.monotonic()
     with ExitStack() as stack:
         # from here on the prompts count as waiting, whatever is still to be done before they run
         admitted = state.admission.admit(prompts.number, count, held=consensus is not None)
         for prompt in admitted:
             stack.callback(prompt.leave)
+        grammar = await grammar_of(http, structure, state)
+
+        vocabulary = state.model.vocabulary
 
         def prepare() -> Answer | ConsensusAnswer:
             ids = prompts.encode()
+            cut = [False if room is None else len(of_prompt) > room for of_prompt in ids]
+            if room is not None:
+                ids = [of_prompt[-room:] for of_prompt in ids]
             vote = consensus is not None
             rewound = rewound_by(body, ids[0], state)
             requests = build_requests(
-                body, ids, state, origin.answer_id, arrival, prompts.param, vote, rewound
+                body, ids, state, origin.answer_id, arrival, prompts.param, vote, rewound, structure, grammar
             )
             if consensus is not None:
                 voted = [
@@ -80,8 +108,20 @@ async def respond(
                     for index, request in enumerate(requests)
                 ]
                 return ConsensusAnswer(state, origin, kind, voted)
+            echoes = [
+                Echo.of(None if cut[number] else text, ids[number], vocabulary, state.engine.tokenizer)
+                for number, text in enumerate(prompts.echoed)
+            ]
             runs = [
-                Run(index, request, origin, state, admitted[index // count], extract)
+                Run(
+                    index,
+                    request,
+                    origin,
+                    state,
+                    admitted[index // count],
+                    extract,
+                    echoes[index // count] if echoes else None,
+                )
                 for index, request in enumerate(requests)
             ]
             return Answer(state, origin, kind, runs, body.choices, count)
@@ -90,12 +130,11 @@ async def respond(
         answer = await beside_the_loop(http, size, prepare)
         state.metrics.choices.on_prompts(prompts.number, body.choices)
         if body.stream:
-            options = body.stream_options
-            usage = bool(options and options.include_usage)
             return EventStream(
-                partial(answer.stream, include_usage=usage),
+                partial(answer.stream, usage=_stream_usage(body)),
                 write_timeout=state.settings.write_timeout_seconds,
                 on_end=stack.pop_all().close,
+                silence=state.settings.stream_comment_seconds,
             )
         try:
             text = await unless_gone(http.receive, answer.collect())

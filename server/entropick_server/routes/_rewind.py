@@ -32,6 +32,9 @@ def check_rewind(body: GenerationRequest, prompts: int) -> None:
     """Raises the 400 where a body with a rewind asks for more than one choice."""
     if body.entropick is None or body.entropick.rewind is None:
         return
+    if body.prompt_alternatives is not None or getattr(body, "echo", None):
+        name = "prompt_logprobs" if body.prompt_logprobs is not None else "echo"
+        raise bad_request(f"{name}: not together with {_NAME}, whose prompt holds the kept tokens.", name)
     for name, number in (("n", body.choices), ("best_of", body.completions), ("prompt", prompts)):
         if number > 1:
             raise bad_request(f"{name}: not together with {_NAME}, which goes on with one reply.", name)
@@ -84,7 +87,10 @@ def _recorded(asked: RewindOptions, state: ServerState) -> Finished:
 def _check_stops(body: GenerationRequest, kept: Sequence[int], state: ServerState) -> None:
     """Raises the 400 where a reply would have ended within the tokens that are kept."""
     try:
-        Detokenizer(state.model.vocabulary.bytes.__getitem__, body.stop or ()).begin_behind(kept)
+        vocabulary = state.model.vocabulary
+        texts = vocabulary.visible if body.skip_special_tokens is False else vocabulary.bytes
+        early = body.min_tokens or 0
+        Detokenizer(texts.__getitem__, body.stop or (), min_tokens=early).begin_behind(kept)
     except ValueError as error:
         raise bad_request(f"stop: {error}; rewind to before it, or leave it out.", "stop") from error
     ends = {*(() if body.ignore_eos else state.model.info.eos_token_ids), *(body.stop_token_ids or ())}

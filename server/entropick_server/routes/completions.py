@@ -29,12 +29,17 @@ async def completions(request: Request) -> Response:
         for prompt in body.prompt:
             if isinstance(prompt, list):
                 check_ids(prompt, "prompt", model.info)
-        return model.encoder.texts(body.prompt, add_special_tokens=body.add_special_tokens is not False)
+        return model.encoder.texts(
+            body.prompt,
+            add_special_tokens=body.add_special_tokens is not False,
+            bounded=body.truncate_prompt_tokens is None,
+        )
 
     prompts = Prompts(
         number=len(body.prompt),
         size=model.encoder.work_size(sum(map(len, body.prompt))),
         encode=encode,
         param="prompt",
+        echoed=[text if isinstance(text, str) else None for text in body.prompt] if body.echo else (),
     )
     return await respond(request, body, prompts, CompletionFormat(), state)

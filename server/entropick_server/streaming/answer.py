@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import enum
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
 from ..engine.base import EngineDeadError
 from ..protocol.errors import ApiError
@@ -52,12 +54,13 @@ class Answer:
         request = self.runs[0].request
         verbose = request.policy.telemetry in ("tokens", "full") or request.sampling.logprobs is not None
         size = sum(len(run.tokens) for run in self.runs) * (ROW_SIZE if verbose else 1)
+        size += sum(len(run.prompt) for run in self.runs) * ROW_SIZE
         return await self.server.offload.run(size, self._whole)
 
-    async def stream(self, write: Write, *, include_usage: bool) -> None:
+    async def stream(self, write: Write, usage: StreamUsage) -> None:
         """Runs the choices and writes server-sent events up to [DONE], none before the first output."""
-        await self._run_all(lambda run, text, first: self._write(write, run, text, first, include_usage))
-        if include_usage:
+        await self._run_all(lambda run, text, first: self._write(write, run, text, first, usage))
+        if usage is not StreamUsage.NONE:
             last = envelope(self.origin, self.format.chunk_object)
             last.usage = self._usage(self.runs)
             await write(event(last.model_dump_json(exclude_unset=True)))
@@ -76,16 +79,19 @@ class Answer:
                 task.cancel()
             await asyncio.wait(tasks)
 
-    async def _write(self, write: Write, run: Run, text: str, first: bool, include_usage: bool) -> None:
+    async def _write(self, write: Write, run: Run, text: str, first: bool, usage: StreamUsage) -> None:
         """Writes the chunks of an engine step's output for a choice."""
         chunks: list[ChatChunkChoice | CompletionChoice] = []
         if first and (opening := self.format.opening(run)) is not None:
             chunks.append(opening)
-        if text:
-            chunks.append(self.format.chunk(run, text, run.hand_out(), end=False))
-        events = [chunk_event(self.origin, self.format, choice, include_usage) for choice in chunks]
+        chunks += [self.format.chunk(run, delta, tokens) for delta, tokens in run.pieces(text)]
+        sent = self._usage(self.runs) if usage is StreamUsage.ALWAYS else usage.of_a_chunk
+        events = []
+        for number, choice in enumerate(chunks):
+            ids = self.format.told_ids(run) if first and not number else None
+            events.append(chunk_event(self.origin, self.format, choice, sent, ids))
         if run.finish_reason is not None:
-            events.append(await last_event(self.server, self.origin, self.format, run, include_usage))
+            events.append(await last_event(self.server, self.origin, self.format, run, sent))
         if events:
             await write(b"".join(events))
 
@@ -99,6 +105,7 @@ class Answer:
         for index, choice in enumerate(choices):
             choice.index = index
         whole.choices = [*choices]
+        self.format.tell_prompt(whole, runs[0])
         whole.usage = self._usage(runs)
         return whole.model_dump_json(exclude_unset=True)
 
@@ -155,14 +162,39 @@ def envelope(origin: Origin, kind: str) -> Completion:
     )
 
 
+class StreamUsage(enum.Enum):
+    """The usage in a stream: none, on a chunk of its own at the end, or on every chunk."""
+
+    NONE = "none"
+    LAST = "last"
+    ALWAYS = "always"
+
+    @property
+    def of_a_chunk(self) -> Usage | Literal[False] | None:
+        """Returns the usage on a choice's chunk where it is not counted; False: there is no such field."""
+        return False if self is StreamUsage.NONE else None
+
+
 def chunk_event(
-    origin: Origin, kind: Format, choice: ChatChunkChoice | CompletionChoice, include_usage: bool
+    origin: Origin,
+    kind: Format,
+    choice: ChatChunkChoice | CompletionChoice,
+    usage: Usage | Literal[False] | None,
+    prompt_token_ids: Sequence[int] | None = None,
 ) -> bytes:
-    """Returns the event of a choice's chunk."""
+    """Returns the event of a choice's chunk.
+
+    ``usage``: on it, null where None; False: without the field. ``prompt_token_ids``: beside the choice, None
+    for no such field.
+    """
     info, fingerprint = origin.model.info, origin.model.fingerprint
     head = _head(origin.answer_id, kind.chunk_object, origin.created, info.name, fingerprint)
-    usage = ',"usage":null' if include_usage else ""
-    return event(f"{head}{choice.model_dump_json(exclude_unset=True)}]{usage}}}")
+    rest = "]"
+    if usage is not False:
+        rest += f',"usage":{"null" if usage is None else usage.model_dump_json(exclude_unset=True)}'
+    if prompt_token_ids is not None:
+        rest += f',"prompt_token_ids":{json.dumps(prompt_token_ids)}'
+    return event(f"{head}{choice.model_dump_json(exclude_unset=True)}{rest}}}")
 
 
 @lru_cache(maxsize=1024)
@@ -179,7 +211,7 @@ async def last_event(
     origin: Origin,
     kind: Format,
     run: Run,
-    include_usage: bool,
+    usage: Usage | Literal[False] | None,
     index: int | None = None,
 ) -> bytes:
     """Returns the event of a choice's end, made beside the event loop where it has many rows.
@@ -188,10 +220,10 @@ async def last_event(
     """
 
     def work() -> bytes:
-        choice = kind.chunk(run, "", run.hand_out(), end=True)
+        choice = kind.chunk(run, None, run.hand_out())
         if index is not None:
             choice.index = index
-        return chunk_event(origin, kind, choice, include_usage)
+        return chunk_event(origin, kind, choice, usage)
 
     size = len(run.tokens) * ROW_SIZE if run.request.policy.at_end else 0
     try:

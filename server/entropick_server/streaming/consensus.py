@@ -29,8 +29,9 @@ from ..protocol.responses import (
     Usage,
 )
 from ..state import ServerState
-from .answer import DONE, ROW_SIZE, Write, chunk_event, envelope, event, last_event, run_choice
+from .answer import DONE, ROW_SIZE, StreamUsage, Write, chunk_event, envelope, event, last_event, run_choice
 from .formats import Format
+from .message import Delta
 from .run import Origin, ReplyToken, Run, figures_of
 
 Result = TypeVar("Result")
@@ -51,8 +52,8 @@ class VotedPrompt:
         """by number of the reply"""
         self.winner: Run | None = None
         """set at the verdict"""
-        self.steps: dict[int, list[tuple[str, list[ReplyToken]]]] = {}
-        """number -> the texts that the engine's steps let out, with the tokens that each completes"""
+        self.steps: dict[int, list[tuple[Delta, list[ReplyToken]]]] = {}
+        """number -> what the engine's steps let out, with the tokens that each completes"""
         self._request = request
         self._config = config
         self._origin = origin
@@ -90,13 +91,12 @@ class VotedPrompt:
         steps = self.steps[number] = []
 
         async def deliver(run: Run, text: str, first: bool) -> None:
-            if text:
-                steps.append((text, run.hand_out()))
+            steps.extend(run.pieces(text))
 
         await run_choice(server, run, deliver)
         ended = run.finish_reason is FinishReason.STOP
         text, tokens = run.text, [figures_of(token) for token in run.tokens]
-        cast = partial(vote, text, tokens, ended, self._extract, self._config.weight)
+        cast = partial(vote, text, tokens, ended, run.extractor(self._extract), self._config.weight)
         return await _beside(server, len(text), cast)
 
     def _reply(self, number: int) -> Request:
@@ -175,18 +175,18 @@ class ConsensusAnswer:
             size += sum(prompt.lost for prompt in self._prompts)
         return await self._server.offload.run(size, partial(self._whole, runs))
 
-    async def stream(self, write: Write, *, include_usage: bool) -> None:
+    async def stream(self, write: Write, usage: StreamUsage) -> None:
         """Runs the votes and writes server-sent events up to [DONE]: comments, then the winners' texts."""
-        await self._run_all(write, include_usage)
-        if include_usage:
+        await self._run_all(write, usage)
+        if usage is not StreamUsage.NONE:
             last = envelope(self._origin, self._format.chunk_object)
             last.usage = self._usage()
             await write(event(last.model_dump_json(exclude_unset=True)))
         await write(DONE)
 
-    async def _run_all(self, write: Write | None, include_usage: bool = False) -> list[Run]:
+    async def _run_all(self, write: Write | None, usage: StreamUsage = StreamUsage.NONE) -> list[Run]:
         """Runs the prompts side by side. The first failure ends all of them."""
-        tasks = [asyncio.create_task(self._run(prompt, write, include_usage)) for prompt in self._prompts]
+        tasks = [asyncio.create_task(self._run(prompt, write, usage)) for prompt in self._prompts]
         try:
             return list(await asyncio.gather(*tasks))
         finally:
@@ -194,7 +194,7 @@ class ConsensusAnswer:
                 task.cancel()
             await asyncio.wait(tasks)
 
-    async def _run(self, prompt: VotedPrompt, write: Write | None, include_usage: bool) -> Run:
+    async def _run(self, prompt: VotedPrompt, write: Write | None, usage: StreamUsage) -> Run:
         if write is None:
             return await prompt.run(self._server, None)
 
@@ -206,14 +206,16 @@ class ConsensusAnswer:
         chunks: list[ChatChunkChoice | CompletionChoice] = []
         if (opening := self._format.opening(run)) is not None:
             chunks.append(opening)
-        for text, tokens in prompt.steps[run.request.choice]:
-            chunks.append(self._format.chunk(run, text, tokens, end=False))
-        for choice in chunks:
+        for delta, tokens in prompt.steps[run.request.choice]:
+            chunks.append(self._format.chunk(run, delta, tokens))
+        sent = self._usage() if usage is StreamUsage.ALWAYS else usage.of_a_chunk
+        for number, choice in enumerate(chunks):
             choice.index = prompt.index
-            await write(chunk_event(self._origin, self._format, choice, include_usage))
+            ids = self._format.told_ids(run) if not number else None
+            await write(chunk_event(self._origin, self._format, choice, sent, ids))
             await asyncio.sleep(0)  # others get their turns: nothing else in here waits
         index = prompt.index
-        await write(await last_event(self._server, self._origin, self._format, run, include_usage, index))
+        await write(await last_event(self._server, self._origin, self._format, run, sent, index))
         return run
 
     def _whole(self, runs: Sequence[Run]) -> str:
@@ -222,6 +224,7 @@ class ConsensusAnswer:
         for index, choice in enumerate(choices):
             choice.index = index
         whole.choices = [*choices]
+        self._format.tell_prompt(whole, runs[0])
         whole.usage = self._usage()
         return whole.model_dump_json(exclude_unset=True)
 

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
+from ..engine.reply_format.parts import Text
+from ..engine.types import FinishReason
 from ..protocol.responses import (
+    CalledFunction,
+    CalledFunctionDelta,
     ChatChoice,
     ChatChunkChoice,
     ChatDelta,
-    ChatLogprobs,
     ChatMessage,
     ChoiceTelemetry,
+    Completion,
     CompletionChoice,
-    CompletionLogprobs,
-    TokenLogprob,
-    TopLogprob,
+    ToolCallDelta,
+    ToolCallRow,
 )
 from ..telemetry import token_row
-from ..vocabulary import Vocabulary
+from .logprobs import chat_logprobs, completion_logprobs, prompt_logprobs
+from .message import CallBegin, Delta
 from .run import ReplyToken, Run
 
-_LEAST_LOGPROB: Final = -9999.0
-"""OpenAI's stand-in for minus infinity, which JSON cannot say"""
 Choice = TypeVar("Choice", ChatChoice, ChatChunkChoice, CompletionChoice)
 
 
@@ -38,16 +40,24 @@ class Format(Protocol):
         """Returns a finished choice."""
         ...
 
-    def opening(self, run: Run) -> ChatChunkChoice | None:
+    def opening(self, run: Run) -> ChatChunkChoice | CompletionChoice | None:
         """Returns the chunk that a choice's stream begins with; None where it begins with text."""
         ...
 
-    def chunk(
-        self, run: Run, text: str, tokens: Sequence[ReplyToken], *, end: bool
-    ) -> ChatChunkChoice | CompletionChoice:
-        """Returns a stretch of a choice's text with the tokens that it completes.
+    def tell_prompt(self, envelope: Completion, run: Run) -> None:
+        """Adds the fields of a prompt that an answer has beside its choices."""
+        ...
 
-        ``end``: there is no text, but the reason of the end, the summary, and the tokens that are left.
+    def told_ids(self, run: Run) -> Sequence[int] | None:
+        """Returns the prompt's token ids where a stream's first chunk has them beside its choice."""
+        ...
+
+    def chunk(
+        self, run: Run, delta: Delta | None, tokens: Sequence[ReplyToken]
+    ) -> ChatChunkChoice | CompletionChoice:
+        """Returns what a choice grows by with the tokens that it completes.
+
+        ``delta`` None: its end, with the reason of it, the summary, and the tokens that are left.
         """
         ...
 
@@ -63,26 +73,39 @@ class ChatFormat:
         """Returns a finished choice."""
         choice = ChatChoice(
             index=run.index,
-            message=ChatMessage(role="assistant", content=run.text, refusal=None),
-            logprobs=_chat_logprobs(run, run.tokens),
-            finish_reason=_reason(run),
+            message=_message(run),
+            logprobs=chat_logprobs(run, run.tokens),
+            finish_reason=_chat_reason(run),
         )
+        _add_ids(choice, run, run.tokens)
         return _with_telemetry(choice, run, run.tokens, end=True)
+
+    def tell_prompt(self, envelope: Completion, run: Run) -> None:
+        """Adds the prompt's token ids and log probabilities, where the request asked for them."""
+        if run.output.token_ids:
+            envelope.prompt_token_ids = list(run.request.prompt_token_ids)
+        if (told := prompt_logprobs(run)) is not None:
+            envelope.prompt_logprobs = told
+
+    def told_ids(self, run: Run) -> Sequence[int] | None:
+        """Returns the prompt's token ids where the request asked for them."""
+        return run.request.prompt_token_ids if run.output.token_ids else None
 
     def opening(self, run: Run) -> ChatChunkChoice:
         """Returns the role, which comes before all text."""
         delta = ChatDelta(role="assistant", content="")
         return ChatChunkChoice(index=run.index, delta=delta, logprobs=None, finish_reason=None)
 
-    def chunk(self, run: Run, text: str, tokens: Sequence[ReplyToken], *, end: bool) -> ChatChunkChoice:
-        """Returns a stretch of text, or the end (:meth:`Format.chunk`)."""
-        logprobs = _chat_logprobs(run, tokens)
+    def chunk(self, run: Run, delta: Delta | None, tokens: Sequence[ReplyToken]) -> ChatChunkChoice:
+        """Returns a delta of the message, or the end (:meth:`Format.chunk`)."""
+        logprobs, end = chat_logprobs(run, tokens), delta is None
         chunk = ChatChunkChoice(
             index=run.index,
-            delta=ChatDelta() if end else ChatDelta(content=text),
+            delta=ChatDelta() if delta is None else _delta(delta),
             logprobs=None if end and logprobs is not None and not logprobs.content else logprobs,
-            finish_reason=_reason(run) if end else None,
+            finish_reason=_chat_reason(run) if end else None,
         )
+        _add_ids(chunk, run, tokens)
         return _with_telemetry(chunk, run, tokens, end=end)
 
 
@@ -95,35 +118,115 @@ class CompletionFormat:
 
     def whole(self, run: Run) -> CompletionChoice:
         """Returns a finished choice."""
-        return self.chunk(run, run.text, run.tokens, end=True)
+        text = run.text if run.echo is None else run.echo.text + run.text
+        choice = self._stretch(run, text, run.tokens, end=True, with_prompt=True)
+        _add_prompt(choice, run)
+        if (told := prompt_logprobs(run)) is not None:
+            choice.prompt_logprobs = told
+        return choice
 
-    def opening(self, run: Run) -> None:
-        """Returns None: nothing comes before the text."""
+    def tell_prompt(self, envelope: Completion, run: Run) -> None:
+        """Adds nothing: each choice tells of its own prompt."""
 
-    def chunk(self, run: Run, text: str, tokens: Sequence[ReplyToken], *, end: bool) -> CompletionChoice:
+    def told_ids(self, run: Run) -> None:
+        """Returns None: a choice tells of its own prompt."""
+
+    def opening(self, run: Run) -> CompletionChoice | None:
+        """Returns the echoed prompt, or its token ids; None where neither is asked for."""
+        if run.echo is None and not run.output.token_ids:
+            return None
+        text = "" if run.echo is None else run.echo.text
+        choice = self._stretch(run, text, (), end=False, with_prompt=True)
+        _add_prompt(choice, run)
+        return choice
+
+    def chunk(self, run: Run, delta: Delta | None, tokens: Sequence[ReplyToken]) -> CompletionChoice:
         """Returns a stretch of text, or the end (:meth:`Format.chunk`)."""
+        text = delta.text if isinstance(delta, Text) else ""
+        return self._stretch(run, text, tokens, end=delta is None, with_prompt=False)
+
+    @staticmethod
+    def _stretch(
+        run: Run, text: str, tokens: Sequence[ReplyToken], *, end: bool, with_prompt: bool
+    ) -> CompletionChoice:
         choice = CompletionChoice(
             index=run.index,
             text=text,
-            logprobs=_completion_logprobs(run, tokens),
+            logprobs=completion_logprobs(run, tokens, with_prompt=with_prompt),
             finish_reason=_reason(run) if end else None,
         )
+        _add_ids(choice, run, tokens)
         return _with_telemetry(choice, run, tokens, end=end)
+
+
+def _add_ids(
+    choice: ChatChoice | ChatChunkChoice | CompletionChoice, run: Run, tokens: Sequence[ReplyToken]
+) -> None:
+    """Adds the ids of some tokens, the ending one among them, where the request asked for ids."""
+    if run.output.token_ids:
+        choice.token_ids = [reply.token.token_id for reply in tokens]
+
+
+def _add_prompt(choice: CompletionChoice, run: Run) -> None:
+    if run.output.token_ids:
+        choice.prompt_token_ids = list(run.request.prompt_token_ids)
 
 
 def _reason(run: Run) -> str:
     return run.finish_reason.value if run.finish_reason is not None else "stop"
 
 
+def _chat_reason(run: Run) -> str:
+    """Returns the reason of a chat choice's end; a reply that ended by itself ends with its calls."""
+    called = run.message is not None and bool(run.message.calls)
+    return "tool_calls" if called and run.finish_reason is FinishReason.STOP else _reason(run)
+
+
+def _message(run: Run) -> ChatMessage:
+    message = run.message
+    if message is None:
+        return ChatMessage(role="assistant", content=run.text, refusal=None)
+    told: dict[str, Any] = {}
+    if (reasoning := message.reasoning) is not None:
+        told["reasoning_content"] = reasoning
+    if message.calls:
+        told["tool_calls"] = [
+            ToolCallRow(id=c.id, type="function", function=CalledFunction(name=c.name, arguments=c.arguments))
+            for c in message.calls
+        ]
+    content = message.text
+    return ChatMessage(
+        role="assistant", content=None if message.calls and not content else content, refusal=None, **told
+    )
+
+
+def _delta(delta: Delta) -> ChatDelta:
+    if isinstance(delta, Text):
+        return ChatDelta(reasoning_content=delta.text) if delta.reasoning else ChatDelta(content=delta.text)
+    if isinstance(delta, CallBegin):
+        function = CalledFunctionDelta(name=delta.name, arguments="")
+        row = ToolCallDelta(index=delta.index, id=delta.id, type="function", function=function)
+    else:
+        row = ToolCallDelta(index=delta.index, function=CalledFunctionDelta(arguments=delta.arguments))
+    return ChatDelta(tool_calls=[row])
+
+
 def _with_telemetry(choice: Choice, run: Run, tokens: Sequence[ReplyToken], *, end: bool) -> Choice:
     """Adds the tokens' rows and, at the end, the summary, as far as the request asked for them."""
-    level = run.request.policy.telemetry
     if end and run.request.policy.at_end:
         tokens = run.tokens
+    if (telemetry := telemetry_of(run, tokens, end=end)) is not None:
+        choice.entropick = telemetry
+    return choice
+
+
+def telemetry_of(run: Run, tokens: Sequence[ReplyToken], *, end: bool) -> ChoiceTelemetry | None:
+    """Returns tokens' rows and, at the end, the summary; None where the request asked for nothing of it."""
+    level = run.request.policy.telemetry
     rows = level in ("tokens", "full") and bool(tokens)
     if level == "none" or not (rows or end):
-        return choice
-    choice.entropick = telemetry = ChoiceTelemetry()
+        return None
+    telemetry = ChoiceTelemetry()
     if end:
         telemetry.summary = run.summary
         if (voted := run.consensus) is not None:
@@ -140,39 +243,4 @@ def _with_telemetry(choice: Choice, run: Run, tokens: Sequence[ReplyToken], *, e
             )
             for t in tokens
         ]
-    return choice
-
-
-def _chat_logprobs(run: Run, tokens: Sequence[ReplyToken]) -> ChatLogprobs | None:
-    if run.request.sampling.logprobs is None:
-        return None
-    content = []
-    for token in (reply.token for reply in tokens if not reply.ending):
-        own = _top_logprob(run.vocabulary, token.token_id, token.logprob)
-        tops = [_top_logprob(run.vocabulary, *pair) for pair in token.top_logprobs]
-        content.append(TokenLogprob(token=own.token, logprob=own.logprob, bytes=own.bytes, top_logprobs=tops))
-    return ChatLogprobs(content=content, refusal=None)
-
-
-def _top_logprob(vocabulary: Vocabulary, token_id: int, logprob: float) -> TopLogprob:
-    data = vocabulary.bytes[token_id]
-    return TopLogprob(
-        token=vocabulary.labels[token_id],
-        logprob=max(logprob, _LEAST_LOGPROB),
-        bytes=None if data is None else list(data),
-    )
-
-
-def _completion_logprobs(run: Run, tokens: Sequence[ReplyToken]) -> CompletionLogprobs | None:
-    wanted = run.request.sampling.logprobs
-    if wanted is None:
-        return None
-    labels = run.vocabulary.labels
-    replies = [reply for reply in tokens if not reply.ending]
-    tops = [{labels[i]: max(lp, _LEAST_LOGPROB) for i, lp in r.token.top_logprobs} for r in replies]
-    return CompletionLogprobs(
-        tokens=[labels[r.token.token_id] for r in replies],
-        token_logprobs=[max(r.token.logprob, _LEAST_LOGPROB) for r in replies],
-        top_logprobs=tops if wanted else None,
-        text_offset=[r.offset for r in replies],
-    )
+    return telemetry

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from array import array
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Literal, Self
 
 from entropick_sampler.error_probability import RunningFigures
 from entropick_sampler.signals import SIGNAL_NAMES
@@ -17,14 +17,18 @@ from ..answers import Extractor
 from ..consensus.weights import Figures
 from ..detokenizer import Detokenizer
 from ..engine.base import EngineError
-from ..engine.types import FinishReason, Request, RequestOutput, Token
+from ..engine.reply_format.parts import Text
+from ..engine.types import FinishReason, PromptToken, Request, RequestOutput, Token
 from ..error_estimate import Agreement, estimate
 from ..metrics import ChoiceFigures
-from ..protocol.responses import ConsensusTelemetry, Summary
+from ..protocol.output_options import OutputOptions
+from ..protocol.responses import ConsensusTelemetry, PhaseSummary, Summary
 from ..recent import Finished
 from ..series import Series
 from ..state import ServedModel, ServerState
-from ..telemetry import summarize
+from ..telemetry import phase_summary, summarize
+from .echo import Echo
+from .message import Delta, Message, MessageForm
 from .watched import genuineness_at_end
 
 _ENTROPY: Final = SIGNAL_NAMES.index("logits_entropy")
@@ -48,6 +52,10 @@ class Origin:
     created: int
     """Unix seconds"""
     model: ServedModel
+    output: OutputOptions = field(default_factory=OutputOptions)
+    """the form of the answer"""
+    form: MessageForm | None = None
+    """how the replies are read; None: as text"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +69,14 @@ class ReplyToken:
     ending: bool
     """it ended the reply (end of sequence, a stop token id) and has no text of its own"""
     eos: bool
+    beyond: bool = False
+    """it reaches beyond the end of the text, which a stop string cut"""
 
 
 def figures_of(reply: ReplyToken) -> Figures:
     """Returns the figures of a token as votes and estimates of errors read them."""
     token = reply.token
-    return Figures(token.logprob, token.signals[_ENTROPY], reply.offset, token.forced)
+    return Figures(token.logprob, token.signals[_ENTROPY], reply.offset, not token.chosen)
 
 
 class Run:
@@ -83,13 +93,19 @@ class Run:
         server: ServerState,
         prompt: AdmittedPrompt,
         extract: Extractor | None = None,
+        echo: Echo | None = None,
     ) -> None:
         """Prepares a choice: number ``index`` of the HTTP answer, of an admitted prompt.
 
         Raises ValueError for a request that goes on behind tokens in which a stop string is complete.
-        ``extract``: takes the answer of its reply, None where nobody said what an answer is.
+        ``extract``: takes the answer of its reply, None where nobody said what an answer is. ``echo``: the
+        prompt with which the text begins, None where it does not.
         """
         self.index = index
+        self.output = origin.output
+        self.echo = echo
+        self.prompt: tuple[PromptToken, ...] = ()
+        """log probabilities of its prompt's tokens but the first, where they are wanted"""
         self.request = request
         self.vocabulary = origin.model.vocabulary
         self.tokens: list[ReplyToken] = []
@@ -102,9 +118,11 @@ class Run:
         """from the arrival to the first token"""
         self.consensus: ConsensusTelemetry | None = None
         """of the reply that won a vote"""
+        self.message: Message | None = None if origin.form is None else origin.form.message(request)
+        """the parts of the reply; None where it is all text"""
         self._figures = RunningFigures()
         self._error_model = origin.model.error_model
-        self._extract = extract
+        self._extract = self.extractor(extract)
         self._origin = origin
         self._server = server
         self._prompt = prompt
@@ -114,7 +132,14 @@ class Run:
         self._released = self._handed_out = 0
         self._eos = frozenset(origin.model.info.eos_token_ids)
         self._stop_ids = frozenset(request.sampling.stop_token_ids)
-        self._detokenizer = Detokenizer(self.vocabulary.bytes.__getitem__, request.sampling.stop)
+        self._marks = {} if origin.form is None else origin.form.reading.marks
+        self._texts_of = self.vocabulary.bytes if self.output.skip_special else self.vocabulary.visible
+        self._detokenizer = Detokenizer(
+            self._token_bytes,
+            request.sampling.stop,
+            include_stop=self.output.include_stop,
+            min_tokens=request.sampling.min_tokens,
+        )
         resumed = request.resumed
         if resumed is not None:
             self._detokenizer.begin_behind([token.token_id for token in resumed.tokens])
@@ -139,6 +164,8 @@ class Run:
         tokens = [reply.token for reply in self.tokens]
         model = self._origin.model
         summary = summarize(self.request, tokens, model.profile_id, self.branch_tokens, model.cuts)
+        if (phases := self._phases()) is not None:
+            summary.phases = phases
         if self.finish_reason is not None:
             if (probability := self.error_probability()) is not None:
                 summary.error_probability = probability
@@ -151,11 +178,26 @@ class Run:
         ``agreement``: of the other replies, where it won a vote.
         """
         model = self._error_model
-        if model is None:
+        if model is None or not self.tokens:
             return None
         figures = [figures_of(reply) for reply in self.tokens[: model.longest + 1]]
         cut = self.finish_reason is FinishReason.LENGTH
         return estimate(model, self._figures, cut, self.text, figures, self._extract, agreement)
+
+    def extractor(self, extract: Extractor | None) -> Extractor | None:
+        """Returns an extractor that leaves the reply's reasoning out."""
+        return extract if extract is None or self.message is None else self.message.behind_reasoning(extract)
+
+    def _phases(self) -> dict[Literal["reasoning", "content"], PhaseSummary] | None:
+        """Returns the reasoning and the rest at a glance; None of a reply without reasoning."""
+        message = self.message
+        if message is None or not message.has_reasoned:
+            return None
+        reasons = [message.reasons_at(reply.offset) for reply in self.tokens]
+        return {
+            "reasoning": phase_summary([t.token for t, r in zip(self.tokens, reasons, strict=True) if r]),
+            "content": phase_summary([t.token for t, r in zip(self.tokens, reasons, strict=True) if not r]),
+        }
 
     def take(self, output: RequestOutput) -> str:
         """Takes the output of an engine step. Returns the text that it lets out.
@@ -167,6 +209,7 @@ class Run:
             raise GenerationError(output.error or "The engine gave this request up.")
         self.cached_tokens = output.cached_tokens
         self.branch_tokens = output.branch_tokens - self._spent
+        self.prompt = self.prompt or output.prompt
         text, before = "", len(self.tokens)
         for position, token in enumerate(output.tokens, start=1):
             last = reason is FinishReason.STOP and position == len(output.tokens)
@@ -174,14 +217,16 @@ class Run:
             eos = ending and token.token_id in self._eos
             index, offset = self.request.kept + len(self.tokens), self._detokenizer.offset - self._offset
             self.tokens.append(ReplyToken(index, token, offset, ending, eos))
-            if self._error_model is not None and not token.forced:
+            if self._error_model is not None and token.chosen:
                 self._figures.add(token.surprisal, token.signals[_ENTROPY])
-            released = self._detokenizer.push(token.token_id, silent=ending)
+            silent = ending and not self.output.include_stop
+            released = self._detokenizer.push(token.token_id, silent=silent)
             text += released.text
             self._released += released.tokens
             if released.stopped:
                 # tokens behind the stop string are no part of the reply
                 reason = FinishReason.STOP
+                self._cut(released.beyond)
                 break
         else:
             if reason is not None:
@@ -189,10 +234,31 @@ class Run:
                 text += rest.text
                 self._released += rest.tokens
                 reason = FinishReason.STOP if rest.stopped else reason
+                self._cut(rest.beyond)
+        if self.message is not None:
+            self.message.feed(text, end=reason is not None)
+            if reason is None and self.message.ended:
+                reason = FinishReason.STOP
+                self._released += self._detokenizer.finish().tokens
         self.finish_reason = reason
         self._texts.append(text)
         self._count(len(self.tokens) - before)
         return text
+
+    def _cut(self, beyond: int) -> None:
+        """Marks the newest tokens, which reach beyond the end of the text."""
+        for at in range(len(self.tokens) - beyond, len(self.tokens)):
+            self.tokens[at] = replace(self.tokens[at], beyond=True)
+
+    def pieces(self, text: str) -> list[tuple[Delta, list[ReplyToken]]]:
+        """Returns what the message grows by with a text that :meth:`take` let out, each with its tokens.
+
+        Tokens wait for a piece that comes after them.
+        """
+        if self.message is None:
+            return [(Text(text), self.hand_out())] if text else []
+        deltas = self.message.deltas()
+        return [(d, self.hand_out() if n == len(deltas) else []) for n, d in enumerate(deltas, start=1)]
 
     def hand_out(self) -> list[ReplyToken]:
         """Returns the tokens whose last byte is out and that no earlier call returned."""
@@ -231,6 +297,11 @@ class Run:
         )
         if self._server.metrics.on_end(request.request_id, reason, duration, figures):
             self._server.recent.add(self._finished(reason, duration))
+
+    def _token_bytes(self, token_id: int) -> bytes | None:
+        """Returns the text of a token, also of a special one that is a mark of the reply's form."""
+        data = self._texts_of[token_id]
+        return self._marks.get(token_id) if data is None else data
 
     def _count(self, tokens: int) -> None:
         """Counts the tokens that a step brought, and when."""

@@ -54,6 +54,9 @@ class Committer:
             if one.error is not None:
                 self._fail(row, one.error)
                 continue
+            if not row.reply.room:
+                self._emit(row, (), FinishReason.LENGTH)  # its prompt alone was wanted
+                continue
             if one.firsts and not row.branches:
                 self._open_branches(row, one)
             self._take(row, one.token, one.clarifying)
@@ -133,7 +136,8 @@ class Committer:
 
     def _take(self, row: Sequence, token: Token, clarifying: tuple[int, ...] = ()) -> None:
         row.append(token)
-        reason = row.reply.take(token.token_id, self._tokenizer, clarifying, token.surprisal)
+        surprisal = None if token.only_choice else token.surprisal
+        reason = row.reply.take(token.token_id, self._tokenizer, clarifying, surprisal)
         family = row.family
         if family is not None and family.branches:
             row.undelivered.append(token)
@@ -141,12 +145,25 @@ class Committer:
             if reason is not None:
                 self._scheduler.suspend(row)
             return
+        self._emit(row, (token,), reason)
+
+    def _emit(self, root: Sequence, tokens: tuple[Token, ...], reason: FinishReason | None) -> None:
+        """Emits tokens of a request's own sequence, and forgets the request where they end it."""
+        prompt = () if root.prompt_figures is None else root.prompt_figures.tell()
         self._outputs.append(
-            RequestOutput(row.request.request_id, (token,), reason, None, row.cached, row.branch_spent)
+            RequestOutput(
+                root.request.request_id,
+                tokens,
+                reason,
+                root.reply.error,
+                root.cached,
+                root.branch_spent,
+                prompt,
+            )
         )
-        self._slots.append(row.slot)
+        self._slots.append(root.slot)
         if reason is not None:
-            self._scheduler.finish(row)
+            self._scheduler.finish(root)
 
     def _fail(self, row: Sequence, error: str) -> None:
         """Ends the request of a row with bad logits; of a branch only the branch."""
@@ -162,12 +179,8 @@ class Committer:
     def _settle(self, root: Sequence) -> None:
         """Emits the tokens that a request's own sequence kept, now that it is the only one."""
         if root.undelivered or root.ended is not None:
-            tokens, spent = tuple(root.undelivered), root.branch_spent
-            output = RequestOutput(root.request.request_id, tokens, root.ended, None, root.cached, spent)
-            self.add_output(output, root.slot)
-            root.undelivered = []
-        if root.ended is not None:
-            self._scheduler.finish(root)
+            tokens, root.undelivered = tuple(root.undelivered), []
+            self._emit(root, tokens, root.ended)
 
 
 def _first_steps(batch: Batch, now: float) -> tuple[tuple[str, float], ...]:

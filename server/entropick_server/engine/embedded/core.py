@@ -68,7 +68,12 @@ class EngineCore:
             raise ModelLoadError(str(error)) from error
         kernels = None if options.kernels == "auto" else options.kernels
         decoder = choose_decoder(model, self.info.max_model_len, options.decoder, kernels)
-        self.info = replace(self.info, layer_entropy=not isinstance(decoder, ModulesDecoder))
+        modules = decoder if isinstance(decoder, ModulesDecoder) else None
+        self.info = replace(
+            self.info,
+            layer_entropy=modules is None,
+            prompt_logprobs=modules is None or modules.ranks_prompts,
+        )
         if not options.measure and isinstance(decoder, TorchDecoder | ModulesDecoder):
             raise ModelLoadError("measure: only the native decoder can leave measuring out")
         monitored = self.info.monitored_layers if options.measure else ()
@@ -76,7 +81,13 @@ class EngineCore:
         costs = options.measure and parameter.device.type == "cpu" and kernels != "triton"
         self._runner = ModelRunner(decoder, cache, monitored, costs)
         self._sampler = StepSampler(
-            loaded.tokenizer, profile, monitored, parameter.device, kernels, options.measure
+            loaded.tokenizer,
+            profile,
+            monitored,
+            parameter.device,
+            loaded.info.vocab_size,
+            kernels,
+            options.measure,
         )
         self._committer = Committer(self._scheduler, self._runner, loaded.tokenizer)
         self._profile = profile
@@ -133,6 +144,7 @@ class EngineCore:
         """Runs one step and reports it."""
         began, self._batch = time.monotonic(), None
         batch = self._batch = self._scheduler.schedule()
+        self._sampler.prepare(batch)
         output = self._runner.forward(batch)
         drawn = self._sampler.sample(output)
         report = self._committer.commit(batch, drawn, began)

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from .block_pool import BlockPool
+from .prompt_figures import PromptFigures
 from .sequence import Family, Sequence, family_of
 
 
@@ -27,6 +28,8 @@ class Beginning:
     """the prompt came from another choice, nothing was looked up"""
     surprisals: list[float] | None = None
     """of the prompt's tokens, from another choice that knows them"""
+    figures: PromptFigures | None = None
+    """of the prompt's tokens, complete, from another choice"""
 
 
 class Families:
@@ -128,7 +131,7 @@ class Sharing:
         """
         prompt = min(sequence.prompt_length, len(sequence.tokens) - 1)
         mates = [mate for mate in self._families.mates(sequence) if mate.slot >= 0]
-        donor = next((mate for mate in mates if mate.computed >= sequence.prompt_length), None)
+        donor = next((mate for mate in mates if self._gives(mate, sequence)), None)
         if donor is None and mates:
             # it computes the prompt now: every step brings it nearer to its end
             return None
@@ -138,15 +141,23 @@ class Sharing:
         full, rest = divmod(prompt, self._block_size)
         part = donor.blocks[full] if rest else None
         known = None if donor.surprisals is None else donor.surprisals[: sequence.prompt_length]
-        return Beginning(donor.blocks[:full], prompt, part, forked=True, surprisals=known)
+        return Beginning(donor.blocks[:full], prompt, part, True, known, donor.prompt_figures)
+
+    @staticmethod
+    def _gives(mate: Sequence, sequence: Sequence) -> bool:
+        """Tells whether a mate has the keys of the prompt, and the figures of it that a sequence lacks."""
+        wanted, known = sequence.prompt_figures, mate.prompt_figures
+        told = wanted is None or wanted.complete or (known is not None and known.complete)
+        return told and mate.computed >= sequence.prompt_length
 
     def _cached(self, sequence: Sequence) -> list[int]:
         """Lists the longest chain of known blocks that a sequence begins with, its last token left out.
 
-        None for a sequence that wants token costs: the surprisals of its prompt come with computing it.
+        None for a sequence that wants token costs, or lacks log probabilities of its prompt: both come with
+        computing it.
         """
         found: list[int] = []
-        if self._caching and sequence.surprisals is None:
+        if self._caching and not sequence.lacks_prompt:
             for index in range((len(sequence.tokens) - 1) // self._block_size):
                 block = self._pool.find(sequence.digest(index, self._block_size))
                 if block is None:

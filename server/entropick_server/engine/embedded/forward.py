@@ -6,15 +6,16 @@ and attention are wanted."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 import torch
 from torch import Tensor
 
 from entropick_kernels.attention_stats import HeadStats, layer_signals
-from entropick_kernels.decoder import Decoded, DecoderStep, LayerLens
+from entropick_kernels.decoder import Decoded, DecoderStep, LayerLens, PromptSurprisals
 
 from .attention import LayerFigures
 from .sequence import Sequence
@@ -45,6 +46,23 @@ class ForwardOutput:
     signals: Tensor
     costs: Tensor | None = None
     lens: LayerLens | None = None
+
+
+_LOG2_E: Final = 1.0 / math.log(2.0)
+
+
+def rank_prompt(logits: Tensor, prompt: PromptSurprisals, some: slice) -> None:
+    """Fills in the figures of the prompt tokens ``some`` from the logits [W, V] before them, in float32."""
+    targets = prompt.targets[some, None].to(logits.device)
+    chosen, log_z = logits.gather(-1, targets), logits.logsumexp(-1, keepdim=True)
+    prompt.bits[some] = ((log_z - chosen) * _LOG2_E)[:, 0].to(prompt.bits.device)
+    if prompt.ranks is None or prompt.top_ids is None or prompt.top_bits is None:
+        return
+    prompt.ranks[some] = (logits >= chosen).sum(-1).to(prompt.ranks.device)
+    if count := prompt.top_ids.shape[1]:
+        top, ids = logits.topk(count, -1)
+        prompt.top_ids[some] = ids.to(prompt.top_ids)
+        prompt.top_bits[some] = ((log_z - top) * _LOG2_E).to(prompt.top_bits)
 
 
 def decoded(logits: Tensor, figures: Seq[LayerFigures]) -> Decoded:

@@ -48,8 +48,8 @@ class ModelRunner:
             return None
         step = self._pack(batch)
         wanted = None
-        if self._costs and any(sequence.surprisals is not None for sequence in batch.sequences):
-            wanted = Surprisals(batch, self._cache)
+        if any(self._wants(sequence) for sequence in batch.sequences):
+            wanted = Surprisals(batch, self._cache, self._costs)
             step = wanted.ask(step)
         if (lens := self._lens(batch.rows)) is not None:
             step = replace(step, lens=lens)
@@ -57,6 +57,13 @@ class ModelRunner:
         if wanted is not None:
             wanted.keep()
         return None if found is None else ForwardOutput(batch.rows, *found, lens=lens)
+
+    def _wants(self, sequence: Sequence) -> bool:
+        """Tells whether a sequence wants surprisals of a step's tokens."""
+        wanted = sequence.prompt_figures
+        return (self._costs and sequence.surprisals is not None) or (
+            wanted is not None and not wanted.complete
+        )
 
     def _lens(self, rows: Seq[Sequence]) -> LayerLens | None:
         """Returns the rows of a step that want entropies of layers; of all layers that any of them wants."""

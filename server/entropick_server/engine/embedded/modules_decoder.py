@@ -5,17 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
 from entropick_kernels.attention_stats import Kernels
-from entropick_kernels.decoder import Decoded, DecoderStep
+from entropick_kernels.decoder import Decoded, DecoderStep, PromptSurprisals
 
 from ..base import ModelLoadError
+from ..source import VALIDATED
 from .attention import LayerFigures, attend
-from .forward import decoded
+from .forward import decoded, rank_prompt
 
 ATTENTION_NAME: Final = "entropick"
+_WANTED_AT_ONCE: Final = 64
+"""prompt tokens whose logits are computed at a time"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +41,18 @@ class ModulesDecoder:
         """Takes a model. ``kernels``: the kernels that attend and measure, None for the fastest."""
         self._model = model
         self._implementation = kernels
+        self.ranks_prompts = model.config.model_type in VALIDATED
+        """whether the head is known well enough to give logits of a prompt's tokens"""
 
     def __call__(self, step: DecoderStep) -> Decoded | None:
         """Runs the modules.
 
         Returns logits and attention figures of the rows, None for a step without rows. The surprisals of
-        ``step.prompt`` stay as they are: a module gives logits of the rows alone.
+        ``step.prompt`` stay as they are where no ranks are wanted: a module gives logits of the rows alone.
         """
         call = ModulesStep(step, self._implementation)
+        if step.prompt is not None and step.prompt.ranks is not None:
+            return self._with_prompt(step, step.prompt, call)
         logits: Tensor = self._model(
             input_ids=step.ids.unsqueeze(0),
             position_ids=step.positions.unsqueeze(0),
@@ -53,6 +61,26 @@ class ModulesDecoder:
             entropick=call,
         ).logits[0]
         return decoded(logits, call.figures) if step.rows else None
+
+    def _with_prompt(self, step: DecoderStep, prompt: PromptSurprisals, call: ModulesStep) -> Decoded | None:
+        """Runs the modules below the head, then the head over a few tokens at a time."""
+        x: Tensor = self._model.base_model(
+            input_ids=step.ids.unsqueeze(0),
+            position_ids=step.positions.unsqueeze(0),
+            use_cache=False,
+            entropick=call,
+        ).last_hidden_state[0]
+        for lo in range(0, len(prompt.tokens), _WANTED_AT_ONCE):
+            some = slice(lo, lo + _WANTED_AT_ONCE)
+            rank_prompt(self._logits(x[prompt.tokens[some]]).float(), prompt, some)
+        return decoded(self._logits(x[-step.rows :]), call.figures) if step.rows else None
+
+    def _logits(self, x: Tensor) -> Tensor:
+        """Returns the logits [T, V] of the last layer's output x [T, hidden], as in validated models."""
+        head: nn.Module = self._model.lm_head
+        logits: Tensor = head(x)
+        cap = getattr(self._model.config, "final_logit_softcapping", None)
+        return logits if cap is None else torch.tanh(logits / cap) * cap
 
 
 def paged_attention(

@@ -270,6 +270,8 @@ class Scheduler:
         self._enter(sequence, found + blocks, beginning.tokens)
         if sequence.surprisals is not None and beginning.surprisals is not None:
             sequence.surprisals[: len(beginning.surprisals)] = beginning.surprisals
+        if sequence.prompt_figures is not None and beginning.figures is not None:
+            sequence.prompt_figures.found = beginning.figures.found
         sequence.registered = len(found)
         self._prefilling.append(sequence)
         return True

@@ -13,6 +13,7 @@ from entropick_kernels.attention_stats.costs import UNKNOWN
 from ..reply import Reply, philox_stream
 from ..types import FinishReason, Request, Token
 from .block_pool import block_digest
+from .prompt_figures import PromptFigures
 
 
 @dataclass(slots=True, eq=False)
@@ -62,6 +63,8 @@ class Sequence:
     """of the request's own sequence: tokens of branches that lost"""
     surprisals: list[float] | None = None
     """of each of ``tokens``, bits, below 0 where not known; None unless the request wants token costs"""
+    prompt_figures: PromptFigures | None = None
+    """of the request's own sequence; None unless the request wants log probabilities of its prompt"""
     _digests: list[bytes] = field(default_factory=list)
 
     @classmethod
@@ -73,6 +76,7 @@ class Sequence:
         if request.policy.genuineness in (True, "seed"):
             # nothing stands before the first token: it costs nothing
             sequence.surprisals = [0.0, *[UNKNOWN] * (len(tokens) - 1)]
+        sequence.prompt_figures = PromptFigures.of(request)
         return sequence
 
     @property
@@ -94,6 +98,12 @@ class Sequence:
     def branches(self) -> list[Sequence]:
         """Lists the branches of the sequence's request; none where the request was forgotten."""
         return [] if self.family is None else self.family.branches
+
+    @property
+    def lacks_prompt(self) -> bool:
+        """Tells whether figures of the prompt's tokens are wanted that come with computing it alone."""
+        wanted = self.prompt_figures
+        return self.surprisals is not None or (wanted is not None and not wanted.complete)
 
     @property
     def rolled_out(self) -> bool:

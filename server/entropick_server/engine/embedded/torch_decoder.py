@@ -20,7 +20,7 @@ from entropick_kernels.attention_stats import Kernels
 from entropick_kernels.decoder import Decoded, DecoderStep, LayerLens, PromptSurprisals
 
 from .attention import LayerFigures, attend
-from .forward import decoded
+from .forward import decoded, rank_prompt
 from .llama_family import rotary_tables, window_of
 
 _WANTED_AT_ONCE = 64
@@ -146,8 +146,7 @@ class TorchDecoder:
         for lo in range(0, len(prompt.tokens), _WANTED_AT_ONCE):
             some = slice(lo, lo + _WANTED_AT_ONCE)
             logits = F.linear(self._norm(x[prompt.tokens[some]]), self._head).float()
-            chosen = logits.gather(-1, prompt.targets[some, None])[:, 0]
-            prompt.bits[some] = (logits.logsumexp(-1) - chosen) * _LOG2_E
+            rank_prompt(logits, prompt, some)
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -13,27 +13,30 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 from entropick_sampler.genuineness.quadrants import Cuts
+from entropick_sampler.reply_adjustments import adjusts
 
 from ..base import Tokenizer
 from ..reply import Drawn, Reply, philox_stream
 from ..rollout import RolledOut, branch_ends, first_tokens, judge, rollout_depth
 from ..tokens import HeadEntropies
-from ..types import BranchVerdict, FinishReason, Request, RequestOutput, Token
+from ..types import BranchVerdict, FinishReason, PromptToken, Request, RequestOutput, Token
 from .watch import ReplyWatch
-from .wire import RowSpec
+from .wire import GrammarSpec, RowSpec
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
     """A vLLM request: the row ``spec`` behind ``prompt``, for at most ``limit`` tokens.
 
-    ``stops``: token ids that end it earlier.
+    ``stops``: token ids that end it earlier. ``prompt_logprobs``: as in SamplingParams, of the segment that
+    a request begins with.
     """
 
     prompt: tuple[int, ...]
     spec: RowSpec
     limit: int
     stops: tuple[int, ...]
+    prompt_logprobs: int | None = None
 
 
 class SegmentToken(NamedTuple):
@@ -50,6 +53,8 @@ class SegmentToken(NamedTuple):
     preempted: int = 0
     heads: HeadEntropies | None = None
     """what goes into the windows of genuineness; None where it was lost or is not wanted"""
+    prompt: tuple[PromptToken, ...] = ()
+    """of a segment's first token, where log probabilities of the prompt are wanted"""
 
 
 class SegmentRunner(Protocol):
@@ -99,6 +104,9 @@ class Chain:
         self._spent = 0 if request.resumed is None else request.resumed.spent
         self._cached = 0
         self._count = 0
+        self._prompt: tuple[PromptToken, ...] = ()
+        """figures of the prompt that no output has told"""
+        self._told_prompt = False
         self._cuts = cuts
         self.verdicts: list[BranchVerdict] = []
         self.preempted = 0
@@ -118,6 +126,10 @@ class Chain:
                         if drawn.error is not None:
                             yield self._output(taken, FinishReason.ERROR, drawn.error)
                             return
+                        if not self._reply.room:
+                            # the prompt alone is wanted; vLLM draws a token at least
+                            yield self._output((), FinishReason.LENGTH)
+                            return
                         if depth := rollout_depth(self._request, drawn, self._spent, self._reply.room):
                             opening = drawn, depth
                             break
@@ -125,7 +137,7 @@ class Chain:
                         self._ids.append(drawn.token.token_id)
                         reason = self._reply.take(drawn.token.token_id, self._tokenizer, drawn.clarifying)
                         if reason is not None:
-                            yield self._output(taken, reason)
+                            yield self._output(taken, reason, self._reply.error)
                             return
                     if taken:
                         yield self._output(taken)
@@ -141,6 +153,7 @@ class Chain:
                 return
 
     def _note(self, token: SegmentToken) -> None:
+        self._prompt = self._prompt or token.prompt
         self._cached = self._cached or token.cached
         self.preempted += token.preempted
         if self.waited is None:
@@ -148,19 +161,28 @@ class Chain:
 
     def _next_segment(self) -> Segment:
         request, reply = self._request, self._reply
-        spec = self._spec(reply, 0)
-        return Segment((*request.prompt_token_ids, *self._ids), spec, reply.room, reply.stops)
+        spec = self._spec(reply, 0, self._ids)
+        wanted = None if self._told_prompt else request.sampling.prompt_logprobs
+        prompt = (*request.prompt_token_ids, *self._ids)
+        return Segment(prompt, spec, max(1, reply.room), reply.stops, wanted)
 
     def _branch_segment(self, branch: _Branch, limit: int) -> Segment:
-        reply, spec = branch.reply, self._spec(branch.reply, branch.number)
+        reply, ids = branch.reply, [*self._ids, *(token.token_id for token in branch.tokens)]
+        spec = self._spec(reply, branch.number, ids)
         spec = replace(spec, rollout_end=reply.length + limit, policy=replace(spec.policy, branch=None))
-        ids = (*self._request.prompt_token_ids, *self._ids, *(token.token_id for token in branch.tokens))
-        return Segment(ids, spec, limit, reply.stops)
+        return Segment((*self._request.prompt_token_ids, *ids), spec, limit, reply.stops)
 
-    def _spec(self, reply: Reply, branch: int) -> RowSpec:
-        """Describes the row that continues a reply; each gets a key of its own."""
+    def _spec(self, reply: Reply, branch: int, ids: Sequence[int]) -> RowSpec:
+        """Describes the row that continues a reply behind ``ids``; each gets a key of its own."""
         self._count += 1
         request = self._request
+        seen: tuple[int, ...] = ()
+        output: tuple[int, ...] = ()
+        if adjusts(request.sampling):
+            prompt = len(request.prompt_token_ids) - request.kept
+            output = (*request.prompt_token_ids[prompt:], *ids)
+            if request.sampling.repetition_penalty != 1.0:
+                seen = tuple(dict.fromkeys(request.prompt_token_ids[:prompt]))
         return RowSpec(
             request.sampling,
             request.policy,
@@ -176,7 +198,19 @@ class Chain:
             since_clarify=reply.since_clarify,
             unfinished=reply.unfinished,
             newest=reply.history.newest,
+            seen=seen,
+            output=output,
+            grammar=self._grammar(ids),
         )
+
+    def _grammar(self, written: Sequence[int]) -> GrammarSpec | None:
+        """Describes the grammar of a row for its worker; ``written``: tokens behind the prompt."""
+        asked = self._request.grammar
+        if asked is None:
+            return None
+        kept = () if self._request.resumed is None else self._request.resumed.tokens
+        ids = (*(token.token_id for token in kept), *written)
+        return GrammarSpec(asked.source, asked.ends, ids)
 
     async def _roll_out(self, opening: Drawn, depth: int) -> RequestOutput:
         """Runs the branches that open at a token, and takes over the best of them."""
@@ -216,13 +250,16 @@ class Chain:
                         return branch
                     branch.tokens.append(drawn.token)
                     branch.reason = branch.reply.take(drawn.token.token_id, self._tokenizer)
-                    if branch.reply.rolled_out:
+                    branch.error = branch.reply.error
+                    if branch.reply.rolled_out or branch.reason is not None:
                         return branch
         return branch
 
     def _output(
         self, tokens: Sequence[Token], reason: FinishReason | None = None, error: str | None = None
     ) -> RequestOutput:
+        prompt, self._prompt = self._prompt, ()
+        self._told_prompt = True
         return RequestOutput(
-            self._request.request_id, tuple(tokens), reason, error, self._cached, self._spent
+            self._request.request_id, tuple(tokens), reason, error, self._cached, self._spent, prompt
         )

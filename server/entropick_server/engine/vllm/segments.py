@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from typing import Any
 
 from ..base import EngineDeadError, EngineError, QueueFullError
 from ..reply import BAD_LOGITS, Drawn
 from ..tokens import token_detail, token_of, token_without_figures
+from ..types import PromptToken
 from .chain import Segment, SegmentToken
 from .wire import FIELD, RowSpec
 from .worker_client import WorkerClient
@@ -19,6 +21,26 @@ _ENDS = frozenset(("stop", "length"))
 """vLLM's names of the two ends that a segment is meant to have"""
 DEAD = "vLLM's engine died; the server's log says why"
 STOPPED = "the engine was stopped"
+
+
+def prompt_tokens(
+    prompt: Sequence[int], known: int, told: Sequence[Mapping[int, Any] | None], wanted: int
+) -> tuple[PromptToken, ...]:
+    """Returns the figures of a prompt's tokens, behind the first of which ``known`` are there already.
+
+    ``told``: vLLM's, token id -> logprob and rank, of the token itself and the most probable ones; None of
+    the prompt's first token. ``wanted``: the most probable tokens to keep beside each.
+    """
+    found: list[PromptToken] = []
+    for of_token in told:
+        if of_token is None:
+            continue
+        token_id = prompt[1 + known + len(found)]
+        own = of_token[token_id]
+        ranked = sorted((figures.rank, i, figures.logprob) for i, figures in of_token.items())
+        top = tuple((i, logprob) for _, i, logprob in ranked[:wanted])
+        found.append(PromptToken(token_id, own.logprob, own.rank, top))
+    return tuple(found)
 
 
 class VllmSegments:
@@ -54,16 +76,23 @@ class VllmSegments:
             ignore_eos=True,
             detokenize=False,
             output_kind=RequestOutputKind.DELTA,
+            # ranked by vLLM itself, from the logits before any processor: no token is drawn there
+            prompt_logprobs=segment.prompt_logprobs,
             extra_args={FIELD: spec.as_dict()},
         )
-        prompt = {"prompt_token_ids": list(segment.prompt)}
+        fed = {"prompt_token_ids": list(segment.prompt)}
         inbox.expect(key)
         try:
-            async with aclosing(client.llm.generate(prompt, params, key)) as outputs:
+            async with aclosing(client.llm.generate(fed, params, key)) as outputs:
                 position, preempted = spec.start, 0
+                prompt: tuple[PromptToken, ...] = ()
                 async for output in outputs:
                     done, metrics = output.outputs[0], output.metrics
                     cached = output.num_cached_tokens or 0
+                    if output.prompt_logprobs:
+                        prompt += prompt_tokens(
+                            segment.prompt, len(prompt), output.prompt_logprobs, segment.prompt_logprobs or 0
+                        )
                     tokens = [
                         (await self._drawn(spec, position + i, token_id))._replace(cached=cached)
                         for i, token_id in enumerate(done.token_ids)
@@ -75,6 +104,8 @@ class VllmSegments:
                             again, preempted = metrics.num_preemptions - preempted, metrics.num_preemptions
                             waited = max(0.0, metrics.scheduled_ts - metrics.queued_ts)
                             tokens[0] = tokens[0]._replace(waited=waited, preempted=again)
+                        if first:
+                            tokens[0] = tokens[0]._replace(prompt=prompt)
                         yield tokens
                     if output.finished and not (tokens and done.finish_reason in _ENDS):
                         raise EngineError(f"vLLM gave this request up ({done.finish_reason})")
@@ -106,6 +137,7 @@ class VllmSegments:
             tops=mark.tops,
             detail=mark.detail and token_detail(mark.detail, self._layers, row.candidates),
             probable=mark.probable,
+            only_choice=mark.only_choice,
         )
         # the worker emits the rest of a clarifying text by itself: its first token is all that is known here
         drawn = Drawn(
