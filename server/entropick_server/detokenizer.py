@@ -123,9 +123,7 @@ class Detokenizer:
         A stop string ends behind what was held back: one that is complete in there came too early to count.
         """
         held = len(self._held)
-        ends = [
-            (at + len(s), at) for s in self._stop if (at := text.find(s, max(0, held - len(s) + 1))) >= 0
-        ]
+        ends = [(at + len(s), at) for s in self._stop if (at := text.find(s, max(0, held - len(s) + 1))) >= 0]
         return min(ends)[0 if self._include_stop else 1] if ends else None
 
     def _beginning_of_stop(self, text: str) -> int:
