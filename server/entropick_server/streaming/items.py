@@ -122,7 +122,9 @@ class Items:
             "content_index": 0,
             "part": _dumped(part),
         }
-        if (isinstance(item, ReasoningItem) and isinstance(part, ReasoningText)) or (isinstance(item, MessageItem) and isinstance(part, OutputText)):
+        if (isinstance(item, ReasoningItem) and isinstance(part, ReasoningText)) or (
+            isinstance(item, MessageItem) and isinstance(part, OutputText)
+        ):
             item.content.append(part)
 
     def _begin(self, item: Item) -> Event:
