@@ -60,7 +60,9 @@ class Adjustments(NamedTuple):
         if own.start == own.stop:
             return None
         entries = Entries(np.array([0, own.stop - own.start]), ids[own], counts[own])
-        return penalise_reference(np.atleast_2d(logits), entries, self.factors[row : row + 1])[0]
+        x = np.asarray(logits, np.float64)[None]
+        penalised: Floats = penalise_reference(x, entries, self.factors[row : row + 1])[0]
+        return penalised
 
     def only_choices(self, vocabulary: int) -> frozenset[int]:
         """Returns the numbers of the rows whose mask leaves a single token of the vocabulary."""

@@ -10,16 +10,21 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
-from entropick_kernels.adjust.arrays import WORD_BITS, Words
+from entropick_kernels.adjust.arrays import WORD_BITS, Floats, Integers, Words
 
-from .adjustments import NO_PENALTY, Adjustments, Floats, Integers, Masks, entries_of, words_of
+from .adjustments import NO_PENALTY, Adjustments, Masks, entries_of, words_of
 from .params import SamplingParams
 
 _NO_IDS: Final = np.zeros(0, dtype=np.int64)
 _NO_VALUES: Final = np.zeros(0)
 _FIRST_SIZE: Final = 64
+MAX_BIAS: Final = 100
+"""The size that no bias exceeds, as at OpenAI."""
+PENALTY_LIMIT: Final = 2
+"""The size that no presence or frequency penalty exceeds, as at OpenAI."""
+REPETITION_LIMIT: Final = 100
+"""The largest repetition penalty; the least lies above 0."""
 
 
 class _Asked:
@@ -70,6 +75,42 @@ def adjusts(sampling: SamplingParams) -> bool:
     )
 
 
+def check_adjustments(sampling: SamplingParams, vocabulary: int) -> None:
+    """Raises ValueError that names the field for adjustments that no reply can have.
+
+    ``vocabulary``: the number of token ids.
+    """
+    for name in ("presence_penalty", "frequency_penalty"):
+        if not -PENALTY_LIMIT <= getattr(sampling, name) <= PENALTY_LIMIT:
+            raise ValueError(f"{name}: must be between {-PENALTY_LIMIT} and {PENALTY_LIMIT}")
+    if not 0 < sampling.repetition_penalty <= REPETITION_LIMIT:
+        raise ValueError(f"repetition_penalty: must be greater than 0, at most {REPETITION_LIMIT}")
+    bias, allowed = dict(sampling.logit_bias), sampling.allowed_token_ids
+    if not all(-MAX_BIAS <= value <= MAX_BIAS for value in bias.values()):
+        raise ValueError(f"logit_bias: values must be between {-MAX_BIAS} and {MAX_BIAS}")
+    named = (
+        ("logit_bias", (*bias,)),
+        ("allowed_token_ids", allowed or ()),
+        ("bad_words", tuple(i for word in sampling.bad_words for i in word)),
+    )
+    for name, ids in named:
+        if ids and not (min(ids) >= 0 and max(ids) < vocabulary):
+            raise ValueError(f"{name}: token ids must be between 0 and {vocabulary - 1}")
+    if not all(sampling.bad_words):
+        raise ValueError("bad_words: a word must have a token")
+    if not 0 <= sampling.min_tokens <= sampling.max_tokens:
+        raise ValueError(
+            f"min_tokens: must be between 0 and the most tokens of the reply, {sampling.max_tokens}"
+        )
+    if allowed is None:
+        return
+    usable = set(allowed) - {word[0] for word in sampling.bad_words if len(word) == 1}
+    if not usable:
+        raise ValueError("allowed_token_ids: no token is left that bad_words does not exclude")
+    if sampling.min_tokens and usable <= set(sampling.stop_token_ids):
+        raise ValueError("min_tokens: every token of allowed_token_ids would end the reply")
+
+
 class ReplyAdjustments:
     """The adjustments of one reply, which grows token by token."""
 
@@ -102,7 +143,8 @@ class ReplyAdjustments:
         """Appends a token of the reply."""
         self.length += 1
         if self._asked.factors != NO_PENALTY:
-            self._counts[self._place(token_id)] += 1
+            place = self._place(token_id)  # first: it may bring larger arrays
+            self._counts[place] += 1
         if self._asked.longest:
             self._tail.append(token_id)
             del self._tail[: -self._asked.longest]
@@ -174,7 +216,8 @@ class ReplyAdjustments:
         if place is None:
             place = self._places[token_id] = self._size
             if place == len(self._ids):
-                self._ids, self._counts = _doubled(self._ids), _doubled(self._counts)
+                self._ids = np.concatenate((self._ids, np.zeros_like(self._ids)))
+                self._counts = np.concatenate((self._counts, np.zeros_like(self._counts)))
             self._ids[place] = token_id
             self._size += 1
         return place
@@ -237,7 +280,3 @@ def _sized(words: Words, size: int) -> Words:
     if len(words) >= size:
         return words[:size]
     return np.concatenate((words, np.zeros(size - len(words), dtype=np.int32)))
-
-
-def _doubled(array: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-    return np.concatenate((array, np.zeros_like(array)))

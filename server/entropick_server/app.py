@@ -10,6 +10,7 @@ from fastapi import FastAPI, Request
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
 from .engine.base import Engine
@@ -17,6 +18,7 @@ from .middleware import ApiKey, Counted, RequestId, SizeLimit
 from .protocol.errors import ApiError
 from .protocol.requests import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
 from .protocol.responses import Completion, SignalStatistics, SignalValues
+from .protocol.unserved import route_not_served
 from .routes import chat, completions, models, requests, system, tokenize
 from .routes.page import PAGE, PAGE_PREFIX, page_router
 from .settings import Settings
@@ -76,6 +78,15 @@ def create_app(
     if settings.api_key is not None:
         key = settings.api_key.get_secret_value()
         app.add_middleware(ApiKey, key=key, open_paths=[PAGE], open_prefix=PAGE_PREFIX)
+    if settings.allowed_origins:
+        # before the key: a browser sends none with its preflight, and must be able to read a 401
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.allowed_origins,
+            allow_methods=["GET", "HEAD", "POST"],
+            allow_headers=["*"],
+            expose_headers=["X-Request-Id", "Retry-After"],
+        )
     app.add_middleware(RequestId)
     app.add_middleware(Counted, metrics=state.metrics.http)
     _describe(app)
@@ -88,7 +99,9 @@ def _add_errors(app: FastAPI) -> None:
         return error_response(error)
 
     @app.exception_handler(HTTPException)
-    async def http_error(_: Request, error: HTTPException) -> Response:
+    async def http_error(request: Request, error: HTTPException) -> Response:
+        if error.status_code == 404 and (refusal := route_not_served(request.url.path)) is not None:
+            return error_response(refusal)
         messages = {404: "There is no such route.", 405: "This route does not know this method."}
         message = messages.get(error.status_code, str(error.detail))
         code = {404: "route_not_found", 405: "method_not_allowed"}.get(error.status_code)

@@ -92,7 +92,8 @@ class ChatTemplate:
             return dict(turn)
         forms = self.forms(str(turn.get("role")))
         if isinstance(content, list) and not forms.parts:
-            content = "\n".join(part["text"] for part in content)
+            lines: list[Any] = content
+            content = "\n".join(part["text"] for part in lines)
         elif isinstance(content, str) and forms.parts and not forms.whole:
             content = [{"type": "text", "text": content}]
         return {**turn, "content": content}

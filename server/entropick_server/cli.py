@@ -38,11 +38,14 @@ _SPECIAL = frozenset(
         "recent_prompts",
     }
 )
+# settings that take several values
+_SEVERAL = frozenset({"served_model_name", "allowed_origins"})
 _CALIBRATION = (
     "engine",
     "monitored_layers",
     "max_model_len",
     "max_num_batched_tokens",
+    "chat_template",
     "kv_cache_bytes",
     "dtype",
     "device",
@@ -71,6 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return inspect(argv)
     ours, theirs = _split(argv)
+    if lora := next((option for option in ours if option.startswith("--") and "lora" in option), None):
+        return _fail(f"{lora}: adapters (LoRA) are not served; merge them into the weights", 2)
     args = _parser().parse_args(ours)
     if args.command == "version":
         if theirs:
@@ -79,6 +84,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     options = {name: getattr(args, name, None) for name in Settings.model_fields}
     given = {name: value for name, value in options.items() if value is not None}
+    if args.model is None and len(getattr(args, "served_model_name", None) or ()) > 1:
+        return _fail(
+            "MODEL must stand before --served-model-name with several ids (for the shipped model: A,B)", 2
+        )
     try:
         settings = load_settings(args.config, **given)
         if theirs and settings.engine != "vllm":
@@ -248,13 +257,15 @@ def _add_options(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
     for name in names:
         field = Settings.model_fields[name]
         default: Any = field.get_default()
-        shown = "" if default is None else f" (default: {default})"
+        shown = "" if default is None or default == () else f" (default: {default})"
         choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
         among = f": {', '.join(choices)}" if choices else ""
+        several: dict[str, Any] = {"nargs": "+", "action": "extend"} if name in _SEVERAL else {}
         parser.add_argument(
             f"--{name.replace('_', '-')}",
             dest=name,
             metavar="VALUE",
+            **several,
             help=f"{field.description}{among}{shown}".replace("%", "%%"),
         )
 

@@ -46,8 +46,8 @@ class Agreement(NamedTuple):
 def answer_features(text: str, tokens: Sequence[Figures], extract: Extractor) -> dict[str, float] | None:
     """Returns the features of the tokens of a reply's answer.
 
-    ``tokens``: all of the reply, in order. None where the reply has an answer, but no token of it was drawn
-    and measured: nothing can be said then.
+    ``tokens``: all of the reply, in order. None where the reply has an answer, but no token of it was
+    chosen and measured: nothing can be said then.
     """
     found = extract(text)
     if found is None:

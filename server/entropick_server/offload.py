@@ -13,11 +13,13 @@ SMALL: Final = 2_048
 """characters of text, or tokens, below which work stays in the event loop: a few milliseconds at most"""
 LARGE: Final = 1 << 18
 """characters from which work waits in a lane of its own, so that it never delays ordinary prompts"""
+COMPILE_SECONDS: Final = 10.0
+"""the time that a grammar may wait and take; compiling is bounded far below it"""
 Result = TypeVar("Result")
 
 
 class Offload:
-    """Two threads, the first for ordinary and the second for large work, each with a queue of its own.
+    """Three threads, for ordinary work, for large work and for grammars, each with a queue of its own.
 
     Work whose caller is cancelled leaves its queue; work that has begun runs to its end.
     """
@@ -25,6 +27,7 @@ class Offload:
     def __init__(self) -> None:
         self._ordinary = ThreadPoolExecutor(1, "entropick-text")
         self._large = ThreadPoolExecutor(1, "entropick-large-text")
+        self._grammars = ThreadPoolExecutor(1, "entropick-grammar")
         self._closed = False
 
     async def run(self, size: int, work: Callable[[], Result]) -> Result:
@@ -34,8 +37,18 @@ class Offload:
         """
         if size < SMALL:
             return work()
+        return await self._submit(self._ordinary if size < LARGE else self._large, work)
+
+    async def compile(self, work: Callable[[], Result]) -> Result:
+        """Runs the compiling of a grammar in the thread for it. Returns its result.
+
+        Raises TimeoutError where that takes too long, and the 503 where the server is shutting down.
+        """
+        async with asyncio.timeout(COMPILE_SECONDS):
+            return await self._submit(self._grammars, work)
+
+    async def _submit(self, lane: ThreadPoolExecutor, work: Callable[[], Result]) -> Result:
         if not self._closed:
-            lane = self._ordinary if size < LARGE else self._large
             future = lane.submit(work)
             try:
                 return await asyncio.wrap_future(future)
@@ -48,5 +61,5 @@ class Offload:
     def close(self) -> None:
         """Drops the work that has not begun, whose callers get a 503; does not wait for the rest."""
         self._closed = True
-        for lane in (self._ordinary, self._large):
+        for lane in (self._ordinary, self._large, self._grammars):
             lane.shutdown(wait=False, cancel_futures=True)

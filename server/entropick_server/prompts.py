@@ -102,7 +102,7 @@ class PromptEncoder:
 
 
 def too_long(limit: int, however: str, param: str) -> ApiError:
-    """Returns the 400 for a request that exceeds the context; it begins as OpenAI's, by which clients know it."""
+    """Returns the 400 for a request that exceeds the context; clients know it by OpenAI's beginning."""
     message = f"This model's maximum context length is {limit} tokens. However, {however}."
     return bad_request(message, param, "context_length_exceeded")
 

@@ -140,6 +140,7 @@ def facts_of(finished: Finished, clarifying: ClarifyingText) -> tuple[list[KeptT
             else:
                 named_from = len(pieces)
                 pieces.append(Piece("named", at, at + 1))
-        surprisal = None if math.isnan(surprisals[n]) else surprisals[n]
+        alone = bool(series.only_choice and series.only_choice[n])
+        surprisal = None if alone or math.isnan(surprisals[n]) else surprisals[n]
         facts.append(KeptToken(token_id, surprisal, begins, lost))
     return facts, pieces

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from entropick_sampler.signals import SIGNAL_NAMES
@@ -25,6 +25,7 @@ class Series:
 
     ``begin``: the place of the first in the reply. NaN: not known; -1: no strategy. ``parameters``: a column
     for each of temperature, top_p, top_k, min_p, n_candidates; ``signals``: in the order of SIGNALS.
+    ``only_choice``: 1 for a token that had no alternative; empty where every token had one.
     """
 
     token_ids: array[int]
@@ -33,6 +34,7 @@ class Series:
     parameters: tuple[array[float], ...]
     signals: tuple[array[float], ...]
     begin: int = 0
+    only_choice: array[int] = field(default_factory=lambda: array("b"))
 
     @classmethod
     def of(cls, tokens: Sequence[Token], begin: int = 0) -> Series:
@@ -47,12 +49,13 @@ class Series:
                 for column in range(len(SIGNAL_NAMES))
             ),
             begin,
+            array("b", [t.only_choice for t in tokens] if any(t.only_choice for t in tokens) else ()),
         )
 
     @property
     def size(self) -> int:
         """Returns the bytes of the arrays."""
-        whole = (self.token_ids, self.strategies, self.forced)
+        whole = (self.token_ids, self.strategies, self.forced, self.only_choice)
         floats = (*self.parameters, *self.signals)
         return sum(len(c) * c.itemsize for c in whole) + sum(len(c) * c.itemsize for c in floats)
 
@@ -69,6 +72,8 @@ class Series:
             "strategy": [_NAMES[s] for s in self.strategies],
             "forced": [bool(f) for f in self.forced],
         }
+        if self.only_choice:
+            columns["only_choice"] = [bool(o) for o in self.only_choice]
         for name, values in zip(_PARAMETERS, self.parameters, strict=True):
             whole = name in ("top_k", "n_candidates")
             columns[name] = [None if math.isnan(v) else int(v) if whole else v for v in values]

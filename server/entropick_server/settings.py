@@ -8,7 +8,9 @@ processor has two variables of its own (``engine/vllm/names.py``), and libraries
 from __future__ import annotations
 
 import json
+import logging
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,6 +24,7 @@ from pydantic import (
 )
 from pydantic_settings import (
     BaseSettings,
+    EnvSettingsSource,
     NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
@@ -42,8 +45,10 @@ from entropick_sampler.params import (
 from .consensus.config import ConsensusConfig, consensus_config
 from .engine.named_models import NAMED_MODELS
 from .engine.types import DEFAULT_BATCHED_TOKENS, DEFAULT_KV_CACHE_BYTES, EngineOptions, KernelsChoice
+from .environment import PREFIX, check_none_empty, set_by_kubernetes
 
-_PREFIX = "ENTROPICK_"
+_ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/\s,]+", re.IGNORECASE)
+_log = logging.getLogger(__name__)
 
 
 class SettingsError(ValueError):
@@ -68,15 +73,26 @@ def _asked(value: Any) -> Any:
     raise ValueError("must be scores, true, seed or false")
 
 
+def _list(value: Any) -> Any:
+    """Returns a list of texts, made of a JSON list, a text with commas, or a list of either."""
+    if isinstance(value, str):
+        text = value.strip()
+        return _object(text) if text.startswith("[") else [part.strip() for part in text.split(",")]
+    if isinstance(value, list | tuple):
+        return [item for part in value for item in (_list(part) if isinstance(part, str) else [part])]
+    return value
+
+
 # NoDecode: the environment's text comes here too, for one message wherever a value is from
 JsonObject = Annotated[dict[str, Any], NoDecode, BeforeValidator(_object)]
+Texts = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], NoDecode, BeforeValidator(_list)]
 
 
 class Settings(BaseSettings):
     """The settings with their defaults; the help of the command line is taken from the descriptions."""
 
     model_config = SettingsConfigDict(
-        env_prefix=_PREFIX, env_ignore_empty=True, extra="forbid", frozen=True, protected_namespaces=()
+        env_prefix=PREFIX, env_ignore_empty=True, extra="forbid", frozen=True, protected_namespaces=()
     )
 
     host: str = Field("127.0.0.1", description="address to listen on")
@@ -89,7 +105,11 @@ class Settings(BaseSettings):
     engine: Literal["torch", "vllm"] = Field(
         "torch", description="engine that runs the model: the embedded one, or vLLM"
     )
-    served_model_name: str | None = Field(None, min_length=1, description="the model's id for clients")
+    served_model_name: Texts | None = Field(
+        None,
+        min_length=1,
+        description="the model's id for clients, or several, of which answers and metrics have the first",
+    )
     max_model_len: int | None = Field(None, ge=1, description="tokens of context; left out: the model's own")
     max_num_seqs: int = Field(16, ge=1, le=4096, description="requests that run at the same time")
     max_queue: int = Field(256, ge=0, description="prompts that may wait; more are refused with 503")
@@ -106,8 +126,16 @@ class Settings(BaseSettings):
         "--engine vllm on a GPU all that vLLM's --gpu-memory-utilization leaves",
     )
     enable_prefix_caching: bool = Field(True, description="prompts reuse the KV cache of equal beginnings")
+    chat_template: str | None = Field(
+        None, min_length=1, description="file of a chat template (Jinja) to use instead of the model's own"
+    )
     api_key: SecretStr | None = Field(
         None, min_length=1, description="key that every route but /health asks for"
+    )
+    allowed_origins: Texts = Field(
+        (),
+        description="origins whose pages a browser lets use this server (CORS), as https://chat.example.org, "
+        "or * for all; left out: none",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="dtype of the weights"
@@ -180,6 +208,16 @@ class Settings(BaseSettings):
         description="keep prompts and stop strings with them, so that entropick replay can run them again",
     )
 
+    @field_validator("allowed_origins")
+    @classmethod
+    def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    f"{origin!r} is no origin: scheme://host or scheme://host:port, without a path"
+                )
+        return value
+
     @field_validator("overrides")
     @classmethod
     def _known_overrides(cls, value: dict[str, Any]) -> dict[str, Any]:
@@ -231,7 +269,7 @@ class Settings(BaseSettings):
         """Returns the options to build an engine for ``model`` with."""
         return EngineOptions(
             model=model,
-            served_model_name=self.served_model_name,
+            served_model_name=self.served_model_name[0] if self.served_model_name else None,
             max_model_len=self.max_model_len,
             max_num_seqs=self.max_num_seqs,
             max_num_batched_tokens=self.max_num_batched_tokens,
@@ -248,12 +286,20 @@ class Settings(BaseSettings):
             allow_unvalidated=self.allow_unvalidated,
             calibrate=self.calibrate,
             profile=self.profile,
+            chat_template=self.chat_template,
         )
 
 
 def load_settings(config: Path | None = None, **given: Any) -> Settings:
     """Reads the settings from all sources; ``given`` wins. Raises SettingsError."""
-    named = config or (Path(env) if (env := os.environ.get(f"{_PREFIX}CONFIG")) else None)
+    foreign = set_by_kubernetes(os.environ)
+    if foreign:
+        _log.warning("ignored, because Kubernetes sets them for a service: %s", ", ".join(sorted(foreign)))
+    try:
+        check_none_empty({name: value for name, value in os.environ.items() if name not in foreign})
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
+    named = config or (Path(env) if (env := os.environ.get(f"{PREFIX}CONFIG")) else None)
     if named is not None and not named.is_file():
         raise SettingsError(f"the configuration file {named} does not exist")
 
@@ -267,6 +313,9 @@ def load_settings(config: Path | None = None, **given: Any) -> Settings:
             dotenv_settings: PydanticBaseSettingsSource,
             file_secret_settings: PydanticBaseSettingsSource,
         ) -> tuple[PydanticBaseSettingsSource, ...]:
+            if isinstance(env_settings, EnvSettingsSource):
+                hidden = {name.lower() for name in foreign}
+                env_settings.env_vars = {k: v for k, v in env_settings.env_vars.items() if k not in hidden}
             if named is None:
                 return init_settings, env_settings
             return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, named)

@@ -16,6 +16,7 @@ from entropick_sampler.profile import DEFAULT_CLARIFY_TEXT
 
 from .admission import Admission
 from .engine.base import Engine, EngineDeadError, EngineError
+from .engine.grammar.compiler import GrammarCompiler
 from .engine.reply import ClarifyingText
 from .engine.types import ModelInfo
 from .metrics import Metrics, ServerFacts
@@ -37,6 +38,8 @@ class ServedModel:
     info: ModelInfo
     vocabulary: Vocabulary
     encoder: PromptEncoder
+    grammars: GrammarCompiler
+    """of structured output"""
     profile_id: str | None
     """of the calibration profile in force"""
     fingerprint: str
@@ -47,10 +50,12 @@ class ServedModel:
     """digest of weights, configuration and tokenizer"""
     cuts: Cuts | None = None
     """the profile's cut points of genuineness"""
+    names: tuple[str, ...] = ()
+    """the ids that clients may send; the first is the model's own"""
 
     @classmethod
-    def of(cls, engine: Engine) -> ServedModel:
-        """Reads an engine that has started."""
+    def of(cls, engine: Engine, others: tuple[str, ...] = ()) -> ServedModel:
+        """Reads an engine that has started; ``others``: further ids of its model."""
         info = engine.info
         vocabulary = Vocabulary(engine.tokenizer, info.vocab_size)
         encoder = PromptEncoder(engine.tokenizer, vocabulary, info.max_model_len)
@@ -60,7 +65,11 @@ class ServedModel:
         parts = f"{server_version()}|{info.source}|{info.dtype}|{profile}"
         digest = hashlib.sha256(parts.encode()).hexdigest()[:8]
         fingerprint = f"entropick-{server_version()}-{digest}"
-        return cls(info, vocabulary, encoder, profile, fingerprint, error, engine.model_hash, cuts)
+        names = tuple(dict.fromkeys((info.name, *others)))
+        grammars = GrammarCompiler(engine.tokenizer, info.vocab_size, info.eos_token_ids)
+        return cls(
+            info, vocabulary, encoder, grammars, profile, fingerprint, error, engine.model_hash, cuts, names
+        )
 
 
 class ServerState:
@@ -96,14 +105,20 @@ class ServerState:
 
     async def _load(self) -> None:
         await self.engine.start()
-        model = ServedModel.of(self.engine)
         settings = self.settings
+        model = ServedModel.of(self.engine, (settings.served_model_name or ())[1:])
         facts = ServerFacts(
             server_version(), settings.engine, settings.max_num_seqs, settings.enable_prefix_caching
         )
         self.metrics.bind(model.info, self.engine.profile, facts, self.engine.gauges)
         self.engine.subscribe(self.metrics.on_step)
         self._model = model
+        if settings.policy == "entropix" and (left := _overruled(model.info)):
+            _log.info(
+                "generation_config of the model: %s do not hold under policy entropix, whose preset has other "
+                "numbers; they hold under the other policies (--policy fixed, or a request's)",
+                ", ".join(left),
+            )
 
     def _after_load(self, task: asyncio.Task[None]) -> None:
         if task.cancelled():
@@ -176,6 +191,19 @@ class ServerState:
             f"{info.device}, context {info.max_model_len}), policy {self.settings.policy}, preset {preset}, "
             f"profile {profile or 'none'}"
         )
+
+
+def _overruled(info: ModelInfo) -> list[str]:
+    """Lists the numbers of a model's generation_config that policy entropix does not read."""
+    defaults = info.defaults
+    told = {
+        "temperature": (defaults.temperature, 1.0),
+        "top_p": (defaults.top_p, 1.0),
+        "top_k": (defaults.top_k, 0),
+        "min_p": (defaults.min_p, 0.0),
+        "repetition_penalty": (defaults.repetition_penalty, 1.0),
+    }
+    return [f"{name} {value:g}" for name, (value, plain) in told.items() if value not in (None, plain)]
 
 
 def _count(number: int) -> str:

@@ -63,6 +63,8 @@ def token_row(
             if value is not None and -_INFINITE < value < _INFINITE
         },
     }
+    if token.only_choice:
+        row["only_choice"] = True
     if eos:
         row["eos"] = True
     if stop:
@@ -124,11 +126,12 @@ def summarize(
 ) -> Summary:
     """Returns one choice at a glance; a signal that was never measured is absent.
 
+    Means and maxima leave out the tokens that had no alternative: the model did not choose them.
     ``profile``: id of the calibration profile in force; ``branch_tokens``: tokens of branches that lost;
     ``cuts``: the profile's cut points of genuineness.
     """
     statistics = {}
-    columns = zip(*(token.signals for token in tokens), strict=True)
+    columns = zip(*(token.signals for token in tokens if not token.only_choice), strict=True)
     # without tokens there are no columns
     for name, column in zip(SIGNAL_NAMES, columns, strict=False):
         values = [value for value in column if value is not None and math.isfinite(value)]
@@ -147,6 +150,8 @@ def summarize(
         forced_tokens=sum(token.forced for token in tokens),
         branch_tokens=branch_tokens,
     )
+    if only := sum(token.only_choice for token in tokens):
+        summary.only_choice_tokens = only
     if (watched := genuineness_summary(request, tokens, cuts)) is not None:
         summary.genuineness = watched
     return summary

@@ -204,3 +204,28 @@ def test_the_command_line_starts_without_torch() -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("option", ["--enable-lora", "--lora-modules", "--lora-adapters"])
+def test_adapters_are_refused_by_name(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["serve", "folder", option, "x=y"]) == 2
+    assert f"{option}: adapters (LoRA) are not served" in capsys.readouterr().err
+
+
+def test_several_ids(built: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["serve", "folder", "--served-model-name", "a", "b", "--port", "0"]) == 0
+    options, settings = built
+    assert (options.model, options.served_model_name) == ("folder", "a")
+    assert settings.served_model_name == ("a", "b")
+    # argparse would take the folder for an id, and the shipped model would be served under it
+    assert cli.main(["serve", "--served-model-name", "a", "folder"]) == 2
+    assert "MODEL must stand before --served-model-name" in capsys.readouterr().err
+
+
+def test_several_ids_of_the_shipped_model(built: list[Any]) -> None:
+    assert (
+        cli.main(["serve", "--served-model-name", "a,b", "--allowed-origins", "https://a.b", "http://c"]) == 0
+    )
+    assert (built[0].model, built[0].served_model_name) == ("/shipped", "a")
+    assert built[1].served_model_name == ("a", "b")
+    assert built[1].allowed_origins == ("https://a.b", "http://c")

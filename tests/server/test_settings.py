@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,12 +49,80 @@ def test_the_command_line_wins_over_the_environment_and_that_over_the_file(
     assert load_settings(other).port == 9
 
 
-def test_an_empty_variable_is_unset(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ENTROPICK_API_KEY", "")
-    monkeypatch.setenv("ENTROPICK_PORT", "")
+@pytest.mark.parametrize("name", ["API_KEY", "PORT", "CONFIG", "LAYERS", "NO_SUCH_THING"])
+@pytest.mark.parametrize("value", ["", "  "])
+def test_an_empty_variable_is_an_error(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    """A secret that did not arrive must not open the server."""
+    monkeypatch.setenv(f"ENTROPICK_{name}", value)
+    with pytest.raises(SettingsError, match=f"ENTROPICK_{name} is empty"):
+        load_settings()
+
+
+KUBERNETES = {
+    "ENTROPICK_SERVICE_HOST": "10.96.0.7",
+    "ENTROPICK_SERVICE_PORT": "8000",
+    "ENTROPICK_SERVICE_PORT_HTTP": "8000",
+    "ENTROPICK_PORT": "tcp://10.96.0.7:8000",
+    "ENTROPICK_PORT_8000_TCP": "tcp://10.96.0.7:8000",
+    "ENTROPICK_PORT_8000_TCP_PROTO": "tcp",
+    "ENTROPICK_PORT_8000_TCP_PORT": "8000",
+    "ENTROPICK_PORT_8000_TCP_ADDR": "10.96.0.7",
+    "ENTROPICK_METRICS_PORT": "udp://10.96.0.8:9000",
+    "ENTROPICK_METRICS_SERVICE_HOST": "",
+}
+"""the variables that Kubernetes gives for services named entropick and entropick-metrics"""
+
+
+def test_the_variables_of_kubernetes_are_ignored_with_a_line(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name, value in KUBERNETES.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("ENTROPICK_HOST", "0.0.0.0")
     settings = load_settings()
-    assert settings.api_key is None
-    assert settings.port == 8000
+    assert (settings.host, settings.port) == ("0.0.0.0", 8000)
+    assert len(caplog.records) == 1
+    for name in KUBERNETES:
+        assert name in caplog.text
+    assert "ENTROPICK_HOST" not in caplog.text.replace("SERVICE_HOST", "")
+
+
+def test_a_port_is_a_port(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setenv("ENTROPICK_PORT", "9000")
+    assert load_settings().port == 9000
+    monkeypatch.setenv("ENTROPICK_PORT", "http://x:1")
+    with pytest.raises(SettingsError, match="port"):
+        load_settings()
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [("a", ("a",)), ("a, b", ("a", "b")), ('["a", "b"]', ("a", "b")), (["a", "b,c"], ("a", "b", "c"))],
+)
+def test_several_ids(monkeypatch: pytest.MonkeyPatch, given: Any, names: tuple[str, ...]) -> None:
+    assert load_settings(served_model_name=given).served_model_name == names
+    if isinstance(given, str):
+        monkeypatch.setenv("ENTROPICK_SERVED_MODEL_NAME", given)
+        settings = load_settings()
+        assert settings.served_model_name == names
+        assert settings.engine_options("m").served_model_name == names[0]
+
+
+@pytest.mark.parametrize("value", ["", "a,,b", "[1]", "[", ["a", ""]])
+def test_ids_that_are_none(value: Any) -> None:
+    with pytest.raises(SettingsError, match="served_model_name"):
+        load_settings(served_model_name=value)
+
+
+def test_origins() -> None:
+    assert load_settings().allowed_origins == ()
+    given = "https://a.example, http://localhost:3000"
+    assert load_settings(allowed_origins=given).allowed_origins == tuple(given.split(", "))
+    assert load_settings(allowed_origins='["*"]').allowed_origins == ("*",)
+    for wrong in ("a.example", "https://a.example/", "https://a.example/x", "null", "https://"):
+        with pytest.raises(SettingsError, match="allowed_origins"):
+            load_settings(allowed_origins=wrong)
 
 
 @pytest.mark.parametrize(

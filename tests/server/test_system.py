@@ -280,3 +280,64 @@ async def test_openapi_shows_the_wire(client: httpx.AsyncClient) -> None:
     assert set(schemas["SignalValues"]["properties"]) == set(SIGNAL_NAMES)
     route = document["paths"][CHAT]["post"]["requestBody"]["content"]["application/json"]
     assert route["schema"]["$ref"] == "#/components/schemas/ChatRequest"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "subject"),
+    [
+        ("POST", "/v1/embeddings", "Embeddings"),
+        ("POST", "/v1/rerank", "Reranking"),
+        ("POST", "/v2/rerank", "Reranking"),
+        ("POST", "/v1/audio/transcriptions", "Sound"),
+        ("POST", "/v1/audio/speech", "Sound"),
+        ("POST", "/v1/images/generations", "Pictures"),
+        ("POST", "/v1/moderations", "Moderation"),
+        ("GET", "/v1/batches/batch_1", "Files and batches"),
+        ("POST", "/v1/files", "Files and batches"),
+        ("DELETE", "/v1/files/file-1", "Files and batches"),
+        ("POST", "/v1/fine_tuning/jobs", "Training"),
+        ("POST", "/v1/load_lora_adapter", "Adapters"),
+        ("POST", "/v1/messages", "Anthropic's API"),
+        ("POST", "/generate", "The API of TGI and SGLang"),
+        ("POST", "/completion", "llama.cpp's own API"),
+    ],
+)
+async def test_routes_of_others_are_refused_by_name(
+    client: httpx.AsyncClient, method: str, path: str, subject: str
+) -> None:
+    answer = await client.request(method, path, json={"input": "x"})
+    error = answer.json()["error"]
+    assert answer.status_code == 404  # a 5xx would be repeated by clients
+    assert (error["type"], error["code"]) == ("invalid_request_error", "route_not_served")
+    assert error["message"].startswith(f"{subject} ")
+    other = (await client.post(f"{path.rstrip('/')}x")).json()["error"]
+    assert other["code"] in ("route_not_found", "route_not_served")
+
+
+async def test_a_route_that_nobody_has(client: httpx.AsyncClient) -> None:
+    error = (await client.post("/v1/embeddingsx")).json()["error"]
+    assert error["code"] == "route_not_found"
+
+
+async def test_load(client: httpx.AsyncClient, engine: Any) -> None:
+    """As vLLM's: the number of requests that are served now."""
+    assert (await client.get("/load")).json() == {"server_load": 0}
+    engine.delay = 0.02
+    asked = [asyncio.create_task(client.post(CHAT, json=BODY)) for _ in range(3)]
+    while len(engine.running) < 3:
+        await asyncio.sleep(0.005)
+    assert (await client.get("/load")).json() == {"server_load": 3}
+    await asyncio.gather(*asked)
+    assert (await client.get("/load")).json() == {"server_load": 0}
+
+
+async def test_several_ids_of_a_model(serve: Any, engine: Any) -> None:
+    engine.info = replace(engine.info, name="one")
+    async with serve(engine, served_model_name="one,org/two") as client:
+        cards = (await client.get("/v1/models")).json()["data"]
+        assert [card["id"] for card in cards] == ["one", "org/two"]
+        assert (await client.get("/v1/models/org/two")).json()["root"] == "one"
+        for name in ("one", "org/two"):
+            answer = await client.post(CHAT, json={**BODY, "model": name})
+            assert answer.json()["model"] == "one"
+        assert (await client.post(CHAT, json={**BODY, "model": "three"})).status_code == 404

@@ -75,12 +75,14 @@ class AdjustedRecord:
             mask_of, words = self._no_mask.copy(), masks.words
             mask_of[masks.rows] = np.arange(len(words))
         added, seen = added or self._no_entries, seen or self._no_entries
-        self._kept = (mask_of, words, *added, *seen, self._no_factors if factors is None else factors)
+        penalties = self._no_factors if factors is None else factors
+        arrays: tuple[npt.NDArray[Any], ...] = (mask_of, words, *added, *seen, penalties)
+        self._kept = arrays
         record = self._record[0]
         record["masks"], record["words"] = words.shape
         record["added"], record["seen"] = len(added.ids), len(seen.ids)
         record["longest"] = int(np.diff(seen.starts).max(initial=0))
-        for name, array in zip(AdjustedRows._fields, self._kept, strict=True):
+        for name, array in zip(AdjustedRows._fields, arrays, strict=True):
             record[name] = array.ctypes.data
 
 
@@ -118,7 +120,7 @@ def penalise_seen(x: Any, b: int, rows: AdjustedRows, before: Any) -> bool:
     lo, hi = rows.seen_starts[b], rows.seen_starts[b + 1]
     if hi > lo:
         penalise_row(x, rows.seen_ids[lo:hi], rows.seen_counts[lo:hi], rows.factors[b], before)
-    return hi > lo
+    return bool(hi > lo)
 
 
 @native()

@@ -21,7 +21,8 @@ class Figures(NamedTuple):
     """The figures of a reply's token that a vote is made of.
 
     ``logprob`` in nats, NaN where it was lost; ``entropy`` in bits, None where it was not measured;
-    ``offset``: characters of the reply's text before the token; ``forced``: given, not drawn.
+    ``offset``: characters of the reply's text before the token; ``forced``: given, not drawn, or
+    drawn without an alternative.
     """
 
     logprob: float

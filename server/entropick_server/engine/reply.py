@@ -16,7 +16,7 @@ from entropick_sampler.compose import validate_request
 from entropick_sampler.params import PolicyConfig
 from entropick_sampler.profile import Profile
 from entropick_sampler.repetition import TokenHistory
-from entropick_sampler.reply_adjustments import ReplyAdjustments
+from entropick_sampler.reply_adjustments import ReplyAdjustments, check_adjustments
 
 from .base import Tokenizer
 from .types import FinishReason, ModelInfo, Request, Resumed, Token
@@ -24,6 +24,8 @@ from .types import FinishReason, ModelInfo, Request, Resumed, Token
 if TYPE_CHECKING:
     # it needs numba, which a vLLM worker must not load early
     from entropick_sampler.genuineness.reply import ReplyWindows
+
+    from .grammar.state import GrammarState
 
 BAD_LOGITS: Final = (
     "the model's logits are not finite (NaN or infinite): the weights or the dtype are at fault"
@@ -90,7 +92,8 @@ class Reply:
     kept where tokens are drawn alone: not in a server beside vLLM). ``unfinished``: the bytes of a character
     that the newest tokens began and did not end. ``history``: the newest tokens. ``windows``: the rolling
     windows of the steps so far, None before the first step and where nobody watches. ``adjustments``: what
-    changes its logits, None where nothing does."""
+    changes its logits, None where nothing does. ``grammar``: where the reply stands in the grammar that it
+    follows, None where it follows none."""
 
     limit: int = _UNLIMITED
     stops: tuple[int, ...] = ()
@@ -110,12 +113,14 @@ class Reply:
     history: TokenHistory = field(default_factory=TokenHistory)
     windows: ReplyWindows | None = None
     adjustments: ReplyAdjustments | None = None
+    grammar: GrammarState | None = None
 
     @classmethod
     def begin(cls, request: Request, max_model_len: int, *, draws: bool = True) -> Reply:
         """Makes the empty reply of a request that passed :func:`check_request`.
 
-        ``draws`` False: its tokens are drawn elsewhere, so it needs no adjustments.
+        ``draws`` False: its tokens are drawn elsewhere, so it needs no adjustments. Raises ValueError where
+        the tokens that a request goes on behind break its grammar.
         """
         replayed = request.replayed_token_ids
         wanted = len(replayed) or request.sampling.max_tokens
@@ -132,7 +137,8 @@ class Reply:
             pending=deque(replayed or resumed.pending),
             replays=bool(replayed),
             named=resumed.named,
-            clarifies=not replayed and request.policy.policy == "entropix",
+            # a clarifying text follows no grammar
+            clarifies=not replayed and request.policy.policy == "entropix" and request.grammar is None,
             clarify_used=resumed.clarify_used,
             since_clarify=resumed.since_clarify,
             tokens=resumed.known,
@@ -140,12 +146,20 @@ class Reply:
             unfinished=resumed.unfinished,
             history=TokenHistory(resumed.newest),
             adjustments=adjustments,
+            grammar=None
+            if request.grammar is None
+            else request.grammar.begin([token.token_id for token in resumed.tokens]),
         )
 
     @property
     def names_next(self) -> bool:
         """Tells whether the request itself named the next token."""
         return self.replays or self.named > 0
+
+    @property
+    def error(self) -> str | None:
+        """Returns why the reply cannot go on, None where it can."""
+        return None if self.grammar is None else self.grammar.error
 
     @property
     def room(self) -> int:
@@ -171,7 +185,7 @@ class Reply:
         """Picks the form of the clarifying text that would stand at the next position.
 
         Returns () where no text may begin: during teacher forcing, during rollouts, inside a UTF-8 character,
-        under every policy but ``entropix``, and where a token of the text may be excluded.
+        under a grammar, under every policy but ``entropix``, and where a token of the text may be excluded.
         """
         if self.unfinished or self.rollout_end or not self.clarifies:
             return ()
@@ -192,8 +206,8 @@ class Reply:
         """Appends an emitted token to the reply and updates the policy's memory.
 
         ``clarifying``: the tokens of the clarifying text that begins with this token; ``surprisal``: the
-        token's (bits), None where it is not known. Returns the reason for which the reply ends with it, None
-        where it goes on.
+        token's (bits), None where it is not known or a grammar left no other token. Returns the reason for
+        which the reply ends with it, None where it goes on.
         """
         self.length += 1
         self.history.append(token_id)
@@ -216,8 +230,11 @@ class Reply:
             self.unfinished = unfinished_character(self.unfinished + data)
         if self.rollout_texts:
             self._look_for_end(data)
-        if token_id in self.stops:
+        finished = self.grammar is not None and self.grammar.take(token_id)
+        if finished or token_id in self.stops:
             return FinishReason.STOP
+        if self.error is not None:
+            return FinishReason.ERROR
         ended = self.length >= self.limit or (self.replays and not self.pending)
         return FinishReason.LENGTH if ended else None
 
@@ -237,6 +254,7 @@ class Reply:
             history=self.history.copy(),
             windows=None if self.windows is None else self.windows.copy(),
             adjustments=None if self.adjustments is None else self.adjustments.copy(),
+            grammar=None if self.grammar is None else self.grammar.copy(),
         )
 
 
@@ -307,6 +325,8 @@ def check_request(
     if not measures and request.policy.policy != "fixed":
         raise ValueError("policy must be 'fixed': this engine measures nothing")
     check_layer_entropy(request.policy, info)
+    if not request.replayed_token_ids:
+        check_adjustments(request.sampling, info.vocab_size)
     validate_request(request.sampling, request.policy, profile)
 
 

@@ -26,7 +26,7 @@ def rollout_depth(request: Request, drawn: Drawn, spent: int, room: int) -> int:
     """
     config = request.policy.branch
     token = drawn.token
-    if config is None or not drawn.firsts or token.forced:
+    if config is None or not drawn.firsts or not token.chosen:
         return 0
     others = [(token_id, logprob) for token_id, logprob, _ in drawn.firsts[: config.width - 1]]
     if not in_doubt(config, token.signals[_ENTROPY], runner_up(token.token_id, token.logprob, others)):
@@ -96,6 +96,9 @@ def judge(request: Request, branches: Sequence[RolledOut]) -> Verdict | None:
 
 
 def _trajectory(tokens: Sequence[Token]) -> Trajectory:
+    """Collects the figures of a branch's tokens, of which those that were the only choice say nothing."""
+    # the token where the branches opened was chosen
+    tokens = [token for token in tokens if not token.only_choice] or tokens
     return Trajectory(
         [t.token_id for t in tokens],
         [t.logprob for t in tokens],

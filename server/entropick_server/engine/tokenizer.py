@@ -5,10 +5,16 @@ from __future__ import annotations
 import json
 import re
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Final, Literal
 
-from jinja2 import TemplateError
+from jinja2 import Environment, TemplateError, TemplateSyntaxError
+from jinja2.ext import Extension, loopcontrols
+from jinja2.nodes import Node
+from jinja2.parser import Parser
 from transformers import PreTrainedTokenizerBase
+
+from .base import ModelLoadError
 
 _BYTE_TOKEN: Final = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _SPACE_MARK: Final = "\u2581"
@@ -48,6 +54,33 @@ def decoding_scheme(backend_json: str) -> Scheme:
     return "text"
 
 
+def read_chat_template(path: str) -> str:
+    """Reads a file with a chat template. Raises ModelLoadError for a file that cannot be read or has none."""
+    try:
+        text = Path(path).expanduser().read_text(encoding="utf-8")
+        # the tags that transformers adds: loop controls, and a block that marks the assistant's words
+        Environment(extensions=[loopcontrols, _Generation]).parse(text)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelLoadError(f"the chat template {path} cannot be read: {error}") from error
+    except TemplateSyntaxError as error:
+        raise ModelLoadError(
+            f"the chat template {path} is no template: line {error.lineno}: {error}"
+        ) from error
+    if not text.strip():
+        raise ModelLoadError(f"the chat template {path} is empty")
+    return text
+
+
+class _Generation(Extension):
+    """The block ``generation``, whose tags are passed over."""
+
+    tags = {"generation"}  # noqa: RUF012
+
+    def parse(self, parser: Parser) -> list[Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
 class FastTokenizer:
     """A tokenizer that knows the exact bytes of each token, around a fast tokenizer of Hugging Face.
 
@@ -55,17 +88,28 @@ class FastTokenizer:
     strip from the beginning of a TEXT is kept, because a reply is not the beginning.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Raises ValueError for a tokenizer without a fast backend."""
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, chat_template: str | None = None) -> None:
+        """Raises ValueError for a tokenizer without a fast backend.
+
+        ``chat_template``: the text of a template instead of the tokenizer's own.
+        """
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if backend is None:
             raise ValueError("the model has no fast tokenizer (tokenizer.json)")
         self._tokenizer = tokenizer
+        if chat_template is not None:
+            tokenizer.chat_template = chat_template
         self._backend = backend
         self._scheme = decoding_scheme(backend.to_str())
         added = backend.get_added_tokens_decoder()
         self._special = frozenset(tokenizer.all_special_ids) | {i for i, t in added.items() if t.special}
         self._bytes: dict[int, bytes | None] = {}
+
+    @property
+    def eos_token_id(self) -> int | None:
+        """Returns the token that the tokenizer calls the end of a sequence; None where it names none."""
+        found = self._tokenizer.eos_token_id
+        return None if found is None else int(found)
 
     @property
     def size(self) -> int:

@@ -121,7 +121,8 @@ def top_logprobs(
     """Finds the most probable tokens of the measured distribution, for the rows that ask.
 
     ``logits`` [B, V]; ``wanted``: row -> how many; ``normaliser``: of each wanted row the largest logit and
-    ln z, as its emitted token used them, so that the two log probabilities agree to the bit.
+    ln z, as its emitted token used them, so that the two log probabilities agree to the bit. A row whose mask
+    leaves fewer tokens gets these.
     """
     if not wanted:
         return {}
@@ -131,7 +132,7 @@ def top_logprobs(
     shift = torch.tensor(normaliser, dtype=exact).to(logits.device)
     logprobs = (best.values - shift[:, :1] - shift[:, 1:]).clamp_max(0)
     return {
-        row: tuple(zip(ids[:count], values[:count], strict=True))
+        row: tuple([(i, p) for i, p in zip(ids[:count], values[:count], strict=True) if p > -math.inf])
         for (row, count), ids, values in zip(
             wanted.items(), best.indices.tolist(), logprobs.tolist(), strict=True
         )

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     # its module brings torch, which the command line does without
     from entropick_sampler.most_probable import ProbableToken
 
+    from .grammar.compiler import CompiledGrammar
+
 _SURPRISAL: Final = SIGNAL_NAMES.index("surprisal")
 
 
@@ -91,6 +93,8 @@ class Request:
     resumed: Resumed | None = None
     """the beginning of the reply, whose tokens are the last of ``prompt_token_ids``: the draws behind them
     keep their positions, and ``sampling.max_tokens`` counts them"""
+    grammar: CompiledGrammar | None = None
+    """the grammar that the reply follows, whatever the model thinks of it; None: any text"""
 
     @property
     def kept(self) -> int:
@@ -185,6 +189,11 @@ class Token:
     layer_entropy: tuple[tuple[int, float], ...] = ()
     only_choice: bool = False
     collapsed: int = 0
+
+    @property
+    def chosen(self) -> bool:
+        """Tells whether the model chose the token: it was neither given nor without an alternative."""
+        return not (self.forced or self.only_choice)
 
     @property
     def surprisal(self) -> float | None:
@@ -290,6 +299,8 @@ class GenerationDefaults:
     top_p: float | None = None
     top_k: int | None = None
     max_new_tokens: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -361,3 +372,5 @@ class EngineOptions:
     """False: serve without one (calibration)"""
     profile: str | None = None
     """path of a profile to use instead of the model's own"""
+    chat_template: str | None = None
+    """path of a chat template to use instead of the model's own"""

@@ -23,7 +23,7 @@ class TokenBatch:
     times: NDArray[np.float64]
     """Unix seconds"""
     values: NDArray[np.float64]
-    """[rows, signals], NaN where a signal was not measured"""
+    """[rows, signals], NaN where a signal was not measured, and where a token had no alternative"""
     strategies: NDArray[np.int64]
     """the places of the tokens' strategies in STRATEGY_LABELS"""
     forced: NDArray[np.bool_]
@@ -63,10 +63,12 @@ class WaitingTokens:
         ]
         self._reports, self._tokens = [], 0
         request_ids, times, tokens = zip(*rows, strict=True)
+        values = np.array([token.signals for token in tokens], dtype=np.float64)
+        values[[token.only_choice for token in tokens]] = np.nan
         return TokenBatch(
             request_ids,
             np.array(times),
-            np.array([token.signals for token in tokens], dtype=np.float64),
+            values,
             # no strategy is the first of the labels
             np.array([0 if token.strategy is None else token.strategy + 1 for token in tokens]),
             np.array([token.forced for token in tokens]),

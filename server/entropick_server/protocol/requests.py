@@ -6,11 +6,13 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
+from .adjustments import AdjustmentFields
 from .errors import bad_request
 from .messages import Message, Messages
 from .options import EntropickOptions
 from .output_options import MAX_TOP_LOGPROBS, CompletionOutputFields, OutputFields
 from .parsing import WireModel
+from .structured import StructuredRequest
 
 MAX_STOPS = 16
 MAX_STOP_TOKENS = 64
@@ -47,7 +49,7 @@ class ModelRequest(WireModel):
     model: str | None = Field(None, description="the served model's id; left out: the one that is served")
 
 
-class GenerationRequest(OutputFields, ModelRequest):
+class GenerationRequest(AdjustmentFields, OutputFields, StructuredRequest, ModelRequest):
     """The fields that chat and completions share."""
 
     stream: bool | None = None

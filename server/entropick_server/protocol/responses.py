@@ -110,6 +110,9 @@ class TokenRow(TypedDict):
         Field(description="of a forced token: what the policy would have drawn with; null: not known"),
     ]
     signals: Annotated[Any, Field(description="signal name -> value; SignalValues")]
+    only_choice: NotRequired[
+        Annotated[bool, Field(description="masks left no other token; its entropy is 0; absent elsewhere")]
+    ]
     eos: NotRequired[Annotated[bool, Field(description="the model's end of sequence; absent elsewhere")]]
     stop: NotRequired[
         Annotated[bool, Field(description="a stop_token_id that ended the answer; absent elsewhere")]
@@ -210,6 +213,9 @@ class Summary(BaseModel):
     strategies: dict[str, int]
     forced_tokens: int
     branch_tokens: int = Field(description="of branches that lost; no part of the answer")
+    only_choice_tokens: int = Field(
+        default=0, description="to which masks left no alternative; signals leave them out; absent for none"
+    )
     error_probability: float | None = Field(
         default=None,
         description="that the reply is wrong, by the profile's fit; absent where there is none that fits it",

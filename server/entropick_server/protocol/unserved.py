@@ -19,6 +19,25 @@ _REFUSED: Final[Mapping[Place, Mapping[str, Field]]] = {
 }
 
 
+_ROUTES: Final[Mapping[str, str]] = {
+    **dict.fromkeys(("/v1/embeddings", "/embeddings", "/embedding", "/pooling"), "Embeddings are"),
+    **dict.fromkeys(("/v1/rerank", "/v2/rerank", "/rerank", "/v1/reranking"), "Reranking is"),
+    **dict.fromkeys(("/v1/score", "/score", "/classify"), "Scoring and classification are"),
+    **dict.fromkeys(("/v1/audio", "/v1/realtime"), "Sound is"),
+    **dict.fromkeys(("/v1/images", "/v1/videos"), "Pictures are"),
+    **dict.fromkeys(("/v1/batches", "/v1/files", "/v1/uploads"), "Files and batches are"),
+    **dict.fromkeys(("/v1/fine_tuning", "/v1/fine-tunes", "/v1/evals", "/v1/graders"), "Training is"),
+    **dict.fromkeys(("/v1/assistants", "/v1/threads", "/v1/vector_stores"), "Assistants are"),
+    **dict.fromkeys(("/v1/conversations", "/v1/containers", "/v1/responses"), "The Responses API is"),
+    **dict.fromkeys(("/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/lora-adapters"), "Adapters are"),
+    "/v1/moderations": "Moderation is",
+    "/v1/messages": "Anthropic's API is",
+    **dict.fromkeys(("/completion", "/infill", "/apply-template"), "llama.cpp's own API is"),
+    **dict.fromkeys(("/generate", "/generate_stream"), "The API of TGI and SGLang is"),
+}
+"""beginnings of the paths of other servers -> the subject of their refusal"""
+
+
 def refuse_unserved(fields: Mapping[str, Any], place: Place) -> None:
     """Raises a 400 for the first field of a body that asks for something this server does not do.
 
@@ -51,3 +70,18 @@ def not_served(name: str, instead: str = "") -> ApiError:
     """Returns the refusal of a known field; ``instead``: a field or a route that serves its purpose."""
     advice = f"use {instead}" if instead else "leave it out"
     return bad_request(f"'{name}' is not served; {advice}.", name, UNSUPPORTED)
+
+
+def route_not_served(path: str) -> ApiError | None:
+    """Returns the refusal of a route that other servers have; None for any other path.
+
+    A 404, because clients repeat a request that a 501 answers.
+    """
+    for begin, subject in _ROUTES.items():
+        if path == begin or path.startswith(f"{begin}/"):
+            message = (
+                f"{subject} not served: this server continues text, with POST /v1/chat/completions and "
+                "/v1/completions."
+            )
+            return ApiError(404, message, code="route_not_served")
+    return None

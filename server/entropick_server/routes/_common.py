@@ -39,15 +39,15 @@ async def read_body(
     ):
         raise ApiError(415, "The content type must be application/json.", code="unsupported_media_type")
     body = parse_body(await request.body(), model, place)
-    check_model(body.model, state.model.info)
+    check_model(body.model, state.model.names)
     return body, state
 
 
-def check_model(name: str | None, info: ModelInfo) -> None:
-    """Raises the 404 where a request names another model than the served model."""
-    if name is not None and name != info.name:
+def check_model(name: str | None, served: Sequence[str]) -> None:
+    """Raises the 404 where a request names another model than the served model, whose ids are given."""
+    if name is not None and name not in served:
         named = repr(name) if len(name) <= 40 else "of that name"
-        message = f"The model {named} does not exist; this server serves {info.name!r}."
+        message = f"The model {named} does not exist; this server serves {served[0]!r}."
         raise ApiError(404, message, param="model", code="model_not_found")
 
 

@@ -8,14 +8,17 @@ from dataclasses import replace
 
 from entropick_sampler.params import SEVERAL_TEMPERATURE, PolicyConfig, SamplingParams
 
+from ..engine.grammar.compiler import CompiledGrammar
 from ..engine.reply import check_layer_entropy
-from ..engine.types import ModelInfo, Request
+from ..engine.types import ModelInfo, Request, Resumed
 from ..prompts import too_long
 from ..protocol.errors import bad_request
 from ..protocol.options import EntropickOptions
 from ..protocol.requests import GenerationRequest
 from ..state import ServerState
+from ._adjusting import adjusted, check_adjusted
 from ._common import check_ids
+from ._grammar import check_grammar
 from ._rewind import Rewound
 
 
@@ -28,13 +31,14 @@ def build_requests(
     param: str,
     vote: bool = False,
     rewound: Rewound | None = None,
+    grammar: CompiledGrammar | None = None,
 ) -> list[Request]:
     """Returns the engine's requests, all choices of the first prompt, then of the next.
 
     ``arrival``: time.monotonic() when the HTTP request was admitted; ``param``: the field that holds the
     prompts; ``vote``: each prompt gets several replies that are voted on; ``rewound``: the beginning of the
-    reply to the only prompt. Raises the 400 for a prompt or a
-    field that the model or the server cannot serve.
+    reply to the only prompt; ``grammar``: what the replies follow. Raises the 400 for a prompt or a field
+    that the model or the server cannot serve.
     """
     info = state.model.info
     policy = _policy(body, state)
@@ -56,6 +60,8 @@ def build_requests(
         logprobs=body.alternatives,
         prompt_logprobs=body.prompt_alternatives,
     )
+    repetition = None if policy.policy == "entropix" else info.defaults.repetition_penalty
+    base = adjusted(base, body, state.engine.tokenizer, 1.0 if repetition is None else repetition)
     count = body.completions
     if policy.policy != "entropix":
         base = _with_model_defaults(base, info)
@@ -75,8 +81,17 @@ def build_requests(
             policy=policy,
             arrival=arrival,
         )
+        check_adjusted(first.sampling, info)
         if rewound is not None:
             first = _behind(first, rewound, body.limit_name)
+        if grammar is not None and body.structure is not None:
+            if base.allowed_token_ids is not None:
+                message = f"allowed_token_ids: not together with {body.structure.field}."
+                raise bad_request(message, "allowed_token_ids")
+            begun = first.resumed or Resumed()
+            ids = [*(token.token_id for token in begun.tokens), *begun.pending]
+            check_grammar(body.structure, grammar, first.sampling.max_tokens, ids)
+            first = replace(first, grammar=grammar)
         if count == 1:
             requests.append(first)
             continue
@@ -159,6 +174,7 @@ def _with_model_defaults(sampling: SamplingParams, info: ModelInfo) -> SamplingP
         temperature=defaults.temperature if sampling.temperature is None else sampling.temperature,
         top_p=defaults.top_p if sampling.top_p is None else sampling.top_p,
         top_k=defaults.top_k if sampling.top_k is None else sampling.top_k,
+        min_p=defaults.min_p if sampling.min_p is None else sampling.min_p,
     )
 
 

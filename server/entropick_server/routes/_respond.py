@@ -26,6 +26,7 @@ from ..streaming.sse import EventStream, unless_gone
 from ._common import beside_the_loop
 from ._consensus import consensus_of
 from ._engine_requests import build_requests
+from ._grammar import grammar_of
 from ._rewind import check_rewind, rewound_by
 
 _CHOICE_SIZE = 16
@@ -78,6 +79,7 @@ async def respond(
         admitted = state.admission.admit(prompts.number, count, held=consensus is not None)
         for prompt in admitted:
             stack.callback(prompt.leave)
+        grammar = await grammar_of(http, body, state)
 
         vocabulary = state.model.vocabulary
 
@@ -89,7 +91,7 @@ async def respond(
             vote = consensus is not None
             rewound = rewound_by(body, ids[0], state)
             requests = build_requests(
-                body, ids, state, origin.answer_id, arrival, prompts.param, vote, rewound
+                body, ids, state, origin.answer_id, arrival, prompts.param, vote, rewound, grammar
             )
             if consensus is not None:
                 voted = [

@@ -12,10 +12,10 @@ from ._common import check_model
 router = APIRouter()
 
 
-def _card(state: ServerState) -> dict[str, Any]:
+def _card(state: ServerState, name: str) -> dict[str, Any]:
     info = state.model.info
     return {
-        "id": info.name,
+        "id": name,
         "object": "model",
         "created": info.created,
         "owned_by": "entropick",
@@ -36,10 +36,10 @@ def _card(state: ServerState) -> dict[str, Any]:
 
 @router.get("/v1/models")
 async def list_models(request: Request) -> dict[str, Any]:
-    """Returns the list of served models, which has one entry."""
+    """Returns the list of served models: the model under each of its ids."""
     state = server_state(request)
     state.check_ready()
-    return {"object": "list", "data": [_card(state)]}
+    return {"object": "list", "data": [_card(state, name) for name in state.model.names]}
 
 
 @router.get("/v1/models/{model_id:path}")
@@ -47,5 +47,5 @@ async def get_model(request: Request, model_id: str) -> dict[str, Any]:
     """Returns the model of an id."""
     state = server_state(request)
     state.check_ready()
-    check_model(model_id, state.model.info)
-    return _card(state)
+    check_model(model_id, state.model.names)
+    return _card(state, model_id)

@@ -40,6 +40,12 @@ async def health(request: Request) -> dict[str, str]:
     return {"status": "ok"}
 
 
+@router.get("/load")
+async def load(request: Request) -> dict[str, int]:
+    """Returns the number of prompts that wait or run, in the form of vLLM's server load."""
+    return {"server_load": server_state(request).in_flight}
+
+
 @router.get("/version")
 async def version() -> dict[str, str]:
     """Returns the server's version."""

@@ -13,10 +13,11 @@ from .run import Run
 def mean_logprob(run: Run) -> float:
     """Returns the mean log probability (nats, measured distribution) of a finished choice's tokens.
 
-    The ending token counts. It is OpenAI's "highest log probability per token"; a sum would favour short
-    completions.
+    The ending token counts; tokens that had no alternative do not, where any other is there. It is OpenAI's
+    "highest log probability per token"; a sum would favour short completions.
     """
-    return statistics.fmean(reply.token.logprob for reply in run.tokens)
+    chosen = [reply for reply in run.tokens if not reply.token.only_choice]
+    return statistics.fmean(reply.token.logprob for reply in chosen or run.tokens)
 
 
 def best(runs: Sequence[Run], n: int) -> list[Run]:

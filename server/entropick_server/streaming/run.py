@@ -72,7 +72,7 @@ class ReplyToken:
 def figures_of(reply: ReplyToken) -> Figures:
     """Returns the figures of a token as votes and estimates of errors read them."""
     token = reply.token
-    return Figures(token.logprob, token.signals[_ENTROPY], reply.offset, token.forced)
+    return Figures(token.logprob, token.signals[_ENTROPY], reply.offset, not token.chosen)
 
 
 class Run:
@@ -190,7 +190,7 @@ class Run:
             eos = ending and token.token_id in self._eos
             index, offset = self.request.kept + len(self.tokens), self._detokenizer.offset - self._offset
             self.tokens.append(ReplyToken(index, token, offset, ending, eos))
-            if self._error_model is not None and not token.forced:
+            if self._error_model is not None and token.chosen:
                 self._figures.add(token.surprisal, token.signals[_ENTROPY])
             silent = ending and not self.output.include_stop
             released = self._detokenizer.push(token.token_id, silent=silent)

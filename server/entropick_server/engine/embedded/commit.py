@@ -136,7 +136,8 @@ class Committer:
 
     def _take(self, row: Sequence, token: Token, clarifying: tuple[int, ...] = ()) -> None:
         row.append(token)
-        reason = row.reply.take(token.token_id, self._tokenizer, clarifying, token.surprisal)
+        surprisal = None if token.only_choice else token.surprisal
+        reason = row.reply.take(token.token_id, self._tokenizer, clarifying, surprisal)
         family = row.family
         if family is not None and family.branches:
             row.undelivered.append(token)
@@ -151,7 +152,13 @@ class Committer:
         prompt = () if root.prompt_figures is None else root.prompt_figures.tell()
         self._outputs.append(
             RequestOutput(
-                root.request.request_id, tokens, reason, None, root.cached, root.branch_spent, prompt
+                root.request.request_id,
+                tokens,
+                reason,
+                root.reply.error,
+                root.cached,
+                root.branch_spent,
+                prompt,
             )
         )
         self._slots.append(root.slot)

@@ -81,7 +81,13 @@ class EngineCore:
         costs = options.measure and parameter.device.type == "cpu" and kernels != "triton"
         self._runner = ModelRunner(decoder, cache, monitored, costs)
         self._sampler = StepSampler(
-            loaded.tokenizer, profile, monitored, parameter.device, kernels, options.measure
+            loaded.tokenizer,
+            profile,
+            monitored,
+            parameter.device,
+            loaded.info.vocab_size,
+            kernels,
+            options.measure,
         )
         self._committer = Committer(self._scheduler, self._runner, loaded.tokenizer)
         self._profile = profile
@@ -138,6 +144,7 @@ class EngineCore:
         """Runs one step and reports it."""
         began, self._batch = time.monotonic(), None
         batch = self._batch = self._scheduler.schedule()
+        self._sampler.prepare(batch)
         output = self._runner.forward(batch)
         drawn = self._sampler.sample(output)
         report = self._committer.commit(batch, drawn, began)

@@ -15,9 +15,11 @@ from entropick_sampler.profile import DEFAULT_CLARIFY_TEXT, Profile
 
 from ..adjusting import adjust_rows
 from ..base import Tokenizer
+from ..grammar.masks import StepMasks
 from ..reply import BAD_LOGITS, ClarifyingText, Drawn, step_columns
 from ..tokens import attention_details, most_probable_tokens, token_detail, token_of, top_logprobs
 from ..types import WatchedLayers
+from .batch import Batch
 from .forward import ForwardOutput
 from .sequence import Sequence
 from .watch import Watch
@@ -36,11 +38,13 @@ class StepSampler:
         profile: Profile | None,
         monitored_layers: tuple[int, ...],
         device: torch.device,
+        vocab_size: int,
         kernels: Kernels | None = None,
         measure: bool = True,
     ) -> None:
         """Prepares a sampler. ``kernels``: the kernels that measure and draw, None for the fastest.
 
+        ``vocab_size``: columns of the logits.
         ``measure`` False leaves the signals out; then only policy ``fixed`` is served.
         """
         self._kernels = kernels
@@ -48,6 +52,7 @@ class StepSampler:
         self._tokenizer = tokenizer
         self._layers = monitored_layers
         self._device = device
+        self._masks = StepMasks(vocab_size)
         self.set_profile(profile)
 
     def set_profile(self, profile: Profile | None) -> None:
@@ -58,6 +63,10 @@ class StepSampler:
         self._sequences: tuple[Sequence, ...] = ()
         self._batch = SampledBatch([], profile, self._device)
         self._watch = Watch(profile.genuineness if profile else None)
+
+    def prepare(self, batch: Batch) -> None:
+        """Begins what of the step does not depend on the model's output. Call it before the forward."""
+        self._masks.begin([sequence.reply.grammar for sequence in batch.rows])
 
     def sample(self, output: ForwardOutput | None) -> list[Drawn]:
         """Draws a token for every row of a forward's output; none for None."""
@@ -70,7 +79,8 @@ class StepSampler:
         columns, texts = step_columns(replies, self._clarifying)
         if self._device.type != "cpu":
             columns = columns.to(self._device)
-        logits, adjustments = adjust_rows(replies, output.logits)
+        masks = self._masks.take([reply.grammar for reply in replies])
+        logits, adjustments = adjust_rows(replies, output.logits, masks)
         packed = self._batch.step(logits, output.signals, None, columns, self._measure, adjustments)
         only = () if adjustments is None else adjustments.only_choices(logits.shape[1])
         rows = unpack(packed, self._batch.candidates)
@@ -100,7 +110,8 @@ class StepSampler:
                 layer_entropy=lenses.get(i, ()),
                 only_choice=i in only,
             )
-            drawn.append(Drawn(token, clarifying, row.firsts, BAD_LOGITS if row.flags else None))
+            error = BAD_LOGITS if row.flags else sequence.reply.error
+            drawn.append(Drawn(token, clarifying, row.firsts, error))
         return drawn
 
     def _layer_entropies(

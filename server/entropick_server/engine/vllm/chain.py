@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 from entropick_sampler.genuineness.quadrants import Cuts
+from entropick_sampler.reply_adjustments import adjusts
 
 from ..base import Tokenizer
 from ..reply import Drawn, Reply, philox_stream
@@ -20,7 +21,7 @@ from ..rollout import RolledOut, branch_ends, first_tokens, judge, rollout_depth
 from ..tokens import HeadEntropies
 from ..types import BranchVerdict, FinishReason, PromptToken, Request, RequestOutput, Token
 from .watch import ReplyWatch
-from .wire import RowSpec
+from .wire import GrammarSpec, RowSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +137,7 @@ class Chain:
                         self._ids.append(drawn.token.token_id)
                         reason = self._reply.take(drawn.token.token_id, self._tokenizer, drawn.clarifying)
                         if reason is not None:
-                            yield self._output(taken, reason)
+                            yield self._output(taken, reason, self._reply.error)
                             return
                     if taken:
                         yield self._output(taken)
@@ -160,21 +161,28 @@ class Chain:
 
     def _next_segment(self) -> Segment:
         request, reply = self._request, self._reply
-        spec = self._spec(reply, 0)
+        spec = self._spec(reply, 0, self._ids)
         wanted = None if self._told_prompt else request.sampling.prompt_logprobs
         prompt = (*request.prompt_token_ids, *self._ids)
         return Segment(prompt, spec, max(1, reply.room), reply.stops, wanted)
 
     def _branch_segment(self, branch: _Branch, limit: int) -> Segment:
-        reply, spec = branch.reply, self._spec(branch.reply, branch.number)
+        reply, ids = branch.reply, [*self._ids, *(token.token_id for token in branch.tokens)]
+        spec = self._spec(reply, branch.number, ids)
         spec = replace(spec, rollout_end=reply.length + limit, policy=replace(spec.policy, branch=None))
-        ids = (*self._request.prompt_token_ids, *self._ids, *(token.token_id for token in branch.tokens))
-        return Segment(ids, spec, limit, reply.stops)
+        return Segment((*self._request.prompt_token_ids, *ids), spec, limit, reply.stops)
 
-    def _spec(self, reply: Reply, branch: int) -> RowSpec:
-        """Describes the row that continues a reply; each gets a key of its own."""
+    def _spec(self, reply: Reply, branch: int, ids: Sequence[int]) -> RowSpec:
+        """Describes the row that continues a reply behind ``ids``; each gets a key of its own."""
         self._count += 1
         request = self._request
+        seen: tuple[int, ...] = ()
+        output: tuple[int, ...] = ()
+        if adjusts(request.sampling):
+            prompt = len(request.prompt_token_ids) - request.kept
+            output = (*request.prompt_token_ids[prompt:], *ids)
+            if request.sampling.repetition_penalty != 1.0:
+                seen = tuple(dict.fromkeys(request.prompt_token_ids[:prompt]))
         return RowSpec(
             request.sampling,
             request.policy,
@@ -190,7 +198,19 @@ class Chain:
             since_clarify=reply.since_clarify,
             unfinished=reply.unfinished,
             newest=reply.history.newest,
+            seen=seen,
+            output=output,
+            grammar=self._grammar(ids),
         )
+
+    def _grammar(self, written: Sequence[int]) -> GrammarSpec | None:
+        """Describes the grammar of a row for its worker; ``written``: tokens behind the prompt."""
+        asked = self._request.grammar
+        if asked is None:
+            return None
+        kept = () if self._request.resumed is None else self._request.resumed.tokens
+        ids = (*(token.token_id for token in kept), *written)
+        return GrammarSpec(asked.source, asked.ends, ids)
 
     async def _roll_out(self, opening: Drawn, depth: int) -> RequestOutput:
         """Runs the branches that open at a token, and takes over the best of them."""
@@ -230,7 +250,8 @@ class Chain:
                         return branch
                     branch.tokens.append(drawn.token)
                     branch.reason = branch.reply.take(drawn.token.token_id, self._tokenizer)
-                    if branch.reply.rolled_out:
+                    branch.error = branch.reply.error
+                    if branch.reply.rolled_out or branch.reason is not None:
                         return branch
         return branch
 

@@ -8,7 +8,7 @@ One class for both of vLLM's runners: V1 calls ``update_state`` and ``apply(logi
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,16 +20,19 @@ from vllm.v1.sample.logits_processor.interface import LogitsProcessor as V1Proce
 from vllm.v1.sample.logits_processor.interface import MoveDirectionality
 from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsProcessor as V2Processor
 
+from entropick_sampler.adjustments import Adjustments, Masks
 from entropick_sampler.batch import SampledBatch
 from entropick_sampler.columns import StepColumns
 from entropick_sampler.packed import HEADER, INSERTED, SURPRISAL, unpack
 from entropick_sampler.profile import DEFAULT_CLARIFY_TEXT
 
+from ..adjusting import adjust_rows
 from ..reply import ClarifyingText, step_columns
 from ..tokenizer import FastTokenizer
 from ..tokens import HeadEntropies, attention_details, most_probable_tokens, top_logprobs
 from .attention.capture import Attention
 from .attention.parallel import tensor_parallel_group
+from .row_grammars import RowGrammars
 from .rows import Row, RowTable
 from .side_channel import Mark
 from .wire import FIELD, RowSpec, parse, servable
@@ -83,6 +86,7 @@ class EntropickProcessor(V1Processor, V2Processor):
         self._context.group = tensor_parallel_group(vllm_config)
         source = vllm_config.model_config.tokenizer or vllm_config.model_config.model
         self._tokenizer = FastTokenizer(AutoTokenizer.from_pretrained(source, trust_remote_code=False))
+        self._grammars: RowGrammars | None = None
         self._table = RowTable()
         self._version = -1
         self._clarifying = ClarifyingText()
@@ -154,7 +158,8 @@ class EntropickProcessor(V1Processor, V2Processor):
         rows, batch = self._rows, self._batch
         for row, count in zip(rows, taken, strict=True):
             row.settle(count, self._tokenizer)
-        columns, texts = step_columns([row.reply for row in rows], self._clarifying)
+        replies = [row.reply for row in rows]
+        columns, texts = step_columns(replies, self._clarifying)
         part, signals = logits, None if attention is None else attention.signals
         if self._index is not None:
             part = logits.index_select(0, self._index)
@@ -163,15 +168,18 @@ class EntropickProcessor(V1Processor, V2Processor):
             # from pinned memory: a plain copy would wait for the forward before the sampler is launched
             data = async_tensor_h2d(columns.data, device=self._device)
             columns = StepColumns(data, columns.begins)
-        packed = batch.step(part, signals, None, columns)
+        masks = self._allowed(rows, logits.shape[1])
+        part, adjustments = adjust_rows(replies, part, masks)
+        only = () if adjustments is None else adjustments.only_choices(part.shape[1])
+        packed = batch.step(part, signals, None, columns, adjustments=adjustments)
         host = packed.numpy()
         tokens: list[int] = host[:, HEADER].astype(np.int64).tolist()
         begins: list[float] = host[:, INSERTED].tolist()
         surprisals: list[float] = host[:, SURPRISAL].tolist()
         drawn = zip(rows, taken, tokens, texts, begins, surprisals, strict=True)
         forced = [
-            row.drew(count, token, text if inserted else (), surprisal)
-            for row, count, token, text, inserted, surprisal in drawn
+            row.drew(count, token, text if inserted else (), None if number in only else surprisal)
+            for number, (row, count, token, text, inserted, surprisal) in enumerate(drawn)
         ]
         if self._context.outbox is not None:
             reported = [
@@ -180,19 +188,29 @@ class EntropickProcessor(V1Processor, V2Processor):
                 if row.spec.key is not None and not (discarded and discarded[self._row_numbers[i]])
             ]
             # before the logits are overwritten
-            marks = self._marks(reported, forced, packed, part, attention)
+            marks = self._marks(reported, forced, only, packed, part, attention, adjustments)
             if marks:
                 chosen = packed if len(reported) == len(rows) else packed[reported]
                 self._context.outbox.send(marks, chosen, batch.candidates)
         self._leave_one(logits, tokens)
 
+    def _allowed(self, rows: Sequence[Row], vocabulary: int) -> Masks | None:
+        """Returns the tokens that the rows' grammars allow; None where no row follows a grammar."""
+        if all(row.spec.grammar is None for row in rows):
+            return None
+        if self._grammars is None:
+            self._grammars = RowGrammars(self._tokenizer, vocabulary)
+        return self._grammars.masks([row.follow(self._grammars) for row in rows])
+
     def _marks(
         self,
         reported: Sequence[int],
         forced: Sequence[bool],
+        only: Collection[int],
         packed: Tensor,
         logits: Tensor,
         attention: Attention | None,
+        adjustments: Adjustments | None,
     ) -> list[Mark]:
         """Makes the marks of the rows that are reported to the server."""
         wanted = {i: n for i in reported if (n := self._rows[i].spec.sampling.logprobs)}
@@ -205,7 +223,7 @@ class EntropickProcessor(V1Processor, V2Processor):
         )
         policies = {i: self._rows[i].spec.policy for i in full}
         probable = most_probable_tokens(
-            logits, unpack(packed, self._batch.candidates) if full else (), policies
+            logits, unpack(packed, self._batch.candidates) if full else (), policies, adjustments
         )
         watched = [i for i in reported if self._rows[i].spec.policy.genuineness is not False]
         heads = {} if attention is None or not watched else self._heads(attention, watched)
@@ -215,7 +233,7 @@ class EntropickProcessor(V1Processor, V2Processor):
             detail = details.get(self._row_numbers[i])
             name, position = row.spec.key or "", row.reply.length
             seen = tops.get(i, ()), detail, probable.get(i, ()), heads.get(i)
-            marks.append(Mark(name, position, forced[i], *seen))
+            marks.append(Mark(name, position, forced[i], *seen, only_choice=i in only))
         return marks
 
     def _heads(self, attention: Attention, rows: Sequence[int]) -> dict[int, HeadEntropies]:

@@ -13,9 +13,12 @@ from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 from entropick_sampler.repetition import TokenHistory
+from entropick_sampler.reply_adjustments import ReplyAdjustments
 
 from ..base import Tokenizer
+from ..grammar.state import GrammarState
 from ..reply import Reply
+from .row_grammars import RowGrammars
 from .wire import RowSpec
 
 _PARKED: Final = 4096
@@ -48,7 +51,7 @@ class Row:
             pending=deque(spec.replayed or spec.pending),
             replays=bool(spec.replayed),
             named=spec.named,
-            clarifies=not spec.replayed and spec.policy.policy == "entropix",
+            clarifies=not spec.replayed and spec.policy.policy == "entropix" and spec.grammar is None,
             rollout_end=spec.rollout_end,
             clarify_used=spec.clarify_used,
             since_clarify=spec.since_clarify,
@@ -56,6 +59,7 @@ class Row:
             surprisal=spec.surprisal,
             unfinished=spec.unfinished,
             history=TokenHistory(spec.newest),
+            adjustments=_adjustments(spec),
         )
         return cls(spec, reply, output)
 
@@ -87,7 +91,24 @@ class Row:
                 pending=pending,
                 named=max(0, self.spec.named - taken),
                 history=history,
+                adjustments=_adjustments(self.spec, self.output),
+                grammar=None,
             )
+
+    def follow(self, grammars: RowGrammars) -> GrammarState | None:
+        """Returns where the reply stands in its grammar, as it was settled; None where it follows none."""
+        asked = self.spec.grammar
+        if asked is not None and self.reply.grammar is None:
+            taken = self.reply.length - self.spec.start
+            self.reply.grammar = grammars.begin(asked, self.output, taken)
+        return self.reply.grammar
+
+
+def _adjustments(spec: RowSpec, output: Sequence[int] = ()) -> ReplyAdjustments | None:
+    """Makes the adjustments of a row's reply behind its first tokens."""
+    if spec.replayed:
+        return None
+    return ReplyAdjustments.of(spec.sampling, spec.seen, (*spec.output, *output))
 
 
 class RowTable:

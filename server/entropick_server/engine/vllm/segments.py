@@ -137,6 +137,7 @@ class VllmSegments:
             tops=mark.tops,
             detail=mark.detail and token_detail(mark.detail, self._layers, row.candidates),
             probable=mark.probable,
+            only_choice=mark.only_choice,
         )
         # the worker emits the rest of a clarifying text by itself: its first token is all that is known here
         drawn = Drawn(

@@ -36,6 +36,9 @@ _STORE_KEYS: Final = 4096
 """keys whose messages it can find"""
 _UNREAD: Final = 4096
 """messages that may wait for the server; further ones are dropped"""
+FORCED: Final = 1
+ONLY_CHOICE: Final = 2
+"""bits of a row's mark"""
 
 
 class Mark(NamedTuple):
@@ -49,6 +52,7 @@ class Mark(NamedTuple):
     probable: tuple[ProbableToken, ...] = ()
     heads: HeadEntropies | None = None
     """None where the request wants no genuineness"""
+    only_choice: bool = False
 
 
 class Figures(NamedTuple):
@@ -61,9 +65,9 @@ class Figures(NamedTuple):
 def encode(marks: Sequence[Mark], packed: Tensor, candidates: int) -> list[bytes]:
     """Writes the message of a step, in one part; ``packed``: float64 [B, C] on the host, ``StepResult.pack``.
 
-    B, C, ``candidates``, the size of the keys, L and H as int64; position, forced and whether it has
-    ``heads`` as int64 [B, 3]; ``packed``; the ``heads`` of the rows that have them, keys, then entropies;
-    JSON of the keys; JSON of the rows' ``tops``, ``detail`` and ``probable`` where there are any.
+    B, C, ``candidates``, the size of the keys, L and H as int64; position, FORCED and ONLY_CHOICE as bits,
+    and whether it has ``heads`` as int64 [B, 3]; ``packed``; the ``heads`` of the rows that have them, keys,
+    then entropies; JSON of the keys; JSON of the rows' ``tops``, ``detail`` and ``probable``, if any.
     """
     rows, columns = packed.shape
     keys = _keys_as_json(tuple([mark.key for mark in marks]))
@@ -71,7 +75,8 @@ def encode(marks: Sequence[Mark], packed: Tensor, candidates: int) -> list[bytes
     shape = watched[0].entropy.shape if watched else (0, 0)
     numbers = [rows, columns, candidates, len(keys), *shape]
     for mark in marks:
-        numbers += (mark.position, mark.forced, mark.heads is not None)
+        bits = FORCED * mark.forced | ONLY_CHOICE * mark.only_choice
+        numbers += (mark.position, bits, mark.heads is not None)
     more = b""
     if any(mark.tops or mark.detail or mark.probable for mark in marks):
         more = json.dumps([[mark.tops, mark.detail, mark.probable] for mark in marks]).encode()
@@ -94,8 +99,8 @@ def decode(message: Sequence[bytes]) -> list[Figures]:
         if len(keys) != rows:
             raise ValueError(f"{len(keys)} keys for {rows} rows")
         marks = [
-            Mark(key, position, bool(forced), heads=of_row)
-            for key, position, forced, of_row in zip(keys, numbers[::3], numbers[1::3], watched, strict=True)
+            Mark(key, position, bool(bits & FORCED), heads=of_row, only_choice=bool(bits & ONLY_CHOICE))
+            for key, position, bits, of_row in zip(keys, numbers[::3], numbers[1::3], watched, strict=True)
         ]
         if more:
             marks = [

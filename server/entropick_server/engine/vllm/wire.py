@@ -21,11 +21,28 @@ from entropick_sampler.params import (
     resolve,
 )
 from entropick_sampler.profile import Profile
+from entropick_sampler.reply_adjustments import adjusts
 from entropick_sampler.strategy import Strategy
+
+from ..grammar.spec import Grammar
 
 FIELD: Final = "entropick"
 _CLIENT_FIELDS: Final = ("policy", "preset", "overrides", "seed")
 _SAMPLED: Final = ("temperature", "top_p", "top_k", "min_p", "seed", "logprobs")
+_ADJUSTING: Final = (
+    *("presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias", "min_tokens"),
+    *("bad_words", "allowed_token_ids", "stop_token_ids"),
+)
+"""the fields of adjustments, and those that min_tokens reads"""
+
+
+@dataclass(frozen=True, slots=True)
+class GrammarSpec:
+    """The grammar of a row's reply, the tokens that may end it, and the tokens that it has already."""
+
+    grammar: Grammar
+    ends: tuple[int, ...]
+    written: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +54,9 @@ class RowSpec:
     request named, to emit instead of drawing. ``rollout_end``, ``clarify_used``, ``since_clarify`` and
     ``unfinished`` as in :class:`~..reply.Reply`, of the reply before the row, and so ``pending`` (of a reply
     that does not end with them), ``named``, ``tokens`` and ``surprisal``; ``newest``: its newest tokens, as
-    many as a repetition depends on.
+    many as a repetition depends on. Where ``sampling`` asks for adjustments, ``output``: all its tokens, and
+    ``seen``: the distinct tokens of the prompt, if it is penalised too.
+    ``grammar``: None where the reply follows none.
     """
 
     sampling: SamplingParams
@@ -55,6 +74,9 @@ class RowSpec:
     named: int = 0
     tokens: int = 0
     surprisal: float = 0.0
+    seen: tuple[int, ...] = ()
+    output: tuple[int, ...] = ()
+    grammar: GrammarSpec | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the specification for ``extra_args``, in values that any serializer takes."""
@@ -72,15 +94,28 @@ class RowSpec:
             "named": self.named,
             "tokens": self.tokens,
             "surprisal": self.surprisal,
-            "sampling": {name: getattr(self.sampling, name) for name in _SAMPLED},
+            "sampling": self._sampling(),
             "policy": self.policy.policy,
             "preset": self.policy.preset,
             "overrides": dict(self.policy.overrides),
             "telemetry": self.policy.telemetry,
             "genuineness": self.policy.genuineness is not False,
         }
+        if (asked := self.grammar) is not None:
+            source = asked.grammar
+            values["grammar"] = [source.kind, source.text, list(asked.ends), list(asked.written)]
         if (branch := self.policy.branch) is not None:
             values["branch"] = [branch.width, sorted(int(s) for s in branch.on)]
+        if adjusts(self.sampling):
+            values["seen"], values["output"] = list(self.seen), list(self.output)
+        return values
+
+    def _sampling(self) -> dict[str, Any]:
+        """Returns the fields that a worker reads, those of adjustments only where they ask for any."""
+        sampling = self.sampling
+        values = {name: getattr(sampling, name) for name in _SAMPLED}
+        if adjusts(sampling):
+            values |= {name: getattr(sampling, name) for name in _ADJUSTING}
         return values
 
 
@@ -100,6 +135,10 @@ def _from_server(values: Mapping[str, Any]) -> RowSpec:
     if "branch" in values:
         width, on = values["branch"]
         branch = BranchConfig(width=width, on=frozenset(Strategy(s) for s in on))
+    grammar = None
+    if "grammar" in values:
+        kind, text, ends, written = values["grammar"]
+        grammar = GrammarSpec(Grammar(kind, text), tuple(ends), tuple(written))
     policy = PolicyConfig(
         values["policy"],
         values["preset"],
@@ -110,7 +149,7 @@ def _from_server(values: Mapping[str, Any]) -> RowSpec:
         genuineness="scores" if values["genuineness"] else False,
     )
     return RowSpec(
-        SamplingParams(**values["sampling"]),
+        SamplingParams(**{name: _frozen(value) for name, value in values["sampling"].items()}),
         policy,
         values["key"],
         values["start"],
@@ -125,7 +164,15 @@ def _from_server(values: Mapping[str, Any]) -> RowSpec:
         values["named"],
         values["tokens"],
         values["surprisal"],
+        tuple(values.get("seen", ())),
+        tuple(values.get("output", ())),
+        grammar,
     )
+
+
+def _frozen(value: Any) -> Any:
+    """Returns lists, which a serializer makes of tuples, as tuples."""
+    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
 
 
 def _from_client(field: object, sampling: Mapping[str, Any]) -> RowSpec:

@@ -1,0 +1,23 @@
+"""A grammar as a request names it: its kind and its text. Knows no library."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal, get_args
+
+GrammarKind = Literal["json_schema", "json_object", "regex", "choice", "tag"]
+GRAMMAR_KINDS: Final[tuple[GrammarKind, ...]] = get_args(GrammarKind)
+
+
+@dataclass(frozen=True, slots=True)
+class Grammar:
+    """A grammar that a whole reply follows. Filled by the protocol, compiled by a compiler of this package.
+
+    ``text`` by kind: ``json_schema``: the JSON text of a schema; ``json_object``: not read; ``regex``: a
+    regular expression that the whole reply matches; ``choice``: the JSON text of a list of strings, one of
+    which is the reply; ``tag``: the JSON text of a :class:`~.tags.TaggedText`, pieces of JSON between fixed
+    texts (tool calls).
+    """
+
+    kind: GrammarKind
+    text: str = ""
