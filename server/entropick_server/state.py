@@ -115,7 +115,7 @@ class ServerState:
         self._model = model
         if settings.policy == "entropix" and (left := _overruled(model.info)):
             _log.info(
-                "generation_config of the model: %s do not hold under policy entropix, whose preset has other "
+                "generation_config of the model: %s do not hold under policy entropix: its preset has other "
                 "numbers; they hold under the other policies (--policy fixed, or a request's)",
                 ", ".join(left),
             )

@@ -6,11 +6,12 @@ vLLM runs behind them is the engine's business.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 from entropick_sampler.profile import Profile
 
+from .reply_text import ReplyText
 from .types import EngineGauges, ModelInfo, Request, RequestOutput, StepReport
 
 
@@ -43,6 +44,13 @@ class Tokenizer(Protocol):
 
     def token_bytes(self, token_id: int) -> bytes | None:
         """Returns the exact bytes of a token (maybe part of a UTF-8 character); None for a special token."""
+        ...
+
+    def reply_text(self, prompt: Sequence[int], *, skip_special_tokens: bool) -> ReplyText | None:
+        """Returns the text of a reply to a prompt, where a token's text depends on its neighbours.
+
+        Returns None where every token has bytes of its own.
+        """
         ...
 
     def vocabulary_token(self, token_id: int) -> str:

@@ -16,7 +16,7 @@ from ..admission import AdmittedPrompt
 from ..answers import Extractor
 from ..consensus.weights import Figures
 from ..detokenizer import Detokenizer
-from ..engine.base import EngineError
+from ..engine.base import EngineError, Tokenizer
 from ..engine.types import FinishReason, PromptToken, Request, RequestOutput, Token
 from ..error_estimate import Agreement, estimate
 from ..metrics import ChoiceFigures
@@ -126,10 +126,7 @@ class Run:
         self._released = self._handed_out = 0
         self._eos = frozenset(origin.model.info.eos_token_ids)
         self._stop_ids = frozenset(request.sampling.stop_token_ids)
-        texts = self.vocabulary.bytes if self.output.skip_special else self.vocabulary.visible
-        self._detokenizer = Detokenizer(
-            texts.__getitem__, request.sampling.stop, include_stop=self.output.include_stop
-        )
+        self._detokenizer = self._detokenize(server.engine.tokenizer)
         resumed = request.resumed
         if resumed is not None:
             self._detokenizer.begin_behind([token.token_id for token in resumed.tokens])
@@ -140,6 +137,17 @@ class Run:
             # the figures of the whole reply would be needed
             self._error_model = None
         self._summary: Summary | None = None
+
+    def _detokenize(self, tokenizer: Tokenizer) -> Detokenizer:
+        """Returns the detokenizer of the reply."""
+        request, output = self.request, self.output
+        prompt = request.prompt_token_ids[: len(request.prompt_token_ids) - request.kept]
+        grown = tokenizer.reply_text(prompt, skip_special_tokens=output.skip_special)
+        stop, include = request.sampling.stop, output.include_stop
+        if grown is not None:
+            return Detokenizer(grown.push, stop, include_stop=include, rest=grown.finish)
+        texts = self.vocabulary.bytes if output.skip_special else self.vocabulary.visible
+        return Detokenizer(texts.__getitem__, stop, include_stop=include)
 
     @property
     def text(self) -> str:
