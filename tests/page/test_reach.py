@@ -128,6 +128,110 @@ def test_everything_is_reached_by_keyboard_alone(open_page: Callable[..., Watche
     assert page.evaluate("document.activeElement.id") == "tab-plane"
 
 
+def focused(page: Any) -> str:
+    """Where the keyboard is: an id, or a class, a role or the text of the element."""
+    return page.evaluate(
+        """() => { const e = document.activeElement;
+        if (e === document.body) return 'body';
+        return e.id.replace(/-a[0-9]+$/, '') || e.name || e.innerText.trim().split('\\n')[0]; }"""
+    )
+
+
+def test_a_new_user_comes_from_the_first_page_to_a_rewound_reply_without_a_mouse(
+    open_page: Callable[..., Watched], server: Server
+) -> None:
+    """Keyboard events alone, and few of them; wherever something goes away, the focus has a place."""
+    page = open_page(server.url).page
+    page.wait_for_selector(".skip", state="attached")
+
+    def press(*keys: str) -> str:
+        for key in keys:
+            page.keyboard.press(key)
+        settle(page)
+        page.wait_for_timeout(60)
+        return focused(page)
+
+    def ended(replies: int) -> None:
+        page.wait_for_function(
+            """n => { const all = document.querySelectorAll('.reply');
+            return all.length === n && all[n - 1].getAttribute('aria-busy') === 'false'
+              && document.querySelector('.composer button[type=submit]') }""",
+            arg=replies,
+            timeout=120_000,
+        )
+        settle(page)
+
+    # a question of the first page: its button goes away with the page
+    assert press("Tab") == "Skip to the message"
+    assert press("Enter") == "ask"
+    assert press("Shift+Tab") == "Tell me a story."
+    assert press("Enter") == "ask"
+    ended(1)
+    # one of one's own
+    page.keyboard.type(CAPITAL)
+    assert press("Enter") == "ask"
+    ended(2)
+    # from the field back into the reply: its foot, then its tokens
+    assert press("Shift+Tab") == "About this reply"
+    assert press("Shift+Tab") == "tokens"
+    page.keyboard.down("c")
+    settle(page)
+    assert page.locator(".reply >> nth=1 >> .tokens .u0, .tokens .u1, .tokens .u2").count() > 0
+    page.keyboard.up("c")
+    # a token, its card, why it was picked, and back
+    assert press("ArrowRight", "ArrowRight", "ArrowRight") == "tokens"
+    assert press("Enter") == "token-card"
+    assert press("Tab") == "Why this token"
+    press("Enter")
+    page.wait_for_selector(".why .rule")
+    assert press("Escape") == "tokens"
+    assert press("Enter", "Tab", "Tab") != "tokens"
+    candidate = page.evaluate("document.activeElement.getAttribute('aria-label')")
+    assert candidate.startswith("Go on with ")
+    # its button goes away with the card: the keyboard goes on in the new reply
+    assert press("Enter") == "tokens"
+    ended(2)
+    assert focused(page) == "tokens"
+    reply = page.locator(".reply").last
+    assert reply.locator(".given").count() == 3
+    # another policy, by the panel's tabs
+    for _ in range(12):
+        if press("Tab") == "tab-token":
+            break
+    assert press("ArrowLeft") == "tab-policy"
+    # the panel itself, then its first field
+    assert press("Tab") == "panel-body"
+    press("Tab")
+    page.keyboard.type("fixed")
+    settle(page)
+    assert press("Escape") == "tokens"
+    for _ in range(4):
+        if press("Tab") == "ask":
+            break
+    with page.expect_request("**/v1/chat/completions") as sent:
+        page.keyboard.type("Thanks.")
+        press("Enter")
+    assert sent.value.post_data_json["entropick"]["policy"] == "fixed"
+    ended(3)
+    # a new conversation: its button goes away, too
+    assert press("Tab") == "New"
+    assert press("Enter") == "ask"
+    assert page.locator(".reply").count() == 0
+    # an entry of the recent requests
+    page.keyboard.press("Home")
+    for _ in range(12):
+        if press("Shift+Tab") == "Recent":
+            break
+    press("Enter")
+    page.wait_for_selector(".list")
+    for _ in range(8):
+        press("Tab")
+        if page.evaluate("document.activeElement.closest('tbody') !== null"):
+            break
+    assert press("Enter") == "main"
+    page.wait_for_selector(".recent .tokens")
+
+
 def test_a_screen_reader_hears_the_finished_reply_once(chat: Any) -> None:
     chat.evaluate(
         """() => { window.said = []; const live = document.querySelector('.said');

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
-from .conftest import Server, ask, set_range, settle, shot
+from .conftest import Server, Watched, ask, set_range, settle, shot
 from .test_conversation import CAPITAL, STORY, TEXT
 
 
@@ -356,6 +358,92 @@ def test_a_recent_request_opens_again_with_its_series(chat: Any, server: Server)
     assert f"{values[at]:.3g}"[:4] in chat.inner_text("#token-card")
     assert re.search(r"min.p\s0\.0\d+$", chat.inner_text(".how"))
     shot(chat, "opened")
+
+
+def test_a_token_tells_why_it_was_picked_in_the_servers_words(chat: Any, server: Server) -> None:
+    warm(chat, temperature="1.5")
+    ask(chat, STORY)
+    chat.click("#tab-token")
+    chat.click(".tokens [data-i='0']")
+    chat.click("summary:has-text('Why this token')")
+    rows = explained(chat, server)
+    for at, row in enumerate(rows):
+        if at:  # a second click on the first would let it go
+            chat.evaluate("i => document.querySelector(`.tokens [data-i='${i}']`).click()", at)
+        chat.wait_for_selector(f"#token-card[data-index='{at}'] .why .rule")
+        assert chat.inner_text(".why .rule") == row["rule"]
+        assert row["how"] in chat.inner_text(".why")
+    assert len({row["rule"] for row in rows}) > 1
+    shot(chat, "why")
+    # of a rewound reply the kept tokens are told by the reply that they come from
+    chat.click(".tokens [data-i='4']")
+    chat.click(".candidate >> nth=0")
+    chat.wait_for_selector(".reply[aria-busy=false] .given")
+    chat.wait_for_selector(".reply[aria-busy=false] .headline")
+    chat.click(".tokens [data-i='2']")
+    chat.wait_for_selector(".why >> text=kept from an earlier reply")
+    chat.click(".tokens [data-i='4']")
+    chat.wait_for_selector(".why .rule >> text=named by the request")
+
+
+def explained(page: Any, server: Server) -> list[dict[str, Any]]:
+    """The rows of the server's explanation of the newest reply."""
+    server.record(page)
+    answer_id = page.locator(".reply").last.get_attribute("data-id")
+    return server.get(f"/v1/requests/{answer_id}/explanation")["choices"][0]["tokens"]
+
+
+def test_a_reopened_reply_is_explained_and_says_what_was_not_kept(chat: Any, server: Server) -> None:
+    ask(chat, CAPITAL)
+    rows = explained(chat, server)
+    chat.click("nav >> text=Recent")
+    chat.click(".list tbody button >> nth=0")
+    chat.wait_for_selector(".recent .tokens")
+    chat.click(".tokens [data-i='1']")
+    chat.click("summary:has-text('Why this token')")
+    chat.wait_for_selector(".why .rule")
+    assert chat.inner_text(".why .rule") == rows[1]["rule"]
+    assert chat.locator("#token-card .candidate").count() == 0
+    assert "not its other candidates" in chat.inner_text("#token-card")
+    chat.click("#tab-heads")
+    assert "not the figures of its heads" in chat.inner_text(".panel-body")
+
+
+def test_a_reply_that_the_server_forgot_is_said_to_be_so(
+    open_page: Callable[..., Watched], server: Server
+) -> None:
+    watched = open_page(server.url)
+    watched.expected.append("404 (Not Found)")
+    page = watched.page
+    page.wait_for_selector("#ask")
+    ask(page, CAPITAL)
+    gone = {"error": {"message": "No finished request of this id.", "code": "request_not_found"}}
+    page.route("**/explanation", lambda route: route.fulfill(status=404, json=gone))
+    page.click(".tokens [data-i='0']")
+    page.click("summary:has-text('Why this token')")
+    page.wait_for_selector(".why .problem >> text=does not remember")
+
+
+def test_the_entropy_behind_each_layer_is_the_servers(chat: Any, server: Server) -> None:
+    warm(chat)
+    chat.check("label:has-text('entropy behind each layer') input")
+    with chat.expect_request("**/v1/chat/completions") as sent:
+        ask(chat, STORY)
+    body = {**sent.value.post_data_json, "stream": False}
+    body.pop("stream_options")
+    answer = httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=60).json()
+    rows = answer["choices"][0]["entropick"]["tokens"]
+    chat.click("#tab-heads")
+    for at in (0, 3, len(rows) - 1):
+        chat.evaluate("i => document.querySelector(`.tokens [data-i='${i}']`).click()", at)
+        settle(chat)
+        shown = chat.locator(".lens tr").all_inner_texts()
+        wanted = {int(layer): bits for layer, bits in rows[at]["layer_entropy"].items()}
+        assert [int(line.split()[0]) for line in shown] == sorted(wanted)
+        for line in shown:
+            layer, figure = line.split()
+            assert abs(float(figure) - wanted[int(layer)]) <= 0.005 * abs(wanted[int(layer)]) + 0.00006
+    shot(chat, "layers")
 
 
 def test_the_export_as_json_is_the_series_of_the_server(chat: Any, server: Server, tmp_path: Path) -> None:

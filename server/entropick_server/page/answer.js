@@ -17,6 +17,8 @@ export function newAnswer(request) {
     finish: null, // stop, length; cancelled: the stop button; error
     error: null,
     done: false,
+    choice: 0, // its number among the choices of the server's answer
+    reopened: false, // read from the list of recent requests: without candidates and heads
     given: 0, // tokens at the beginning that a person chose, not this request
     startedAt: performance.now(),
     firstAt: null,
@@ -72,6 +74,8 @@ export function answerOfSeries(id, choice, signalNames) {
   const answer = newAnswer(null);
   const { series } = choice;
   answer.id = id;
+  answer.choice = choice.choice;
+  answer.reopened = true;
   answer.model = choice.model;
   answer.summary = choice.summary;
   answer.finish = choice.finish_reason;

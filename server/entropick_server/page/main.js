@@ -1,6 +1,7 @@
 // The page: a header, one of three views, and the panel beside it.
 
 import { html, render, useEffect } from './vendor/htm-preact.js';
+import { keepFocus } from './focus.js';
 import { connect, store } from './state.js';
 import { useStore } from './store.js';
 import { ChatView } from './views/chat.js';
@@ -16,7 +17,8 @@ function App() {
   const state = useStore(store);
   useEffect(() => {
     connect();
-    return watchHold();
+    const ends = [watchHold(), keepFocus()];
+    return () => ends.forEach((end) => end());
   }, []);
   const ready = state.policy !== null;
   const View = VIEWS[state.view];

@@ -21,8 +21,10 @@ export const store = createStore({
   signal: 'logits_entropy', // or 'strategy'
   selected: null, // {answer, index, pinned}
   tab: 'token',
+  why: false, // whether the token's card tells why it was picked
   panelOpen: false, // on a narrow screen, where the panel lies over the page
   said: '', // for screen readers
+  focusOn: null, // key of the reply that takes the focus as soon as it is drawn
 });
 
 const sleep = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
@@ -101,7 +103,7 @@ export async function rewind(answer, index, candidate) {
   const again = behind(answer, index, asking({ request: answer.id, index }));
   again.fallback = asking({ token_ids: answer.tokens.slice(0, index).map((token) => token.row.token_id) });
   if (!answer.id) again.request = again.fallback;
-  store.set({ turns: [...turns, { role: 'assistant', answer: again }], selected: null, panelOpen: false });
+  store.set({ turns: [...turns, { role: 'assistant', answer: again }], selected: null, panelOpen: false, focusOn: again.key });
   await run([again]);
 }
 

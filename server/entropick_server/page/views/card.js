@@ -2,6 +2,7 @@
 
 import { html } from '../vendor/htm-preact.js';
 import { rewind } from '../state.js';
+import { Why } from './why.js';
 import { nameOf, number, percent, setting, visible, words } from '../words.js';
 
 const CUTS = { temperature: 'temperature 0', top_k: 'top-k', top_p: 'top-p', min_p: 'min-p' };
@@ -11,7 +12,8 @@ export function TokenCard({ state, answer }) {
   const token = state.selected?.answer.tokens[state.selected.index];
   if (!token) {
     return html`<div class="empty"><h2>No token chosen</h2>
-      <p>Point at a token of a reply, or walk through it with the arrow keys. A click keeps the token here.</p></div>`;
+      <p>Point at a token of a reply, or walk through it with the arrow keys. A click keeps the token here; Enter goes
+        to this card, and Escape back to the reply.</p></div>`;
   }
   const { row } = token;
   const rest = state.policy.signals.filter((signal) => !FIRST.includes(signal.name) && row.signals[signal.name] !== undefined);
@@ -22,6 +24,7 @@ export function TokenCard({ state, answer }) {
         <small>token ${state.selected.index + 1} of ${answer.tokens.length}, id ${row.token_id}</small></h2>
       <p class="how"><span class=${`t s-${row.strategy ?? 'off'}`}>${words(row.strategy)}</span> ${how(row, state.selected)}</p>
       <dl class="figures">${first.map((signal) => figure(signal, row))}</dl>
+      <${Why} state=${state} answer=${answer} index=${state.selected.index} />
       <${Candidates} state=${state} token=${token} />
       <details><summary>All ${rest.length + first.length} signals</summary>
         <dl class="figures all">${rest.map((signal) => figure(signal, row))}</dl></details>
@@ -43,8 +46,12 @@ function how(row, selected) {
 
 function Candidates({ state, token }) {
   const rows = token.row.most_probable ?? [];
-  if (!rows.length) return html`<p class="note">The other candidates of this token were not kept.</p>`;
   const { answer, index } = state.selected;
+  if (!rows.length) {
+    return html`<p class="note">${answer.reopened
+      ? 'The server keeps the signals of a finished reply, not its other candidates: they are shown in the conversation that asked for it.'
+      : 'The other candidates of this token were not measured.'}</p>`;
+  }
   const inChat = state.view === 'chat' && !token.row.forced;
   return html`
     <table class="candidates">

@@ -10,6 +10,7 @@ const VIEWS = { chat: 'Chat', compare: 'Compare', recent: 'Recent' };
 export function Header({ state }) {
   const go = (view) => store.set({ view, selected: null, panelOpen: false });
   return html`
+    ${state.view === 'chat' && state.policy && html`<a class="skip" href="#ask">Skip to the message</a>`}
     <a class="skip" href="#main">Skip to the page</a>
     <header class="top">
       <h1 class="brand"><svg viewBox="0 0 32 20" aria-hidden="true"><path d="M2 15c4 0 4-11 8-11s3 8 6 8 3-10 8-10 4 6 6 6" /></svg><span>entropick</span></h1>

@@ -17,7 +17,7 @@ export function Heads({ state, answer }) {
   const token = answer?.tokens[at];
   const detail = token?.row?.detail;
   if (!detail) {
-    return html`<h2>Attention heads</h2><p class="note">${answer ? 'Nothing was kept of the heads at this token.' : 'No tokens yet.'}</p>`;
+    return html`<h2>Attention heads</h2><p class="note">${missing(answer)}</p>`;
   }
   const names = Object.keys(FIGURES).filter((one) => detail[one]);
   const shown = names.includes(name) ? name : names[0];
@@ -28,6 +28,12 @@ export function Heads({ state, answer }) {
     <${HeatMap} layers=${detail.layers} rows=${detail[shown]} title=${FIGURES[shown][0]} unit=${FIGURES[shown][1]} />
     <${Lens} entropies=${token.row.layer_entropy} />
     <${Phase} state=${state} detail=${detail} summary=${answer.summary} />`;
+}
+
+function missing(answer) {
+  if (!answer) return 'No tokens yet.';
+  if (!answer.reopened) return 'The heads were not measured at this token.';
+  return 'The server keeps the signals of a finished reply, not the figures of its heads and the entropies behind its layers: they are shown in the conversation that asked for it.';
 }
 
 /** The entropy that the model would have if it spoke behind each layer (logit lens). */

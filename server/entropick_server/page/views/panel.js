@@ -1,6 +1,7 @@
 // The panel beside the page (over it on a narrow screen): one token, or the whole reply, in several forms.
 
 import { html, useLayoutEffect } from '../vendor/htm-preact.js';
+import { focusReply } from '../focus.js';
 import { store } from '../state.js';
 import { BranchTree } from './branches.js';
 import { TokenCard } from './card.js';
@@ -33,8 +34,14 @@ export function Panel({ state }) {
     choose(next);
     document.getElementById(`tab-${next}`)?.focus();
   };
+  const back = (event) => {
+    if (event.key !== 'Escape') return;
+    const answer = shownAnswer(state);
+    if (answer?.tokens.length) focusReply(answer);
+    else document.getElementById('ask')?.focus();
+  };
   return html`
-    <aside class=${`panel${state.panelOpen ? ' open' : ''}`} aria-label="Figures">
+    <aside onKeyDown=${back} class=${`panel${state.panelOpen ? ' open' : ''}`} aria-label="Figures">
       <div class="tabs">
         <div role="tablist" aria-label="Figures" onKeyDown=${keys}>
           ${names.map((name) => html`<button key=${name} id=${`tab-${name}`} type="button" role="tab"

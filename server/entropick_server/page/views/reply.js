@@ -12,7 +12,7 @@ export function Reply({ answer, state, title = 'Reply', onRetry }) {
   return html`
     <article class=${`reply${answer.done ? '' : ' live'}`} aria-label=${title} data-id=${answer.id} aria-busy=${answer.done ? 'false' : 'true'}>
       ${answer.tokens.length === 0 && !answer.done && html`<p class="waiting">Reading the prompt …</p>`}
-      <${Tokens} answer=${answer} state=${state} paint=${paint} label=${`${title}, token by token. Arrow keys walk, N and P go to where the model hesitated.`} />
+      <${Tokens} answer=${answer} state=${state} paint=${paint} label=${`${title}, token by token. Arrow keys walk, N and P go to where the model hesitated, Enter goes to the token’s card and Escape back.`} />
       ${answer.error && html`<div class="problem" role="alert">
         <p>${answer.tokens.length ? 'The reply broke off. ' : ''}${answer.error.message}</p>
         ${onRetry && html`<button type="button" onClick=${onRetry}>Ask again</button>`}</div>`}

@@ -5,6 +5,8 @@ import uPlot from '../vendor/uplot.js';
 import { select } from '../state.js';
 import { number, setting, words } from '../words.js';
 
+const PAUSE = 150;
+/* milliseconds between two drawings of a line that grows */
 const FIRST = ['logits_entropy', 'logits_varentropy', 'excess_surprisal', 'attention_entropy'];
 
 export function Timelines({ state, answer }) {
@@ -60,7 +62,11 @@ class Timeline extends Component {
   componentDidUpdate(before) {
     if (this.props.count !== this.count) {
       this.count = this.props.count;
-      this.plot.setData(this.data());
+      // a line of 2,000 tokens takes longer to draw than a token takes to come
+      this.drawing ??= setTimeout(() => {
+        this.drawing = null;
+        this.plot.setData(this.data());
+      }, PAUSE);
     }
     const { index } = this.props;
     if (index !== before.index && index !== null) {
@@ -69,6 +75,7 @@ class Timeline extends Component {
   }
 
   componentWillUnmount() {
+    clearTimeout(this.drawing);
     this.watch.disconnect();
     this.plot.destroy();
   }

@@ -1,12 +1,15 @@
 // A reply as a row of tokens that can be pointed at, walked with the arrow keys, and coloured.
 
 import { Component, html } from '../vendor/htm-preact.js';
+import { focusReply } from '../focus.js';
 import { paintClass } from '../paint.js';
 import { say, select, unpin } from '../state.js';
 import { number, visible, words } from '../words.js';
 
 const BLOCK = 64;
 /* tokens that are drawn together: while a reply grows, only its last block is drawn anew */
+const STRETCH = 32;
+/* tokens from which a line end begins a new element: the browser breaks only the last one into lines anew */
 
 class Block extends Component {
   shouldComponentUpdate(next) {
@@ -85,21 +88,50 @@ export class Tokens extends Component {
     return null;
   }
 
+  // a reply that was rewound from its card: the keyboard goes on in it
+  componentDidMount() {
+    this.take();
+  }
+
+  componentDidUpdate() {
+    this.take();
+  }
+
+  take() {
+    const { answer, state } = this.props;
+    if (state.focusOn !== answer.key || !answer.tokens.length) return;
+    state.focusOn = null;
+    focusReply(answer);
+  }
+
   render({ answer, paint, state, label }) {
     const count = answer.tokens.length;
     const selected = state.selected?.answer === answer ? state.selected.index : -1;
-    const blocks = [];
-    for (let from = 0; from < count; from += BLOCK) {
-      const to = Math.min(from + BLOCK, count);
-      const current = selected >= from && selected < to ? selected : -1;
-      blocks.push(html`<${Block} key=${from} answer=${answer} from=${from} to=${to} paint=${paint}
-        current=${current} growing=${!answer.done && to === count} />`);
-    }
     if (!count) return null;
-    return html`<div class="tokens" role="listbox" tabindex="0" aria-label=${label} data-count=${count}
+    const block = (from, to) => html`<${Block} key=${from} answer=${answer} from=${from} to=${to} paint=${paint}
+      current=${selected >= from && selected < to ? selected : -1} growing=${!answer.done && to === count} />`;
+    const parts = stretches(answer.tokens).map(([begin, end]) => {
+      const blocks = [];
+      for (let from = begin; from < end; from += BLOCK) blocks.push(block(from, Math.min(from + BLOCK, end)));
+      return html`<div key=${begin} class="stretch" role="none">${blocks}</div>`;
+    });
+    return html`<div id=${`tokens-${answer.key}`} class="tokens" role="listbox" tabindex="0" aria-label=${label} data-count=${count}
       aria-activedescendant=${selected >= 0 ? `${answer.key}-${selected}` : null}
-      onMouseOver=${this.over} onClick=${this.click} onKeyDown=${this.keys}>${blocks}</div>`;
+      onMouseOver=${this.over} onClick=${this.click} onKeyDown=${this.keys}>${parts}</div>`;
   }
+}
+
+/** Returns where the tokens can be parted without a change in their lines: [begin, end] of each stretch. */
+export function stretches(tokens) {
+  const found = [];
+  let begin = 0;
+  tokens.forEach((token, index) => {
+    if (index + 1 - begin < STRETCH || !token.text.endsWith('\n')) return;
+    found.push([begin, index + 1]);
+    begin = index + 1;
+  });
+  if (begin < tokens.length) found.push([begin, tokens.length]);
+  return found;
 }
 
 function indexOf(target) {
