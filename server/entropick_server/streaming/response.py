@@ -22,8 +22,9 @@ from ..protocol.response_object import (
 )
 from ..state import ServerState
 from .answer import ROW_SIZE, Write, run_choice
-from .formats import chat_logprobs, telemetry_of
+from .formats import telemetry_of
 from .items import Event, Items
+from .logprobs import chat_logprobs
 from .run import Origin, Run
 
 PREFIX: Final = "resp"
