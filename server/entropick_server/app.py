@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
 
 from fastapi import FastAPI, Request
-from pydantic import BaseModel
-from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
 from .engine.base import Engine
 from .middleware import ApiKey, Counted, RequestId, SizeLimit
+from .openapi import describe
 from .protocol.errors import ApiError
-from .protocol.requests import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
-from .protocol.responses import Completion, SignalStatistics, SignalValues
 from .protocol.unserved import route_not_served
 from .routes import chat, completions, models, requests, system, tokenize
 from .routes.page import PAGE, PAGE_PREFIX, page_router
@@ -25,16 +21,6 @@ from .settings import Settings
 from .state import ServerState
 from .streaming.sse import error_response
 from .version import server_version
-
-_SHOWN: tuple[type[BaseModel], ...] = (
-    ChatRequest,
-    CompletionRequest,
-    TokenizeRequest,
-    DetokenizeRequest,
-    Completion,
-    SignalValues,
-    SignalStatistics,
-)
 
 
 def create_app(
@@ -89,7 +75,7 @@ def create_app(
         )
     app.add_middleware(RequestId)
     app.add_middleware(Counted, metrics=state.metrics.http)
-    _describe(app)
+    describe(app, keyed=settings.api_key is not None)
     return app
 
 
@@ -116,20 +102,3 @@ def _add_errors(app: FastAPI) -> None:
             headers["X-Request-Id"] = request_id
         message = "Something went wrong in the server."
         return error_response(ApiError(500, message, code="internal_error", headers=headers))
-
-
-def _describe(app: FastAPI) -> None:
-    """Puts the wire models into the OpenAPI document: the routes read their bodies themselves."""
-    generate = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            schema = generate()
-            _, definitions = models_json_schema(
-                [(model, "validation") for model in _SHOWN], ref_template="#/components/schemas/{model}"
-            )
-            schema.setdefault("components", {}).setdefault("schemas", {}).update(definitions["$defs"])
-            app.openapi_schema = schema
-        return app.openapi_schema
-
-    app.openapi = openapi  # type: ignore[method-assign]

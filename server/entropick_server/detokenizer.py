@@ -35,13 +35,20 @@ class Detokenizer:
         stop: Sequence[str] = (),
         *,
         include_stop: bool = False,
+        min_tokens: int = 0,
     ) -> None:
-        """Begins a text. ``include_stop``: a stop string stays at its end."""
+        """Begins a text.
+
+        ``include_stop``: a stop string stays at its end; ``min_tokens``: tokens within which no stop string
+        counts.
+        """
         self.offset = 0
         """characters decoded so far: where the next token's text begins"""
         self._token_bytes = token_bytes
         self._stop = tuple(stop)
         self._include_stop = include_stop
+        self._early = min_tokens
+        """tokens to come within which no stop string counts"""
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._held = ""
         self._out = 0
@@ -72,7 +79,9 @@ class Detokenizer:
         # a token that ends inside a character needs that character, which is the next one to come out
         inside = 1 if self._decoder.getstate()[0] else 0
         self._waiting.append(self.offset + len(text) + inside)
-        return self._let_out(text)
+        released = self._let_out(text)
+        self._early = max(0, self._early - 1)
+        return released
 
     def finish(self) -> Released:
         """Returns the text that was held back; bytes that never became a character come out as U+FFFD."""
@@ -88,7 +97,7 @@ class Detokenizer:
         self.offset += len(text)
         out = self._held + text
         if self._stop:
-            if text and (cut := self._stop_position(out)) is not None:
+            if text and not self._early and (cut := self._stop_position(out)) is not None:
                 released = len(self._waiting)
                 beyond = sum(needed > self._out + cut for needed in self._waiting)
                 self._waiting.clear()
@@ -109,8 +118,14 @@ class Detokenizer:
         return text[cut:]
 
     def _stop_position(self, text: str) -> int | None:
-        """Returns where the text ends because of a stop string; None where it holds none."""
-        ends = [(at + len(s), at) for s in self._stop if (at := text.find(s)) >= 0]
+        """Returns where the text ends because of a stop string; None where it holds none.
+
+        A stop string ends behind what was held back: one that is complete in there came too early to count.
+        """
+        held = len(self._held)
+        ends = [
+            (at + len(s), at) for s in self._stop if (at := text.find(s, max(0, held - len(s) + 1))) >= 0
+        ]
         return min(ends)[0 if self._include_stop else 1] if ends else None
 
     def _beginning_of_stop(self, text: str) -> int:

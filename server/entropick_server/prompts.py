@@ -5,8 +5,8 @@ Nothing here knows the event loop: long texts are encoded in a thread (``offload
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 from .chat_template import ChatTemplate, ChatTemplateError, Turn
 from .engine.base import Tokenizer
@@ -39,6 +39,8 @@ class PromptEncoder:
         continue_final_message: bool = False,
         add_special_tokens: bool = False,
         bounded: bool = True,
+        tools: Sequence[Mapping[str, Any]] = (),
+        template_options: Mapping[str, Any] | None = None,
     ) -> list[int]:
         """Returns the token ids of a conversation, by the model's own template.
 
@@ -51,6 +53,8 @@ class PromptEncoder:
                 [_turn(message) for message in messages],
                 add_generation_prompt=add_generation_prompt,
                 continue_final_message=continue_final_message,
+                tools=tools,
+                template_options=template_options,
             )
         except ChatTemplateError as error:
             raise bad_request(f"messages: {error}", "messages") from error
@@ -117,4 +121,5 @@ def _turn(message: Message) -> Turn:
         "role": "system" if message.role == "developer" else message.role,
         "content": message.text if parts is None else [{"type": "text", "text": text} for text in parts],
     }
-    return turn if message.name is None else {**turn, "name": message.name}
+    named = {} if message.name is None else {"name": message.name}
+    return {**turn, **named, **message.extras}

@@ -193,6 +193,9 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(4 << 20, ge=1024, description="bytes of the largest request body")
     drain_seconds: float = Field(30.0, ge=0, description="seconds that running requests have after SIGTERM")
     write_timeout_seconds: float = Field(60.0, gt=0, description="seconds a streaming client may not read")
+    stream_comment_seconds: float = Field(
+        5.0, ge=0, description="seconds of silence in a stream behind which a comment is sent; 0: none is"
+    )
     recent_requests: int = Field(
         64,
         ge=0,

@@ -18,6 +18,7 @@ from .admission import Admission
 from .engine.base import Engine, EngineDeadError, EngineError
 from .engine.grammar.compiler import GrammarCompiler
 from .engine.reply import ClarifyingText
+from .engine.reply_format.form import ReplyFormat
 from .engine.types import ModelInfo
 from .metrics import Metrics, ServerFacts
 from .offload import Offload
@@ -52,6 +53,8 @@ class ServedModel:
     """the profile's cut points of genuineness"""
     names: tuple[str, ...] = ()
     """the ids that clients may send; the first is the model's own"""
+    reply_format: ReplyFormat | None = None
+    """the form of the model's replies; None where nothing is known of it"""
 
     @classmethod
     def of(cls, engine: Engine, others: tuple[str, ...] = ()) -> ServedModel:
@@ -66,10 +69,15 @@ class ServedModel:
         digest = hashlib.sha256(parts.encode()).hexdigest()[:8]
         fingerprint = f"entropick-{server_version()}-{digest}"
         names = tuple(dict.fromkeys((info.name, *others)))
+        form = engine.tokenizer.reply_format
+        if form.takes_tools and form.calling is None:
+            _log.warning(
+                "how this model writes calls of tools is not known (its tokenizer has no response_template, and "
+                "its chat template writes them in no known form): they come back as text"
+            )
         grammars = GrammarCompiler(engine.tokenizer, info.vocab_size, info.eos_token_ids)
-        return cls(
-            info, vocabulary, encoder, grammars, profile, fingerprint, error, engine.model_hash, cuts, names
-        )
+        known = (profile, fingerprint, error, engine.model_hash, cuts, names, form)
+        return cls(info, vocabulary, encoder, grammars, *known)
 
 
 class ServerState:

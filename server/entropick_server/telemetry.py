@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
+from pydantic import BaseModel
+
 from entropick_sampler.genuineness.quadrants import Cuts
 from entropick_sampler.signals import SIGNAL_NAMES
 from entropick_sampler.strategy import Strategy
@@ -17,6 +19,7 @@ from .protocol.responses import (
     BranchRow,
     CandidateRow,
     DetailRow,
+    PhaseSummary,
     ProbableRow,
     SignalStatistic,
     SignalStatistics,
@@ -130,14 +133,6 @@ def summarize(
     ``profile``: id of the calibration profile in force; ``branch_tokens``: tokens of branches that lost;
     ``cuts``: the profile's cut points of genuineness.
     """
-    statistics = {}
-    columns = zip(*(token.signals for token in tokens if not token.only_choice), strict=True)
-    # without tokens there are no columns
-    for name, column in zip(SIGNAL_NAMES, columns, strict=False):
-        values = [value for value in column if value is not None and math.isfinite(value)]
-        if values:
-            statistics[name] = SignalStatistic(mean=math.fsum(values) / len(values), max=max(values))
-    strategies = Counter(token.strategy for token in tokens)
     adaptive = request.policy.policy == "entropix"
     summary = Summary(
         seed=request.sampling.seed,
@@ -145,8 +140,8 @@ def summarize(
         policy=request.policy.policy,
         preset=request.policy.preset if adaptive else None,
         profile=profile,
-        signals=SignalStatistics(**statistics),
-        strategies={label: strategies[strategy] for strategy, label in STRATEGY_LABELS.items()},
+        signals=_statistics(tokens),
+        strategies=_strategies(tokens),
         forced_tokens=sum(token.forced for token in tokens),
         branch_tokens=branch_tokens,
     )
@@ -155,3 +150,24 @@ def summarize(
     if (watched := genuineness_summary(request, tokens, cuts)) is not None:
         summary.genuineness = watched
     return summary
+
+
+def phase_summary(tokens: Sequence[Token]) -> PhaseSummary:
+    """Returns a part of a reply at a glance: its reasoning, or the rest."""
+    return PhaseSummary(tokens=len(tokens), signals=_statistics(tokens), strategies=_strategies(tokens))
+
+
+def _statistics(tokens: Sequence[Token]) -> BaseModel:
+    statistics = {}
+    columns = zip(*(token.signals for token in tokens if not token.only_choice), strict=True)
+    # without tokens there are no columns
+    for name, column in zip(SIGNAL_NAMES, columns, strict=False):
+        values = [value for value in column if value is not None and math.isfinite(value)]
+        if values:
+            statistics[name] = SignalStatistic(mean=math.fsum(values) / len(values), max=max(values))
+    return SignalStatistics(**statistics)
+
+
+def _strategies(tokens: Sequence[Token]) -> dict[str, int]:
+    strategies = Counter(token.strategy for token in tokens)
+    return {label: strategies[strategy] for strategy, label in STRATEGY_LABELS.items()}

@@ -21,7 +21,12 @@ NEEDS = {"python": [], "bash": ["bash", "curl", "jq"], "javascript": ["node"]}
 
 
 def test_there_is_an_example_for_every_client() -> None:
-    assert [language for language, _ in EXAMPLES] == ["python"] * 3 + ["bash", "javascript", "python"]
+    assert [language for language, _ in EXAMPLES] == ["python"] * 3 + [
+        "bash",
+        "javascript",
+        "python",
+        "python",
+    ]
 
 
 @pytest.mark.parametrize(("language", "code"), EXAMPLES, ids=[f"{n}-{b[0]}" for n, b in enumerate(EXAMPLES)])

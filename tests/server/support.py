@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI
+
+from entropick_server.engine.reply_format.form import ReplyFormat
 
 EOS = 256
 BOS = 257
@@ -19,6 +22,13 @@ VOCAB = 259
 
 class ByteTokenizer:
     """A token for each byte, so that every character beyond ASCII is split."""
+
+    form: ReplyFormat | None = None
+    """of the replies; None: all text"""
+
+    @property
+    def reply_format(self) -> ReplyFormat:
+        return self.form or ReplyFormat(lambda ids: self.decode(ids, skip_special_tokens=False))
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         return ([BOS] if add_special_tokens else []) + list(text.encode())
@@ -48,6 +58,8 @@ class ByteTokenizer:
         *,
         add_generation_prompt: bool,
         continue_final_message: bool = False,
+        tools: Sequence[Mapping[str, Any]] = (),
+        template_options: Mapping[str, Any] | None = None,
     ) -> str:
         if messages[0]["role"] == "assistant":
             raise ValueError("the first message must not be the assistant's")

@@ -17,9 +17,12 @@ def cut_bytes(data: bytes, cuts: list[int]) -> list[bytes]:
     return [data[a:b] for a, b in zip([0, *places], [*places, len(data)], strict=True)]
 
 
-def oracle(text: str, stops: list[str]) -> str:
-    """The text up to the first stop string to be completed; of two completed at once, the longer."""
-    for end in range(1, len(text) + 1):
+def oracle(text: str, stops: list[str], early: int = 0) -> str:
+    """The text up to the first stop string to be completed; of two completed at once, the longer.
+
+    ``early``: characters within which none counts.
+    """
+    for end in range(early + 1, len(text) + 1):
         starts = [end - len(s) for s in stops if text[:end].endswith(s)]
         if starts:
             return text[: min(starts)]
@@ -46,6 +49,23 @@ def test_text_is_the_oracles_however_it_is_cut(text: str, cuts: list[int], stops
     assert "".join(parts) == oracle(text, stops)
     assert not any("�" in part for part in parts)
     assert sum(released) == len(released) - (1 if len(released) > len(tokens) else 0)
+
+
+@given(TEXTS, st.lists(st.integers(0, 96), max_size=20), STOPS, st.integers(0, 8))
+def test_no_stop_string_counts_within_the_least_tokens(
+    text: str, cuts: list[int], stops: list[str], least: int
+) -> None:
+    tokens = cut_bytes(text.encode(), cuts)
+    early = len(b"".join(tokens[:least]).decode(errors="ignore"))
+    detokenizer, parts = Detokenizer(lambda i: tokens[i], stops, min_tokens=least), []
+    for i in range(len(tokens)):
+        piece = detokenizer.push(i)
+        parts.append(piece.text)
+        if piece.stopped:
+            break
+    else:
+        parts.append(detokenizer.finish().text)
+    assert "".join(parts) == oracle(text, stops, early)
 
 
 @given(TEXTS, st.lists(st.integers(0, 96), max_size=20), STOPS)

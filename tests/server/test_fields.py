@@ -10,7 +10,7 @@ from openai.types import chat, completion_create_params
 
 import fields_page
 from entropick_server.protocol.fields import FIELDS, SERVERS, Field, Place, Standing
-from entropick_server.protocol.messages import AssistantMessage, InstructionMessage, UserMessage
+from entropick_server.protocol.messages import AssistantMessage, InstructionMessage, ToolMessage, UserMessage
 from entropick_server.protocol.requests import (
     ChatRequest,
     CompletionRequest,
@@ -32,9 +32,9 @@ MODELS = {
     Place.COMPLETIONS: [CompletionRequest],
     Place.TOKENIZE: [TokenizeRequest],
     Place.DETOKENIZE: [DetokenizeRequest],
-    Place.MESSAGE: [InstructionMessage, UserMessage, AssistantMessage],
+    Place.MESSAGE: [InstructionMessage, UserMessage, AssistantMessage, ToolMessage],
 }
-ODD: dict[str, Any] = {"no": ["such", "value"]}
+ODD: dict[str, Any] = {"no": {"such": "value"}}
 """a value that no field takes, and no harmless value"""
 ODD_SCHEMA = ["no", "schema"]
 
@@ -52,7 +52,8 @@ async def post(client: httpx.AsyncClient, place: Place, name: str, value: Any) -
     body = {**BODIES[place]}
     outer, _, inner = name.partition(".")
     if place is Place.MESSAGE:
-        body["messages"] = [*HELLO, {"role": "assistant", "content": "x", name: value}, *HELLO]
+        role = "tool" if name == "tool_call_id" else "assistant"
+        body["messages"] = [*HELLO, {"role": role, "content": "x", name: value}, *HELLO]
     elif inner and outer in ChatRequest.model_fields:
         body |= {outer: {inner: value}, "stream": True}
     else:

@@ -100,3 +100,43 @@ async def test_requests_side_by_side(engine: Any, serve: Any) -> None:
         prompts = [f"text {n}" for n in range(8)]
         answers = await asyncio.gather(*(client.post("/v1/completions", json={"prompt": p}) for p in prompts))
         assert [a.json()["choices"][0]["text"] for a in answers] == [p[::-1] for p in prompts]
+
+
+async def test_a_silent_stream_has_comments(engine: Any, serve: Any) -> None:
+    """While it waits for its first token, and between tokens; clients that know the format ignore them."""
+    async with serve(engine, stream_comment_seconds=0.05) as client:
+        engine.delay, engine.script = 30, lambda request: [65]
+        waiting = Client(client.app, {**BODY, "stream": True})
+        await until(lambda: len(waiting.messages) >= 4)
+        assert waiting.messages[0]["status"] == 200
+        assert {message["body"] for message in waiting.messages[1:]} == {b": waiting\n\n"}
+        waiting.gone.set()
+        await asyncio.wait_for(waiting.task, 1)
+        assert engine.running == {}
+        engine.delay = 0.3
+        text = (await client.post("/v1/chat/completions", json={**BODY, "stream": True})).text
+        events = text.split("\n\n")
+        assert 3 <= events.count(": waiting") <= 12
+        assert events[-2:] == ["data: [DONE]", ""]
+        # between tokens too, never inside an event
+        at = [i for i, event in enumerate(events) if event.startswith("data: ")]
+        assert any(events[i - 1] == ": waiting" for i in at[1:-1])
+        assert all(event == ": waiting" or event.startswith("data: ") for event in events[:-1])
+
+
+@pytest.mark.parametrize("seconds", [0, 5])
+async def test_no_comments_without_silence(engine: Any, serve: Any, seconds: float) -> None:
+    async with serve(engine, stream_comment_seconds=seconds) as client:
+        engine.delay = 0.01
+        answer = await client.post("/v1/chat/completions", json={**BODY, "stream": True})
+        assert ": waiting" not in answer.text
+
+
+async def test_a_client_that_takes_no_comments_is_dropped(engine: Any, serve: Any) -> None:
+    async with serve(engine, stream_comment_seconds=0.02, write_timeout_seconds=0.05) as client:
+        engine.delay = 30
+        slow = Client(client.app, {**BODY, "stream": True})
+        await slow.arrived.wait()
+        slow.blocked = True
+        await asyncio.wait_for(slow.task, 2)
+        assert engine.running == {}

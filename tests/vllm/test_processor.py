@@ -32,6 +32,7 @@ from vllm.v1.worker.gpu.sample.logits_processor import (
 from entropick_sampler.columns import StepColumns, StepRow
 from entropick_sampler.one_formula import ONE_FORMULA
 from entropick_sampler.params import PolicyConfig, SamplingParams
+from entropick_sampler.reply_adjustments import ReplyAdjustments, step_adjustments
 from entropick_sampler.step import SamplerRows, sample_step
 from entropick_server.engine.vllm.attention import capture
 from entropick_server.engine.vllm.processor import EntropickProcessor, row_spec
@@ -152,6 +153,41 @@ def test_a_policy_with_one_formula_follows_the_tokens_that_were_taken(runner: An
         result = sample_step(logits.clone(), None, None, rows, columns)
         assert runner.step(logits).argmax(1).tolist() == result.ids[:, 0].tolist()
         sums = [total + float(bits) for total, bits in zip(sums, result.surprisal[:, 0], strict=True)]
+
+
+def test_logits_are_adjusted_as_the_sampler_does_it(runner: Any) -> None:
+    asked: list[dict[str, Any]] = [
+        {"presence_penalty": 2.0, "frequency_penalty": 1.0, "repetition_penalty": 2.0, "temperature": 0.0},
+        {"logit_bias": ((5, 100.0), (6, 99.0)), "bad_words": ((5, 5),), "temperature": 0.5},
+        {"allowed_token_ids": (70, 71, 72), "min_tokens": 3, "stop_token_ids": (70,)},
+        {},
+    ]
+    specs = [
+        RowSpec(
+            SamplingParams(seed=i, **fields),
+            PolicyConfig("fixed"),
+            f"row-{i}",
+            start=1,
+            seen=(3,),
+            output=(9,),
+        )
+        for i, fields in enumerate(asked)
+    ]
+    replies = [ReplyAdjustments.of(s.sampling, s.seen, s.output) for s in specs]
+    rows = SamplerRows.build([(s.sampling, s.policy) for s in specs], None)
+    runner.begin(specs)
+    for step in range(8):
+        logits = logits_of(4, step)
+        adjustments = step_adjustments(replies, VOCAB)
+        columns = StepColumns.of([StepRow(1 + step)] * 4)
+        wanted = (
+            sample_step(logits.clone(), None, None, rows, columns, adjustments=adjustments).ids[:, 0].tolist()
+        )
+        assert runner.step(logits).argmax(1).tolist() == wanted
+        assert wanted[2] in ((71, 72) if step < 2 else (70, 71, 72))
+        for reply, token in zip(replies, wanted, strict=True):
+            if reply is not None:
+                reply.take(token)
 
 
 def test_rows_of_others_are_left_as_they_are(runner: Any) -> None:

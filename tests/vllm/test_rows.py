@@ -102,6 +102,27 @@ def test_rows_move_and_swap() -> None:
     assert [row and row.spec.key for row in table.at((1, 3))] == ["a", "c"]
 
 
+def test_a_row_knows_what_is_penalised_and_banned() -> None:
+    """From its specification, its own tokens, and again where vLLM says its tokens anew."""
+    asked = SamplingParams(
+        repetition_penalty=1.5, bad_words=((8, 9, 3),), min_tokens=4, stop_token_ids=(2,), seed=1
+    )
+    begun = RowSpec(asked, PolicyConfig(), "a", start=2, newest=(7, 8), seen=(1, 7), output=(7, 8))
+    row = Row.of(begun)
+    row.drew(0, 9, ())
+    row.settle(1, Bytes())  # type: ignore[arg-type]
+    learned = Row.of(begun, output=[9])
+    learned.settle(1, Bytes())  # type: ignore[arg-type]
+    for one in (row, learned):
+        adjustments = one.reply.adjustments
+        assert adjustments is not None
+        assert adjustments.length == one.reply.length == 3
+        assert adjustments.banned() == {2, 3}
+        ids, counts = adjustments.seen
+        assert dict(zip(ids.tolist(), counts.tolist(), strict=True)) == {1: 0, 7: 1, 8: 1, 9: 1}
+    assert Row.of(RowSpec(asked, PolicyConfig(), "a", replayed=(5,))).reply.adjustments is None
+
+
 @pytest.mark.parametrize("key", ["a", None])
 def test_a_row_that_waited_goes_on(key: str | None) -> None:
     table = RowTable()

@@ -14,6 +14,7 @@ from entropick_pico import model_path
 from entropick_sampler.branch_config import BranchConfig
 from entropick_sampler.params import PolicyConfig, SamplingParams
 from entropick_sampler.profile import PROFILE_FILE, Profile
+from entropick_sampler.reply_adjustments import adjusts
 from entropick_sampler.strategy import Strategy
 from entropick_server.engine.vllm.wire import RowSpec, parse, plain_profile, read_profile, servable
 
@@ -28,6 +29,17 @@ specs = st.builds(
         min_p=st.none() | st.floats(0, 1),
         seed=st.integers(-(1 << 63), (1 << 63) - 1),
         logprobs=st.none() | st.integers(0, 20),
+    )
+    | st.builds(
+        SamplingParams,
+        presence_penalty=st.floats(-2, 2),
+        frequency_penalty=st.floats(-2, 2),
+        repetition_penalty=st.floats(0.1, 2),
+        logit_bias=st.lists(st.tuples(st.integers(0, 1000), st.floats(-100, 100))).map(tuple),
+        min_tokens=st.integers(1, 10),
+        bad_words=st.lists(st.lists(st.integers(0, 1000), min_size=1).map(tuple)).map(tuple),
+        allowed_token_ids=st.none() | st.lists(st.integers(0, 1000)).map(tuple),
+        stop_token_ids=st.lists(st.integers(0, 1000)).map(tuple),
     ),
     st.builds(
         PolicyConfig,
@@ -56,7 +68,13 @@ specs = st.builds(
 )
 
 
-@given(specs)
+def _as_sent(spec: RowSpec) -> RowSpec:
+    """A specification tells of a reply's tokens only where its logits are adjusted."""
+    tokens = {"seen": (4, 5), "output": (6, 6)} if adjusts(spec.sampling) else {}
+    return replace(spec, **tokens)
+
+
+@given(specs.map(_as_sent))
 def test_a_row_survives_the_way(spec: RowSpec) -> None:
     sent = json.loads(json.dumps(spec.as_dict()))
     assert parse(sent, SILENT) == spec

@@ -6,12 +6,16 @@ vLLM runs behind them is the engine's business.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 from entropick_sampler.profile import Profile
 
 from .types import EngineGauges, ModelInfo, Request, RequestOutput, StepReport
+
+if TYPE_CHECKING:
+    # its module brings transformers, which the command line does without
+    from .reply_format.form import ReplyFormat
 
 
 class EngineError(Exception):
@@ -32,6 +36,11 @@ class ModelLoadError(EngineError):
 
 class Tokenizer(Protocol):
     """The part of a Hugging Face tokenizer that the server uses."""
+
+    @property
+    def reply_format(self) -> ReplyFormat:
+        """Returns the form of the model's replies."""
+        ...
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Encodes a text as token ids."""
@@ -55,8 +64,12 @@ class Tokenizer(Protocol):
         *,
         add_generation_prompt: bool,
         continue_final_message: bool = False,
+        tools: Sequence[Mapping[str, Any]] = (),
+        template_options: Mapping[str, Any] | None = None,
     ) -> str:
         """Renders a conversation as text, up to the end of its last message where that is to be continued.
+
+        ``tools``: their definitions; ``template_options``: variables of the chat template.
 
         Raises ValueError where the model has no chat template.
         """

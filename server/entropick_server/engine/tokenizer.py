@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -15,6 +16,8 @@ from jinja2.parser import Parser
 from transformers import PreTrainedTokenizerBase
 
 from .base import ModelLoadError
+from .reply_format.form import ReplyFormat
+from .reply_format.probe import reply_format
 
 _BYTE_TOKEN: Final = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _SPACE_MARK: Final = "\u2581"
@@ -105,6 +108,11 @@ class FastTokenizer:
         self._special = frozenset(tokenizer.all_special_ids) | {i for i, t in added.items() if t.special}
         self._bytes: dict[int, bytes | None] = {}
 
+    @cached_property
+    def reply_format(self) -> ReplyFormat:
+        """Returns the form of the model's replies, found at the first call."""
+        return reply_format(self._tokenizer)
+
     @property
     def size(self) -> int:
         """Returns the size of the vocabulary with added tokens: ids from 0 to size - 1 mean something."""
@@ -136,10 +144,13 @@ class FastTokenizer:
         *,
         add_generation_prompt: bool,
         continue_final_message: bool = False,
+        tools: Sequence[Mapping[str, Any]] = (),
+        template_options: Mapping[str, Any] | None = None,
     ) -> str:
         """Renders a conversation by the model's chat template, which runs in jinja2's sandbox.
 
         ``continue_final_message``: up to the end of the last message's text, as transformers finds it.
+        ``tools``: their definitions; ``template_options``: variables of the template.
         Raises ValueError where the model has no template, or its template refuses the messages.
         """
         if not getattr(self._tokenizer, "chat_template", None):
@@ -149,7 +160,9 @@ class FastTokenizer:
                 messages,
                 add_generation_prompt=add_generation_prompt,
                 continue_final_message=continue_final_message,
+                tools=[dict(tool) for tool in tools] or None,
                 tokenize=False,
+                **(template_options or {}),
             )
         except TemplateError as error:
             raise ValueError(f"the model's chat template refuses these messages: {error}") from error

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Discriminator, Field, Tag
 
 from .parsing import IN_PARTS, WHOLE, WireModel
+from .tools import MAX_CALLS, PastCall
 
 MAX_MESSAGES: Final = 4096
 MAX_PARTS: Final = 4096
@@ -76,6 +77,11 @@ class _Turn(WireModel):
         """Returns the number of the text's characters."""
         return len(self.text)
 
+    @property
+    def extras(self) -> dict[str, Any]:
+        """Returns what a chat template reads of the message beside role, name and text."""
+        return {}
+
 
 class InstructionMessage(_Turn):
     """A message of the system, or of the developer, which newer models of OpenAI have in its place."""
@@ -97,12 +103,45 @@ class AssistantMessage(_Turn):
     role: Literal["assistant"]
     content: ReplyContent | None = None
     refusal: str | None = None
+    reasoning_content: str | None = Field(None, description="what the model thought before it answered")
+    tool_calls: list[PastCall] | None = Field(None, max_length=MAX_CALLS)
 
     @property
     def text(self) -> str:
         """Returns the whole text; the refusal where there is no other."""
         return super().text or self.refusal or ""
 
+    @property
+    def size(self) -> int:
+        """Returns the number of characters, those of calls and reasoning too."""
+        calls = sum(len(call.function.arguments) for call in self.tool_calls or ())
+        return len(self.text) + len(self.reasoning_content or "") + calls
 
-Message = Annotated[InstructionMessage | UserMessage | AssistantMessage, Discriminator("role")]
+    @property
+    def extras(self) -> dict[str, Any]:
+        """Returns the reasoning and the calls, with their arguments as objects."""
+        extras: dict[str, Any] = {}
+        if self.reasoning_content is not None:
+            extras["reasoning_content"] = self.reasoning_content
+        if self.tool_calls:
+            extras["tool_calls"] = [call.turn for call in self.tool_calls]
+        return extras
+
+
+class ToolMessage(_Turn):
+    """The result of a call."""
+
+    role: Literal["tool"]
+    content: Content
+    tool_call_id: str = Field(min_length=1, max_length=256, description="the id of the call")
+
+    @property
+    def extras(self) -> dict[str, Any]:
+        """Returns the id of the call."""
+        return {"tool_call_id": self.tool_call_id}
+
+
+Message = Annotated[
+    InstructionMessage | UserMessage | AssistantMessage | ToolMessage, Discriminator("role")
+]
 Messages = Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, WithJsonSchema, field_validator, model_validator
 
 from entropick_sampler.branch_config import BRANCH_NAMES, branch_config
 from entropick_sampler.layer_entropy import FIELDS as LENS_FIELDS
@@ -23,6 +23,7 @@ from entropick_sampler.params import (
 
 from ..answers import Extractor, ExtractorError, extractor
 from ..consensus.config import ConsensusConfig, consensus_config
+from . import option_schemas as schemas
 from .errors import ApiError, bad_request, shown
 from .parsing import WireModel
 
@@ -84,16 +85,18 @@ class EntropickOptions(WireModel):
         description="entropix: the signals decide; fixed: an ordinary sampler; others: one formula each",
     )
     preset: PresetName | None = Field(None, description="where the policy's numbers come from")
-    overrides: dict[str, Any] | None = Field(None, description="numbers of the policy, by name")
-    branch: dict[str, Any] | None = Field(
+    overrides: Annotated[dict[str, Any], WithJsonSchema(schemas.OVERRIDES)] | None = Field(
+        None, description="numbers of the policy, by name"
+    )
+    branch: Annotated[dict[str, Any], WithJsonSchema(schemas.BRANCH)] | None = Field(
         None, description="roll out continuations where the model is in doubt and keep the best"
     )
-    consensus: dict[str, Any] | Literal[False] | None = Field(
+    consensus: Annotated[dict[str, Any], WithJsonSchema(schemas.CONSENSUS)] | Literal[False] | None = Field(
         None,
         description="draw several replies and return the one whose answer wins a vote; false: not even where "
         "that is the server's default",
     )
-    answer: str | dict[str, Any] | None = Field(
+    answer: Annotated[str | dict[str, Any], WithJsonSchema(schemas.ANSWER)] | None = Field(
         None, description="where the answer stands in a reply, for error_probability: an extractor"
     )
     rewind: RewindOptions | None = Field(
@@ -108,7 +111,9 @@ class EntropickOptions(WireModel):
         description="scores: G of the attention heads; true: token costs and quadrants too; seed: also the "
         "source's literal form; false: none",
     )
-    layer_entropy: dict[str, Any] | Literal[False] | None = Field(
+    layer_entropy: (
+        Annotated[dict[str, Any], WithJsonSchema(schemas.LAYER_ENTROPY)] | Literal[False] | None
+    ) = Field(
         None,
         description="entropy behind each of some layers, of every n-th token, by the logit lens; false: none",
     )

@@ -13,6 +13,7 @@ from .options import EntropickOptions
 from .output_options import MAX_TOP_LOGPROBS, CompletionOutputFields, OutputFields
 from .parsing import WireModel
 from .structured import StructuredRequest
+from .tools import TemplateFields, ToolFields
 
 MAX_STOPS = 16
 MAX_STOP_TOKENS = 64
@@ -26,7 +27,14 @@ def _as_list(value: Any) -> Any:
 
 
 StopString = Annotated[str, StringConstraints(min_length=1, max_length=256)]
-StopStrings = Annotated[list[StopString], BeforeValidator(_as_list), Field(max_length=MAX_STOPS)]
+StopStrings = Annotated[
+    list[StopString],
+    Field(max_length=MAX_STOPS),
+    BeforeValidator(
+        _as_list,
+        json_schema_input_type=StopString | Annotated[list[StopString], Field(max_length=MAX_STOPS)],
+    ),
+]
 Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Choices = Annotated[int, Field(ge=1)]
@@ -108,6 +116,11 @@ class GenerationRequest(AdjustmentFields, OutputFields, StructuredRequest, Model
         """Returns the number of choices for each prompt that are generated."""
         return self.choices
 
+    @property
+    def offers_tools(self) -> bool:
+        """Tells whether the replies may call tools."""
+        return False
+
     def check_choices(self, most: int) -> None:
         """Raises the 400 for more than ``most`` completions of one prompt."""
         name = "n" if self.choices > most else "best_of"
@@ -120,7 +133,7 @@ class GenerationRequest(AdjustmentFields, OutputFields, StructuredRequest, Model
         return None
 
 
-class ChatRequest(GenerationRequest):
+class ChatRequest(ToolFields, GenerationRequest):
     """The body of POST /v1/chat/completions."""
 
     messages: Messages
@@ -164,6 +177,14 @@ def _check_end(messages: list[Message], generation_prompt: bool | None, continue
 
 
 Prompt = str | list[int]
+_PromptText = Annotated[str, Field(min_length=1)]
+_PromptIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+_PromptForms = (
+    _PromptText
+    | Annotated[list[_PromptText], Field(min_length=1, max_length=MAX_PROMPTS)]
+    | _PromptIds
+    | Annotated[list[_PromptIds], Field(min_length=1, max_length=MAX_PROMPTS)]
+)
 
 
 def _prompts(value: Any) -> list[Prompt]:
@@ -193,7 +214,7 @@ def _is_ids(value: list[Any]) -> bool:
 class CompletionRequest(CompletionOutputFields, GenerationRequest):
     """The body of POST /v1/completions."""
 
-    prompt: Annotated[list[Any], BeforeValidator(_prompts)]
+    prompt: Annotated[list[Any], BeforeValidator(_prompts, json_schema_input_type=_PromptForms)]
     logprobs: TopLogprobs | None = None
     best_of: Choices | None = Field(
         None, description="completions to make of each prompt, of which the n best come back; left out: n"
@@ -234,7 +255,7 @@ class CompletionRequest(CompletionOutputFields, GenerationRequest):
         return max((number for number in wanted if number is not None), default=None)
 
 
-class TokenizeRequest(ModelRequest):
+class TokenizeRequest(TemplateFields, ModelRequest):
     """The body of POST /tokenize: a text, or a conversation as the chat route would see it."""
 
     prompt: str | None = None

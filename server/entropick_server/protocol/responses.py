@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, NotRequired
 
-from pydantic import BaseModel, Field, create_model
+from pydantic import BaseModel, Field, GetJsonSchemaHandler, create_model
+from pydantic.json_schema import JsonSchemaValue
 from typing_extensions import TypedDict
 
 from entropick_sampler.signals import SIGNALS
@@ -32,6 +33,16 @@ _statistics: dict[str, Any] = {s.name: (SignalStatistic | None, None) for s in S
 SignalStatistics: type[BaseModel] = create_model(
     "SignalStatistics", __doc__="Mean and maximum of each signal over a choice.", **_statistics
 )
+
+
+class _DescribedBy:
+    """The schema of a generated model, which a type checker cannot see, for a field of any type."""
+
+    def __init__(self, model: type[BaseModel]) -> None:
+        self._model = model
+
+    def __get_pydantic_json_schema__(self, _: Any, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return handler(self._model.__pydantic_core_schema__)
 
 
 class ParameterValues(TypedDict):
@@ -109,7 +120,7 @@ class TokenRow(TypedDict):
         ParameterValues | None,
         Field(description="of a forced token: what the policy would have drawn with; null: not known"),
     ]
-    signals: Annotated[Any, Field(description="signal name -> value; SignalValues")]
+    signals: Annotated[Any, _DescribedBy(SignalValues), Field(description="signal name -> value")]
     only_choice: NotRequired[
         Annotated[bool, Field(description="masks left no other token; its entropy is 0; absent elsewhere")]
     ]
@@ -201,6 +212,14 @@ class GenuinenessSummary(BaseModel):
     pull: PullRow | None = Field(default=None, description="absent for fewer than five scores")
 
 
+class PhaseSummary(BaseModel):
+    """The reasoning of a choice, or the rest of it, at a glance."""
+
+    tokens: int
+    signals: Any = Field(description="signal name -> mean and max; SignalStatistics")
+    strategies: dict[str, int]
+
+
 class Summary(BaseModel):
     """One choice at a glance. ``seed`` and ``choice`` replay it."""
 
@@ -209,7 +228,7 @@ class Summary(BaseModel):
     policy: str
     preset: str | None
     profile: str | None
-    signals: Any = Field(description="signal name -> mean and max; SignalStatistics")
+    signals: Annotated[Any, _DescribedBy(SignalStatistics)] = Field(description="signal name -> mean and max")
     strategies: dict[str, int]
     forced_tokens: int
     branch_tokens: int = Field(description="of branches that lost; no part of the answer")
@@ -225,6 +244,10 @@ class Summary(BaseModel):
     )
     genuineness: GenuinenessSummary | None = Field(
         default=None, description="absent where the engine does not measure it, or the request wants none"
+    )
+    phases: dict[Literal["reasoning", "content"], PhaseSummary] | None = Field(
+        default=None,
+        description="of a reply that reasons first: its reasoning and the rest; absent elsewhere",
     )
 
 
@@ -309,12 +332,47 @@ PromptLogprobs = list[dict[str, PromptLogprob] | None]
 the first"""
 
 
+class CalledFunction(BaseModel):
+    """The function that a call names, and the JSON text of its arguments."""
+
+    name: str
+    arguments: str
+
+
+class ToolCallRow(BaseModel):
+    """A call of a tool."""
+
+    id: str
+    type: Literal["function"]
+    function: CalledFunction
+
+
 class ChatMessage(BaseModel):
     """The message that the model generated."""
 
     role: Literal["assistant"]
-    content: str
+    content: str | None = Field(description="null of a message that holds nothing but calls")
     refusal: None = None
+    reasoning_content: str | None = Field(
+        default=None, description="of a model that thinks before it answers; absent elsewhere"
+    )
+    tool_calls: list[ToolCallRow] | None = Field(default=None, description="absent where no tool is called")
+
+
+class CalledFunctionDelta(BaseModel):
+    """The name of a function, or its arguments."""
+
+    name: str | None = None
+    arguments: str
+
+
+class ToolCallDelta(BaseModel):
+    """The beginning of a call, or its arguments, by the call's number in the message."""
+
+    index: int
+    id: str | None = None
+    type: Literal["function"] | None = None
+    function: CalledFunctionDelta
 
 
 class ChatDelta(BaseModel):
@@ -322,6 +380,8 @@ class ChatDelta(BaseModel):
 
     role: Literal["assistant"] | None = None
     content: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: list[ToolCallDelta] | None = None
 
 
 class ChatChoice(BaseModel):
@@ -377,3 +437,29 @@ class Completion(BaseModel):
     prompt_logprobs: PromptLogprobs | None = Field(
         default=None, description="of a chat answer; absent unless asked for"
     )
+
+
+class ChatCompletion(BaseModel):
+    """A whole answer to a conversation, as :class:`Completion` writes it."""
+
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[ChatChoice]
+    usage: Usage
+    prompt_token_ids: list[int] | None = Field(default=None, description="with return_token_ids")
+    prompt_logprobs: PromptLogprobs | None = Field(default=None, description="absent unless asked for")
+
+
+class CompletionText(BaseModel):
+    """A whole answer to prompts, as :class:`Completion` writes it."""
+
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[CompletionChoice]
+    usage: Usage

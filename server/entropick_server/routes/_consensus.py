@@ -40,6 +40,8 @@ def _conflict(body: GenerationRequest, state: ServerState) -> tuple[str, str] | 
         return "n", ", which returns one choice"
     if body.completions > 1:
         return "best_of", ", which picks by a vote"
+    if body.offers_tools:
+        return "tools", ", which compares texts"
     if body.prompt_alternatives is not None or getattr(body, "echo", None):
         return (
             "prompt_logprobs" if body.prompt_logprobs is not None else "echo",

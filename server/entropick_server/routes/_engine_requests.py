@@ -15,6 +15,7 @@ from ..prompts import too_long
 from ..protocol.errors import bad_request
 from ..protocol.options import EntropickOptions
 from ..protocol.requests import GenerationRequest
+from ..protocol.structured import Structure
 from ..state import ServerState
 from ._adjusting import adjusted, check_adjusted
 from ._common import check_ids
@@ -31,14 +32,15 @@ def build_requests(
     param: str,
     vote: bool = False,
     rewound: Rewound | None = None,
+    structure: Structure | None = None,
     grammar: CompiledGrammar | None = None,
 ) -> list[Request]:
     """Returns the engine's requests, all choices of the first prompt, then of the next.
 
     ``arrival``: time.monotonic() when the HTTP request was admitted; ``param``: the field that holds the
     prompts; ``vote``: each prompt gets several replies that are voted on; ``rewound``: the beginning of the
-    reply to the only prompt; ``grammar``: what the replies follow. Raises the 400 for a prompt or a field
-    that the model or the server cannot serve.
+    reply to the only prompt; ``structure``: the form that the replies have, ``grammar``: it compiled.
+    Raises the 400 for a prompt or a field that the model or the server cannot serve.
     """
     info = state.model.info
     policy = _policy(body, state)
@@ -83,13 +85,13 @@ def build_requests(
         check_adjusted(first.sampling, info)
         if rewound is not None:
             first = _behind(first, rewound, body.limit_name)
-        if grammar is not None and body.structure is not None:
+        if grammar is not None and structure is not None:
             if base.allowed_token_ids is not None:
-                message = f"allowed_token_ids: not together with {body.structure.field}."
+                message = f"allowed_token_ids: not together with {structure.field}."
                 raise bad_request(message, "allowed_token_ids")
             begun = first.resumed or Resumed()
             ids = [*(token.token_id for token in begun.tokens), *begun.pending]
-            check_grammar(body.structure, grammar, first.sampling.max_tokens, ids)
+            check_grammar(structure, grammar, first.sampling.max_tokens, ids)
             first = replace(first, grammar=grammar)
         if count == 1:
             requests.append(first)
@@ -137,6 +139,9 @@ def _policy(body: GenerationRequest, state: ServerState) -> PolicyConfig:
     _check_lens(config, asked, state.model.info)
     if config.policy != "entropix":
         config = replace(config, branch=None)
+    elif body.offers_tools:
+        # a question in the middle of a call would break it
+        config = replace(config, overrides={**config.overrides, "clarify_budget": 0})
     if config.preset != "calibrated" or state.model.profile_id is not None:
         return config
     if asked is not None and asked.preset == "calibrated" and config.policy == "entropix":

@@ -16,17 +16,19 @@ from ..consensus.rules import needed
 from ..engine.base import EngineError
 from ..protocol.errors import from_engine
 from ..protocol.requests import GenerationRequest
+from ..protocol.structured import Structure
 from ..state import ServerState
 from ..streaming.answer import Answer, StreamUsage
 from ..streaming.consensus import ConsensusAnswer, VotedPrompt
 from ..streaming.echo import Echo
 from ..streaming.formats import Format
+from ..streaming.message import MessageForm
 from ..streaming.run import Origin, Run
 from ..streaming.sse import EventStream, unless_gone
 from ._common import beside_the_loop
 from ._consensus import consensus_of
 from ._engine_requests import build_requests
-from ._grammar import grammar_of
+from ._grammar import grammar_of, structure_of
 from ._rewind import check_rewind, rewound_by
 
 _CHOICE_SIZE = 16
@@ -46,6 +48,10 @@ class Prompts:
     """the field that holds them"""
     echoed: Sequence[str | None] = ()
     """the text of each as the client sent it, None of token ids, where completions begin with them"""
+    form: MessageForm | None = None
+    """how the replies are read; None: as text"""
+    forced: Structure | None = None
+    """the form of a call that the replies must be"""
 
 
 def _stream_usage(body: GenerationRequest) -> StreamUsage:
@@ -62,6 +68,7 @@ async def respond(
     body.check_choices(state.settings.max_n)
     check_rewind(body, prompts.number)
     consensus = consensus_of(body, state)
+    structure = structure_of(body, prompts.forced)
     extract = None if body.entropick is None else body.entropick.extractor
     count = body.completions if consensus is None else needed(consensus.stop, (), consensus.k)
     origin = Origin(
@@ -71,6 +78,8 @@ async def respond(
         created=int(time.time()),
         model=state.model,
         output=body.output_options,
+        # what follows a grammar of the client's is text
+        form=prompts.form if body.structure is None else None,
     )
     room = body.prompt_room(state.model.info.max_model_len, body.limit)
     arrival = time.monotonic()
@@ -79,7 +88,7 @@ async def respond(
         admitted = state.admission.admit(prompts.number, count, held=consensus is not None)
         for prompt in admitted:
             stack.callback(prompt.leave)
-        grammar = await grammar_of(http, body, state)
+        grammar = await grammar_of(http, structure, state)
 
         vocabulary = state.model.vocabulary
 
@@ -91,7 +100,7 @@ async def respond(
             vote = consensus is not None
             rewound = rewound_by(body, ids[0], state)
             requests = build_requests(
-                body, ids, state, origin.answer_id, arrival, prompts.param, vote, rewound, grammar
+                body, ids, state, origin.answer_id, arrival, prompts.param, vote, rewound, structure, grammar
             )
             if consensus is not None:
                 voted = [
@@ -125,6 +134,7 @@ async def respond(
                 partial(answer.stream, usage=_stream_usage(body)),
                 write_timeout=state.settings.write_timeout_seconds,
                 on_end=stack.pop_all().close,
+                silence=state.settings.stream_comment_seconds,
             )
         try:
             text = await unless_gone(http.receive, answer.collect())

@@ -89,7 +89,8 @@ def _check_stops(body: GenerationRequest, kept: Sequence[int], state: ServerStat
     try:
         vocabulary = state.model.vocabulary
         texts = vocabulary.visible if body.skip_special_tokens is False else vocabulary.bytes
-        Detokenizer(texts.__getitem__, body.stop or ()).begin_behind(kept)
+        early = body.min_tokens or 0
+        Detokenizer(texts.__getitem__, body.stop or (), min_tokens=early).begin_behind(kept)
     except ValueError as error:
         raise bad_request(f"stop: {error}; rewind to before it, or leave it out.", "stop") from error
     ends = {*(() if body.ignore_eos else state.model.info.eos_token_ids), *(body.stop_token_ids or ())}

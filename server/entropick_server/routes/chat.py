@@ -7,9 +7,11 @@ from starlette.responses import Response
 
 from ..protocol.fields import Place
 from ..protocol.requests import ChatRequest
+from ..state import ServerState
 from ..streaming.formats import ChatFormat
 from ._common import body_schema, read_body
 from ._respond import Prompts, respond
+from ._tools import forced_call, message_form
 
 router = APIRouter()
 
@@ -18,8 +20,13 @@ router = APIRouter()
 async def chat_completions(request: Request) -> Response:
     """Continues a conversation."""
     body, state = await read_body(request, ChatRequest, Place.CHAT)
-    encoder = state.model.encoder
-    prompts = Prompts(
+    return await respond(request, body, chat_prompts(body, state), ChatFormat(), state)
+
+
+def chat_prompts(body: ChatRequest, state: ServerState, param: str = "messages") -> Prompts:
+    """Returns the prompt of a conversation; ``param``: the field that holds it. Raises the 400."""
+    encoder, form = state.model.encoder, message_form(body, state.model)
+    return Prompts(
         number=1,
         size=encoder.work_size(sum(message.size for message in body.messages)),
         encode=lambda: [
@@ -29,8 +36,11 @@ async def chat_completions(request: Request) -> Response:
                 continue_final_message=bool(body.continue_final_message),
                 add_special_tokens=bool(body.add_special_tokens),
                 bounded=body.truncate_prompt_tokens is None,
+                tools=[tool.definition for tool in body.offered],
+                template_options=body.chat_template_kwargs,
             )
         ],
-        param="messages",
+        param=param,
+        form=form,
+        forced=forced_call(body, state.model),
     )
-    return await respond(request, body, prompts, ChatFormat(), state)

@@ -27,6 +27,8 @@ async def tokenize(request: Request) -> Response:
                 continue_final_message=body.continue_final_message,
                 add_special_tokens=bool(body.add_special_tokens),
                 bounded=False,
+                tools=[tool.definition for tool in body.tools or ()],
+                template_options=body.chat_template_kwargs,
             )
         else:
             ids = model.encoder.text(text, add_special_tokens=body.add_special_tokens is not False)

@@ -84,8 +84,7 @@ class Answer:
         chunks: list[ChatChunkChoice | CompletionChoice] = []
         if first and (opening := self.format.opening(run)) is not None:
             chunks.append(opening)
-        if text:
-            chunks.append(self.format.chunk(run, text, run.hand_out(), end=False))
+        chunks += [self.format.chunk(run, delta, tokens) for delta, tokens in run.pieces(text)]
         sent = self._usage(self.runs) if usage is StreamUsage.ALWAYS else usage.of_a_chunk
         events = []
         for number, choice in enumerate(chunks):
@@ -221,7 +220,7 @@ async def last_event(
     """
 
     def work() -> bytes:
-        choice = kind.chunk(run, "", run.hand_out(), end=True)
+        choice = kind.chunk(run, None, run.hand_out())
         if index is not None:
             choice.index = index
         return chunk_event(origin, kind, choice, usage)

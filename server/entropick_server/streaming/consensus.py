@@ -31,6 +31,7 @@ from ..protocol.responses import (
 from ..state import ServerState
 from .answer import DONE, ROW_SIZE, StreamUsage, Write, chunk_event, envelope, event, last_event, run_choice
 from .formats import Format
+from .message import Delta
 from .run import Origin, ReplyToken, Run, figures_of
 
 Result = TypeVar("Result")
@@ -51,8 +52,8 @@ class VotedPrompt:
         """by number of the reply"""
         self.winner: Run | None = None
         """set at the verdict"""
-        self.steps: dict[int, list[tuple[str, list[ReplyToken]]]] = {}
-        """number -> the texts that the engine's steps let out, with the tokens that each completes"""
+        self.steps: dict[int, list[tuple[Delta, list[ReplyToken]]]] = {}
+        """number -> what the engine's steps let out, with the tokens that each completes"""
         self._request = request
         self._config = config
         self._origin = origin
@@ -90,13 +91,12 @@ class VotedPrompt:
         steps = self.steps[number] = []
 
         async def deliver(run: Run, text: str, first: bool) -> None:
-            if text:
-                steps.append((text, run.hand_out()))
+            steps.extend(run.pieces(text))
 
         await run_choice(server, run, deliver)
         ended = run.finish_reason is FinishReason.STOP
         text, tokens = run.text, [figures_of(token) for token in run.tokens]
-        cast = partial(vote, text, tokens, ended, self._extract, self._config.weight)
+        cast = partial(vote, text, tokens, ended, run.extractor(self._extract), self._config.weight)
         return await _beside(server, len(text), cast)
 
     def _reply(self, number: int) -> Request:
@@ -206,8 +206,8 @@ class ConsensusAnswer:
         chunks: list[ChatChunkChoice | CompletionChoice] = []
         if (opening := self._format.opening(run)) is not None:
             chunks.append(opening)
-        for text, tokens in prompt.steps[run.request.choice]:
-            chunks.append(self._format.chunk(run, text, tokens, end=False))
+        for delta, tokens in prompt.steps[run.request.choice]:
+            chunks.append(self._format.chunk(run, delta, tokens))
         sent = self._usage() if usage is StreamUsage.ALWAYS else usage.of_a_chunk
         for number, choice in enumerate(chunks):
             choice.index = prompt.index

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol, TypeVar
 
+from ..engine.reply_format.parts import Text
+from ..engine.types import FinishReason
 from ..protocol.responses import (
+    CalledFunction,
+    CalledFunctionDelta,
     ChatChoice,
     ChatChunkChoice,
     ChatDelta,
@@ -13,9 +17,12 @@ from ..protocol.responses import (
     ChoiceTelemetry,
     Completion,
     CompletionChoice,
+    ToolCallDelta,
+    ToolCallRow,
 )
 from ..telemetry import token_row
 from .logprobs import chat_logprobs, completion_logprobs, prompt_logprobs
+from .message import CallBegin, Delta
 from .run import ReplyToken, Run
 
 Choice = TypeVar("Choice", ChatChoice, ChatChunkChoice, CompletionChoice)
@@ -46,11 +53,11 @@ class Format(Protocol):
         ...
 
     def chunk(
-        self, run: Run, text: str, tokens: Sequence[ReplyToken], *, end: bool
+        self, run: Run, delta: Delta | None, tokens: Sequence[ReplyToken]
     ) -> ChatChunkChoice | CompletionChoice:
-        """Returns a stretch of a choice's text with the tokens that it completes.
+        """Returns what a choice grows by with the tokens that it completes.
 
-        ``end``: there is no text, but the reason of the end, the summary, and the tokens that are left.
+        ``delta`` None: its end, with the reason of it, the summary, and the tokens that are left.
         """
         ...
 
@@ -66,9 +73,9 @@ class ChatFormat:
         """Returns a finished choice."""
         choice = ChatChoice(
             index=run.index,
-            message=ChatMessage(role="assistant", content=run.text, refusal=None),
+            message=_message(run),
             logprobs=chat_logprobs(run, run.tokens),
-            finish_reason=_reason(run),
+            finish_reason=_chat_reason(run),
         )
         _add_ids(choice, run, run.tokens)
         return _with_telemetry(choice, run, run.tokens, end=True)
@@ -89,14 +96,14 @@ class ChatFormat:
         delta = ChatDelta(role="assistant", content="")
         return ChatChunkChoice(index=run.index, delta=delta, logprobs=None, finish_reason=None)
 
-    def chunk(self, run: Run, text: str, tokens: Sequence[ReplyToken], *, end: bool) -> ChatChunkChoice:
-        """Returns a stretch of text, or the end (:meth:`Format.chunk`)."""
-        logprobs = chat_logprobs(run, tokens)
+    def chunk(self, run: Run, delta: Delta | None, tokens: Sequence[ReplyToken]) -> ChatChunkChoice:
+        """Returns a delta of the message, or the end (:meth:`Format.chunk`)."""
+        logprobs, end = chat_logprobs(run, tokens), delta is None
         chunk = ChatChunkChoice(
             index=run.index,
-            delta=ChatDelta() if end else ChatDelta(content=text),
+            delta=ChatDelta() if delta is None else _delta(delta),
             logprobs=None if end and logprobs is not None and not logprobs.content else logprobs,
-            finish_reason=_reason(run) if end else None,
+            finish_reason=_chat_reason(run) if end else None,
         )
         _add_ids(chunk, run, tokens)
         return _with_telemetry(chunk, run, tokens, end=end)
@@ -133,9 +140,10 @@ class CompletionFormat:
         _add_prompt(choice, run)
         return choice
 
-    def chunk(self, run: Run, text: str, tokens: Sequence[ReplyToken], *, end: bool) -> CompletionChoice:
+    def chunk(self, run: Run, delta: Delta | None, tokens: Sequence[ReplyToken]) -> CompletionChoice:
         """Returns a stretch of text, or the end (:meth:`Format.chunk`)."""
-        return self._stretch(run, text, tokens, end=end, with_prompt=False)
+        text = delta.text if isinstance(delta, Text) else ""
+        return self._stretch(run, text, tokens, end=delta is None, with_prompt=False)
 
     @staticmethod
     def _stretch(
@@ -168,15 +176,57 @@ def _reason(run: Run) -> str:
     return run.finish_reason.value if run.finish_reason is not None else "stop"
 
 
+def _chat_reason(run: Run) -> str:
+    """Returns the reason of a chat choice's end; a reply that ended by itself ends with its calls."""
+    called = run.message is not None and bool(run.message.calls)
+    return "tool_calls" if called and run.finish_reason is FinishReason.STOP else _reason(run)
+
+
+def _message(run: Run) -> ChatMessage:
+    message = run.message
+    if message is None:
+        return ChatMessage(role="assistant", content=run.text, refusal=None)
+    told: dict[str, Any] = {}
+    if (reasoning := message.reasoning) is not None:
+        told["reasoning_content"] = reasoning
+    if message.calls:
+        told["tool_calls"] = [
+            ToolCallRow(id=c.id, type="function", function=CalledFunction(name=c.name, arguments=c.arguments))
+            for c in message.calls
+        ]
+    content = message.text
+    return ChatMessage(
+        role="assistant", content=None if message.calls and not content else content, refusal=None, **told
+    )
+
+
+def _delta(delta: Delta) -> ChatDelta:
+    if isinstance(delta, Text):
+        return ChatDelta(reasoning_content=delta.text) if delta.reasoning else ChatDelta(content=delta.text)
+    if isinstance(delta, CallBegin):
+        function = CalledFunctionDelta(name=delta.name, arguments="")
+        row = ToolCallDelta(index=delta.index, id=delta.id, type="function", function=function)
+    else:
+        row = ToolCallDelta(index=delta.index, function=CalledFunctionDelta(arguments=delta.arguments))
+    return ChatDelta(tool_calls=[row])
+
+
 def _with_telemetry(choice: Choice, run: Run, tokens: Sequence[ReplyToken], *, end: bool) -> Choice:
     """Adds the tokens' rows and, at the end, the summary, as far as the request asked for them."""
-    level = run.request.policy.telemetry
     if end and run.request.policy.at_end:
         tokens = run.tokens
+    if (telemetry := telemetry_of(run, tokens, end=end)) is not None:
+        choice.entropick = telemetry
+    return choice
+
+
+def telemetry_of(run: Run, tokens: Sequence[ReplyToken], *, end: bool) -> ChoiceTelemetry | None:
+    """Returns tokens' rows and, at the end, the summary; None where the request asked for nothing of it."""
+    level = run.request.policy.telemetry
     rows = level in ("tokens", "full") and bool(tokens)
     if level == "none" or not (rows or end):
-        return choice
-    choice.entropick = telemetry = ChoiceTelemetry()
+        return None
+    telemetry = ChoiceTelemetry()
     if end:
         telemetry.summary = run.summary
         if (voted := run.consensus) is not None:
@@ -193,4 +243,4 @@ def _with_telemetry(choice: Choice, run: Run, tokens: Sequence[ReplyToken], *, e
             )
             for t in tokens
         ]
-    return choice
+    return telemetry

@@ -13,7 +13,7 @@ from .run import Run
 def mean_logprob(run: Run) -> float:
     """Returns the mean log probability (nats, measured distribution) of a finished choice's tokens.
 
-    The ending token counts; tokens that had no alternative do not, where any other is there. It is OpenAI's
+    The ending token counts; tokens that had no alternative do not, where there are others. It is OpenAI's
     "highest log probability per token"; a sum would favour short completions.
     """
     chosen = [reply for reply in run.tokens if not reply.token.only_choice]

@@ -7,7 +7,7 @@ import time
 from array import array
 from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Literal, Self
 
 from entropick_sampler.error_probability import RunningFigures
 from entropick_sampler.signals import SIGNAL_NAMES
@@ -17,16 +17,18 @@ from ..answers import Extractor
 from ..consensus.weights import Figures
 from ..detokenizer import Detokenizer
 from ..engine.base import EngineError
+from ..engine.reply_format.parts import Text
 from ..engine.types import FinishReason, PromptToken, Request, RequestOutput, Token
 from ..error_estimate import Agreement, estimate
 from ..metrics import ChoiceFigures
 from ..protocol.output_options import OutputOptions
-from ..protocol.responses import ConsensusTelemetry, Summary
+from ..protocol.responses import ConsensusTelemetry, PhaseSummary, Summary
 from ..recent import Finished
 from ..series import Series
 from ..state import ServedModel, ServerState
-from ..telemetry import summarize
+from ..telemetry import phase_summary, summarize
 from .echo import Echo
+from .message import Delta, Message, MessageForm
 from .watched import genuineness_at_end
 
 _ENTROPY: Final = SIGNAL_NAMES.index("logits_entropy")
@@ -52,6 +54,8 @@ class Origin:
     model: ServedModel
     output: OutputOptions = field(default_factory=OutputOptions)
     """the form of the answer"""
+    form: MessageForm | None = None
+    """how the replies are read; None: as text"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +118,11 @@ class Run:
         """from the arrival to the first token"""
         self.consensus: ConsensusTelemetry | None = None
         """of the reply that won a vote"""
+        self.message: Message | None = None if origin.form is None else origin.form.message(request)
+        """the parts of the reply; None where it is all text"""
         self._figures = RunningFigures()
         self._error_model = origin.model.error_model
-        self._extract = extract
+        self._extract = self.extractor(extract)
         self._origin = origin
         self._server = server
         self._prompt = prompt
@@ -126,9 +132,13 @@ class Run:
         self._released = self._handed_out = 0
         self._eos = frozenset(origin.model.info.eos_token_ids)
         self._stop_ids = frozenset(request.sampling.stop_token_ids)
-        texts = self.vocabulary.bytes if self.output.skip_special else self.vocabulary.visible
+        self._marks = {} if origin.form is None else origin.form.reading.marks
+        self._texts_of = self.vocabulary.bytes if self.output.skip_special else self.vocabulary.visible
         self._detokenizer = Detokenizer(
-            texts.__getitem__, request.sampling.stop, include_stop=self.output.include_stop
+            self._token_bytes,
+            request.sampling.stop,
+            include_stop=self.output.include_stop,
+            min_tokens=request.sampling.min_tokens,
         )
         resumed = request.resumed
         if resumed is not None:
@@ -154,6 +164,8 @@ class Run:
         tokens = [reply.token for reply in self.tokens]
         model = self._origin.model
         summary = summarize(self.request, tokens, model.profile_id, self.branch_tokens, model.cuts)
+        if (phases := self._phases()) is not None:
+            summary.phases = phases
         if self.finish_reason is not None:
             if (probability := self.error_probability()) is not None:
                 summary.error_probability = probability
@@ -171,6 +183,21 @@ class Run:
         figures = [figures_of(reply) for reply in self.tokens[: model.longest + 1]]
         cut = self.finish_reason is FinishReason.LENGTH
         return estimate(model, self._figures, cut, self.text, figures, self._extract, agreement)
+
+    def extractor(self, extract: Extractor | None) -> Extractor | None:
+        """Returns an extractor that leaves the reply's reasoning out."""
+        return extract if extract is None or self.message is None else self.message.behind_reasoning(extract)
+
+    def _phases(self) -> dict[Literal["reasoning", "content"], PhaseSummary] | None:
+        """Returns the reasoning and the rest at a glance; None of a reply without reasoning."""
+        message = self.message
+        if message is None or not message.has_reasoned:
+            return None
+        reasons = [message.reasons_at(reply.offset) for reply in self.tokens]
+        return {
+            "reasoning": phase_summary([t.token for t, r in zip(self.tokens, reasons, strict=True) if r]),
+            "content": phase_summary([t.token for t, r in zip(self.tokens, reasons, strict=True) if not r]),
+        }
 
     def take(self, output: RequestOutput) -> str:
         """Takes the output of an engine step. Returns the text that it lets out.
@@ -208,6 +235,11 @@ class Run:
                 self._released += rest.tokens
                 reason = FinishReason.STOP if rest.stopped else reason
                 self._cut(rest.beyond)
+        if self.message is not None:
+            self.message.feed(text, end=reason is not None)
+            if reason is None and self.message.ended:
+                reason = FinishReason.STOP
+                self._released += self._detokenizer.finish().tokens
         self.finish_reason = reason
         self._texts.append(text)
         self._count(len(self.tokens) - before)
@@ -217,6 +249,16 @@ class Run:
         """Marks the newest tokens, which reach beyond the end of the text."""
         for at in range(len(self.tokens) - beyond, len(self.tokens)):
             self.tokens[at] = replace(self.tokens[at], beyond=True)
+
+    def pieces(self, text: str) -> list[tuple[Delta, list[ReplyToken]]]:
+        """Returns what the message grows by with a text that :meth:`take` let out, each with its tokens.
+
+        Tokens wait for a piece that comes after them.
+        """
+        if self.message is None:
+            return [(Text(text), self.hand_out())] if text else []
+        deltas = self.message.deltas()
+        return [(d, self.hand_out() if n == len(deltas) else []) for n, d in enumerate(deltas, start=1)]
 
     def hand_out(self) -> list[ReplyToken]:
         """Returns the tokens whose last byte is out and that no earlier call returned."""
@@ -255,6 +297,11 @@ class Run:
         )
         if self._server.metrics.on_end(request.request_id, reason, duration, figures):
             self._server.recent.add(self._finished(reason, duration))
+
+    def _token_bytes(self, token_id: int) -> bytes | None:
+        """Returns the text of a token, also of a special one that is a mark of the reply's form."""
+        data = self._texts_of[token_id]
+        return self._marks.get(token_id) if data is None else data
 
     def _count(self, tokens: int) -> None:
         """Counts the tokens that a step brought, and when."""

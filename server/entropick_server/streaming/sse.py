@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
 
@@ -16,6 +17,8 @@ from .run import ClientGoneError
 
 _HEADERS_AFTER: Final = 1.0
 """seconds to wait for the first bytes, within which a failure still gets a status code of its own"""
+_COMMENT: Final = b": waiting\n\n"
+"""an event that every client ignores, and that keeps proxies from cutting a silent connection"""
 Result = TypeVar("Result")
 
 
@@ -64,13 +67,20 @@ class EventStream(Response):
         *,
         write_timeout: float,
         on_end: Callable[[], object],
+        silence: float = 0.0,
     ) -> None:
-        """Prepares a stream: ``answer`` writes the events; ``on_end`` is called at its end, well or not."""
+        """Prepares a stream: ``answer`` writes the events; ``on_end`` is called at its end, well or not.
+
+        ``silence``: seconds without an event behind which a comment is written; 0: none is.
+        """
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         # Response counts its (empty) body; a stream's length is unknown
         self.raw_headers = [pair for pair in self.raw_headers if pair[0] != b"content-length"]
         self._answer = answer
         self._write_timeout = write_timeout
+        self._silence = silence
+        self._last = 0.0
+        """time.monotonic() of the last bytes"""
         self._on_end = on_end
         self._first = asyncio.Event()
         """set when there is something to write"""
@@ -84,6 +94,7 @@ class EventStream(Response):
         work = asyncio.create_task(self._answer(self._write))
         gone = asyncio.create_task(_disconnect(receive))
         first = asyncio.create_task(self._first.wait())
+        comments = asyncio.create_task(self._comment())
         try:
             await _one_of(work, gone, first, timeout=_HEADERS_AFTER)
             if work.done() and (error := work.exception()) is not None:
@@ -94,13 +105,14 @@ class EventStream(Response):
                 return
             if not gone.done():
                 await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+                self._last = time.monotonic()
                 self._open.set()
-                await _one_of(work, gone)
+                await _one_of(work, gone, comments)
             if work.done():
                 await self._close(work)
         finally:
             try:
-                await _end(work, gone, first)
+                await _end(work, gone, first, comments)
             finally:
                 self._on_end()
 
@@ -115,6 +127,21 @@ class EventStream(Response):
             return
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
+    async def _comment(self) -> None:
+        """Writes comments into the silences of an open stream; returns when the client takes none."""
+        await self._open.wait()
+        if not self._silence:
+            await asyncio.Event().wait()
+        while True:
+            left = self._last + self._silence - time.monotonic()
+            if left > 0:
+                await asyncio.sleep(left)
+                continue
+            try:
+                await self._write(_COMMENT)
+            except ClientGoneError:
+                return
+
     async def _write(self, data: bytes) -> None:
         """Writes some bytes behind the headers; raises ClientGoneError where that takes too long."""
         if not self._open.is_set():
@@ -123,6 +150,7 @@ class EventStream(Response):
         try:
             async with asyncio.timeout(self._write_timeout), self._turn:
                 await self._send({"type": "http.response.body", "body": data, "more_body": True})
+                self._last = time.monotonic()
         except TimeoutError as error:
             raise ClientGoneError from error
 

@@ -121,8 +121,10 @@ def _text_of(grammar: Grammar, special: Mapping[str, int]) -> tuple[str, int, st
         case "json_object":
             return _json_grammar(_ANY_OBJECT), 0, ""
         case "json_schema":
-            forced, name = forced_by(read_schema(grammar.text))
-            return _json_grammar(grammar.text), forced, name
+            schema = read_schema(grammar.text)
+            if schema is False:
+                raise GrammarError("the schema false allows no text")
+            return _json_grammar("{}" if schema is True else grammar.text), *forced_by(schema)
         case "regex":
             check_size(grammar.text, MAX_PATTERN, "characters")
             if not grammar.text:

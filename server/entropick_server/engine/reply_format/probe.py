@@ -1,0 +1,196 @@
+"""Finds the form of a model's replies: by its response template, else by what its chat template writes.
+
+The chat template is asked to write a call of a tool that no one else has. The first form of the table whose
+parser finds that call again is the model's.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any, Final
+
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
+from transformers.utils.chat_parsing.response_templates import ResponseTemplate, load_response_template
+
+from .form import CallForm, Reading, ReplyFormat
+from .parser import CALLS_FIELD, ReplyParser, readable, without_calls
+from .parts import Call
+from .table import CALLS, REASONING, THINK, THINK_END
+
+_log = logging.getLogger(__name__)
+TEMPLATE_FAULTS: Final = (
+    TemplateError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+)
+"""what a chat template may raise that refuses a conversation"""
+_NAME: Final = "entropick_probe"
+_OTHER: Final = "entropick_other"
+_ARGUMENTS: Final = {"entropick_key": "entropick_value"}
+_LONG_ID: Final = "call_000000000000000000000001"
+_SHORT_ID: Final = "call00001"
+_USER: Final = {"role": "user", "content": "Hi"}
+_TOOL: Final = {
+    "type": "function",
+    "function": {
+        "name": _NAME,
+        "description": "A probe.",
+        "parameters": {
+            "type": "object",
+            "properties": {"entropick_key": {"type": "string", "description": "A key."}},
+            "required": ["entropick_key"],
+        },
+    },
+}
+
+
+class _ChatTemplate:
+    """A model's chat template as something that can be asked."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+        self.source = str(tokenizer.get_chat_template())
+        before = self.write([_USER]) or ""
+        opened = self.write([_USER], add_generation_prompt=True) or ""
+        header = opened[len(before) :] if opened.startswith(before) else ""
+        self.opening = header.partition(THINK)[0]
+        """the beginning of the assistant's turn, without marks of reasoning"""
+
+    def write(self, messages: list[dict[str, Any]], **options: Any) -> str | None:
+        """Returns a conversation as text; None where the template refuses it."""
+        try:
+            return str(self._tokenizer.apply_chat_template(messages, tokenize=False, **options))
+        except TEMPLATE_FAULTS:
+            return None
+
+    def calls(self, names: list[str], call_id: str) -> str | None:
+        """Returns an assistant's turn that calls tools, without the text that begins and the one that ends it."""
+        function = {"arguments": _ARGUMENTS}
+        calls = [{"id": call_id, "type": "function", "function": {"name": n, **function}} for n in names]
+        turn = {"role": "assistant", "content": "", CALLS_FIELD: calls}
+        text = self.write([_USER, turn], tools=[_TOOL])
+        before = self.write([_USER], tools=[_TOOL])
+        if text is None or before is None or not text.startswith(before):
+            return None
+        text = text[len(before) :].removeprefix(self.opening)
+        return text.partition(str(self._tokenizer.eos_token))[0] if self._tokenizer.eos_token else text
+
+
+def reply_format(tokenizer: PreTrainedTokenizerBase) -> ReplyFormat:
+    """Finds the form of the replies of a tokenizer's model."""
+
+    def decode(ids: list[int]) -> str:
+        return str(tokenizer.backend_tokenizer.decode(ids, skip_special_tokens=False))
+
+    if not getattr(tokenizer, "chat_template", None):
+        return ReplyFormat(decode)
+    chat = _ChatTemplate(tokenizer)
+    takes_tools = _NAME in (chat.write([_USER], tools=[_TOOL]) or "")
+    call_id = next((i for i in (_LONG_ID, _SHORT_ID) if chat.calls([_NAME], i)), None)
+    template = _own(tokenizer)
+    if template is None and chat.opening:
+        template = _found(chat, call_id)
+    if template is None:
+        return ReplyFormat(decode, takes_tools)
+    lenient = replace(
+        template, fields={name: replace(field, optional=True) for name, field in template.fields.items()}
+    )
+    has_calls = CALLS_FIELD in lenient.fields
+    plain = without_calls(lenient)
+    return ReplyFormat(
+        decode,
+        takes_tools,
+        # a field for nothing but text makes no parts
+        Reading.of(plain, _marks(tokenizer, plain)) if len(plain.fields) > 1 else None,
+        Reading.of(lenient, _marks(tokenizer, lenient)) if has_calls else None,
+        _call_form(chat, lenient, call_id) if has_calls and call_id else None,
+        len(_SHORT_ID) if call_id == _SHORT_ID else None,
+    )
+
+
+def _own(tokenizer: PreTrainedTokenizerBase) -> ResponseTemplate | None:
+    """Returns the response template that the tokenizer brings; None for none that can be read."""
+    given = getattr(tokenizer, "response_template", None)
+    if given is None:
+        return None
+    try:
+        return load_response_template(given)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        _log.warning("the model's response_template cannot be used: %s", str(error)[:300])
+        return None
+
+
+def _found(chat: _ChatTemplate, call_id: str | None) -> ResponseTemplate | None:
+    """Returns the template of the table that reads what the chat template writes; None for none."""
+    written = None if call_id is None else chat.calls([_NAME], call_id)
+    for name, template in _candidates(chat):
+        if name is None or (written is not None and _parsed(template, written) == [_wanted(_NAME)]):
+            return template
+    return None
+
+
+def _candidates(chat: _ChatTemplate) -> Iterator[tuple[str | None, ResponseTemplate]]:
+    """Yields the templates of the table, filled in for a model; at last the one without calls (None)."""
+    reasoning = {"reasoning_content": dict(REASONING)} if THINK_END in chat.source else {}
+    for name, calls in (*CALLS.items(), (None, None)):
+        fields = {
+            "content": {"content": "text"},
+            **reasoning,
+            **({CALLS_FIELD: dict(calls)} if calls else {}),
+        }
+        if len(fields) > 1:
+            yield name, load_response_template({"start_anchor": chat.opening, "fields": fields})
+
+
+def _wanted(name: str) -> Call:
+    return Call(name, json.dumps(_ARGUMENTS))
+
+
+def _parsed(template: ResponseTemplate, text: str) -> list[Call]:
+    """Returns the calls that a template finds in a reply."""
+    parser = ReplyParser(template, readable(template), "", [])
+    return [part for part in [*parser.feed(text), *parser.finish()] if isinstance(part, Call)]
+
+
+def _call_form(chat: _ChatTemplate, template: ResponseTemplate, call_id: str) -> CallForm | None:
+    """Returns how the chat template writes a call, where it writes the arguments as JSON."""
+    written = chat.calls([_NAME], call_id) or ""
+    arguments = next((a for a in _spelled() if a in written), None)
+    if arguments is None or _NAME not in written:
+        return None
+    begin, _, rest = written.partition(_NAME)
+    middle, _, end = rest.partition(arguments)
+    begin, end = begin.lstrip(), _without_id(end, call_id).rstrip()
+    both = (chat.calls([_NAME, _OTHER], call_id) or "").partition(arguments)[2].partition(_OTHER)[0]
+    apart = both.startswith(end) and both.endswith(begin) and len(both) >= len(end) + len(begin)
+    between = both[len(end) : len(both) - len(begin)] if apart and begin and end else None
+    form = CallForm(begin, middle, end, between)
+    example = f"{begin}{_OTHER}{middle}{json.dumps(_ARGUMENTS)}{end}"
+    return form if _parsed(template, example) == [_wanted(_OTHER)] else None
+
+
+def _spelled() -> list[str]:
+    return [json.dumps(_ARGUMENTS, separators=pair) for pair in ((", ", ": "), (",", ":"))]
+
+
+def _without_id(end: str, call_id: str) -> str:
+    """Returns the text behind the arguments without the member that holds the call's id."""
+    for member in (f', "id": "{call_id}"', f',"id":"{call_id}"', f', "id":"{call_id}"'):
+        end = end.replace(member, "")
+    return end
+
+
+def _marks(tokenizer: PreTrainedTokenizerBase, template: ResponseTemplate) -> Mapping[int, bytes]:
+    """Returns the special tokens that are part of a template's opening and closing marks."""
+    patterns = [p.pattern for f in template.fields.values() for p in (f.open_re, f.close_re) if p is not None]
+    text = "\n".join(patterns).replace("\\", "")
+    added = tokenizer.backend_tokenizer.get_added_tokens_decoder()
+    return {i: t.content.encode() for i, t in added.items() if t.special and t.content in text}
