@@ -141,7 +141,5 @@ class ToolMessage(_Turn):
         return {"tool_call_id": self.tool_call_id}
 
 
-Message = Annotated[
-    InstructionMessage | UserMessage | AssistantMessage | ToolMessage, Discriminator("role")
-]
+Message = Annotated[InstructionMessage | UserMessage | AssistantMessage | ToolMessage, Discriminator("role")]
 Messages = Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]

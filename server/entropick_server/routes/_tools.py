@@ -1,4 +1,4 @@
-"""The tools of a request: whether the model can have them, how its replies are read, which calls are forced."""
+"""The tools of a request: whether the model can have them, how replies are read, which calls are forced."""
 
 from __future__ import annotations
 

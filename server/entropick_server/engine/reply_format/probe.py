@@ -72,7 +72,7 @@ class _ChatTemplate:
             return None
 
     def calls(self, names: list[str], call_id: str) -> str | None:
-        """Returns an assistant's turn that calls tools, without the text that begins and the one that ends it."""
+        """Returns an assistant's turn that calls tools, without the marks at its beginning and its end."""
         function = {"arguments": _ARGUMENTS}
         calls = [{"id": call_id, "type": "function", "function": {"name": n, **function}} for n in names]
         turn = {"role": "assistant", "content": "", CALLS_FIELD: calls}
