@@ -6,13 +6,14 @@ labels of a series never change: they are written once and kept.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from prometheus_client.metrics_core import Metric
 from prometheus_client.samples import Exemplar, Sample
 from prometheus_client.utils import floatToGoString
 
+_go_string: Final[Callable[[float], str]] = floatToGoString
 _KINDS: Final = frozenset({"counter", "gauge", "histogram"})
 _PLAIN_BELOW: Final = 1e6
 """numbers below are written as Python does; above, Go writes exponents"""
@@ -77,7 +78,7 @@ def _escaped(value: str) -> str:
 def _number(value: float) -> str:
     if 0 <= value < _PLAIN_BELOW:
         return repr(float(value))
-    return floatToGoString(value)
+    return _go_string(value)
 
 
 def _exemplar(exemplar: Exemplar) -> str:
