@@ -149,7 +149,7 @@ class TemplateFields(WireModel):
 
 
 class ToolFields(TemplateFields):
-    """The fields about tools, and what the chat template reads."""
+    """The fields about tools, and about the chat template."""
 
     tool_choice: ToolChoice | None = Field(
         None, description="auto where there are tools; required or a function: the reply is a call"
@@ -180,7 +180,7 @@ class ToolFields(TemplateFields):
 
     @property
     def forced(self) -> tuple[Tool, ...]:
-        """Returns the tools of which the reply must call one; () where it may be text."""
+        """Returns the tools among which the reply must choose; () where it may be text."""
         choice = self.tool_choice
         if isinstance(choice, NamedTool):
             return tuple(tool for tool in self.offered if tool.function.name == choice.function.name)

@@ -27,7 +27,7 @@ def message_form(body: ToolFields, model: ServedModel) -> MessageForm | None:
 
 
 def forced_call(body: ToolFields, model: ServedModel) -> Structure | None:
-    """Returns the form of a reply that must be a call; None where it need not be one.
+    """Returns the form of a reply that must be a call; None where it may be text.
 
     Raises the 400 where it is not known how the model writes a call.
     """

@@ -37,7 +37,7 @@ class Items:
         self._open: Item | None = None
 
     def add(self, delta: Delta, logprobs: Sequence[TokenLogprob]) -> Iterator[Event]:
-        """Takes what the reply grew by; ``logprobs``: of the tokens that came with it."""
+        """Takes a growth of the reply; ``logprobs``: of the tokens that came with it."""
         if isinstance(delta, Text):
             yield from self._text(delta, logprobs)
         elif isinstance(delta, CallBegin):
@@ -56,7 +56,7 @@ class Items:
             yield from self._arguments(delta)
 
     def close(self, status: Status = "completed") -> Iterator[Event]:
-        """Ends the open item, if there is one."""
+        """Ends the open item, if any item is open."""
         item, self._open = self._open, None
         if item is None:
             return

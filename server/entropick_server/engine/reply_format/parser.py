@@ -7,7 +7,7 @@ and is then parsed as a whole: a call that is malformed is text, so nothing of a
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -72,7 +72,7 @@ class ReplyParser:
         prompt holds already; ``tools``: types of arguments are read from their schemas.
         """
         self._template = template
-        self._tools = [dict(tool) for tool in tools]
+        self._tools: list[dict[Any, Any] | Callable[..., Any]] = [dict(tool) for tool in tools]
         self._parser = ResponseParser(reader, prefix="")
         self._text = before
         """what was fed so far"""

@@ -1,4 +1,4 @@
-"""Finds the form of a model's replies: by its response template, else by what its chat template writes.
+"""Finds the form of a model's replies: by its response template, else by the calls of its chat template.
 
 The chat template is asked to write a call of a tool that no one else has. The first form of the table whose
 parser finds that call again is the model's.
