@@ -15,7 +15,7 @@ from .middleware import ApiKey, Counted, RequestId, SizeLimit
 from .openapi import describe
 from .protocol.errors import ApiError
 from .protocol.unserved import route_not_served
-from .routes import chat, completions, models, requests, system, tokenize
+from .routes import chat, completions, models, requests, responses_api, system, tokenize
 from .routes.page import PAGE, PAGE_PREFIX, page_router
 from .settings import Settings
 from .state import ServerState
@@ -55,7 +55,7 @@ def create_app(
         redirect_slashes=False,
     )
     app.state.server = state
-    for module in (chat, completions, models, tokenize, system, requests):
+    for module in (chat, completions, responses_api, models, tokenize, system, requests):
         app.include_router(module.router)
     app.include_router(page_router())
     _add_errors(app)

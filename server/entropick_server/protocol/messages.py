@@ -113,7 +113,7 @@ class AssistantMessage(_Turn):
 
     @property
     def size(self) -> int:
-        """Returns the number of characters, those of calls and reasoning too."""
+        """Returns the number of characters of text, calls and reasoning."""
         calls = sum(len(call.function.arguments) for call in self.tool_calls or ())
         return len(self.text) + len(self.reasoning_content or "") + calls
 

@@ -70,6 +70,11 @@ def parse_body(body: bytes, model: type[Model], place: Place | None = None) -> M
         raise bad_request("The body must be a JSON object.", code="invalid_json")
     if place is not None:
         refuse_unserved(data, place)
+    return checked(model, data)
+
+
+def checked(model: type[Model], data: dict[str, Any]) -> Model:
+    """Returns the model that an object describes. Raises ApiError."""
     try:
         return model.model_validate(data)
     except ValidationError as error:

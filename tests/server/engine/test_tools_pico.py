@@ -1,4 +1,4 @@
-"""Tools with the shipped model, which was trained on them: calls by itself, calls that are forced, answers."""
+"""Tools with the shipped model, which was trained on them: its own calls, forced calls, answers."""
 
 from __future__ import annotations
 
