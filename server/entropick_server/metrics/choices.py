@@ -173,6 +173,10 @@ class ChoiceMetrics:
         self._first.labels(self._model_name).observe(seconds, exemplar(request_id))
         self._prompt_tokens.labels(self._model_name).inc(prompt_tokens)
 
+    def on_prompt_alone(self, prompt_tokens: int) -> None:
+        """Counts the tokens of a prompt whose choice has no token (0 unless it is the first choice)."""
+        self._prompt_tokens.labels(self._model_name).inc(prompt_tokens)
+
     def on_tokens(self, seconds: float, count: int) -> None:
         """Counts ``count`` further tokens of a choice, ``seconds`` after the tokens before them."""
         for _ in range(count):
