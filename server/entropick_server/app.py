@@ -16,7 +16,7 @@ from .middleware import ApiKey, Counted, RequestId, SizeLimit
 from .openapi import describe
 from .protocol.errors import ApiError
 from .protocol.unserved import route_not_served
-from .routes import chat, completions, models, requests, system, tokenize
+from .routes import chat, completions, models, requests, responses_api, system, tokenize
 from .routes.page import PAGE, PAGE_PREFIX, page_router
 from .settings import Settings
 from .state import ServerState
@@ -56,7 +56,7 @@ def create_app(
         redirect_slashes=False,
     )
     app.state.server = state
-    for module in (chat, completions, models, tokenize, system, requests):
+    for module in (chat, completions, responses_api, models, tokenize, system, requests):
         app.include_router(module.router)
     state.metrics.http.know(
         (method, route.path)

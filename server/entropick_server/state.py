@@ -72,8 +72,8 @@ class ServedModel:
         form = engine.tokenizer.reply_format
         if form.takes_tools and form.calling is None:
             _log.warning(
-                "how this model writes calls of tools is not known (its tokenizer has no response_template, and "
-                "its chat template writes them in no known form): they come back as text"
+                "how this model writes calls of tools is not known (its tokenizer has no response_template, "
+                "and its chat template writes them in no known form): they come back as text"
             )
         grammars = GrammarCompiler(engine.tokenizer, info.vocab_size, info.eos_token_ids)
         known = (profile, fingerprint, error, engine.model_hash, cuts, names, form)

@@ -122,7 +122,7 @@ class Run:
         """the parts of the reply; None where it is all text"""
         self._figures = RunningFigures()
         self._error_model = origin.model.error_model
-        self._extract = self.extractor(extract)
+        self._extract = None if extract is None else self.extractor(extract)
         self._origin = origin
         self._server = server
         self._prompt = prompt
@@ -193,9 +193,9 @@ class Run:
         cut = self.finish_reason is FinishReason.LENGTH
         return estimate(model, self._figures, cut, self.text, figures, self._extract, agreement)
 
-    def extractor(self, extract: Extractor | None) -> Extractor | None:
+    def extractor(self, extract: Extractor) -> Extractor:
         """Returns an extractor that leaves the reply's reasoning out."""
-        return extract if extract is None or self.message is None else self.message.behind_reasoning(extract)
+        return extract if self.message is None else self.message.behind_reasoning(extract)
 
     def _phases(self) -> dict[Literal["reasoning", "content"], PhaseSummary] | None:
         """Returns the reasoning and the rest at a glance; None of a reply without reasoning."""
@@ -260,7 +260,7 @@ class Run:
             self.tokens[at] = replace(self.tokens[at], beyond=True)
 
     def pieces(self, text: str) -> list[tuple[Delta, list[ReplyToken]]]:
-        """Returns what the message grows by with a text that :meth:`take` let out, each with its tokens.
+        """Returns the growth of the message by a text that :meth:`take` let out, each with its tokens.
 
         Tokens wait for a piece that comes after them.
         """
