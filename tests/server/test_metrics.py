@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.core import InfoMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_open
@@ -16,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_pla
 from entropick_sampler.signals import SIGNALS, Signal
 from entropick_server.engine.types import FinishReason, RequestOutput, StepReport
 from entropick_server.metrics import Metrics
+from entropick_server.metrics.batched import BatchedHistogram
 from entropick_server.metrics.drift import DriftCollector
 from entropick_server.metrics.signals import STRATEGIES, SignalHistograms
 from entropick_server.metrics.writing import PageWriter
@@ -240,6 +242,24 @@ async def test_signals_are_counted_by_strategy(engine: Any, serve: Any) -> None:
         for strategy in seen:
             drawn = total(found, "entropick_tokens_total", strategy=strategy)
             assert total(found, name, strategy=strategy) == drawn > 0
+
+
+def test_a_batched_histogram_is_what_the_library_counts() -> None:
+    bounds = (0.1, 0.5, 2.0)
+    ours, theirs = BatchedHistogram("x_seconds", "Help.", bounds), CollectorRegistry()
+    histogram = Histogram("x_seconds", "Help.", ["model_name"], registry=theirs, buckets=bounds)
+    assert list(ours.collect()) == [], "it has no name yet"
+    ours.bind("m")
+    histogram.labels("m")
+    rng = np.random.default_rng(0)
+    for values in ([], [0.1, 0.5, 2.0, 0.0], rng.exponential(1, 1300)):
+        for value in values:
+            ours.observe(float(value))
+            histogram.labels("m").observe(float(value))
+        (found,), (wanted,) = ours.collect(), theirs.collect()
+        samples = {(s.name, s.labels.get("le")): s.value for s in wanted.samples if "_created" not in s.name}
+        assert {(s.name, s.labels.get("le")): pytest.approx(s.value) for s in found.samples} == samples
+        assert (found.documentation, found.type) == (wanted.documentation, wanted.type)
 
 
 def test_a_strategy_without_tokens_makes_no_series() -> None:

@@ -112,7 +112,11 @@ def _path(loc: tuple[int | str, ...]) -> str:
     path = ""
     for at, part in enumerate(loc):
         within = loc[at - 2] if at > 1 and isinstance(loc[at - 1], int) else None
-        if part in (WHOLE, IN_PARTS) or within == "messages" or (within == IN_PARTS and at + 1 < len(loc)):
+        if (
+            part in (WHOLE, IN_PARTS)
+            or within in ("messages", "input")
+            or (within == IN_PARTS and at + 1 < len(loc))
+        ):
             continue
         path += f"[{part}]" if isinstance(part, int) else f".{shown(part)}"
     return path.removeprefix(".")

@@ -16,7 +16,7 @@ from ..admission import AdmittedPrompt
 from ..answers import Extractor
 from ..consensus.weights import Figures
 from ..detokenizer import Detokenizer
-from ..engine.base import EngineError
+from ..engine.base import EngineError, Tokenizer
 from ..engine.reply_format.parts import Text
 from ..engine.types import FinishReason, PromptToken, Request, RequestOutput, Token
 from ..error_estimate import Agreement, estimate
@@ -134,12 +134,7 @@ class Run:
         self._stop_ids = frozenset(request.sampling.stop_token_ids)
         self._marks = {} if origin.form is None else origin.form.reading.marks
         self._texts_of = self.vocabulary.bytes if self.output.skip_special else self.vocabulary.visible
-        self._detokenizer = Detokenizer(
-            self._token_bytes,
-            request.sampling.stop,
-            include_stop=self.output.include_stop,
-            min_tokens=request.sampling.min_tokens,
-        )
+        self._detokenizer = self._detokenize(server.engine.tokenizer)
         resumed = request.resumed
         if resumed is not None:
             self._detokenizer.begin_behind([token.token_id for token in resumed.tokens])
@@ -150,6 +145,20 @@ class Run:
             # the figures of the whole reply would be needed
             self._error_model = None
         self._summary: Summary | None = None
+
+    def _detokenize(self, tokenizer: Tokenizer) -> Detokenizer:
+        """Returns the detokenizer of the reply."""
+        request, grown = self.request, None
+        if not self._marks:  # which are tokens of one text everywhere
+            prompt = request.prompt_token_ids[: len(request.prompt_token_ids) - request.kept]
+            grown = tokenizer.reply_text(prompt, skip_special_tokens=self.output.skip_special)
+        return Detokenizer(
+            self._token_bytes if grown is None else grown.push,
+            request.sampling.stop,
+            include_stop=self.output.include_stop,
+            rest=bytes if grown is None else grown.finish,
+            min_tokens=request.sampling.min_tokens,
+        )
 
     @property
     def text(self) -> str:
