@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import triton
 from triton.backends.compiler import GPUTarget
@@ -26,6 +27,7 @@ from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
 from entropick_kernels._triton import triton_impl
+from entropick_kernels.adjust import Entries, Masks
 from entropick_kernels.attention_stats import HeadShards
 from entropick_kernels.attention_stats._inputs import PagedQueries
 
@@ -112,6 +114,24 @@ def logits_case(vocabulary: int, dtype: torch.dtype) -> Callable[[], object]:
     return lambda: module.logits_stats_triton(logits)
 
 
+def adjust_case(vocabulary: int, dtype: torch.dtype) -> Callable[[], object]:
+    """Wrappers that copy arrays of the host: here they stay tensors without memory."""
+    module = triton_impl("entropick_kernels.adjust")
+    rows, entries = 64, 1000
+
+    def call() -> object:
+        logits = torch.empty(rows, vocabulary, dtype=dtype, device="meta")
+        words = np.zeros((rows, -(-vocabulary // 32)), np.int32)
+        module.mask_triton(logits, Masks(np.arange(rows), words))
+        starts = np.linspace(0, entries, rows + 1).astype(np.int64)
+        some = Entries(starts, np.zeros(entries, np.int64), np.zeros(entries))
+        module.add_triton(logits, some)
+        before = module.penalise_triton(logits, some, np.zeros((rows, 3)))
+        return module.restore_triton(logits, some, before)
+
+    return call
+
+
 def attention_case(
     heads: int, kv_heads: int, width: int, dtype: torch.dtype, want: str, **options: Any
 ) -> Callable[[], object]:
@@ -166,6 +186,7 @@ def cases() -> dict[str, Callable[[], object]]:
     return {
         "logits 128256 bf16": logits_case(128256, bf16),
         "logits 151936 fp32": logits_case(151936, fp32),
+        "adjustments 151936 fp32": adjust_case(151936, fp32),
         "attention 32/8x128 bf16, plain": attention_case(32, 8, 128, bf16, "none"),
         "attention 32/8x128 bf16, heads": attention_case(32, 8, 128, bf16, "heads"),
         "attention 32/8x128 bf16, all": attention_case(32, 8, 128, bf16, "all"),

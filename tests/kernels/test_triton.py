@@ -22,6 +22,10 @@ ROOT = Path(__file__).parents[2]
 INTERPRETED = sorted((Path(__file__).parent / "triton").glob("test_*.py"))
 SOURCES = [*ROOT.glob("kernels/**/*.py"), *ROOT.glob("sampler/**/*.py"), *ROOT.glob("server/**/*.py")]
 REGISTER_CAPS = {
+    "_mask_rows": 40,
+    "_add_entries": 24,
+    "_penalise_entries": 40,
+    "_restore_entries": 24,
     "_chunk_moments": 96,
     "_merge": 64,
     "attend": 224,

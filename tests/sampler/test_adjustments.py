@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,21 +16,10 @@ from entropick_sampler.columns import StepColumns, StepRow
 from entropick_sampler.packed import TokenRow, unpack
 from entropick_sampler.params import PolicyConfig, SamplingParams
 
+from .adjusted_cases import assert_as_the_references, random_batch
+
 FIXED = PolicyConfig("fixed")
 V = 211
-
-
-def _cases() -> Any:
-    path = Path(__file__).with_name("adjusted_cases.py")
-    spec = importlib.util.spec_from_file_location("adjusted_cases", path)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-CASES = _cases()
 
 
 def step(
@@ -52,15 +39,15 @@ def step(
 )
 def test_a_thousand_requests_are_as_the_references_say(kernels: str, dtype: torch.dtype) -> None:
     for number in range(50):
-        case = CASES.random_batch(number, 20, V)
+        case = random_batch(number, 20, V)
         logits = case.logits.to(dtype)
         got = step(logits.clone(), case.rows, case.adjustments, case.positions, kernels)
-        CASES.assert_as_the_references(case, got)
+        assert_as_the_references(case, got)
 
 
 @pytest.mark.parametrize("kernels", ["numba", "torch"])
 def test_a_row_alone_is_the_same_row_in_a_batch(kernels: str) -> None:
-    case = CASES.random_batch(7, 12, V)
+    case = random_batch(7, 12, V)
     together = step(case.logits.clone(), case.rows, case.adjustments, case.positions, kernels)
     for i in range(12):
         alone = step(
@@ -91,7 +78,7 @@ def row_of(adjustments: Adjustments, i: int) -> Adjustments:
 
 @pytest.mark.parametrize("kernels", ["numba", "torch"])
 def test_what_is_measured_stays_in_the_logits_and_penalties_do_not(kernels: str) -> None:
-    case = CASES.random_batch(3, 8, V)
+    case = random_batch(3, 8, V)
     logits, measured = case.logits.clone(), case.logits.clone()
     step(logits, case.rows, case.adjustments, case.positions, kernels)
     without = case.adjustments._replace(seen=None, factors=None)

@@ -36,8 +36,8 @@ def adjusted(
 def bad_word_ids(words: list[str] | tuple[str, ...], tokenizer: Tokenizer) -> tuple[tuple[int, ...], ...]:
     """Returns the token ids of each word, as it begins a text and as it stands behind a space.
 
-    As vLLM does: the second form counts where it has as many tokens and begins with another token. Raises the
-    400 for a word without a token.
+    vLLM drops the second form where it has another number of tokens, and then says the word. Raises the 400
+    for a word without a token.
     """
     found: dict[tuple[int, ...], None] = {}
     for word in dict.fromkeys(words):
@@ -48,7 +48,7 @@ def bad_word_ids(words: list[str] | tuple[str, ...], tokenizer: Tokenizer) -> tu
         if not plain:
             raise bad_request("bad_words: every word must have a token of its own.", "bad_words")
         found[plain] = None
-        if behind and behind[0] != plain[0] and len(behind) == len(plain):
+        if behind:
             found[behind] = None
     return tuple(found)
 
