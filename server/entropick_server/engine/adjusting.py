@@ -1,4 +1,4 @@
-"""The adjustments of a step on every engine: from the replies of its rows to what the sampler takes."""
+"""The adjustments of a step on every engine: from the replies of its rows to the sampler's arrays."""
 
 from __future__ import annotations
 
