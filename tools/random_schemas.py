@@ -43,13 +43,14 @@ class SchemaMaker:
         return {**made, "$defs": definitions} if definitions else made
 
     def _any(self, depth: int) -> Schema:
-        simple: list[Callable[[int], Schema]] = [
+        kinds: list[Callable[[int], Schema]] = [
             self._string, self._string, self._integer, self._number, self._enum, self._plain,
         ]  # fmt: skip
-        nested = [self._object, self._object, self._array, self._array, self._any_of] if depth else []
+        if depth:
+            kinds += [self._object, self._object, self._array, self._array, self._any_of]
         if self._names:
-            nested.append(self._reference)
-        return self._rng.choice([*simple, *nested])(depth - 1)
+            kinds.append(self._reference)
+        return self._rng.choice(kinds)(depth - 1)
 
     def _plain(self, _: int) -> Schema:
         value: Any = self._rng.choice([None, True, 7, -2.5, "fix", "ünïcödé \u2028", [1, "b"], {"k": None}])

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, Request
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
@@ -15,7 +16,7 @@ from .middleware import ApiKey, Counted, RequestId, SizeLimit
 from .openapi import describe
 from .protocol.errors import ApiError
 from .protocol.unserved import route_not_served
-from .routes import chat, completions, models, requests, system, tokenize
+from .routes import chat, completions, models, requests, responses_api, system, tokenize
 from .routes.page import PAGE, PAGE_PREFIX, page_router
 from .settings import Settings
 from .state import ServerState
@@ -55,8 +56,14 @@ def create_app(
         redirect_slashes=False,
     )
     app.state.server = state
-    for module in (chat, completions, models, tokenize, system, requests):
+    for module in (chat, completions, responses_api, models, tokenize, system, requests):
         app.include_router(module.router)
+    state.metrics.http.know(
+        (method, route.path)
+        for route in app.routes
+        if isinstance(route, APIRoute)
+        for method in sorted(route.methods or ())
+    )
     app.include_router(page_router())
     _add_errors(app)
     # added last runs first: every answer has an id, every refusal too

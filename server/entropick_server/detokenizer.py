@@ -35,18 +35,20 @@ class Detokenizer:
         stop: Sequence[str] = (),
         *,
         include_stop: bool = False,
+        rest: Callable[[], bytes] = bytes,
         min_tokens: int = 0,
     ) -> None:
         """Begins a text.
 
-        ``include_stop``: a stop string stays at its end; ``min_tokens``: tokens within which no stop string
-        counts.
+        ``include_stop``: a stop string stays at its end; ``rest``: returns the bytes at the end that
+        ``token_bytes`` holds back, where it does; ``min_tokens``: tokens within which no stop string counts.
         """
         self.offset = 0
         """characters decoded so far: where the next token's text begins"""
         self._token_bytes = token_bytes
         self._stop = tuple(stop)
         self._include_stop = include_stop
+        self._rest = rest
         self._early = min_tokens
         """tokens to come within which no stop string counts"""
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
@@ -85,7 +87,7 @@ class Detokenizer:
 
     def finish(self) -> Released:
         """Returns the text that was held back; bytes that never became a character come out as U+FFFD."""
-        last = self._let_out(self._decoder.decode(b"", final=True))
+        last = self._let_out(self._decoder.decode(self._rest(), final=True))
         if last.stopped:
             return last
         rest, self._held = self._unknown(self._held), ""

@@ -14,12 +14,14 @@ from pydantic.json_schema import models_json_schema
 
 from .protocol import documents as d
 from .protocol.requests import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
+from .protocol.response_object import ResponseObject
 from .protocol.responses import (
     ChatCompletion,
     CompletionText,
     SignalStatistics,
     SignalValues,
 )
+from .protocol.responses_api import ResponsesRequest
 
 _REFUSALS: Final[Mapping[int, str]] = {
     400: "A field is wrong, or not served; param names it.",
@@ -50,6 +52,7 @@ _STREAM: Final = ("text/event-stream",)
 ANSWERS: Final[Mapping[tuple[str, str], Answers]] = {
     ("post", "/v1/chat/completions"): Answers(ChatCompletion, (*_WITH_BODY, 500, 503), _STREAM),
     ("post", "/v1/completions"): Answers(CompletionText, (*_WITH_BODY, 500, 503), _STREAM),
+    ("post", "/v1/responses"): Answers(ResponseObject, (*_WITH_BODY, 500, 503), _STREAM),
     ("post", "/tokenize"): Answers(d.Tokenized, (*_WITH_BODY, 503)),
     ("post", "/detokenize"): Answers(d.Detokenized, (*_WITH_BODY, 503)),
     ("get", "/v1/models"): Answers(d.ModelList, (431, 503)),
@@ -67,6 +70,7 @@ ANSWERS: Final[Mapping[tuple[str, str], Answers]] = {
 _BODIES: Final[tuple[type[BaseModel], ...]] = (
     ChatRequest,
     CompletionRequest,
+    ResponsesRequest,
     TokenizeRequest,
     DetokenizeRequest,
 )

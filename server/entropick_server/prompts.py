@@ -41,12 +41,14 @@ class PromptEncoder:
         bounded: bool = True,
         tools: Sequence[Mapping[str, Any]] = (),
         template_options: Mapping[str, Any] | None = None,
+        param: str = "messages",
     ) -> list[int]:
         """Returns the token ids of a conversation, by the model's own template.
 
         ``continue_final_message``: the prompt ends with the text of the last message. ``add_special_tokens``:
-        the tokenizer puts its own around what the template made. ``bounded``: it must fit the context. Raises
-        the 400 where it cannot, or the template refuses it.
+        the tokenizer puts its own around what the template made. ``bounded``: it must fit the context.
+        ``tools``: their definitions; ``template_options``: variables of the template; ``param``: the field
+        that holds the conversation. Raises the 400 where it does not fit, or the template refuses it.
         """
         try:
             text = self._template.render(
@@ -57,8 +59,8 @@ class PromptEncoder:
                 template_options=template_options,
             )
         except ChatTemplateError as error:
-            raise bad_request(f"messages: {error}", "messages") from error
-        return self._encode(text, add_special_tokens, "messages" if bounded else None)
+            raise bad_request(f"{param}: {error}", param) from error
+        return self._encode(text, add_special_tokens, param if bounded else None)
 
     def texts(
         self, prompts: Sequence[str | list[int]], *, add_special_tokens: bool = True, bounded: bool = True

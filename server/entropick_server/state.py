@@ -72,8 +72,8 @@ class ServedModel:
         form = engine.tokenizer.reply_format
         if form.takes_tools and form.calling is None:
             _log.warning(
-                "how this model writes calls of tools is not known (its tokenizer has no response_template, and "
-                "its chat template writes them in no known form): they come back as text"
+                "how this model writes calls of tools is not known (its tokenizer has no response_template, "
+                "and its chat template writes them in no known form): they come back as text"
             )
         grammars = GrammarCompiler(engine.tokenizer, info.vocab_size, info.eos_token_ids)
         known = (profile, fingerprint, error, engine.model_hash, cuts, names, form)
@@ -121,6 +121,12 @@ class ServerState:
         self.metrics.bind(model.info, self.engine.profile, facts, self.engine.gauges)
         self.engine.subscribe(self.metrics.on_step)
         self._model = model
+        if settings.policy == "entropix" and (left := _overruled(model.info)):
+            _log.info(
+                "generation_config of the model: %s do not hold under policy entropix: its preset has other "
+                "numbers; they hold under the other policies (--policy fixed, or a request's)",
+                ", ".join(left),
+            )
 
     def _after_load(self, task: asyncio.Task[None]) -> None:
         if task.cancelled():
@@ -193,6 +199,19 @@ class ServerState:
             f"{info.device}, context {info.max_model_len}), policy {self.settings.policy}, preset {preset}, "
             f"profile {profile or 'none'}"
         )
+
+
+def _overruled(info: ModelInfo) -> list[str]:
+    """Lists the numbers of a model's generation_config that policy entropix does not read."""
+    defaults = info.defaults
+    told = {
+        "temperature": (defaults.temperature, 1.0),
+        "top_p": (defaults.top_p, 1.0),
+        "top_k": (defaults.top_k, 0),
+        "min_p": (defaults.min_p, 0.0),
+        "repetition_penalty": (defaults.repetition_penalty, 1.0),
+    }
+    return [f"{name} {value:g}" for name, (value, plain) in told.items() if value not in (None, plain)]
 
 
 def _count(number: int) -> str:

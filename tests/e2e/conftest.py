@@ -13,6 +13,8 @@ import httpx
 import pytest
 
 READY_WITHIN = 1200.0
+# tests of clients, each in an environment of its own (make test-e2e)
+collect_ignore = ["clients"]
 
 
 def free_port() -> int:

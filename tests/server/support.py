@@ -49,6 +49,9 @@ class ByteTokenizer:
             return PAIR_BYTES
         return bytes([token_id]) if token_id < EOS else None
 
+    def reply_text(self, prompt: Any, *, skip_special_tokens: bool) -> None:
+        """Every token has bytes of its own."""
+
     def vocabulary_token(self, token_id: int) -> str:
         return {EOS: "<eos>", BOS: "<bos>"}.get(token_id, f"<0x{token_id:02X}>")
 

@@ -146,6 +146,27 @@ async def test_under_ordinary_samplers_the_models_own_defaults_count(
     sent = engine.requests[0].sampling
     assert (sent.temperature, sent.top_p, sent.top_k, sent.min_p) == (0.6, 0.9, 7, None)
     assert sent.max_tokens == 256 - 12
+    assert sent.repetition_penalty == 1.0
+    _use_defaults(client, GenerationDefaults(min_p=0.1, repetition_penalty=1.2))
+    for more, wanted in ({}, (0.1, 1.2)), ({"min_p": 0.0, "repetition_penalty": 1.5}, (0.0, 1.5)):
+        await openai.chat.completions.create(model="fake", messages=HELLO, extra_body={**body, **more})
+        sent = engine.requests[-1].sampling
+        assert (sent.min_p, sent.repetition_penalty) == wanted
+    await openai.chat.completions.create(model="fake", messages=HELLO)
+    sent = engine.requests[-1].sampling
+    assert (sent.min_p, sent.repetition_penalty) == (None, 1.0)
+
+
+async def test_the_log_says_which_numbers_of_the_model_do_not_hold(
+    engine: Any, serve: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    engine.info = dataclasses.replace(engine.info, defaults=GenerationDefaults(0.6, 1.0, 20, 9, 0.05, 1.1))
+    async with serve(engine, policy="fixed"):
+        assert "generation_config" not in caplog.text
+    async with serve(engine):
+        pass
+    assert "temperature 0.6, top_k 20, min_p 0.05, repetition_penalty 1.1 do not hold" in caplog.text
 
 
 async def test_client_fields_reach_the_engine(openai: AsyncOpenAI, engine: Any) -> None:

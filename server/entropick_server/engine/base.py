@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from entropick_sampler.profile import Profile
 
+from .reply_text import ReplyText
 from .types import EngineGauges, ModelInfo, Request, RequestOutput, StepReport
 
 if TYPE_CHECKING:
@@ -52,6 +53,13 @@ class Tokenizer(Protocol):
 
     def token_bytes(self, token_id: int) -> bytes | None:
         """Returns the exact bytes of a token (maybe part of a UTF-8 character); None for a special token."""
+        ...
+
+    def reply_text(self, prompt: Sequence[int], *, skip_special_tokens: bool) -> ReplyText | None:
+        """Returns the text of a reply to a prompt, where a token's text depends on its neighbours.
+
+        Returns None where every token has bytes of its own.
+        """
         ...
 
     def vocabulary_token(self, token_id: int) -> str:

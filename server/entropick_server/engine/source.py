@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from huggingface_hub import snapshot_download
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedConfig
@@ -65,8 +65,8 @@ class Source:
 
     @property
     def max_position_embeddings(self) -> int:
-        """Returns the number of tokens that the model was made for."""
-        return int(self.config.max_position_embeddings)
+        """Returns the number of tokens that the model was made for, with what rope scaling adds to it."""
+        return context_of(self.config)
 
     def info(
         self, options: EngineOptions, *, max_model_len: int, parameters: int, dtype: str, device: str
@@ -78,7 +78,7 @@ class Source:
             architecture=str(self.config.model_type),
             max_model_len=max_model_len,
             vocab_size=int(self.config.vocab_size),
-            eos_token_ids=eos_token_ids(self.generation, self.config),
+            eos_token_ids=eos_token_ids(self.generation, self.config, self.tokenizer.eos_token_id),
             monitored_layers=self.monitored_layers,
             parameters=parameters,
             dtype=dtype,
@@ -228,6 +228,22 @@ def _rope_types(config: PreTrainedConfig) -> set[str]:
     return {str(t.get("rope_type", t.get("type", "default"))) for t in tables}
 
 
+def context_of(config: PreTrainedConfig) -> int:
+    """Returns the tokens of a model's context: its positions, or more where rope scaling extends them.
+
+    Linear scaling and YaRN by a factor stretch the positions that the model was trained on: those that the
+    scaling names, else ``max_position_embeddings``. Gemma 3 counts the stretch in the latter already, and so
+    may others that name the former.
+    """
+    positions = int(config.max_position_embeddings)
+    rope = getattr(config, "rope_parameters", None) or {}
+    kind = rope.get("rope_type", rope.get("type"))
+    if kind not in ("linear", "yarn") or "gemma3" in str(config.model_type):
+        return positions
+    trained = int(rope.get("original_max_position_embeddings") or positions)
+    return max(positions, int(trained * float(rope.get("factor") or 1.0)))
+
+
 def monitored_layers(chosen: Sequence[int] | None, count: int) -> tuple[int, ...]:
     """Checks the layers to monitor against a model of ``count`` layers; None stands for all of them.
 
@@ -242,18 +258,25 @@ def monitored_layers(chosen: Sequence[int] | None, count: int) -> tuple[int, ...
     return layers
 
 
-def eos_token_ids(generation: GenerationConfig | None, config: PreTrainedConfig) -> tuple[int, ...]:
-    """Returns the tokens that end a reply: the end tokens of the generation config, else of the config."""
-    found: Any = getattr(generation, "eos_token_id", None)
-    if found is None:
-        found = getattr(config, "eos_token_id", None)
-    if found is None:
-        return ()
-    return tuple(int(i) for i in found) if isinstance(found, list | tuple) else (int(found),)
+def eos_token_ids(
+    generation: GenerationConfig | None, config: PreTrainedConfig, of_tokenizer: int | None = None
+) -> tuple[int, ...]:
+    """Returns the tokens that end a reply: all that the generation config, the config or the tokenizer names.
+
+    Chat models name the end of a turn in one of them alone, now here, now there.
+    """
+    found: list[int] = []
+    named = (getattr(generation, "eos_token_id", None), getattr(config, "eos_token_id", None), of_tokenizer)
+    for ids in named:
+        found += ids if isinstance(ids, list | tuple) else () if ids is None else (ids,)
+    return tuple(i for i in dict.fromkeys(map(int, found)) if 0 <= i < int(config.vocab_size))
 
 
 def generation_defaults(generation: GenerationConfig | None) -> GenerationDefaults:
-    """Returns the sampling parameters that the routes use where a client names none."""
+    """Returns the sampling parameters that the routes use where a client names none.
+
+    They hold under every policy but ``entropix``, whose preset has numbers of its own.
+    """
     if generation is None:
         return GenerationDefaults()
     return GenerationDefaults(
@@ -261,4 +284,6 @@ def generation_defaults(generation: GenerationConfig | None) -> GenerationDefaul
         top_p=generation.top_p,
         top_k=generation.top_k,
         max_new_tokens=generation.max_new_tokens,
+        min_p=generation.min_p,
+        repetition_penalty=generation.repetition_penalty,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from .base import ModelLoadError
 from .reply_format.form import ReplyFormat
 from .reply_format.probe import reply_format
+from .reply_text import ReplyText
 
 _BYTE_TOKEN: Final = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _SPACE_MARK: Final = "\u2581"
@@ -45,16 +46,29 @@ def decoding_scheme(backend_json: str) -> Scheme:
     """Tells from ``tokenizer.json`` how a tokenizer turns the strings of its vocabulary into text.
 
     ``byte_level``: characters stand for bytes (GPT-2, Llama 3, Qwen). ``sentencepiece``: U+2581 stands for a
-    space and ``<0xNN>`` for a byte (Llama 2, Mistral, Gemma). ``text``: anything else.
+    space and ``<0xNN>`` for a byte (Llama 2, Mistral, Gemma). ``text``: anything else; what a token adds then
+    depends on its neighbours.
     """
-    parts = _decoder_types(json.loads(backend_json).get("decoder"))
+    parts = [p for p in _decoder_types(json.loads(backend_json).get("decoder")) if p["type"] != "Fuse"]
     kinds = {part["type"] for part in parts}
-    if "ByteLevel" in kinds:
+    if kinds == {"ByteLevel"}:
         return "byte_level"
-    marks = any(p["type"] == "Replace" and p.get("pattern") == {"String": _SPACE_MARK} for p in parts)
-    if marks or kinds & {"Metaspace", "ByteFallback"}:
+    if parts and all(_of_sentencepiece(part) for part in parts) and kinds != {"Strip"}:
         return "sentencepiece"
     return "text"
+
+
+def _of_sentencepiece(part: dict[str, Any]) -> bool:
+    """Tells whether a decoder does no more than sentencepiece's marks ask for."""
+    match part["type"]:
+        case "Replace":
+            return bool(part["pattern"] == {"String": _SPACE_MARK} and part["content"] == " ")
+        case "Metaspace":
+            return bool(part["replacement"] == _SPACE_MARK)
+        case "Strip":
+            return bool(part["content"] == " " and part["start"] <= 1 and part["stop"] == 0)
+        case kind:
+            return bool(kind == "ByteFallback")
 
 
 def read_chat_template(path: str) -> str:
@@ -103,8 +117,13 @@ class FastTokenizer:
         if chat_template is not None:
             tokenizer.chat_template = chat_template
         self._backend = backend
-        self._scheme = decoding_scheme(backend.to_str())
+        written: str = backend.to_str()
+        self._scheme = decoding_scheme(written)
+        decoder = json.loads(written).get("decoder")
+        self._byte_tokens = any(part["type"] == "ByteFallback" for part in _decoder_types(decoder))
         added = backend.get_added_tokens_decoder()
+        self._added = {i: t.content for i, t in added.items() if backend.model.id_to_token(i) is None}
+        """tokens that the vocabulary lacks: id -> text, which is written in no table's characters"""
         self._special = frozenset(tokenizer.all_special_ids) | {i for i, t in added.items() if t.special}
         self._bytes: dict[int, bytes | None] = {}
 
@@ -112,6 +131,12 @@ class FastTokenizer:
     def reply_format(self) -> ReplyFormat:
         """Returns the form of the model's replies, found at the first call."""
         return reply_format(self._tokenizer)
+
+    @property
+    def eos_token_id(self) -> int | None:
+        """Returns the token that the tokenizer calls the end of a sequence; None where it names none."""
+        found = self._tokenizer.eos_token_id
+        return None if found is None else int(found)
 
     @property
     def size(self) -> int:
@@ -125,6 +150,9 @@ class FastTokenizer:
 
     def decode(self, ids: list[int], *, skip_special_tokens: bool) -> str:
         """Decodes token ids into text as they are; no spaces are tidied away."""
+        if self._scheme == "byte_level" and any(not self._added.get(i, "").isascii() for i in ids):
+            # the library would read an added "naïve" in the table's characters
+            return b"".join(self._named(i, skip_special_tokens) for i in ids).decode(errors="replace")
         text: str = self._backend.decode(ids, skip_special_tokens=skip_special_tokens)
         return text
 
@@ -133,6 +161,15 @@ class FastTokenizer:
         if token_id not in self._bytes:
             self._bytes[token_id] = self._measure(token_id)
         return self._bytes[token_id]
+
+    def reply_text(self, prompt: Sequence[int], *, skip_special_tokens: bool) -> ReplyText | None:
+        """Returns the text of a reply to a prompt, where a token's text depends on its neighbours.
+
+        Returns None where every token has bytes of its own.
+        """
+        if self._scheme != "text":
+            return None
+        return ReplyText(partial(self._backend.decode, skip_special_tokens=skip_special_tokens), prompt)
 
     def vocabulary_token(self, token_id: int) -> str:
         """Returns a token as it is written in the vocabulary; "" for an id that means nothing."""
@@ -175,6 +212,13 @@ class FastTokenizer:
         text = self.render_chat(messages, add_generation_prompt=add_generation_prompt)
         return self.encode(text, add_special_tokens=False)
 
+    def _named(self, token_id: int, skip_special_tokens: bool) -> bytes:
+        """Returns the bytes of a token; of a special one those of its name, or none."""
+        data = self.token_bytes(token_id)
+        if data is None:
+            data = b"" if skip_special_tokens else (self._backend.id_to_token(token_id) or "").encode()
+        return data
+
     def _measure(self, token_id: int) -> bytes | None:
         token = self._backend.id_to_token(token_id) if token_id >= 0 else None
         if token is None or token_id in self._special:
@@ -182,9 +226,10 @@ class FastTokenizer:
         if self._scheme == "byte_level":
             table = byte_map()
             # a token that was added as plain text is not written in the table's characters
-            return bytes(table[c] for c in token) if all(c in table for c in token) else token.encode()
+            plain = token_id in self._added or not all(c in table for c in token)
+            return token.encode() if plain else bytes(table[c] for c in token)
         if self._scheme == "sentencepiece":
-            byte = _BYTE_TOKEN.fullmatch(token)
+            byte = _BYTE_TOKEN.fullmatch(token) if self._byte_tokens else None
             return bytes([int(byte[1], 16)]) if byte else token.replace(_SPACE_MARK, " ").encode()
         return self._in_context(token_id)
 

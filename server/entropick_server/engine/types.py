@@ -299,6 +299,8 @@ class GenerationDefaults:
     top_p: float | None = None
     top_k: int | None = None
     max_new_tokens: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

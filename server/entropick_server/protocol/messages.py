@@ -113,7 +113,7 @@ class AssistantMessage(_Turn):
 
     @property
     def size(self) -> int:
-        """Returns the number of characters, those of calls and reasoning too."""
+        """Returns the number of characters of text, calls and reasoning."""
         calls = sum(len(call.function.arguments) for call in self.tool_calls or ())
         return len(self.text) + len(self.reasoning_content or "") + calls
 
@@ -141,7 +141,5 @@ class ToolMessage(_Turn):
         return {"tool_call_id": self.tool_call_id}
 
 
-Message = Annotated[
-    InstructionMessage | UserMessage | AssistantMessage | ToolMessage, Discriminator("role")
-]
+Message = Annotated[InstructionMessage | UserMessage | AssistantMessage | ToolMessage, Discriminator("role")]
 Messages = Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]

@@ -70,6 +70,11 @@ def parse_body(body: bytes, model: type[Model], place: Place | None = None) -> M
         raise bad_request("The body must be a JSON object.", code="invalid_json")
     if place is not None:
         refuse_unserved(data, place)
+    return checked(model, data)
+
+
+def checked(model: type[Model], data: dict[str, Any]) -> Model:
+    """Returns the model that an object describes. Raises ApiError."""
     try:
         return model.model_validate(data)
     except ValidationError as error:
@@ -107,7 +112,11 @@ def _path(loc: tuple[int | str, ...]) -> str:
     path = ""
     for at, part in enumerate(loc):
         within = loc[at - 2] if at > 1 and isinstance(loc[at - 1], int) else None
-        if part in (WHOLE, IN_PARTS) or within in ("messages", "input") or (within == IN_PARTS and at + 1 < len(loc)):
+        if (
+            part in (WHOLE, IN_PARTS)
+            or within in ("messages", "input")
+            or (within == IN_PARTS and at + 1 < len(loc))
+        ):
             continue
         path += f"[{part}]" if isinstance(part, int) else f".{shown(part)}"
     return path.removeprefix(".")

@@ -261,8 +261,8 @@ class TokenizeRequest(TemplateFields, ModelRequest):
     prompt: str | None = None
     messages: Messages | None = None
     add_special_tokens: bool | None = Field(None, description="left out: of a text, not of messages")
-    add_generation_prompt: bool = True
-    continue_final_message: bool = False
+    add_generation_prompt: bool | None = Field(None, description="true where left out")
+    continue_final_message: bool | None = Field(None, description="false where left out")
     return_token_strs: bool | None = None
 
     @model_validator(mode="after")

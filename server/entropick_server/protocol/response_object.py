@@ -34,7 +34,7 @@ class MessageItem(BaseModel):
 
 
 class FunctionCallItem(BaseModel):
-    """A call of a tool; ``call_id`` is what its result names."""
+    """A call of a tool, whose result names the ``call_id``."""
 
     id: str
     type: Literal["function_call"] = "function_call"
@@ -101,7 +101,7 @@ class ResponseUsage(BaseModel):
 
 
 class ResponseObject(BaseModel):
-    """A response. The fields of the request come back in it, as at OpenAI."""
+    """A response as a whole. The fields of the request come back in it, as at OpenAI."""
 
     id: str
     object: Literal["response"] = "response"

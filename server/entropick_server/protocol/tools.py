@@ -7,7 +7,15 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import Discriminator, Field, StringConstraints, Tag, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    Discriminator,
+    Field,
+    StringConstraints,
+    Tag,
+    field_validator,
+    model_validator,
+)
 
 from .errors import bad_request, shown
 from .parsing import IN_PARTS, WHOLE, WireModel
@@ -141,7 +149,7 @@ class TemplateFields(WireModel):
 
 
 class ToolFields(TemplateFields):
-    """The fields about tools, and what the chat template reads."""
+    """The fields about tools, and about the chat template."""
 
     tool_choice: ToolChoice | None = Field(
         None, description="auto where there are tools; required or a function: the reply is a call"
@@ -172,7 +180,7 @@ class ToolFields(TemplateFields):
 
     @property
     def forced(self) -> tuple[Tool, ...]:
-        """Returns the tools of which the reply must call one; () where it may be text."""
+        """Returns the tools among which the reply must choose; () where it may be text."""
         choice = self.tool_choice
         if isinstance(choice, NamedTool):
             return tuple(tool for tool in self.offered if tool.function.name == choice.function.name)
@@ -195,28 +203,31 @@ def _harmless(value: Any) -> bool:
     )
 
 
+def _object_text(value: str) -> str:
+    try:
+        parsed = json.loads(value) if value.strip() else {}
+    except (ValueError, RecursionError) as error:
+        raise ValueError("must be the JSON text of an object") from error
+    if not isinstance(parsed, dict):
+        raise ValueError("must be the JSON text of an object")
+    return value
+
+
+Arguments = Annotated[str, AfterValidator(_object_text)]
+"""the JSON text of an object, or "" for none"""
+
+
 class CalledFunction(WireModel):
-    """The function of a call in the history; ``arguments``: JSON text of an object, or "" for none."""
+    """The function of a call in the history."""
 
     name: ToolName
-    arguments: str
+    arguments: Arguments
 
     @property
     def values(self) -> dict[str, Any]:
         """Returns the arguments as an object."""
         parsed = json.loads(self.arguments) if self.arguments.strip() else {}
         return dict(parsed)
-
-    @field_validator("arguments")
-    @classmethod
-    def _an_object(cls, value: str) -> str:
-        try:
-            parsed = json.loads(value) if value.strip() else {}
-        except (ValueError, RecursionError) as error:
-            raise ValueError("must be the JSON text of an object") from error
-        if not isinstance(parsed, dict):
-            raise ValueError("must be the JSON text of an object")
-        return value
 
 
 class PastCall(WireModel):

@@ -62,7 +62,8 @@ def build_requests(
         logprobs=body.alternatives,
         prompt_logprobs=body.prompt_alternatives,
     )
-    base = adjusted(base, body, state.engine.tokenizer)
+    repetition = None if policy.policy == "entropix" else info.defaults.repetition_penalty
+    base = adjusted(base, body, state.engine.tokenizer, 1.0 if repetition is None else repetition)
     count = body.completions
     if policy.policy != "entropix":
         base = _with_model_defaults(base, info)
@@ -178,6 +179,7 @@ def _with_model_defaults(sampling: SamplingParams, info: ModelInfo) -> SamplingP
         temperature=defaults.temperature if sampling.temperature is None else sampling.temperature,
         top_p=defaults.top_p if sampling.top_p is None else sampling.top_p,
         top_k=defaults.top_k if sampling.top_k is None else sampling.top_k,
+        min_p=defaults.min_p if sampling.min_p is None else sampling.min_p,
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from fastapi import Request
 from starlette.responses import Response
@@ -23,6 +24,7 @@ from ..streaming.consensus import ConsensusAnswer, VotedPrompt
 from ..streaming.echo import Echo
 from ..streaming.formats import Format
 from ..streaming.message import MessageForm
+from ..streaming.response import ResponseAnswer
 from ..streaming.run import Origin, Run
 from ..streaming.sse import EventStream, unless_gone
 from ._common import beside_the_loop
@@ -62,17 +64,25 @@ def _stream_usage(body: GenerationRequest) -> StreamUsage:
 
 
 async def respond(
-    http: Request, body: GenerationRequest, prompts: Prompts, kind: Format, state: ServerState
+    http: Request,
+    body: GenerationRequest,
+    prompts: Prompts,
+    kind: Format,
+    state: ServerState,
+    echoed: dict[str, Any] | None = None,
 ) -> Response:
-    """Runs a checked request. Returns one JSON document, or a stream."""
+    """Runs a checked request. Returns one JSON document, or a stream.
+
+    ``echoed``: the fields that come back in the answer of /v1/responses; None: the answer is of ``kind``.
+    """
     body.check_choices(state.settings.max_n)
     check_rewind(body, prompts.number)
-    consensus = consensus_of(body, state)
+    consensus = consensus_of(body, state) if echoed is None else None
     structure = structure_of(body, prompts.forced)
     extract = None if body.entropick is None else body.entropick.extractor
     count = body.completions if consensus is None else needed(consensus.stop, (), consensus.k)
     origin = Origin(
-        answer_id=f"{kind.prefix}-{uuid.uuid4().hex}",
+        answer_id=f"{kind.prefix}-{uuid.uuid4().hex}" if echoed is None else f"resp_{uuid.uuid4().hex}",
         request_id=http.scope["state"]["request_id"],
         route=http.url.path,
         created=int(time.time()),
@@ -92,7 +102,7 @@ async def respond(
 
         vocabulary = state.model.vocabulary
 
-        def prepare() -> Answer | ConsensusAnswer:
+        def prepare() -> Answer | ConsensusAnswer | ResponseAnswer:
             ids = prompts.encode()
             cut = [False if room is None else len(of_prompt) > room for of_prompt in ids]
             if room is not None:
@@ -124,6 +134,8 @@ async def respond(
                 )
                 for index, request in enumerate(requests)
             ]
+            if echoed is not None:
+                return ResponseAnswer(state, origin, runs[0], echoed)
             return Answer(state, origin, kind, runs, body.choices, count)
 
         size = prompts.size + _CHOICE_SIZE * prompts.number * count

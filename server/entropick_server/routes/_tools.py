@@ -1,4 +1,4 @@
-"""The tools of a request: whether the model can have them, how its replies are read, which calls are forced."""
+"""The tools of a request: whether the model can have them, how replies are read, which calls are forced."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def message_form(body: ToolFields, model: ServedModel) -> MessageForm | None:
 
 
 def forced_call(body: ToolFields, model: ServedModel) -> Structure | None:
-    """Returns the form of a reply that must be a call; None where it need not be one.
+    """Returns the form of a reply that must be a call; None where it may be text.
 
     Raises the 400 where it is not known how the model writes a call.
     """

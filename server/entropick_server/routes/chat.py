@@ -38,6 +38,7 @@ def chat_prompts(body: ChatRequest, state: ServerState, param: str = "messages")
                 bounded=body.truncate_prompt_tokens is None,
                 tools=[tool.definition for tool in body.offered],
                 template_options=body.chat_template_kwargs,
+                param=param,
             )
         ],
         param=param,

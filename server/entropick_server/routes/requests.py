@@ -52,10 +52,9 @@ async def get_request(request: Request, answer_id: str) -> Response:
 async def explain_request(request: Request, answer_id: str) -> Response:
     """Returns one answer token by token, each with the rule that picked it and the numbers in it."""
     state = server_state(request)
-    model = state.model
 
     def explained(finished: Finished) -> dict[str, Any]:
-        return explanation(finished, state.engine.profile, state.clarifying, model.vocabulary)
+        return explanation(finished, state.engine.profile, state.clarifying, state.model.vocabulary)
 
     return await _choices(request, answer_id, "explanation", explained, size_factor=64)
 

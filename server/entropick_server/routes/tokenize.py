@@ -23,8 +23,8 @@ async def tokenize(request: Request) -> Response:
         if messages is not None:
             ids = model.encoder.conversation(
                 messages,
-                add_generation_prompt=body.add_generation_prompt,
-                continue_final_message=body.continue_final_message,
+                add_generation_prompt=body.add_generation_prompt is not False,
+                continue_final_message=bool(body.continue_final_message),
                 add_special_tokens=bool(body.add_special_tokens),
                 bounded=False,
                 tools=[tool.definition for tool in body.tools or ()],

@@ -7,18 +7,20 @@ from typing import Any, Protocol, TypeVar
 
 from ..engine.reply_format.parts import Text
 from ..engine.types import FinishReason
-from ..protocol.responses import (
+from ..protocol.message_object import (
     CalledFunction,
     CalledFunctionDelta,
-    ChatChoice,
-    ChatChunkChoice,
     ChatDelta,
     ChatMessage,
+    ToolCallDelta,
+    ToolCallRow,
+)
+from ..protocol.responses import (
+    ChatChoice,
+    ChatChunkChoice,
     ChoiceTelemetry,
     Completion,
     CompletionChoice,
-    ToolCallDelta,
-    ToolCallRow,
 )
 from ..telemetry import token_row
 from .logprobs import chat_logprobs, completion_logprobs, prompt_logprobs
@@ -55,7 +57,7 @@ class Format(Protocol):
     def chunk(
         self, run: Run, delta: Delta | None, tokens: Sequence[ReplyToken]
     ) -> ChatChunkChoice | CompletionChoice:
-        """Returns what a choice grows by with the tokens that it completes.
+        """Returns the growth of a choice with the tokens that it completes.
 
         ``delta`` None: its end, with the reason of it, the summary, and the tokens that are left.
         """
@@ -205,9 +207,9 @@ def _delta(delta: Delta) -> ChatDelta:
         return ChatDelta(reasoning_content=delta.text) if delta.reasoning else ChatDelta(content=delta.text)
     if isinstance(delta, CallBegin):
         function = CalledFunctionDelta(name=delta.name, arguments="")
-        row = ToolCallDelta(index=delta.index, id=delta.id, type="function", function=function)
+        row = ToolCallDelta(index=delta.number, id=delta.id, type="function", function=function)
     else:
-        row = ToolCallDelta(index=delta.index, function=CalledFunctionDelta(arguments=delta.arguments))
+        row = ToolCallDelta(index=delta.number, function=CalledFunctionDelta(arguments=delta.arguments))
     return ChatDelta(tool_calls=[row])
 
 

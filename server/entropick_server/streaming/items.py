@@ -37,7 +37,7 @@ class Items:
         self._open: Item | None = None
 
     def add(self, delta: Delta, logprobs: Sequence[TokenLogprob]) -> Iterator[Event]:
-        """Takes what the reply grew by; ``logprobs``: of the tokens that came with it."""
+        """Takes a growth of the reply; ``logprobs``: of the tokens that came with it."""
         if isinstance(delta, Text):
             yield from self._text(delta, logprobs)
         elif isinstance(delta, CallBegin):
@@ -56,7 +56,7 @@ class Items:
             yield from self._arguments(delta)
 
     def close(self, status: Status = "completed") -> Iterator[Event]:
-        """Ends the open item, if there is one."""
+        """Ends the open item, if any item is open."""
         item, self._open = self._open, None
         if item is None:
             return
@@ -103,27 +103,26 @@ class Items:
         yield {"type": f"response.{_kind(item)}.delta", **self._place(item), "content_index": 0, **told}
 
     def _begin_text(self, reasoning: bool) -> Iterator[Event]:
-        part: OutputText | ReasoningText
         item: MessageItem | ReasoningItem
         if reasoning:
-            part = ReasoningText(type="reasoning_text", text="")
+            thought = ReasoningText(type="reasoning_text", text="")
             item = ReasoningItem(
-                id=_id("reasoning"), type="reasoning", status="in_progress", summary=[], content=[]
+                id=_id("reasoning"), type="reasoning", status="in_progress", summary=[], content=[thought]
             )
         else:
-            part = OutputText(type="output_text", text="", annotations=[], logprobs=[])
+            text = OutputText(type="output_text", text="", annotations=[], logprobs=[])
             item = MessageItem(
-                id=_id("message"), type="message", status="in_progress", role="assistant", content=[]
+                id=_id("message"), type="message", status="in_progress", role="assistant", content=[text]
             )
-        yield self._begin(item)
+        begun = self._begin(item)
+        begun["item"]["content"] = []  # its part is told by an event of its own
+        yield begun
         yield {
             "type": "response.content_part.added",
             **self._place(item),
             "content_index": 0,
-            "part": _dumped(part),
+            "part": _dumped(item.content[0]),
         }
-        if (isinstance(item, ReasoningItem) and isinstance(part, ReasoningText)) or (isinstance(item, MessageItem) and isinstance(part, OutputText)):
-            item.content.append(part)
 
     def _begin(self, item: Item) -> Event:
         self._open = item

@@ -18,17 +18,17 @@ _ID_LENGTH: Final = 29
 
 
 class CallBegin(NamedTuple):
-    """The beginning of call number ``index`` of a message."""
+    """The beginning of a call of a message, its place among them being ``number``."""
 
-    index: int
+    number: int
     id: str
     name: str
 
 
 class CallArguments(NamedTuple):
-    """The arguments of call number ``index`` of a message, as JSON text."""
+    """The arguments of a call of a message, as JSON text."""
 
-    index: int
+    number: int
     arguments: str
 
 
@@ -115,7 +115,7 @@ class Message:
             self._add(self._parser.finish())
 
     def deltas(self) -> list[Delta]:
-        """Returns what came since the last call."""
+        """Returns the growth since the last time this was asked."""
         new, self._new = self._new, []
         return new
 
@@ -130,9 +130,9 @@ class Message:
                 self._new.append(part)
 
     def _call(self, call: Call) -> None:
-        index, call_id = len(self.calls), self._id()
+        number, call_id = len(self.calls), self._id()
         self.calls.append(ToolCall(call_id, call.name, call.arguments))
-        self._new += [CallBegin(index, call_id, call.name), CallArguments(index, call.arguments)]
+        self._new += [CallBegin(number, call_id, call.name), CallArguments(number, call.arguments)]
         self.ended = self._one_call
 
     def _id(self) -> str:

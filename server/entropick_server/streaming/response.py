@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 from ..engine.base import EngineError
 from ..engine.types import FinishReason
@@ -21,13 +21,11 @@ from ..protocol.response_object import (
     Status,
 )
 from ..state import ServerState
-from .answer import ROW_SIZE, Write, run_choice
-from .formats import chat_logprobs, telemetry_of
+from .answer import ROW_SIZE, StreamUsage, Write, run_choice
+from .formats import telemetry_of
 from .items import Event, Items
+from .logprobs import chat_logprobs
 from .run import Origin, Run
-
-PREFIX: Final = "resp"
-"""of a response's id"""
 
 
 @dataclass(slots=True)
@@ -50,7 +48,7 @@ class ResponseAnswer:
         await run_choice(self.server, self.run, deliver)
         return await self.server.offload.run(self._size(), self._whole)
 
-    async def stream(self, write: Write, *, include_usage: bool) -> None:
+    async def stream(self, write: Write, usage: StreamUsage) -> None:
         """Runs the reply and writes its events, none before the first output; the last holds the usage."""
         began = False
 

@@ -16,7 +16,7 @@ from ..admission import AdmittedPrompt
 from ..answers import Extractor
 from ..consensus.weights import Figures
 from ..detokenizer import Detokenizer
-from ..engine.base import EngineError
+from ..engine.base import EngineError, Tokenizer
 from ..engine.reply_format.parts import Text
 from ..engine.types import FinishReason, PromptToken, Request, RequestOutput, Token
 from ..error_estimate import Agreement, estimate
@@ -122,7 +122,7 @@ class Run:
         """the parts of the reply; None where it is all text"""
         self._figures = RunningFigures()
         self._error_model = origin.model.error_model
-        self._extract = self.extractor(extract)
+        self._extract = None if extract is None else self.extractor(extract)
         self._origin = origin
         self._server = server
         self._prompt = prompt
@@ -134,12 +134,7 @@ class Run:
         self._stop_ids = frozenset(request.sampling.stop_token_ids)
         self._marks = {} if origin.form is None else origin.form.reading.marks
         self._texts_of = self.vocabulary.bytes if self.output.skip_special else self.vocabulary.visible
-        self._detokenizer = Detokenizer(
-            self._token_bytes,
-            request.sampling.stop,
-            include_stop=self.output.include_stop,
-            min_tokens=request.sampling.min_tokens,
-        )
+        self._detokenizer = self._detokenize(server.engine.tokenizer)
         resumed = request.resumed
         if resumed is not None:
             self._detokenizer.begin_behind([token.token_id for token in resumed.tokens])
@@ -150,6 +145,20 @@ class Run:
             # the figures of the whole reply would be needed
             self._error_model = None
         self._summary: Summary | None = None
+
+    def _detokenize(self, tokenizer: Tokenizer) -> Detokenizer:
+        """Returns the detokenizer of the reply."""
+        request, grown = self.request, None
+        if not self._marks:  # which are tokens of one text everywhere
+            prompt = request.prompt_token_ids[: len(request.prompt_token_ids) - request.kept]
+            grown = tokenizer.reply_text(prompt, skip_special_tokens=self.output.skip_special)
+        return Detokenizer(
+            self._token_bytes if grown is None else grown.push,
+            request.sampling.stop,
+            include_stop=self.output.include_stop,
+            rest=bytes if grown is None else grown.finish,
+            min_tokens=request.sampling.min_tokens,
+        )
 
     @property
     def text(self) -> str:
@@ -184,9 +193,9 @@ class Run:
         cut = self.finish_reason is FinishReason.LENGTH
         return estimate(model, self._figures, cut, self.text, figures, self._extract, agreement)
 
-    def extractor(self, extract: Extractor | None) -> Extractor | None:
+    def extractor(self, extract: Extractor) -> Extractor:
         """Returns an extractor that leaves the reply's reasoning out."""
-        return extract if extract is None or self.message is None else self.message.behind_reasoning(extract)
+        return extract if self.message is None else self.message.behind_reasoning(extract)
 
     def _phases(self) -> dict[Literal["reasoning", "content"], PhaseSummary] | None:
         """Returns the reasoning and the rest at a glance; None of a reply without reasoning."""
@@ -251,7 +260,7 @@ class Run:
             self.tokens[at] = replace(self.tokens[at], beyond=True)
 
     def pieces(self, text: str) -> list[tuple[Delta, list[ReplyToken]]]:
-        """Returns what the message grows by with a text that :meth:`take` let out, each with its tokens.
+        """Returns the growth of the message by a text that :meth:`take` let out, each with its tokens.
 
         Tokens wait for a piece that comes after them.
         """
@@ -306,15 +315,16 @@ class Run:
     def _count(self, tokens: int) -> None:
         """Counts the tokens that a step brought, and when."""
         now, choices = time.monotonic(), self._server.metrics.choices
+        # a prompt counts once, with its first choice
+        prompt_tokens = len(self.request.prompt_token_ids) if self.request.counts_prompt else 0
+        if self.finish_reason is not None and not self.tokens:
+            choices.on_prompt_alone(prompt_tokens)
         if tokens and self.first_token_seconds is None:
             self._begun = True
             self._prompt.begin()
             self.first_token_seconds = now - self.request.arrival
             # the choices of one prompt have it together
-            request = self.request
-            # a prompt counts once, with its first choice
-            prompt_tokens = len(request.prompt_token_ids) if request.counts_prompt else 0
-            choices.on_first_token(request.request_id, self.first_token_seconds, prompt_tokens)
+            choices.on_first_token(self.request.request_id, self.first_token_seconds, prompt_tokens)
         elif tokens:
             choices.on_tokens(now - self._last, tokens)
         self._last = now

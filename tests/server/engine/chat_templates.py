@@ -23,8 +23,8 @@ _HERMES: Final = (
 )
 _XML: Final = (
     _EACH
-    + "<tool_call>\n<function={{ f.name }}>\n{% for k, v in f.arguments.items() %}<parameter={{ k }}>\n{{ v }}\n"
-    + "</parameter>\n{% endfor %}</function>\n</tool_call>{% endfor %}"
+    + "<tool_call>\n<function={{ f.name }}>\n{% for k, v in f.arguments.items() %}"
+    + "<parameter={{ k }}>\n{{ v }}\n</parameter>\n{% endfor %}</function>\n</tool_call>{% endfor %}"
 )
 _MISTRAL: Final = (
     "[TOOL_CALLS] ["

@@ -66,7 +66,7 @@ def test_names_dtypes_and_defaults(model_folder: Folder, tmp_path: Path) -> None
     loaded = load_model(options(folder, served_model_name="mine", dtype="bfloat16", monitored_layers=(2, 0)))
     assert loaded.info.name == "mine"
     assert loaded.info.dtype == "bfloat16"
-    assert loaded.info.eos_token_ids == (7, 8)
+    assert loaded.info.eos_token_ids == (7, 8, 256)  # the config names another
     assert loaded.info.monitored_layers == (0, 2)
     defaults = loaded.info.defaults
     assert (defaults.temperature, defaults.top_p, defaults.top_k) == (0.6, 0.9, None)

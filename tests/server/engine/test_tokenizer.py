@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import random
 from typing import Any
 
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from entropick_server.detokenizer import Detokenizer
 from entropick_server.engine.tokenizer import FastTokenizer, byte_map
 
 TEXTS = (
@@ -148,3 +150,77 @@ def test_a_template_cannot_leave_the_sandbox() -> None:
     tokenizer = wrap(byte_level(), chat_template="{{ ''.__class__.__mro__ }}")
     with pytest.raises(ValueError, match="chat template"):
         tokenizer.apply_chat_template([{"role": "user", "content": "x"}], add_generation_prompt=True)
+
+
+def test_added_tokens_are_their_text() -> None:
+    """Characters of theirs stand for bytes in a vocabulary of bytes, but not in them."""
+    backend = byte_level()
+    added = ("naïve", "£5", "日本", "<tool>")
+    backend.add_tokens([AddedToken(text, special=False, normalized=False) for text in added])
+    tokenizer = wrap(backend)
+    for text in added:
+        ids = tokenizer.encode(f"a {text}é!", add_special_tokens=False)
+        assert b"".join(tokenizer.token_bytes(i) or b"" for i in ids).decode() == f"a {text}é!"
+        assert tokenizer.decode(ids, skip_special_tokens=True) == f"a {text}é!"
+    (end,) = tokenizer.encode("<eos>", add_special_tokens=False)
+    ids = [*tokenizer.encode("£5", add_special_tokens=False), end]
+    assert tokenizer.decode(ids, skip_special_tokens=False) == "£5<eos>"
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "£5"
+
+
+WORDS = [
+    "do",
+    "n't",
+    "hello",
+    "##s",
+    "world",
+    ".",
+    ",",
+    "'",
+    "s",
+    "m",
+    "x</w>",
+    "y</w>",
+    "a",
+    "|",
+    "<pad>",
+    "é",
+]
+ODD: dict[str, Any] = {
+    "none": None,
+    "wordpiece": decoders.WordPiece(),
+    "ctc": decoders.CTC(),
+    "bpe suffix": decoders.BPEDecoder(),
+    "strip": decoders.Strip("s", 1, 0),
+    "replace": decoders.Sequence([decoders.Replace("o", "0"), decoders.Fuse()]),
+    "metaspace of another mark": decoders.Metaspace("|"),
+    "bytes and more": decoders.Sequence([decoders.ByteLevel(), decoders.Replace("a", "b")]),
+    "fallback and more": decoders.Sequence([decoders.ByteFallback(), decoders.Strip(" ", 0, 1)]),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_the_text_of_a_reply_is_that_of_decoding_the_whole(name: str) -> None:
+    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="é"))
+    if ODD[name] is not None:
+        backend.decoder = ODD[name]
+    tokenizer = wrap(backend)
+    rng = random.Random(3)
+    for _ in range(60):
+        prompt = [rng.randrange(len(WORDS)) for _ in range(rng.randrange(4))]
+        reply = [rng.randrange(len(WORDS)) for _ in range(rng.randrange(1, 30))]
+        grown = tokenizer.reply_text(prompt, skip_special_tokens=True)
+        assert grown is not None
+        detokenizer = Detokenizer(grown.push, rest=grown.finish)
+        parts = [detokenizer.push(i).text for i in reply]
+        early = "".join(parts)
+        last = detokenizer.finish()
+        whole = tokenizer.decode(prompt + reply, skip_special_tokens=True)
+        before = tokenizer.decode(prompt, skip_special_tokens=True)
+        assert early + last.text == whole[len(before) :]
+        assert early or len(reply) < 12
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_tokens_with_bytes_of_their_own_need_no_neighbours(name: str) -> None:
+    assert wrap(BACKENDS[name]()).reply_text([1], skip_special_tokens=True) is None

@@ -1,4 +1,4 @@
-"""Tools with the shipped model, which was trained on them: calls by itself, calls that are forced, answers."""
+"""Tools with the shipped model, which was trained on them: its own calls, forced calls, answers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ CHAT = "/v1/chat/completions"
 
 @pytest.fixture
 async def client(serve: Callable[..., Any], tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
-    options = EngineOptions(model=str(PICO), device="cpu", threads=1, max_num_seqs=4)
+    options = EngineOptions(
+        model=str(PICO), device="cpu", threads=1, max_num_seqs=4, decoder="torch", kernels="torch"
+    )
     engine = EmbeddedEngine(options, profile_cache=tmp_path)
     async with serve(engine, wait=False) as client:
         while (await client.get("/health")).status_code != 200:
@@ -53,7 +55,10 @@ async def test_calls_and_answers_from_their_results(client: httpx.AsyncClient) -
             continue
         assert choice["finish_reason"] == "tool_calls"
         assert choice["message"]["content"] is None
-        made = {"name": calls[0]["function"]["name"], "arguments": json.loads(calls[0]["function"]["arguments"])}
+        made = {
+            "name": calls[0]["function"]["name"],
+            "arguments": json.loads(calls[0]["function"]["arguments"]),
+        }
         exact += made == expected
         result = {"role": "tool", "tool_call_id": calls[0]["id"], "content": report.user}
         told = await ask(client, messages=[question, choice["message"], result], tools=tools)
@@ -124,4 +129,6 @@ async def test_a_forced_call_goes_with_no_other_form(client: httpx.AsyncClient, 
         answer = await client.post(CHAT, json={**body, "tool_choice": choice})
         assert answer.status_code == 400
         assert answer.json()["error"]["param"] == "response_format"
-    assert (await client.post(CHAT, json={**body, "tool_choice": "none", "max_tokens": 60})).status_code == 200
+    assert (
+        await client.post(CHAT, json={**body, "tool_choice": "none", "max_tokens": 60})
+    ).status_code == 200

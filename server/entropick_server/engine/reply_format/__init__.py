@@ -1,1 +1,1 @@
-"""The form of a model's replies: where reasoning, text and calls of tools stand, and how a call is written."""
+"""The form of a model's replies: where reasoning, text and calls of tools stand; how a call is written."""

@@ -1,13 +1,13 @@
 """A reply taken apart while it grows, by transformers' parser of response templates.
 
-The parser's events say which region of the reply a text lies in. A region of calls is kept until it closes and
-is then parsed as a whole: a call that is malformed is text, so nothing of a reply is ever lost.
+The parser's events say which region of the reply a text lies in. A region of calls is kept until it closes
+and is then parsed as a whole: a call that is malformed is text, so nothing of a reply is ever lost.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -72,7 +72,7 @@ class ReplyParser:
         prompt holds already; ``tools``: types of arguments are read from their schemas.
         """
         self._template = template
-        self._tools = [dict(tool) for tool in tools]
+        self._tools: list[dict[Any, Any] | Callable[..., Any]] = [dict(tool) for tool in tools]
         self._parser = ResponseParser(reader, prefix="")
         self._text = before
         """what was fed so far"""
@@ -122,7 +122,7 @@ class ReplyParser:
 
     @property
     def reasoning_end(self) -> int | None:
-        """Returns where the reply's last reasoning ends: 0 where it has none, None where it lies inside it."""
+        """Returns where the reply's last reasoning ends: 0 without any, None where it has not ended."""
         if self._reasoning_from is not None:
             return None
         ends = [end for _, end in self._spans]

@@ -1,4 +1,4 @@
-"""Finds the form of a model's replies: by its response template, else by what its chat template writes.
+"""Finds the form of a model's replies: by its response template, else by the calls of its chat template.
 
 The chat template is asked to write a call of a tool that no one else has. The first form of the table whose
 parser finds that call again is the model's.
@@ -72,7 +72,7 @@ class _ChatTemplate:
             return None
 
     def calls(self, names: list[str], call_id: str) -> str | None:
-        """Returns an assistant's turn that calls tools, without the text that begins and the one that ends it."""
+        """Returns an assistant's turn that calls tools, without the marks at its beginning and its end."""
         function = {"arguments": _ARGUMENTS}
         calls = [{"id": call_id, "type": "function", "function": {"name": n, **function}} for n in names]
         turn = {"role": "assistant", "content": "", CALLS_FIELD: calls}
