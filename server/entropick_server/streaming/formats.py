@@ -7,18 +7,20 @@ from typing import Any, Protocol, TypeVar
 
 from ..engine.reply_format.parts import Text
 from ..engine.types import FinishReason
-from ..protocol.responses import (
+from ..protocol.message_object import (
     CalledFunction,
     CalledFunctionDelta,
-    ChatChoice,
-    ChatChunkChoice,
     ChatDelta,
     ChatMessage,
+    ToolCallDelta,
+    ToolCallRow,
+)
+from ..protocol.responses import (
+    ChatChoice,
+    ChatChunkChoice,
     ChoiceTelemetry,
     Completion,
     CompletionChoice,
-    ToolCallDelta,
-    ToolCallRow,
 )
 from ..telemetry import token_row
 from .logprobs import chat_logprobs, completion_logprobs, prompt_logprobs

@@ -356,6 +356,7 @@ class Run:
             replace(
                 request.sampling,
                 stop=request.sampling.stop if prompts else (),
+                bad_words=request.sampling.bad_words if prompts else (),
                 stop_token_ids=tuple(i for i in request.sampling.stop_token_ids if i not in ends),
             ),
             request.policy,

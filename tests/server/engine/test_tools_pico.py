@@ -23,7 +23,9 @@ CHAT = "/v1/chat/completions"
 
 @pytest.fixture
 async def client(serve: Callable[..., Any], tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
-    options = EngineOptions(model=str(PICO), device="cpu", threads=1, max_num_seqs=4)
+    options = EngineOptions(
+        model=str(PICO), device="cpu", threads=1, max_num_seqs=4, decoder="torch", kernels="torch"
+    )
     engine = EmbeddedEngine(options, profile_cache=tmp_path)
     async with serve(engine, wait=False) as client:
         while (await client.get("/health")).status_code != 200:
