@@ -128,7 +128,7 @@ class CompletionFormat:
         return choice
 
     def tell_prompt(self, envelope: Completion, run: Run) -> None:
-        """Adds nothing: each choice tells of its own prompt."""
+        """Leaves the answer as it is: each choice tells of its own prompt."""
 
     def told_ids(self, run: Run) -> None:
         """Returns None: a choice tells of its own prompt."""
