@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, Request
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
@@ -57,6 +58,12 @@ def create_app(
     app.state.server = state
     for module in (chat, completions, responses_api, models, tokenize, system, requests):
         app.include_router(module.router)
+    state.metrics.http.know(
+        (method, route.path)
+        for route in app.routes
+        if isinstance(route, APIRoute)
+        for method in sorted(route.methods or ())
+    )
     app.include_router(page_router())
     _add_errors(app)
     # added last runs first: every answer has an id, every refusal too

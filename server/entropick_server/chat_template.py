@@ -107,8 +107,8 @@ class ChatTemplate:
         return self._forms[role]
 
     def _shows(self, role: str, content: Any) -> bool:
-        turn = {"role": role, "content": content}
-        turns = {"system": [turn, _FILLER], "user": [turn]}.get(role, [_FILLER, turn])
+        turn: Turn = {"role": role, "content": content}
+        turns: Sequence[Turn] = {"system": [turn, _FILLER], "user": [turn]}.get(role, [_FILLER, turn])
         try:
             text = self._render([dict(t) for t in turns], add_generation_prompt=False)
         except ChatTemplateError:

@@ -11,6 +11,7 @@ from typing import Any, Final
 from entropick_sampler.branch_config import BranchConfig
 from entropick_sampler.layer_entropy import LayerEntropy
 from entropick_sampler.params import PolicyConfig, SamplingParams
+from entropick_sampler.reply_adjustments import adjusts
 
 from .engine.types import BranchRecord, KeptToken
 from .protocol.responses import Summary
@@ -26,6 +27,8 @@ _BRANCH_BYTES: Final = 256
 _BRANCH_TOKEN_BYTES: Final = 40
 """about what a Python number in a tuple takes"""
 _KEPT_BYTES: Final = 128
+_ADJUSTED_BYTES: Final = 120
+"""of a token id with its bias"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +62,14 @@ class Finished:
         branches = sum(_BRANCH_BYTES + _BRANCH_TOKEN_BYTES * len(record.token_ids) for record in records)
         prompt = 0 if self.prompt_token_ids is None else 4 * len(self.prompt_token_ids)
         stops = sum(map(len, self.sampling.stop)) + 40 * len(self.sampling.stop_token_ids)
+        adjusted = _ADJUSTED_BYTES * (
+            len(self.sampling.logit_bias)
+            + len(self.sampling.allowed_token_ids or ())
+            + sum(map(len, self.sampling.bad_words))
+        )
         text = 4 * len(self.text)
         kept = _KEPT_BYTES * len(self.kept)
-        return _HEAD_BYTES + self.series.size + branches + prompt + stops + text + kept
+        return _HEAD_BYTES + self.series.size + branches + prompt + stops + adjusted + text + kept
 
     def head(self) -> dict[str, Any]:
         """Returns the choice as /v1/requests shows it, without the series."""
@@ -77,13 +85,13 @@ class Finished:
         return {
             **self.head(),
             "text": self.text,
-            "request": self.request(),
+            "request": self.request(vocabulary),
             "kept_token_ids": [token.token_id for token in self.kept],
             "series": self.series.columns(vocabulary),
             "branches": branches,
         }
 
-    def request(self) -> dict[str, Any] | None:
+    def request(self, vocabulary: Vocabulary) -> dict[str, Any] | None:
         """Returns a body for /v1/completions that makes the choice again; None where prompts are not kept."""
         if self.prompt_token_ids is None:
             return None
@@ -101,6 +109,7 @@ class Finished:
             "stop": list(sampling.stop),
             "stop_token_ids": list(sampling.stop_token_ids),
             "ignore_eos": sampling.ignore_eos,
+            **_adjustments(sampling, vocabulary),
             "entropick": {
                 **block,
                 "genuineness": policy.genuineness,
@@ -110,6 +119,24 @@ class Finished:
                 "rewind": {"request": self.id, "choice": self.choice, "index": len(self.kept)},
             },
         }
+
+
+def _adjustments(sampling: SamplingParams, vocabulary: Vocabulary) -> dict[str, Any]:
+    """Returns the penalties, biases, bans and allowed tokens of a request on the wire."""
+    if not adjusts(sampling):
+        return {}
+    # both spellings of a word, which was cut into tokens, have the same text
+    words = dict.fromkeys(vocabulary.text(word).lstrip() for word in sampling.bad_words)
+    allowed = sampling.allowed_token_ids
+    return {
+        "presence_penalty": sampling.presence_penalty,
+        "frequency_penalty": sampling.frequency_penalty,
+        "repetition_penalty": sampling.repetition_penalty,
+        "logit_bias": {str(token_id): bias for token_id, bias in sampling.logit_bias},
+        "min_tokens": sampling.min_tokens,
+        "bad_words": [word for word in words if word],
+        **({} if allowed is None else {"allowed_token_ids": list(allowed)}),
+    }
 
 
 def _branch(branch: BranchConfig | None) -> dict[str, Any]:

@@ -43,6 +43,8 @@ FIELDS: tuple[dict[str, Any], ...] = (
     {"temperature": 1.0, "min_p": 0.05, "stop": [" the", "."]},
     {"n": 2, "temperature": 1.1},
     {"ignore_eos": True, "logprobs": True},
+    {"frequency_penalty": 0.8, "repetition_penalty": 1.2, "logit_bias": {"40": 2.5, "300": -50}},
+    {"bad_words": ["the", "is"], "min_tokens": 6, "allowed_token_ids": list(range(3, 1200))},
 )
 
 

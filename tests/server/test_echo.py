@@ -79,6 +79,8 @@ async def test_no_token_at_all(client: httpx.AsyncClient, engine: Any) -> None:
     assert silent["choices"][0]["text"] == "ab"
     assert silent["choices"][0]["logprobs"] is None
     assert engine.running == {}
+    page = (await client.get("/metrics")).text
+    assert 'entropick_prompt_tokens_total{model_name="fake"} 13.0' in page, "three times two prompts"
 
 
 async def test_the_token_that_ends_a_reply_has_a_row_beside_an_echo(

@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_pla
 
 from entropick_sampler.signals import SIGNALS, Signal
 from entropick_server.engine.types import FinishReason, RequestOutput, StepReport
-from entropick_server.metrics import Metrics
+from entropick_server.metrics import ChoiceFigures, Metrics
 from entropick_server.metrics.batched import BatchedHistogram
 from entropick_server.metrics.drift import DriftCollector
 from entropick_server.metrics.signals import STRATEGIES, SignalHistograms
@@ -215,8 +215,9 @@ def test_histograms_agree_with_counting(signal: Signal) -> None:
     for part in np.array_split(rows, 7):
         histograms.observe(part, np.full(len(part), 2), ["r"] * len(part), [1.0] * len(part))
     known = values[np.isfinite(values)]
-    samples = histograms.family(column, "m").samples
-    assert {s.labels["strategy"] for s in samples} == {STRATEGIES[2]}
+    samples = [
+        s for s in histograms.family(column, "m").samples if s.labels["strategy"] == STRATEGIES[2]
+    ]
     found = {s.labels["le"]: s.value for s in samples if s.name == f"{signal.metric}_bucket"}
     sums = [s.value for s in samples if s.name == f"{signal.metric}_sum"]
     # OpenMetrics allows no sum beside buckets below 0: it would not be a counter
@@ -262,11 +263,59 @@ def test_a_batched_histogram_is_what_the_library_counts() -> None:
         assert (found.documentation, found.type) == (wanted.documentation, wanted.type)
 
 
-def test_a_strategy_without_tokens_makes_no_series() -> None:
+def test_every_strategy_has_its_series_before_its_first_token() -> None:
     histograms = SignalHistograms()
-    assert histograms.family(0, "m").samples == []
+    assert {s.labels["strategy"] for s in histograms.family(0, "m").samples} == set(STRATEGIES)
+    assert {s.value for s in histograms.family(0, "m").samples} == {0}
     histograms.observe(np.ones((1, len(SIGNALS))), np.array([0]), ["r"], [1.0])
-    assert {s.labels["strategy"] for s in histograms.family(0, "m").samples} == {STRATEGIES[0]}
+    told = [s for s in histograms.family(0, "m").samples if s.name.endswith("_count")]
+    assert {s.labels["strategy"]: s.value for s in told} == {
+        strategy: float(strategy == STRATEGIES[0]) for strategy in STRATEGIES
+    }
+
+
+async def test_no_series_appears_when_something_is_counted(engine: Any, serve: Any) -> None:
+    """rate() misses the first count of a series that it makes."""
+    async with serve(engine) as client:
+        before = {key for key in await samples(client) if not key[0].startswith("entropick_live_")}
+        for fields in ({}, {"n": 2, "temperature": 0}, {"n": 0}, {"stream": True}):
+            await client.post(CHAT, json={**BODY, **fields})
+        await client.post("/v1/completions", json={"prompt": "x", "max_tokens": 1})
+        await client.post("/tokenize", json={"prompt": "x"})
+        engine.fail_after = 2
+        await client.post(CHAT, json=BODY)
+        engine.full = True
+        await client.post(CHAT, json=BODY)
+        await client.get("/v1/models")
+        await client.get("/v1/requests/unknown")
+        after = {key for key in await samples(client) if not key[0].startswith("entropick_live_")}
+        assert after == before
+
+
+async def test_a_choice_whose_client_leaves_in_its_first_step_is_counted(engine: Any, serve: Any) -> None:
+    """The report of the step comes behind the end; what is cancelled before any step never counts."""
+    async with serve(engine) as client:
+        metrics = client.app.state.server.metrics
+        figures = ChoiceFigures(3, 0, 0, 5)
+        gauges = engine.gauges()
+        for name in ("ran", "never"):
+            metrics.choices.on_begin(name)
+            assert not metrics.on_end(name, "cancelled", 0.2, figures)
+        cancelled = RequestOutput("never", (), FinishReason.CANCELLED)
+        metrics.on_step(StepReport((cancelled,), (-1,), gauges, (("ran", 0.1),), 0.01))
+        cancelled = RequestOutput("ran", (), FinishReason.CANCELLED)
+        metrics.on_step(StepReport((cancelled,), (0,), gauges, (), 0.01))
+        metrics.on_step(StepReport((), (), gauges, (("other", 0.1),), 0.01))
+        found = await samples(client)
+        assert total(found, "entropick_request_success_total", finished_reason="cancelled") == 1
+        assert total(found, "entropick_request_queue_time_seconds_count") == 2
+        for name in ("e2e_request_latency", "request_inference_time"):
+            assert total(found, f"entropick_{name}_seconds_count") == 1
+        # those of which no report ever comes are forgotten in time
+        for number in range(3000):
+            metrics.choices.on_begin(f"refused-{number}")
+            metrics.on_end(f"refused-{number}", "error", 0.1, figures)
+        assert len(metrics.choices._left) <= 1024
 
 
 async def test_what_a_choice_asked_for_and_got(engine: Any, serve: Any) -> None:
@@ -309,7 +358,7 @@ async def test_http_requests_by_route_and_status(client: httpx.AsyncClient) -> N
     counted = {
         (dict(k)["method"], dict(k)["handler"], dict(k)["status"]): v
         for (name, k), v in found.items()
-        if name == "entropick_http_requests_total"
+        if name == "entropick_http_requests_total" and v
     }
     assert counted == {
         ("POST", CHAT, "200"): 1,

@@ -162,6 +162,8 @@ async def test_a_recent_request_says_how_it_is_made_again(engine: Any, serve: An
     """The body under ``request`` asks the engine for the same, with the server's defaults written out."""
     given = {"overrides": {"temperature": 0.5}, "branch": {"width": 2, "budget": 0.5}, "telemetry": "tokens"}
     fields = {**BODY, "n": 2, "stop": ["x"], "stop_token_ids": [65], "top_k": 9, "max_tokens": 9}
+    fields |= {"presence_penalty": 1.5, "frequency_penalty": -1, "repetition_penalty": 1.1, "min_tokens": 2}
+    fields |= {"logit_bias": {"66": -2.5}, "bad_words": ["ab", "é"], "allowed_token_ids": [66, 67, 97]}
     asked = {"overrides": {"clarify_budget": 3}, "genuineness": True}
     async with serve(engine, **given) as client:
         answer = (await client.post(CHAT, json={**fields, "entropick": asked})).json()
@@ -175,23 +177,26 @@ async def test_a_recent_request_says_how_it_is_made_again(engine: Any, serve: An
             assert (told["seed"], told["max_tokens"], told["top_k"]) == (first.sampling.seed, 9, 9)
             assert told["entropick"]["branch"]["width"] == 2
             assert "temperature" not in told
+            assert told["bad_words"] == ["ab", "é"]
 
 
 async def test_the_layers_are_asked_for_again(client: httpx.AsyncClient) -> None:
     await client.post(CHAT, json=BODY)
-    (made,) = client.app.state.server.recent.newest()  # type: ignore[attr-defined]
+    server = client.app.state.server  # type: ignore[attr-defined]
+    (made,), vocabulary = server.recent.newest(), server.model.vocabulary
     for asked in (None, LayerEntropy(4), LayerEntropy(2, (0, 3))):
-        body = replace(made, policy=replace(made.policy, layer_entropy=asked)).request()
+        body = replace(made, policy=replace(made.policy, layer_entropy=asked)).request(vocabulary)
         told = body["entropick"]["layer_entropy"]
         assert asked == (layer_entropy(told) if told else None)
 
 
 async def test_prompts_can_be_left_out(engine: Any, serve: Any) -> None:
     async with serve(engine, recent_prompts=False) as client:
-        answer = (await client.post(CHAT, json={**BODY, "stop": "secret"})).json()
+        answer = (await client.post(CHAT, json={**BODY, "stop": "secret", "bad_words": ["hush"]})).json()
         page = await client.get(f"/v1/requests/{answer['id']}")
         assert page.json()["choices"][0]["request"] is None
         assert "secret" not in page.text
+        assert "hush" not in page.text
         kept = client.app.state.server.recent.newest()[0]
         assert kept.prompt_token_ids is None
         assert kept.sampling.stop == ()

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final, NamedTuple
 
 from ..engine.types import FinishReason, RequestOutput, StepReport
 from .exemplars import exemplar
 from .families import CHOICES, LONG, SHORT, TOKENS, WAIT, Families
 from .genuineness import GenuinenessFigures
+
+_MOST_LEFT: Final = 1024
+"""choices to remember whose first step may still be told"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +37,21 @@ class _Life:
     preemptions: int = 0
 
 
+class _End(NamedTuple):
+    """The end of a choice: its reason, the seconds since its request's arrival, its sizes."""
+
+    reason: str
+    seconds: float
+    figures: ChoiceFigures
+
+
 class ChoiceMetrics:
     """The counters and histograms of choices, vLLM's set under our names."""
 
     def __init__(self, families: Families) -> None:
         self._model_name = ""
+        self._left: dict[str, _End] = {}
+        """choices that ended before the engine told of a step of theirs, the oldest first"""
         self._lives: dict[str, _Life] = {}
         """engine requests that have not ended"""
         self._in_texts: set[str] = set()
@@ -111,10 +125,16 @@ class ChoiceMetrics:
         """Counts the queue times, preemptions and clarifying texts of an engine step."""
         for request_id, seconds in report.queued_seconds:
             self._queue.labels(self._model_name).observe(seconds, exemplar(request_id))
+            if (left := self._left.pop(request_id, None)) is not None:
+                self._count_end(request_id, _Life(ran=True, queued=min(seconds, left.seconds)), left)
             if (life := self._lives.get(request_id)) is not None:
                 life.ran = True
                 # a choice that was preempted begins to run again; its first step stays the first
                 life.queued = seconds if life.queued is None else life.queued
+        if self._left:
+            for output in report.outputs:
+                if output.finish_reason is not None:
+                    self._left.pop(output.request_id, None)  # it ended without a step
         for request_id in report.preempted:
             if (life := self._lives.get(request_id)) is not None:
                 life.preemptions += 1
@@ -153,6 +173,10 @@ class ChoiceMetrics:
         self._first.labels(self._model_name).observe(seconds, exemplar(request_id))
         self._prompt_tokens.labels(self._model_name).inc(prompt_tokens)
 
+    def on_prompt_alone(self, prompt_tokens: int) -> None:
+        """Counts the tokens of a prompt whose choice has no token (0 unless it is the first choice)."""
+        self._prompt_tokens.labels(self._model_name).inc(prompt_tokens)
+
     def on_tokens(self, seconds: float, count: int) -> None:
         """Counts ``count`` further tokens of a choice, ``seconds`` after the tokens before them."""
         for _ in range(count):
@@ -162,9 +186,22 @@ class ChoiceMetrics:
         """Counts a choice's end, well or not. Returns False, and counts nothing, where it never ran."""
         life = self._lives.pop(request_id, None)
         self._in_texts.discard(request_id)
-        if life is None or not life.ran:
+        if life is None:
             return False
+        end = _End(reason, seconds, figures)
+        if not life.ran:
+            # the engine may be in its first step now, whose report comes later
+            self._left[request_id] = end
+            if len(self._left) > _MOST_LEFT:
+                del self._left[next(iter(self._left))]
+            return False
+        self._count_end(request_id, life, end)
+        return True
+
+    def _count_end(self, request_id: str, life: _Life, end: _End) -> None:
+        """Counts the end of a choice that ran."""
         name, labels = self._model_name, exemplar(request_id)
+        reason, seconds, figures = end
         self._success.labels(name, reason).inc()
         self._whole.labels(name).observe(seconds, labels)
         self._prompts.labels(name).observe(figures.prompt)
@@ -181,4 +218,3 @@ class ChoiceMetrics:
             self._decode.labels(name).observe(decode, labels)
             if figures.generated > 1:
                 self._per_token.labels(name).observe(decode / (figures.generated - 1), labels)
-        return True

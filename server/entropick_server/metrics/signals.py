@@ -79,7 +79,7 @@ class SignalHistograms:
     def family(self, column: int, model_name: str) -> HistogramMetricFamily:
         """Returns the exposition of one signal's histograms at this moment.
 
-        A strategy that no token of the signal had is left out, so that only what happens makes series.
+        Every strategy has its series from the start, so that its first tokens are an increase.
         """
         signal = SIGNALS[column]
         help_text = f"{signal.help} One observation a token, by the strategy that picked it."
@@ -87,8 +87,6 @@ class SignalHistograms:
         bounds = [*map(floatToGoString, signal.buckets), "+Inf"]
         for strategy, label in enumerate(STRATEGIES):
             totals = np.cumsum(self._counts[strategy, column, : len(bounds)])
-            if not totals[-1]:
-                continue
             buckets: list[tuple[str, float] | tuple[str, float, Exemplar]] = []
             newest = zip(
                 bounds,

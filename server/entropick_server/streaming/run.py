@@ -315,15 +315,16 @@ class Run:
     def _count(self, tokens: int) -> None:
         """Counts the tokens that a step brought, and when."""
         now, choices = time.monotonic(), self._server.metrics.choices
+        # a prompt counts once, with its first choice
+        prompt_tokens = len(self.request.prompt_token_ids) if self.request.counts_prompt else 0
+        if self.finish_reason is not None and not self.tokens:
+            choices.on_prompt_alone(prompt_tokens)
         if tokens and self.first_token_seconds is None:
             self._begun = True
             self._prompt.begin()
             self.first_token_seconds = now - self.request.arrival
             # the choices of one prompt have it together
-            request = self.request
-            # a prompt counts once, with its first choice
-            prompt_tokens = len(request.prompt_token_ids) if request.counts_prompt else 0
-            choices.on_first_token(request.request_id, self.first_token_seconds, prompt_tokens)
+            choices.on_first_token(self.request.request_id, self.first_token_seconds, prompt_tokens)
         elif tokens:
             choices.on_tokens(now - self._last, tokens)
         self._last = now
@@ -355,6 +356,7 @@ class Run:
             replace(
                 request.sampling,
                 stop=request.sampling.stop if prompts else (),
+                bad_words=request.sampling.bad_words if prompts else (),
                 stop_token_ids=tuple(i for i in request.sampling.stop_token_ids if i not in ends),
             ),
             request.policy,

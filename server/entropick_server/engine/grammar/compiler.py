@@ -8,7 +8,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from llguidance import LLMatcher, LLParserLimits
@@ -22,10 +22,17 @@ from .state import GrammarState
 from .tags import TaggedText
 from .tokens import GrammarTokens
 
+if TYPE_CHECKING:
+    from llguidance._lib import JsonCompileOptions
+
 _ANY_OBJECT: Final = '{"type":"object"}'
-_WHITESPACE: Final = r"(\r?\n)?[ \t]{1,32}|\r?\n"
-"""between the parts of JSON, at most the end of a line and an indentation: without a bound a model may write
-nothing else"""
+_LAYOUT: Final[JsonCompileOptions] = {
+    "whitespace_flexible": False,
+    "item_separator": ", ",
+    "key_separator": ": ",
+}
+"""one way to write a document: a choice of blanks is no uncertainty of the answer, and a model that is free
+to write blanks may write nothing else; a schema's ``x-guidance`` comes before it"""
 _KEPT: Final = 64
 """compiled grammars that are kept, the newest"""
 _LEXER_STATES: Final = 20_000
@@ -136,13 +143,13 @@ def _text_of(grammar: Grammar, special: Mapping[str, int]) -> tuple[str, int, st
             tagged = TaggedText.parse(grammar.text)
             for tag in tagged.tags:
                 check_forced(*forced_by(read_schema(json.dumps(tag.schema))))
-            return LLMatcher.grammar_from_lark(tagged.lark(_WHITESPACE, special)), 0, ""
+            return LLMatcher.grammar_from_lark(tagged.lark(_LAYOUT, special)), 0, ""
 
 
 def _json_grammar(schema: str) -> str:
     # the text as it came: a deep one is an error there, where a deep Python object is a crash
     try:
-        return LLMatcher.grammar_from_json_schema(schema, defaults={"whitespace_pattern": _WHITESPACE})
+        return LLMatcher.grammar_from_json_schema(schema, defaults=_LAYOUT)
     except ValueError as error:
         raise GrammarError(in_words(str(error))) from error
 

@@ -42,15 +42,15 @@ class TaggedText:
         values = json.loads(text)
         return cls(tuple(Tag(**tag) for tag in values["tags"]), values["at_most"], values["between"])
 
-    def lark(self, whitespace: str, special: Mapping[str, int]) -> str:
+    def lark(self, layout: Mapping[str, Any], special: Mapping[str, int]) -> str:
         """Returns the grammar in llguidance's form of Lark.
 
-        ``whitespace``: what may stand between the parts of JSON, a regular expression; ``special``: the names
-        of the model's special tokens.
+        ``layout``: llguidance's options of how JSON is written; ``special``: the names of the model's special
+        tokens.
         """
         rules = []
         for number, tag in enumerate(self.tags):
-            schema = json.dumps({**tag.schema, "x-guidance": {"whitespace_pattern": whitespace}})
+            schema = json.dumps({"x-guidance": layout, **tag.schema})
             begin, end = _literal(tag.begin, special), _literal(tag.end, special)
             rules.append(f"tag_{number}: {begin} %json {schema} {end}")
         one = " | ".join(f"tag_{number}" for number in range(len(self.tags)))
