@@ -217,6 +217,23 @@ async def test_fields_of_a_chat_request_mean_the_same(
     assert engine.requests[-1].sampling.top_k == 5
 
 
+async def test_the_form_of_the_text_is_a_grammar(
+    client: httpx.AsyncClient, says: Any, engine: FakeEngine
+) -> None:
+    says('{"a": 1}')
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+    form = {"type": "json_schema", "name": "a", "schema": schema, "strict": True}
+    response = await create(client, text={"format": form})
+    assert response["text"]["format"] == form
+    assert engine.requests[-1].grammar is not None
+    await create(client, text={"format": {"type": "text"}})
+    assert engine.requests[-1].grammar is None
+    refused = await client.post(
+        ROUTE, json={"input": "Hi", "tools": [TOOL], "text": {"format": {"type": "json_object"}}}
+    )
+    assert refused.status_code == 400
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [

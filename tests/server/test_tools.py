@@ -258,6 +258,34 @@ async def test_variables_of_the_template(client: httpx.AsyncClient, says: Any, t
     assert choice["message"] == {"role": "assistant", "content": "Four.", "refusal": None}
 
 
+async def test_a_forced_call_is_no_reasoning(
+    client: httpx.AsyncClient, says: Any, engine: FakeEngine
+) -> None:
+    says(CALL)
+    opened = {"chat_template_kwargs": {"enable_thinking": True}, "tools": [WEATHER]}
+    [choice] = (await chat(client, **opened))["choices"]
+    assert choice["message"]["reasoning_content"] == CALL
+    for wanted in ("required", {"type": "function", "function": {"name": "weather"}}):
+        [choice] = (await chat(client, **opened, tool_choice=wanted))["choices"]
+        assert choice["finish_reason"] == "tool_calls"
+        assert "reasoning_content" not in choice["message"]
+        assert engine.requests[-1].grammar is not None
+    assert engine.requests[0].grammar is None
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/tokenize"])
+async def test_the_prompt_of_tokenize_is_that_of_chat(
+    client: httpx.AsyncClient, says: Any, tokenizer: Templated, path: str
+) -> None:
+    says("Hm.")
+    options = {"enable_thinking": False}
+    answer = await client.post(
+        path, json={"messages": ASKED["messages"], "tools": [WEATHER], "chat_template_kwargs": options}
+    )
+    assert answer.status_code == 200
+    assert tokenizer.rendered[-1][1:] == ([WEATHER], options)
+
+
 async def test_the_summary_tells_reasoning_from_the_rest(client: httpx.AsyncClient, says: Any) -> None:
     says("<think>Hmm.</think>Four.")
     fields: dict[str, Any] = {"seed": 7, "entropick": {"telemetry": "tokens"}}

@@ -67,4 +67,6 @@ class Templated(ByteTokenizer):
         opening = "assistant: " if add_generation_prompt else ""
         if template_options and template_options.get("enable_thinking") is False:
             opening += "<think></think>"
+        elif template_options and template_options.get("enable_thinking"):
+            opening += "<think>"
         return "".join(f"{m['role']}: {m['content']}\n" for m in messages[-2:]) + opening

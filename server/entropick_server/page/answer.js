@@ -33,13 +33,15 @@ export function addChunk(answer, chunk) {
   if (chunk.usage) answer.usage = chunk.usage;
   const choice = chunk.choices[0];
   if (!choice) return;
-  const text = choice.delta?.content ?? '';
+  const content = choice.delta?.content ?? '';
+  // what a model thinks before it answers is shown, and is no part of what it said
+  const text = choice.delta?.reasoning_content ?? content;
   const rows = choice.entropick?.tokens ?? [];
   if (text || rows.length) answer.firstAt ??= performance.now();
   const texts = shareText(text, rows);
   rows.forEach((row, i) => answer.tokens.push({ text: texts[i], row }));
   if (!rows.length && text) answer.tokens.push({ text, row: null });
-  answer.text += text;
+  answer.text += content;
   if (choice.entropick?.summary) answer.summary = choice.entropick.summary;
   if (choice.finish_reason) answer.finish = choice.finish_reason;
 }

@@ -23,7 +23,7 @@ def message_form(body: ToolFields, model: ServedModel) -> MessageForm | None:
     if form is None or reading is None:
         return None
     definitions = tuple(tool.definition for tool in tools)
-    return MessageForm(form, reading, definitions, body.calls_once)
+    return MessageForm(form, reading, definitions, body.calls_once, bool(body.forced))
 
 
 def forced_call(body: ToolFields, model: ServedModel) -> Structure | None:

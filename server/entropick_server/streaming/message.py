@@ -49,16 +49,20 @@ class MessageForm:
     """The form in which the replies to one HTTP request are read.
 
     ``tools``: that the request defines; ``one_call``: a reply ends with its first call.
+    ``forced``: it is nothing but calls.
     """
 
     format: ReplyFormat
     reading: Reading
     tools: tuple[Mapping[str, Any], ...] = ()
     one_call: bool = False
+    forced: bool = False
 
     def message(self, request: Request) -> Message:
         """Returns the empty message of a choice."""
-        parser = self.format.parser(self.reading, request.prompt_token_ids, self.tools)
+        # a call that must come is no reasoning, also where the prompt has opened some
+        ids = () if self.forced and not request.kept else request.prompt_token_ids
+        parser = self.format.parser(self.reading, ids, self.tools)
         return Message(parser, self.one_call, self.format.id_length)
 
 

@@ -14,10 +14,14 @@ Row = Mapping[str, Any]
 
 
 class Stretch(NamedTuple):
-    """A stretch of text with the row of its token; None where the token is not known."""
+    """A stretch of text with the row of its token; None where the token is not known.
+
+    ``reasoning``: the model's, before its answer.
+    """
 
     text: str
     row: Row | None
+    reasoning: bool = False
 
 
 def token_bytes(row: Row) -> bytes:

@@ -8,7 +8,7 @@ from typing import Final
 
 from rich.style import Style
 
-from .alignment import Aligner
+from .alignment import Aligner, Stretch
 from .commands import is_command, run_command, words
 from .conversation import Conversation, Reply, verdict
 from .interrupts import Interrupts, hear_interrupts
@@ -154,7 +154,7 @@ class Chat:
         self._sum_up(reply)
 
     def _stream(self, message: str, reply: Reply) -> None:
-        scale, aligner = self._scale(), Aligner()
+        scale, aligner, reasons = self._scale(), Aligner(), False
         for event in self._server.reply(self._conversation.body(message)):
             self._interrupts.check()
             if event.news:
@@ -162,11 +162,18 @@ class Chat:
             reply.rows += event.rows
             reply.summary = event.summary or reply.summary
             reply.finish_reason = event.finish_reason or reply.finish_reason
-            stretches = aligner.push(event.text, event.rows)
+            stretches = aligner.push(event.reasoning or event.text, event.rows)
+            if event.reasoning:
+                stretches = [stretch._replace(reasoning=True) for stretch in stretches]
+            elif reasons and event.text:
+                stretches.insert(0, Stretch("\n\n", None, reasoning=True))
+            reasons = bool(event.reasoning) or (reasons and not event.text)
             if event.finish_reason is not None or not self._conversation.facts.measures:
                 stretches += aligner.finish()
             for stretch in stretches:
                 reply.stretches.append(stretch)
+                if stretch.reasoning and not self._screen.interactive:
+                    continue  # a pipe gets the answers alone
                 style = None if scale is None or stretch.row is None else scale.style(stretch.row)
                 self._screen.write(stretch.text, style)
 

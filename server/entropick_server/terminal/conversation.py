@@ -28,8 +28,8 @@ class Reply:
 
     @property
     def text(self) -> str:
-        """Returns the text so far."""
-        return "".join(stretch.text for stretch in self.stretches)
+        """Returns the text so far, without the reasoning."""
+        return "".join(stretch.text for stretch in self.stretches if not stretch.reasoning)
 
     @property
     def entropies(self) -> list[float | None]:

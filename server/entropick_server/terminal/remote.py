@@ -62,6 +62,7 @@ class Event:
     """An event of a reply's stream: some text with its tokens' rows, the end, or news of a vote."""
 
     text: str = ""
+    reasoning: str = ""
     rows: tuple[Mapping[str, Any], ...] = ()
     summary: Mapping[str, Any] | None = None
     finish_reason: str | None = None
@@ -240,9 +241,10 @@ def _events(lines: Iterator[str]) -> Iterator[Event]:
 
 
 def _event(choice: Mapping[str, Any]) -> Event:
-    told = choice.get("entropick") or {}
+    told, delta = choice.get("entropick") or {}, choice.get("delta") or {}
     return Event(
-        text=(choice.get("delta") or {}).get("content") or "",
+        text=delta.get("content") or "",
+        reasoning=delta.get("reasoning_content") or "",
         rows=tuple(told.get("tokens") or ()),
         summary=told.get("summary"),
         finish_reason=choice.get("finish_reason"),

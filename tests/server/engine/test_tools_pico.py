@@ -116,6 +116,30 @@ async def test_forced_calls_show_where_there_was_no_choice(client: httpx.AsyncCl
     assert choice["entropick"]["summary"]["strategies"]["clarify"] == 0
 
 
+async def test_a_response_calls_answers_and_follows_a_schema(client: httpx.AsyncClient) -> None:
+    call, report, *_ = tool_talk(random.Random(3), "call")
+    tools = [{"type": "function", **tool["function"]} for tool in call.tools]
+    question = {"role": "user", "content": call.user}
+    body: dict[str, Any] = {"input": [question], "tools": tools, "temperature": 0, "max_output_tokens": 80}
+    first = (await client.post("/v1/responses", json={**body, "tool_choice": "required"})).json()
+    [made, *_] = first["output"]
+    assert made["type"] == "function_call"
+    assert made["name"] in [tool["name"] for tool in tools]
+    result = {"type": "function_call_output", "call_id": made["call_id"], "output": report.user}
+    told = (await client.post("/v1/responses", json={**body, "input": [question, made, result]})).json()
+    assert told["output"][0]["content"][0]["text"]
+    schema = {
+        "type": "object",
+        "properties": {"name": {"enum": ["anna", "ben"]}},
+        "required": ["name"],
+        "additionalProperties": False,
+    }
+    form = {"type": "json_schema", "name": "person", "schema": schema}
+    answer = await client.post("/v1/responses", json={"input": call.user, "text": {"format": form}})
+    said = json.loads(answer.json()["output"][0]["content"][0]["text"])
+    assert said["name"] in ("anna", "ben")
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_forced_call_goes_with_no_other_form(client: httpx.AsyncClient, stream: bool) -> None:
     now = {"type": "function", "function": {"name": "now"}}

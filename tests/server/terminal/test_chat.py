@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from ..tooling import Templated
 from .conftest import DONE, sse
 from .support import CHAT, environment, piped, terminal
 
@@ -92,6 +93,27 @@ def test_a_pipe_gets_the_replies_alone(engine: Any, listen: Start) -> None:
     assert [request.policy.policy for request in engine.requests] == ["entropix", "fixed"]
     # the conversation went on
     assert len(engine.requests[1].prompt_token_ids) > len(engine.requests[0].prompt_token_ids)
+
+
+def test_reasoning_is_shown_and_is_no_part_of_the_answer(engine: Any, listen: Start) -> None:
+    engine.tokenizer = Templated()
+    says(engine, "<think>Hmm.</think>Four.")
+    url = listen()
+    with terminal("--url", url) as t:
+        t.until("> ")
+        t.type("Hi\r")
+        shown = t.until("> ")
+        t.type("Again\r")
+        t.until("> ")
+        t.type("\x04")
+        t.end()
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", shown)
+    assert "Hmm." in plain
+    assert "Four." in plain
+    assert "think" not in plain
+    assert piped("Hi\n", "--url", url).stdout == "Four.\n"
+    said = [message for message in engine.tokenizer.rendered[-2][0] if message["role"] == "assistant"]
+    assert [message["content"] for message in said] == ["Four."]
 
 
 def test_controls_of_a_reply_never_reach_the_terminal(engine: Any, listen: Start) -> None:
