@@ -120,7 +120,7 @@ def _document(plain: dict[str, Any], keyed: bool) -> dict[str, Any]:
 
 
 def _success(row: Answers) -> dict[str, Any]:
-    content: dict[str, Any] = dict.fromkeys(row.texts, _TEXT)
+    content: dict[str, Any] = {name: _EVENT if name in _STREAM else _TEXT for name in row.texts}
     if row.model is not None:
         content = {"application/json": {"schema": _ref(row.model)}, **content}
     return {"description": "Success.", "content": content}

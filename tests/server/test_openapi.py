@@ -55,6 +55,7 @@ async def test_answers_and_refusals(document: dict[str, Any]) -> None:
         assert ("404" in answers) == (method == "post" or "{" in path)
     chat = document["paths"]["/v1/chat/completions"]["post"]["responses"]["200"]["content"]
     assert set(chat) == {REQUEST, "text/event-stream"}
+    assert chat["text/event-stream"]["schema"]["required"] == ["data"]
     metrics = document["paths"]["/metrics"]["get"]["responses"]["200"]["content"]
     assert set(metrics) == {"text/plain", "application/openmetrics-text"}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +16,8 @@ from entropick_sampler.genuineness import reference
 from entropick_sampler.params import PolicyConfig
 from entropick_sampler.signals import SIGNAL_NAMES
 from entropick_sampler.strategy import Strategy
+from entropick_server.engine.grammar.compiler import GrammarCompiler
+from entropick_server.engine.grammar.spec import Grammar
 from entropick_server.engine.reply import Drawn
 from entropick_server.engine.tokens import HeadEntropies
 from entropick_server.engine.types import (
@@ -27,6 +30,7 @@ from entropick_server.engine.types import (
 )
 from entropick_server.engine.vllm.chain import Chain, Segment, SegmentToken
 from entropick_server.engine.vllm.prompt_figures import prompt_tokens
+from entropick_server.engine.vllm.wire import GrammarSpec
 
 STOP = 99
 CONTEXT = 100
@@ -326,6 +330,52 @@ async def test_windows_follow_the_branch_that_is_kept(
         assert score == pytest.approx(reference.genuineness(bits[:n], keys[:n]), abs=1e-6)
         wanted = pytest.approx(reference.genuineness_seed(bits[:n]), abs=1e-6) if asked == "seed" else None
         assert seed == wanted
+
+
+class Letters(Bytes):
+    """The token of a number is its digit, or the sign behind the digits."""
+
+    def token_bytes(self, token_id: int) -> bytes | None:
+        return bytes([48 + token_id]) if token_id < STOP else None
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        return [byte - 48 for byte in text.encode()]
+
+    def decode(self, ids: list[int], *, skip_special_tokens: bool) -> str:
+        return "<stop>"
+
+
+@pytest.mark.parametrize(("pattern", "reason"), [("[0-9]{4}", "stop"), ("[0-9]{3}[a-z]", "error")])
+async def test_a_reply_that_follows_a_grammar(
+    make_request: Callable[..., Request], pattern: str, reason: str
+) -> None:
+    tokenizer: Any = Letters()
+    compiler = GrammarCompiler(tokenizer, CONTEXT, (STOP,))
+    request = make_request(max_tokens=9, stop_token_ids=(STOP,))
+    request = replace(request, grammar=compiler.compile(Grammar("regex", pattern)))
+    model = Scripted()
+    told = await outputs(Chain(request, CONTEXT, model, tokenizer))
+    assert said(told) == [0, 1, 2, 3]
+    assert told[-1].finish_reason is not None
+    assert told[-1].finish_reason.value == reason
+    assert (told[-1].error is not None) == (reason == "error")
+    assert model.aborted == 1, "vLLM knows no grammar"
+    (segment,) = model.ran
+    assert segment.spec.grammar == GrammarSpec(Grammar("regex", pattern), (STOP,))
+
+
+async def test_branches_follow_the_grammar(make_request: Callable[..., Request]) -> None:
+    tokenizer: Any = Letters()
+    compiler = GrammarCompiler(tokenizer, CONTEXT, (STOP,))
+    config = BranchConfig(width=3, depth=2, budget=16.0)
+    request = make_request(policy=PolicyConfig(branch=config), max_tokens=9, stop_token_ids=(STOP,))
+    request = replace(request, grammar=compiler.compile(Grammar("regex", "(.|\n){20}")))
+    model = Scripted()
+    await outputs(Chain(request, CONTEXT, model, tokenizer))
+    for segment in model.ran:
+        assert segment.spec.grammar is not None
+        assert segment.spec.grammar.written == segment.prompt[len(request.prompt_token_ids) :]
+    assert len(model.ran) > 4
 
 
 class Ranked(Scripted):

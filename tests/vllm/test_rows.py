@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from entropick_sampler.params import PolicyConfig, SamplingParams
+from entropick_server.engine.grammar.spec import Grammar
 from entropick_server.engine.reply import ClarifyingText
+from entropick_server.engine.vllm.row_grammars import RowGrammars
 from entropick_server.engine.vllm.rows import Row, RowTable
-from entropick_server.engine.vllm.wire import RowSpec
+from entropick_server.engine.vllm.wire import GrammarSpec, RowSpec
 
 TEXT = ClarifyingText((7, 8), (17, 18))
 
@@ -225,3 +227,59 @@ def test_rows_that_ended_hold_no_tokens(replays: bool) -> None:
     del output, row
     assert sum(output() is not None for output in outputs) == 0
     assert held_tokens(table) < 50_000
+
+
+class Letters:
+    """A token for each byte of ASCII; 128 ends a reply."""
+
+    def token_bytes(self, token_id: int) -> bytes | None:
+        return bytes([token_id]) if token_id < 128 else None
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        return list(text.encode())
+
+    def decode(self, ids: list[int], *, skip_special_tokens: bool) -> str:
+        return "<end>"
+
+
+def allowed(row: Row, grammars: RowGrammars) -> str:
+    masks = grammars.masks([row.follow(grammars)])
+    assert masks is not None
+    return "".join(chr(i) for i in range(128) if masks.words[0][i // 32] >> (i % 32) & 1)
+
+
+def test_a_row_follows_its_grammar() -> None:
+    tokenizer: Any = Letters()
+    grammars = RowGrammars(tokenizer, 129)
+    asked = GrammarSpec(Grammar("regex", "a(bx|cy|dz)"), (128,), (ord("a"),))
+    row = Row.of(spec(start=1, grammar=asked))
+    assert allowed(row, grammars) == "bcd"
+    row.drew(0, ord("c"), ())
+    # thrown away: the prompt was not finished
+    row.settle(0, tokenizer)
+    assert allowed(row, grammars) == "bcd"
+    row.drew(0, ord("c"), ())
+    row.settle(1, tokenizer)
+    assert allowed(row, grammars) == "y"
+    # vLLM may run a step more behind the end
+    row.drew(1, ord("y"), ())
+    row.settle(2, tokenizer)
+    assert allowed(row, grammars) == ""
+    assert row.reply.error is None
+    assert Row.of(spec()).follow(grammars) is None
+
+
+def test_a_row_that_was_not_parked_learns_its_grammar_again() -> None:
+    tokenizer: Any = Letters()
+    grammars = RowGrammars(tokenizer, 129)
+    asked = GrammarSpec(Grammar("regex", "a(bx|cy|dz)"), (128,))
+    row = Row.of(spec(grammar=asked), output=[ord("a"), ord("d")])
+    row.settle(2, tokenizer)
+    assert allowed(row, grammars) == "z"
+    # under V2 the tokens are not known: the server checks what comes
+    lost = Row.of(spec(grammar=asked))
+    lost.settle(2, tokenizer)
+    assert len(allowed(lost, grammars)) == 128
+    assert "not known" in (lost.reply.error or "")
+    broken = Row.of(spec(grammar=GrammarSpec(Grammar("regex", "("), (128,))))
+    assert len(allowed(broken, grammars)) == 128

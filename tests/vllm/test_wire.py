@@ -16,7 +16,15 @@ from entropick_sampler.params import PolicyConfig, SamplingParams
 from entropick_sampler.profile import PROFILE_FILE, Profile
 from entropick_sampler.reply_adjustments import adjusts
 from entropick_sampler.strategy import Strategy
-from entropick_server.engine.vllm.wire import RowSpec, parse, plain_profile, read_profile, servable
+from entropick_server.engine.grammar.spec import GRAMMAR_KINDS, Grammar
+from entropick_server.engine.vllm.wire import (
+    GrammarSpec,
+    RowSpec,
+    parse,
+    plain_profile,
+    read_profile,
+    servable,
+)
 
 SILENT: dict[str, Any] = {"temperature": None, "top_p": None, "top_k": None, "min_p": None, "seed": None}
 specs = st.builds(
@@ -65,6 +73,13 @@ specs = st.builds(
     tokens=st.integers(0, 1000),
     surprisal=st.floats(0, 1e6),
     newest=st.lists(st.integers(0, 1000)).map(tuple),
+    grammar=st.none()
+    | st.builds(
+        GrammarSpec,
+        st.builds(Grammar, st.sampled_from(GRAMMAR_KINDS), st.text()),
+        st.lists(st.integers(0, 1000), min_size=1).map(tuple),
+        st.lists(st.integers(0, 1000)).map(tuple),
+    ),
 )
 
 

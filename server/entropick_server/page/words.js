@@ -60,7 +60,8 @@ export function headline(answer, hesitation) {
     };
   }
   const values = answer.tokens
-    .map((token) => (token.row?.forced ? undefined : token.row?.signals?.[hesitation.signal]))
+    .filter((token) => !token.row?.forced && !token.row?.only_choice)
+    .map((token) => token.row?.signals?.[hesitation.signal])
     .filter((value) => value !== undefined);
   if (!values.length) return null;
   const open = values.filter((value) => value >= hesitation.from).length;

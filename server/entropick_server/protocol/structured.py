@@ -1,4 +1,4 @@
-"""The fields that ask for structured output: OpenAI's, vLLM's, and vLLM's older ones."""
+"""The fields that ask for structured output: OpenAI's, vLLM's, and vLLM's older fields."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class ResponseFormat(WireModel):
 
 
 class StructuredOutputs(WireModel):
-    """vLLM's ``structured_outputs``, of which one field says what a reply looks like."""
+    """vLLM's ``structured_outputs``, of which one field gives the reply its form."""
 
     json_: Schema = Field(None, alias="json")
     regex: str | None = None

@@ -158,7 +158,8 @@ def verdict(reply: Reply, facts: ServerFacts) -> str:
     """
     if (probability := reply.error_probability) is not None:
         return f"Probability that the answer is wrong: {probability:.0%}"
-    drawn = [number(row, facts.hesitation_signal) for row in reply.rows if not row.get("forced")]
+    chosen = [row for row in reply.rows if not (row.get("forced") or row.get("only_choice"))]
+    drawn = [number(row, facts.hesitation_signal) for row in chosen]
     measured = [value for value in drawn if value is not None]
     if not measured:
         return ""

@@ -34,7 +34,9 @@ def answer(small: str, key: str) -> str:
 
 
 @pytest.mark.parametrize("selected", ["--include-path-regex", "--exclude-path-regex"])
-def test_every_answer_is_as_documented(small: str, key: str, answer: str, selected: str) -> None:
+def test_every_answer_is_as_documented(
+    small: str, key: str, answer: str, selected: str, tmp_path: Path
+) -> None:
     """Routes that generate, and the others: no status, type or body but the documented ones."""
     command = [
         str(Path(sys.executable).with_name("schemathesis")),
@@ -48,6 +50,7 @@ def test_every_answer_is_as_documented(small: str, key: str, answer: str, select
     done = subprocess.run(
         command,
         env={**os.environ, "ENTROPICK_E2E_ANSWER": answer},
+        cwd=tmp_path,  # where it keeps the cases that failed
         capture_output=True,
         text=True,
         timeout=MOST_SECONDS,

@@ -65,7 +65,7 @@ class StepSampler:
         self._watch = Watch(profile.genuineness if profile else None)
 
     def prepare(self, batch: Batch) -> None:
-        """Begins what of the step does not depend on the model's output. Call it before the forward."""
+        """Begins the masks of a step, which do not need the model's output. Call it before the forward."""
         self._masks.begin([sequence.reply.grammar for sequence in batch.rows])
 
     def sample(self, output: ForwardOutput | None) -> list[Drawn]:

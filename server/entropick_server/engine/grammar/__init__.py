@@ -1,1 +1,1 @@
-"""Grammars of structured output: what a reply may say, within bounds, and where it stands."""
+"""Grammars of structured output: their bounds, their compiling, and the place of a reply in them."""

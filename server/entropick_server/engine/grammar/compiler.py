@@ -65,7 +65,7 @@ class CompiledGrammar:
         return GrammarState(matcher)
 
     def check_room(self, max_tokens: int) -> None:
-        """Raises GrammarError where no reply of ``max_tokens`` tokens can hold what the grammar forces."""
+        """Raises GrammarError where no reply of ``max_tokens`` tokens can hold the forced characters."""
         if math.ceil(self.forced / self.longest) > max_tokens:
             raise GrammarError(
                 f"{self.forced_by} asks for at least {self.forced} characters, more than max_tokens "

@@ -16,7 +16,7 @@ class GrammarError(ValueError):
 
 
 def in_words(message: str) -> str:
-    """Returns the line of a library's message that tells a client what is wrong."""
+    """Returns the line of a library's message that tells a client the fault."""
     if message.startswith(_NOTHING_FOLLOWS):
         return "no text follows it: it refers to itself without end, or contradicts itself"
     reason = _REASON.search(message)

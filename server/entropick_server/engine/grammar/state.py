@@ -20,7 +20,7 @@ class GrammarState:
     __slots__ = ("_matcher", "error")
 
     def __init__(self, matcher: LLMatcher | None, error: str | None = None) -> None:
-        """Takes over a matcher, which nobody else may change; None, with an ``error``, for none."""
+        """Takes a matcher over, which the caller must leave alone then; None where ``error`` says why."""
         self._matcher = matcher
         self.error = error
 

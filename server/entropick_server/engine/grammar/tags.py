@@ -22,7 +22,7 @@ class Tag:
 
 @dataclass(frozen=True, slots=True)
 class TaggedText:
-    """A reply of one to ``at_most`` pieces, each like one of ``tags``, with ``between`` between two of them.
+    """A reply of 1 to ``at_most`` pieces, each like a tag of ``tags``, with ``between`` between two pieces.
 
     Texts may hold special tokens of the model by their names.
     """

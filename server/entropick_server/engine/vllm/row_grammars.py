@@ -21,7 +21,7 @@ _UNKNOWN: Final = "the tokens of a reply that had to wait are not known any more
 
 
 class RowGrammars:
-    """The compilers of a worker, one for each set of tokens that may end a reply, and its masks."""
+    """The compilers of a worker, for each set of tokens that may end a reply, and its masks."""
 
     def __init__(self, tokenizer: Tokenizer, vocab_size: int) -> None:
         """Prepares to compile; the model's tokens are read at the first grammar."""
