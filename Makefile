@@ -79,6 +79,31 @@ parity-v2: $(VENV_VLLM)/.ready ## the same texts and figures under vLLM's runner
 	PYTHONPATH=tests/vllm/interpreted TRITON_INTERPRET=1 VLLM_USE_V2_MODEL_RUNNER=1 $(VLLM_HERE) \
 	  $(VENV_VLLM)/bin/python benchmarks/vllm_parity.py $(ARGS)
 
+# Clients of others, in environments of their own: what instructor and lm-eval need does not fit the rest.
+VENV_E2E ?= .venv-e2e
+E2E := tests/e2e/clients
+$(VENV_E2E)/.ready: $(wildcard $(E2E)/requirements*.txt) evaluation/requirements-lm-eval.txt $(E2E)/package.json
+	$(call environment,$(VENV_E2E)/clients)
+	$(VENV_E2E)/clients/bin/python -m pip install --quiet --disable-pip-version-check -r $(E2E)/requirements.txt
+	$(call environment,$(VENV_E2E)/instructor)
+	$(VENV_E2E)/instructor/bin/python -m pip install --quiet --disable-pip-version-check \
+	  -r $(E2E)/requirements-instructor.txt
+	$(call environment,$(VENV_E2E)/lm-eval)
+	$(VENV_E2E)/lm-eval/bin/python -m pip install --quiet --disable-pip-version-check \
+	  -r $(E2E)/requirements-lm-eval.txt
+	mkdir -p $(VENV_E2E)/node && cp $(E2E)/package.json $(VENV_E2E)/node
+	@if command -v node >/dev/null && command -v npm >/dev/null; then \
+	  npm install --silent --no-package-lock --no-audit --no-fund --prefix $(VENV_E2E)/node; \
+	else echo "no node and npm: openai's package for JavaScript is left out"; fi
+	@touch $@
+
+# pico, and smollm2 where it is in the cache: `make test-e2e MODELS=pico ARGS='--only litellm'`
+SMOLLM2_THERE = $(wildcard $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/entropick/models/smollm2-*)
+MODELS ?= pico $(if $(SMOLLM2_THERE),smollm2)
+.PHONY: test-e2e
+test-e2e: $(BIN)/.serve $(VENV_E2E)/.ready ## clients of others (openai, langchain, litellm, lm-eval, ...) against a server (1 GB, minutes)
+	PYTHONPATH=tests $(BIN)/python -m e2e.clients.run --environments $(VENV_E2E) --models $(MODELS) $(ARGS)
+
 .PHONY: dashboards
 dashboards: $(BIN)/.dev ## write deploy/grafana/dashboards and the list of panels in docs/dashboards.md
 	PYTHONPATH=deploy $(BIN)/python -m dashboards
@@ -276,5 +301,5 @@ soak: $(BIN)/.dev ## 64 streaming clients for 10 minutes, a fifth of them leavin
 
 .PHONY: clean
 clean: ## remove the environment and caches
-	rm -rf $(VENV) $(VENV_VLLM) $(VENV_LLAMA) $(VENV_ITS_HUB) build dist .pytest_cache .mypy_cache \
+	rm -rf $(VENV) $(VENV_VLLM) $(VENV_LLAMA) $(VENV_ITS_HUB) $(VENV_E2E) build dist .pytest_cache .mypy_cache \
 	  .ruff_cache .hypothesis .import_linter_cache

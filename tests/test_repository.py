@@ -299,5 +299,5 @@ def test_the_workflow_runs_what_a_new_machine_runs() -> None:
 def test_the_wheel_holds_every_source_root() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     packed = project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
-    found = [str(path.parent.relative_to(ROOT)) for path in ROOT.glob("*/entropick_*/__init__.py")]
+    found = [str(path.parent.relative_to(ROOT)) for path in ROOT.glob("*/entropick*/__init__.py")]
     assert sorted(packed) == sorted(found)

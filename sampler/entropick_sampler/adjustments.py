@@ -1,6 +1,6 @@
-"""The adjustments of a step: what changes the logits of a batch's rows before and after the measurement.
+"""The adjustments of a step: the changes of a batch's logits before and after the measurement.
 
-Masks and what is added come before it: signals and log probabilities are those of the allowed tokens.
+Masks and biases come before it: signals and log probabilities are those of the allowed tokens.
 Penalties come after it, before the temperature. A batch of rows without any of these has no adjustments.
 """
 

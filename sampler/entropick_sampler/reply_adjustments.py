@@ -1,4 +1,4 @@
-"""The adjustments of a reply: what its request asks, and its tokens as far as masks and penalties read them.
+"""The adjustments of a reply: its request's fields, and its tokens as far as masks and penalties read them.
 
 A reply keeps one of these where its request asks for any adjustment; :func:`step_adjustments` lays those of a
 batch's rows out for a step. Knows no tensors and no engine.
@@ -117,7 +117,7 @@ class ReplyAdjustments:
     __slots__ = ("_asked", "_counts", "_ids", "_places", "_size", "_tail", "length")
 
     def __init__(self, sampling: SamplingParams, prompt: Iterable[int], output: Iterable[int]) -> None:
-        """Begins with the tokens of the prompt and those that the reply has already."""
+        """Begins with the tokens of the prompt and the tokens that the reply has already."""
         self._asked = _Asked(sampling)
         self._ids: Integers = np.zeros(_FIRST_SIZE, dtype=np.int64)
         self._counts: Floats = np.zeros(_FIRST_SIZE)

@@ -1,1 +1,1 @@
-"""What a client of the server may import: nothing else comes with it, no model and no engine."""
+"""Helpers for clients of the server: nothing else is imported with them, no model and no engine."""

@@ -35,6 +35,14 @@ _REFUSALS: Final[Mapping[int, str]] = {
 }
 _WITH_BODY: Final = (400, 404, 413, 415, 431)
 _TEXT: Final[Mapping[str, Any]] = {"schema": {"type": "string"}}
+_EVENT: Final[Mapping[str, Any]] = {
+    "schema": {
+        "type": "object",
+        "description": "an event; its data is JSON, of the last event [DONE]",
+        "properties": {"event": {"type": "string"}, "data": {"type": "string"}},
+        "required": ["data"],
+    }
+}
 _METRICS: Final = ("text/plain", "application/openmetrics-text")
 _OPEN: Final = frozenset({"/health"})
 """routes that need no key"""

@@ -215,9 +215,7 @@ def test_histograms_agree_with_counting(signal: Signal) -> None:
     for part in np.array_split(rows, 7):
         histograms.observe(part, np.full(len(part), 2), ["r"] * len(part), [1.0] * len(part))
     known = values[np.isfinite(values)]
-    samples = [
-        s for s in histograms.family(column, "m").samples if s.labels["strategy"] == STRATEGIES[2]
-    ]
+    samples = [s for s in histograms.family(column, "m").samples if s.labels["strategy"] == STRATEGIES[2]]
     found = {s.labels["le"]: s.value for s in samples if s.name == f"{signal.metric}_bucket"}
     sums = [s.value for s in samples if s.name == f"{signal.metric}_sum"]
     # OpenMetrics allows no sum beside buckets below 0: it would not be a counter

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,16 @@ from entropick_sampler.signals import SIGNAL_NAMES
 from entropick_sampler.strategy import Strategy
 from entropick_server.engine.reply import Drawn
 from entropick_server.engine.tokens import HeadEntropies
-from entropick_server.engine.types import FinishReason, Request, RequestOutput, Token, TokenParameters
+from entropick_server.engine.types import (
+    FinishReason,
+    PromptToken,
+    Request,
+    RequestOutput,
+    Token,
+    TokenParameters,
+)
 from entropick_server.engine.vllm.chain import Chain, Segment, SegmentToken
+from entropick_server.engine.vllm.prompt_figures import prompt_tokens
 
 STOP = 99
 CONTEXT = 100
@@ -317,3 +326,50 @@ async def test_windows_follow_the_branch_that_is_kept(
         assert score == pytest.approx(reference.genuineness(bits[:n], keys[:n]), abs=1e-6)
         wanted = pytest.approx(reference.genuineness_seed(bits[:n]), abs=1e-6) if asked == "seed" else None
         assert seed == wanted
+
+
+class Ranked(Scripted):
+    """The same with figures of the prompt on the first token of a segment that wants them."""
+
+    async def run(self, segment: Segment) -> AsyncGenerator[list[SegmentToken], None]:
+        wanted = segment.prompt_logprobs
+        figures = () if wanted is None else (PromptToken(20, -0.5, 2, ((7, -0.25),) * wanted),)
+        async with aclosing(super().run(segment)) as stream:
+            async for (token,) in stream:
+                yield [token._replace(prompt=figures)]
+                figures = ()
+
+
+@pytest.mark.parametrize("branches", [False, True])
+async def test_the_prompt_is_told_once_also_where_branches_open_at_the_first_token(
+    make_request: Callable[..., Request], branches: bool
+) -> None:
+    model = Ranked()
+    policy = PolicyConfig(branch=BranchConfig(width=3, depth=2, budget=16.0) if branches else None)
+    request = make_request(policy=policy, max_tokens=5, prompt_logprobs=1)
+    told = await outputs(Chain(request, CONTEXT, model, Bytes()))  # type: ignore[arg-type]
+    assert [output.prompt for output in told if output.prompt] == [(PromptToken(20, -0.5, 2, ((7, -0.25),)),)]
+    assert told[0].prompt
+    assert [segment.prompt_logprobs for segment in model.ran] == [1, *[None] * (len(model.ran) - 1)]
+    assert len(model.ran) == (8 if branches else 1)
+
+
+async def test_a_prompt_alone_draws_a_token_that_nobody_gets(make_request: Callable[..., Request]) -> None:
+    model = Ranked()
+    request = make_request(max_tokens=0, prompt_logprobs=0)
+    told = await outputs(Chain(request, CONTEXT, model, Bytes()))  # type: ignore[arg-type]
+    (output,) = told
+    assert (output.tokens, output.finish_reason) == ((), FinishReason.LENGTH)
+    assert output.prompt == (PromptToken(20, -0.5, 2),)
+    assert model.ran[0].limit == 1
+
+
+def test_figures_of_vllm_become_ours() -> None:
+    def told(**ranks: tuple[float, int]) -> dict[int, Any]:
+        return {int(name[1:]): SimpleNamespace(logprob=lp, rank=rank) for name, (lp, rank) in ranks.items()}
+
+    rows = [None, told(_8=(-3.0, 9), _5=(-0.5, 1), _6=(-1.0, 2)), told(_5=(-0.5, 1), _6=(-1.0, 2))]
+    first = PromptToken(8, -3.0, 9, ((5, -0.5), (6, -1.0)))
+    assert prompt_tokens([1, 8, 5], 0, rows, 2) == (first, PromptToken(5, -0.5, 1, ((5, -0.5), (6, -1.0))))
+    # what comes later goes on
+    assert prompt_tokens([1, 8, 5], 1, rows[2:], 0) == (PromptToken(5, -0.5, 1),)

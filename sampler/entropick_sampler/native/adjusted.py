@@ -45,7 +45,7 @@ class AdjustedRows(NamedTuple):
 
 
 class AdjustedRecord:
-    """The record of a batch's adjustments, which are other ones in every step."""
+    """The record of a batch's adjustments, which every step has anew."""
 
     def __init__(self, rows: int) -> None:
         """Makes the record of rows without any."""
@@ -106,7 +106,7 @@ def adjusted_rows(at: int) -> Any:
 
 @native()
 def adjust_before(x: Any, b: int, rows: AdjustedRows) -> None:
-    """Masks the logits x [V] of row b, and adds what is to be added."""
+    """Masks the logits x [V] of row b, and adds its biases."""
     if rows.mask_of[b] >= 0:
         mask_row(x, rows.mask_words[rows.mask_of[b]])
     lo, hi = rows.added_starts[b], rows.added_starts[b + 1]

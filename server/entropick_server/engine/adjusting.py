@@ -1,4 +1,4 @@
-"""The adjustments of a step on every engine: from the replies of its rows to what the sampler takes."""
+"""The adjustments of a step on every engine: from the replies of its rows to the sampler's arrays."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ def adjust_rows(
     ``masks``: masks of some rows beside those that their requests ask for. Without adjustments (None) the
     logits are those that came; with them they may be a copy: float32 at least, and contiguous.
     """
+    if masks is None and all(reply.adjustments is None for reply in replies):
+        return logits, None
     given = {i for i, reply in enumerate(replies) if reply.pending}
     adjustments = step_adjustments([reply.adjustments for reply in replies], logits.shape[1], given, masks)
     if adjustments is None:

@@ -5,7 +5,6 @@ Knows nothing of tokenizers: token ids go into a function that decodes them as a
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -18,7 +17,7 @@ CONTEXT: Final = 16
 
 
 class ReplyText:
-    """The text of one reply. Joined, all that comes out is what decoding the whole reply adds to its prompt."""
+    """The text of one reply. All of it, joined, is the text that decoding the whole adds to the prompt's."""
 
     def __init__(self, decode: Callable[[list[int]], str], prompt: Sequence[int]) -> None:
         """Begins a reply behind the tokens of a prompt."""
@@ -36,7 +35,7 @@ class ReplyText:
         self._newest.append(self._decode(self._ids))
         if len(self._newest) <= _HELD:
             return b""
-        return self._let_out(os.path.commonprefix(list(self._newest)))
+        return self._let_out(_common_beginning(self._newest))
 
     def finish(self) -> bytes:
         """Returns the rest of the text."""
@@ -46,3 +45,12 @@ class ReplyText:
         rest = text[self._out :]
         self._out = max(self._out, len(text))
         return rest.encode()
+
+
+def _common_beginning(texts: Sequence[str]) -> str:
+    """Returns the longest text that all of some texts begin with."""
+    first, last = min(texts), max(texts)  # all others lie between them
+    for at, (a, b) in enumerate(zip(first, last, strict=False)):
+        if a != b:
+            return first[:at]
+    return first

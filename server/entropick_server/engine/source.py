@@ -65,7 +65,7 @@ class Source:
 
     @property
     def max_position_embeddings(self) -> int:
-        """Returns the number of tokens that the model was made for, with what rope scaling adds to it."""
+        """Returns the number of tokens that the model was made for, extended by rope scaling."""
         return context_of(self.config)
 
     def info(

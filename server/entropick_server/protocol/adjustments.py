@@ -42,7 +42,7 @@ BadWord = Annotated[str, StringConstraints(min_length=1, max_length=MAX_BAD_WORD
 
 
 class AdjustmentFields(WireModel):
-    """The fields that change logits; what they mean: docs/api.md."""
+    """The fields that change logits; their meaning: docs/api.md."""
 
     presence_penalty: float | None = Field(
         None,

@@ -48,6 +48,7 @@ OVERRIDES: Final = _object(_numbers(PARAM_RANGES, INTEGER_PARAMS))
 BRANCH: Final = _object(
     {
         **_numbers(BRANCH_RANGES),
+        "depth": {"anyOf": [_number(BRANCH_RANGES["depth"], whole=True), {"type": "null"}]},
         "until": {"anyOf": [{"type": "string", "minLength": 1, "maxLength": MAX_UNTIL}, {"type": "null"}]},
         "scorer": {"type": "string", "enum": [*SCORERS]},
         "on": {"type": "array", "items": {"type": "string", "enum": [*BRANCH_STRATEGIES]}},

@@ -1,4 +1,4 @@
-"""The fields of a request that say what of a reply, and of its prompt, comes back, and in which form."""
+"""The fields of a request that shape its answer: which parts of reply and prompt come back, in which form."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class OutputFields(WireModel):
             raise bad_request(f"{name}: not in a stream; leave stream out, or use echo.", name)
 
     def prompt_room(self, max_model_len: int, max_tokens: int | None) -> int | None:
-        """Returns the most tokens that a prompt keeps, the last ones; None: it is not cut.
+        """Returns the number of its last tokens that a prompt keeps at most; None: it is not cut.
 
         ``max_tokens``: of the reply, None where the client is silent. Raises the 400 for more tokens than the
         context has.

@@ -7,9 +7,9 @@ The signal fields are generated from the table of signals.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, NotRequired
+from typing import Annotated, Any, Final, Literal, NotRequired
 
-from pydantic import BaseModel, Field, GetJsonSchemaHandler, create_model
+from pydantic import BaseModel, Field, GetJsonSchemaHandler, TypeAdapter, create_model
 from pydantic.json_schema import JsonSchemaValue
 from typing_extensions import TypedDict
 
@@ -253,14 +253,19 @@ class Summary(BaseModel):
     )
 
 
-class ChoiceTelemetry(BaseModel):
-    """The block ``choices[i].entropick``."""
+class ChoiceTelemetry(TypedDict, total=False):
+    """The block ``choices[i].entropick``. A plain dictionary, as its rows are."""
 
-    summary: Summary | None = None
-    tokens: list[TokenRow] | None = None
-    replies: list[ReplyRow] | None = Field(
-        default=None, description="telemetry full, of a consensus: every reply; absent elsewhere"
-    )
+    summary: Summary
+    tokens: list[TokenRow]
+    replies: Annotated[
+        list[ReplyRow],
+        Field(description="telemetry full, of a consensus: every reply; absent elsewhere"),
+    ]
+
+
+TELEMETRY: Final = TypeAdapter(ChoiceTelemetry)
+"""the form of the block where it is no part of a model"""
 
 
 class PromptTokensDetails(BaseModel):

@@ -128,7 +128,7 @@ class CompletionFormat:
         return choice
 
     def tell_prompt(self, envelope: Completion, run: Run) -> None:
-        """Adds nothing: each choice tells of its own prompt."""
+        """Leaves the answer as it is: each choice tells of its own prompt."""
 
     def told_ids(self, run: Run) -> None:
         """Returns None: a choice tells of its own prompt."""
@@ -228,18 +228,18 @@ def telemetry_of(run: Run, tokens: Sequence[ReplyToken], *, end: bool) -> Choice
     rows = level in ("tokens", "full") and bool(tokens)
     if level == "none" or not (rows or end):
         return None
-    telemetry = ChoiceTelemetry()
+    telemetry: ChoiceTelemetry = {}
     if end:
-        telemetry.summary = run.summary
+        telemetry["summary"] = run.summary
         if (voted := run.consensus) is not None:
             told: dict[str, Any] = {"consensus": voted.summary}
             if voted.error_probability is not None:
                 told["error_probability"] = voted.error_probability
-            telemetry.summary = run.summary.model_copy(update=told)
+            telemetry["summary"] = run.summary.model_copy(update=told)
             if voted.replies is not None:
-                telemetry.replies = voted.replies
+                telemetry["replies"] = voted.replies
     if rows:
-        telemetry.tokens = [
+        telemetry["tokens"] = [
             token_row(
                 t.index, t.token, run.vocabulary, eos=t.eos, stop=t.ending and not t.eos, full=level == "full"
             )

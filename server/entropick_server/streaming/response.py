@@ -20,6 +20,7 @@ from ..protocol.response_object import (
     ResponseUsage,
     Status,
 )
+from ..protocol.responses import TELEMETRY
 from ..state import ServerState
 from .answer import ROW_SIZE, StreamUsage, Write, run_choice
 from .formats import telemetry_of
@@ -79,7 +80,8 @@ class ResponseAnswer:
             for event in self._items.add(delta, logprobs.content if logprobs is not None else []):
                 if event["type"].endswith(".delta"):
                     rows = telemetry_of(self.run, tokens, end=False)
-                    event |= {} if rows is None else {"entropick": rows.model_dump(exclude_unset=True)}
+                    if rows is not None:
+                        event |= {"entropick": TELEMETRY.dump_python(rows, exclude_unset=True)}
                 events.append(event)
         if self.run.finish_reason is not None:
             events += self._items.finish(self._status())

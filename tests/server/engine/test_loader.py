@@ -72,6 +72,16 @@ def test_names_dtypes_and_defaults(model_folder: Folder, tmp_path: Path) -> None
     assert (defaults.temperature, defaults.top_p, defaults.top_k) == (0.6, 0.9, None)
 
 
+def test_a_chat_template_of_the_operator(model_folder: Folder, tmp_path: Path) -> None:
+    file = tmp_path / "chat.jinja"
+    file.write_text("{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}")
+    loaded = load_model(options(model_folder("llama"), chat_template=str(file)))
+    text = loaded.tokenizer.render_chat([{"role": "user", "content": "x"}], add_generation_prompt=True)
+    assert text == "<user>x"
+    with pytest.raises(ModelLoadError, match="cannot be read"):
+        load_model(options(model_folder("llama"), chat_template=str(tmp_path / "none")))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Any
 
 from ..base import EngineDeadError, EngineError, QueueFullError
 from ..reply import BAD_LOGITS, Drawn
 from ..tokens import token_detail, token_of, token_without_figures
 from ..types import PromptToken
 from .chain import Segment, SegmentToken
+from .prompt_figures import prompt_tokens
 from .wire import FIELD, RowSpec
 from .worker_client import WorkerClient
 
@@ -21,26 +21,6 @@ _ENDS = frozenset(("stop", "length"))
 """vLLM's names of the two ends that a segment is meant to have"""
 DEAD = "vLLM's engine died; the server's log says why"
 STOPPED = "the engine was stopped"
-
-
-def prompt_tokens(
-    prompt: Sequence[int], known: int, told: Sequence[Mapping[int, Any] | None], wanted: int
-) -> tuple[PromptToken, ...]:
-    """Returns the figures of a prompt's tokens, behind the first of which ``known`` are there already.
-
-    ``told``: vLLM's, token id -> logprob and rank, of the token itself and the most probable ones; None of
-    the prompt's first token. ``wanted``: the most probable tokens to keep beside each.
-    """
-    found: list[PromptToken] = []
-    for of_token in told:
-        if of_token is None:
-            continue
-        token_id = prompt[1 + known + len(found)]
-        own = of_token[token_id]
-        ranked = sorted((figures.rank, i, figures.logprob) for i, figures in of_token.items())
-        top = tuple((i, logprob) for _, i, logprob in ranked[:wanted])
-        found.append(PromptToken(token_id, own.logprob, own.rank, top))
-    return tuple(found)
 
 
 class VllmSegments:
