@@ -60,6 +60,7 @@ CLIENTS: Final = (
     Client("instructor", "instructor", "test_instructor.py"),
     Client("pydantic-ai", "clients", "test_pydantic_ai.py"),
     Client("lm-eval", "lm-eval", "test_lm_eval.py", ("pico",)),
+    Client("schemathesis", "clients", "test_schemathesis.py", ("pico",)),
 )
 
 
