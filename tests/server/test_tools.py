@@ -218,7 +218,26 @@ def _tool(**fields: Any) -> dict[str, Any]:
         ({"tools": [{"type": "web_search"}]}, "tools[0].type", "'function'"),
         ({"tools": [_tool(parameters=[])]}, "tools[0].function.parameters", "object"),
         ({"tools": [_tool()], "tool_choice": "any"}, "tool_choice", "must be one of"),
-        ({"tools": [_tool()], "tool_choice": {"type": "allowed_tools"}}, "tool_choice.type", "'function'"),
+        ({"tools": [_tool()], "tool_choice": {"type": "custom"}}, "tool_choice.type", "'function'"),
+        (
+            {"tools": [_tool()], "tool_choice": {"type": "allowed_tools"}},
+            "tool_choice.allowed_tools",
+            "required",
+        ),
+        (
+            {
+                "tools": [_tool()],
+                "tool_choice": {
+                    "type": "allowed_tools",
+                    "allowed_tools": {
+                        "mode": "auto",
+                        "tools": [{"type": "function", "function": {"name": "g"}}],
+                    },
+                },
+            },
+            "tool_choice.allowed_tools.tools[0].function.name",
+            "'g'",
+        ),
         (
             {"tools": [_tool()], "tool_choice": {"type": "function", "function": {"name": "g"}}},
             "tool_choice.function.name",

@@ -39,6 +39,7 @@ _WORDS: Final[Mapping[str, str]] = {
 """kind of pydantic's error -> the words that a client reads, filled from the error's context"""
 WHOLE: Final = "<whole>"
 IN_PARTS: Final = "<parts>"
+AMONG: Final = "<among>"
 """tags of the forms of a content: pydantic puts them into an error's path, which a client does not read"""
 _QUOTE: Final = "'"
 
@@ -113,7 +114,7 @@ def _path(loc: tuple[int | str, ...]) -> str:
     for at, part in enumerate(loc):
         within = loc[at - 2] if at > 1 and isinstance(loc[at - 1], int) else None
         if (
-            part in (WHOLE, IN_PARTS)
+            part in (WHOLE, IN_PARTS, AMONG)
             or within in ("messages", "input")
             or (within == IN_PARTS and at + 1 < len(loc))
         ):

@@ -14,10 +14,10 @@ from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 from .errors import bad_request, shown
 from .options import EntropickOptions
 from .output_options import MAX_TOP_LOGPROBS
-from .parsing import IN_PARTS, WHOLE, WireModel, checked
+from .parsing import AMONG, IN_PARTS, WHOLE, WireModel, checked
 from .requests import ChatRequest, Count, ModelRequest
 from .response_items import MAX_ITEMS, InputItem, conversation
-from .tools import MAX_TOOLS, ToolName
+from .tools import MAX_TOOLS, ToolName, choice_form
 from .unserved import UNSUPPORTED
 
 LOGPROBS: Final = "message.output_text.logprobs"
@@ -67,6 +67,25 @@ class FunctionChoice(WireModel):
     type: Literal["function"]
     name: str
 
+    @property
+    def of_chat(self) -> dict[str, Any]:
+        """Returns the choice in the form of chat completions."""
+        return {"type": "function", "function": {"name": self.name}}
+
+
+class AllowedChoice(WireModel):
+    """The choice of several tools, in the flat form of this route."""
+
+    type: Literal["allowed_tools"]
+    mode: Literal["auto", "required"]
+    tools: list[FunctionChoice] = Field(min_length=1, max_length=MAX_TOOLS)
+
+    @property
+    def of_chat(self) -> dict[str, Any]:
+        """Returns the choice in the form of chat completions."""
+        allowed = {"mode": self.mode, "tools": [tool.of_chat for tool in self.tools]}
+        return {"type": self.type, "allowed_tools": allowed}
+
 
 class TextFormat(WireModel):
     """The form that the text must have."""
@@ -110,11 +129,13 @@ Input = Annotated[
     ),
 ]
 Choice = Annotated[
-    Annotated[Literal["none", "auto", "required"], Tag(WHOLE)] | Annotated[FunctionChoice, Tag(IN_PARTS)],
+    Annotated[Literal["none", "auto", "required"], Tag(WHOLE)]
+    | Annotated[FunctionChoice, Tag(IN_PARTS)]
+    | Annotated[AllowedChoice, Tag(AMONG)],
     Discriminator(
-        _form,
+        choice_form,
         custom_error_type="choice_form",
-        custom_error_message="must be 'none', 'auto', 'required', or an object that names a function",
+        custom_error_message="must be 'none', 'auto', 'required', or an object that names functions",
     ),
 ]
 
@@ -167,6 +188,11 @@ class ResponsesRequest(ModelRequest):
         if isinstance(self.tool_choice, FunctionChoice) and self.tool_choice.name not in names:
             name = "tool_choice.name"
             raise bad_request(f"{name}: no tool {shown(self.tool_choice.name)!r} is among tools.", name)
+        if isinstance(self.tool_choice, AllowedChoice):
+            for at, wanted in enumerate(self.tool_choice.tools):
+                if wanted.name not in names:
+                    name = f"tool_choice.tools[{at}].name"
+                    raise bad_request(f"{name}: no tool {shown(wanted.name)!r} is among tools.", name)
         if self.entropick is not None and self.entropick.consensus:
             name = "entropick.consensus"
             raise bad_request(f"{name}: not on this route; use /v1/chat/completions.", name, UNSUPPORTED)
@@ -228,9 +254,7 @@ class ResponsesRequest(ModelRequest):
     @property
     def _choice(self) -> Any:
         choice = self.tool_choice
-        if isinstance(choice, FunctionChoice):
-            return {"type": "function", "function": {"name": choice.name}}
-        return choice
+        return choice.of_chat if isinstance(choice, FunctionChoice | AllowedChoice) else choice
 
     @property
     def _format(self) -> dict[str, Any] | None:

@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 from .errors import bad_request, shown
-from .parsing import IN_PARTS, WHOLE, WireModel
+from .parsing import AMONG, IN_PARTS, WHOLE, WireModel
 
 MAX_TOOLS: Final = 128
 MAX_TOOL_CHARACTERS: Final = 1 << 16
@@ -38,6 +38,13 @@ _RESERVED: Final = frozenset(
 )
 """variables that a template gets from the server, and functions that it may call"""
 ToolName = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.-]+$")]
+_SAYS_WHAT_ELSE: Final = frozenset(
+    {
+        *("additionalProperties", "patternProperties", "unevaluatedProperties", "propertyNames"),
+        *("$ref", "allOf", "anyOf", "oneOf", "if", "dependentSchemas"),
+    }
+)
+"""keywords by which a schema admits further properties"""
 NO_ARGUMENTS: Final[Mapping[str, Any]] = {"type": "object", "properties": {}, "additionalProperties": False}
 """the schema of a tool that defines none"""
 
@@ -59,6 +66,17 @@ class FunctionDefinition(WireModel):
     def schema_of_arguments(self) -> dict[str, Any]:
         """Returns the JSON schema of the arguments, which are an object."""
         return {**NO_ARGUMENTS} if self.parameters is None else {"type": "object", **self.parameters}
+
+    @property
+    def schema_of_forced_arguments(self) -> dict[str, Any]:
+        """Returns the schema that a forced call follows: no arguments but declared ones, if it does not say.
+
+        JSON schemas admit what they do not name; a function does not take it.
+        """
+        schema = self.schema_of_arguments
+        if "properties" not in schema or _SAYS_WHAT_ELSE & schema.keys():
+            return schema
+        return {**schema, "additionalProperties": False}
 
 
 class Tool(WireModel):
@@ -97,16 +115,40 @@ class NamedTool(WireModel):
     function: FunctionName
 
 
-def _choice_form(value: Any) -> str | None:
-    return WHOLE if isinstance(value, str) else IN_PARTS if isinstance(value, dict) else None
+class AllowedNames(WireModel):
+    """The tools that the model may call, of those of a request. ``mode``: whether it must call one of them."""
+
+    mode: Literal["auto", "required"]
+    tools: list[NamedTool] = Field(min_length=1, max_length=MAX_TOOLS)
+
+
+class AllowedTools(WireModel):
+    """The choice of several tools, of those of a request."""
+
+    type: Literal["allowed_tools"]
+    allowed_tools: AllowedNames
+
+    @property
+    def names(self) -> list[str]:
+        """Returns the names of the tools."""
+        return [tool.function.name for tool in self.allowed_tools.tools]
+
+
+def choice_form(value: Any) -> str | None:
+    """Returns the tag of the form of a choice: a word, a function, or several tools."""
+    if isinstance(value, dict):
+        return AMONG if value.get("type") == "allowed_tools" else IN_PARTS
+    return WHOLE if isinstance(value, str) else None
 
 
 ToolChoice = Annotated[
-    Annotated[Literal["none", "auto", "required"], Tag(WHOLE)] | Annotated[NamedTool, Tag(IN_PARTS)],
+    Annotated[Literal["none", "auto", "required"], Tag(WHOLE)]
+    | Annotated[NamedTool, Tag(IN_PARTS)]
+    | Annotated[AllowedTools, Tag(AMONG)],
     Discriminator(
-        _choice_form,
+        choice_form,
         custom_error_type="choice_form",
-        custom_error_message="must be 'none', 'auto', 'required', or an object that names a function",
+        custom_error_message="must be 'none', 'auto', 'required', or an object that names functions",
     ),
 ]
 
@@ -166,11 +208,19 @@ class ToolFields(TemplateFields):
         if isinstance(choice, NamedTool) and choice.function.name not in self.function_names:
             name = "tool_choice.function.name"
             raise bad_request(f"{name}: no tool {shown(choice.function.name)!r} is among tools.", name)
+        if isinstance(choice, AllowedTools):
+            for at, wanted in enumerate(choice.names):
+                if wanted not in self.function_names:
+                    name = f"tool_choice.allowed_tools.tools[{at}].function.name"
+                    raise bad_request(f"{name}: no tool {shown(wanted)!r} is among tools.", name)
         return self
 
     @property
     def offered(self) -> tuple[Tool, ...]:
-        """Returns the tools that the model may call; with tool_choice none it does not see them."""
+        """Returns the tools that the model may call: it sees no others, and none with tool_choice none."""
+        if isinstance(self.tool_choice, AllowedTools):
+            names = self.tool_choice.names
+            return tuple(tool for tool in self.tools or () if tool.function.name in names)
         return () if self.tool_choice == "none" else tuple(self.tools or ())
 
     @property
@@ -184,6 +234,8 @@ class ToolFields(TemplateFields):
         choice = self.tool_choice
         if isinstance(choice, NamedTool):
             return tuple(tool for tool in self.offered if tool.function.name == choice.function.name)
+        if isinstance(choice, AllowedTools):
+            return self.offered if choice.allowed_tools.mode == "required" else ()
         return self.offered if choice == "required" else ()
 
     @property

@@ -38,5 +38,5 @@ def forced_call(body: ToolFields, model: ServedModel) -> Structure | None:
     if form is None:
         message = "tool_choice: how this model writes a call is not known, so none can be forced; use 'auto'."
         raise bad_request(message, "tool_choice", UNSUPPORTED)
-    schemas = {tool.function.name: tool.function.schema_of_arguments for tool in forced}
+    schemas = {tool.function.name: tool.function.schema_of_forced_arguments for tool in forced}
     return Structure(form.grammar(schemas, several=not body.calls_once), "tool_choice")

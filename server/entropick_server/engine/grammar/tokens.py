@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -11,6 +12,7 @@ from llguidance import LLTokenizer, TokenizerWrapper
 from ..base import Tokenizer
 
 _SPECIAL_MARK: Final = "<|token {}|>"
+_MARK: Final = re.compile(r"<\S+>|\[\S+\]")
 
 
 class _Vocabulary:
@@ -25,9 +27,10 @@ class _Vocabulary:
         self.special: dict[str, int] = {}
         self._tokenizer = tokenizer
         self._ids: dict[bytes, int] = {}
+        marks = _marks_of_calls(tokenizer)
         for token_id in range(size):
             data = tokenizer.token_bytes(token_id)
-            if data is None:
+            if data is None or token_id in marks:
                 name = tokenizer.decode([token_id], skip_special_tokens=False)
                 self.special_token_ids.append(token_id)
                 self.special.setdefault(name, token_id)
@@ -35,15 +38,17 @@ class _Vocabulary:
             else:
                 self.tokens.append(data)
                 self._ids.setdefault(data, token_id)
+        self._marks = frozenset(self.special_token_ids)
         self.longest = max(map(len, self._ids), default=1) or 1
 
     def __call__(self, text: bytes | str) -> list[int]:
         """Cuts a text into the tokens that the model's tokenizer makes of it behind other tokens."""
         data = text if isinstance(text, bytes) else text.encode()
         ids = self._tokenizer.encode(data.decode(), add_special_tokens=False)
-        if b"".join(self._tokenizer.token_bytes(i) or b"" for i in ids) == data:
+        whole = b"".join(self._tokenizer.token_bytes(i) or b"" for i in ids) == data
+        if whole and self._marks.isdisjoint(ids):
             return ids
-        # this tokenizer puts a space before a text, or takes a part of it for a special token
+        # this tokenizer puts a space before a text, or takes a part of it for a special token or a mark
         return self._greedy(data)
 
     def _greedy(self, data: bytes) -> list[int]:
@@ -55,6 +60,19 @@ class _Vocabulary:
             ids.append(self._ids[data[at : at + length]])
             at += length
         return ids
+
+
+def _marks_of_calls(tokenizer: Tokenizer) -> frozenset[int]:
+    """Returns the tokens that mark a call in the model's replies, such as "<tool_call>" and "</tool_call>".
+
+    Many models have them as ordinary tokens; inside of a JSON string, one would end the call for its reader.
+    """
+    form = tokenizer.reply_format.call_form
+    if form is None:
+        return frozenset()
+    texts = (form.begin, form.middle, form.end, form.between or "")
+    ids = {i for text in texts for i in tokenizer.encode(text, add_special_tokens=False)}
+    return frozenset(i for i in ids if _MARK.fullmatch(tokenizer.decode([i], skip_special_tokens=False)))
 
 
 @dataclass(frozen=True, slots=True)
