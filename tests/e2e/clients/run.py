@@ -46,7 +46,13 @@ class Client:
     def command(self, environments: Path, report: Path) -> list[str]:
         """Returns the command line that runs the tests and writes a JUnit report."""
         if self.environment == "node":
-            return ["node", "--test", "--test-reporter=junit", f"--test-reporter-destination={report}", self.file]
+            return [
+                "node",
+                "--test",
+                "--test-reporter=junit",
+                f"--test-reporter-destination={report}",
+                self.file,
+            ]
         python = environments / self.environment / "bin" / "python"
         line = [str(python), "-m", "pytest", "-q", "-c", "pytest.ini", f"--junitxml={report}", self.file]
         return [*line, "-o", "asyncio_mode=auto"] if self.environment == "clients" else line
@@ -94,7 +100,9 @@ def run_client(client: Client, environments: Path, told: dict[str, str], folder:
     report = folder / "report.xml"
     report.unlink(missing_ok=True)
     line = client.command(environments, report)
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("OPENAI_", "PYTHONPATH"))}
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith(("OPENAI_", "PYTHONPATH"))
+    }
     try:
         done = subprocess.run(line, cwd=HERE, env={**kept, **QUIET, **told}, check=False)
     except FileNotFoundError as error:
@@ -126,7 +134,9 @@ def run_model(model: str, clients: Sequence[Client], environments: Path) -> dict
         log = (folder / "log").read_text(errors="replace")
         faults = [line for line in log.splitlines() if "Traceback" in line or '" 500' in line]
         found["the server"] = [
-            Outcome("ends with code 0", "passed" if code == 0 else "failed", "" if code == 0 else f"code {code}"),
+            Outcome(
+                "ends with code 0", "passed" if code == 0 else "failed", "" if code == 0 else f"code {code}"
+            ),
             Outcome("no traceback, no 500", "failed" if faults else "passed", "; ".join(faults[:3])),
         ]
         if faults:
@@ -151,20 +161,28 @@ def table(results: dict[str, dict[str, list[Outcome]]]) -> str:
                         lines.append(f"{words[kind]}: {client}, {model}: {one.test}: {one.why}")
     every = [one.kind for clients in results.values() for found in clients.values() for one in found]
     passed, failed = every.count("passed"), every.count("failed")
-    return "\n".join([*lines, "", f"{passed} passed, {failed} failed, {len(every) - passed - failed} skipped"])
+    return "\n".join(
+        [*lines, "", f"{passed} passed, {failed} failed, {len(every) - passed - failed} skipped"]
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs what the command line asks for; returns 1 where a test failed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--environments", type=Path, required=True, help="the folder of the clients' environments")
-    parser.add_argument("--models", nargs="+", default=["pico"], help="pico, smollm2 or whatever is served by name")
+    parser.add_argument(
+        "--environments", type=Path, required=True, help="the folder of the clients' environments"
+    )
+    parser.add_argument(
+        "--models", nargs="+", default=["pico"], help="pico, smollm2 or whatever is served by name"
+    )
     parser.add_argument("--only", nargs="+", help="words of the names of clients")
     parser.add_argument("--json", type=Path, help="a file for the outcomes")
     options = parser.parse_args(arguments)
     chosen = [one for one in CLIENTS if not options.only or any(word in one.name for word in options.only)]
     results = {
-        model: run_model(model, [one for one in chosen if model in one.models], options.environments.absolute())
+        model: run_model(
+            model, [one for one in chosen if model in one.models], options.environments.absolute()
+        )
         for model in options.models
     }
     print(table(results))
@@ -174,7 +192,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for model, clients in results.items()
         }
         options.json.write_text(json.dumps(plain, indent=1, ensure_ascii=False))
-    return int(any(one.kind == "failed" for each in results.values() for found in each.values() for one in found))
+    return int(
+        any(one.kind == "failed" for each in results.values() for found in each.values() for one in found)
+    )
 
 
 if __name__ == "__main__":

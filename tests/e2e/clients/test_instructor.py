@@ -37,7 +37,9 @@ def test_an_object(mode: instructor.Mode, url: str, key: str, model: str) -> Non
     assert reply.usage.completion_tokens > 0
 
 
-@pytest.mark.parametrize("mode", [instructor.Mode.TOOLS, instructor.Mode.JSON_SCHEMA], ids=lambda mode: mode.value)
+@pytest.mark.parametrize(
+    "mode", [instructor.Mode.TOOLS, instructor.Mode.JSON_SCHEMA], ids=lambda mode: mode.value
+)
 def test_an_object_that_grows(mode: instructor.Mode, url: str, key: str, model: str) -> None:
     parts = list(
         wrapped(mode, url, key).create_partial(

@@ -66,7 +66,10 @@ async def test_the_async_calls(to: dict[str, Any]) -> None:
 
 def test_the_block_of_ours(to: dict[str, Any]) -> None:
     reply = litellm.completion(
-        **to, messages=MESSAGES, max_tokens=5, extra_body={"entropick": {"policy": "fixed", "telemetry": "tokens"}}
+        **to,
+        messages=MESSAGES,
+        max_tokens=5,
+        extra_body={"entropick": {"policy": "fixed", "telemetry": "tokens"}},
     )
     block = reply.choices[0].provider_specific_fields["entropick"]
     assert len(block["tokens"]) == reply.usage.completion_tokens
@@ -100,7 +103,14 @@ def test_a_schema(to: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "throw_ball"}}])
 def test_a_forced_call(to: dict[str, Any], choice: Any) -> None:
-    fields = {**to, "messages": MESSAGES, "tools": [TOOL], "tool_choice": choice, "max_tokens": 200, "temperature": 0}
+    fields = {
+        **to,
+        "messages": MESSAGES,
+        "tools": [TOOL],
+        "tool_choice": choice,
+        "max_tokens": 200,
+        "temperature": 0,
+    }
     whole = litellm.completion(**fields)
     [call, *_] = whole.choices[0].message.tool_calls
     assert call.function.name == "throw_ball"

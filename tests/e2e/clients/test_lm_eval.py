@@ -27,7 +27,13 @@ def evaluated(
     kind: str, tasks: list[Path], out: Path, key: str, **arguments: Any
 ) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]:
     """Returns lm-eval's scores and samples, by task."""
-    line = [str(Path(sys.executable).with_name("lm_eval")), "--model", kind, "--model_args", json.dumps(arguments)]
+    line = [
+        str(Path(sys.executable).with_name("lm_eval")),
+        "--model",
+        kind,
+        "--model_args",
+        json.dumps(arguments),
+    ]
     line += ["--tasks", ",".join(str(path) for path in tasks), "--apply_chat_template", "--log_samples"]
     done = subprocess.run(
         [*line, "--output_path", str(out)],

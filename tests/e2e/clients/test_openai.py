@@ -59,7 +59,9 @@ def test_a_reply_and_its_usage(client: OpenAI, model: str) -> None:
 def test_a_stream_is_the_reply(client: OpenAI, model: str) -> None:
     fields = {"model": model, "messages": QUESTION, "max_tokens": 20, "temperature": 0}
     whole = client.chat.completions.create(**fields)
-    chunks = list(client.chat.completions.create(**fields, stream=True, stream_options={"include_usage": True}))
+    chunks = list(
+        client.chat.completions.create(**fields, stream=True, stream_options={"include_usage": True})
+    )
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
     assert text == whole.choices[0].message.content
     assert [chunk.usage for chunk in chunks if chunk.usage] == [whole.usage]
@@ -81,7 +83,9 @@ async def test_the_async_client(url: str, key: str, model: str) -> None:
     async with AsyncOpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0) as client:
         reply = await client.chat.completions.create(model=model, messages=QUESTION, max_tokens=5)
         assert reply.choices[0].message.content
-        stream = await client.chat.completions.create(model=model, messages=QUESTION, max_tokens=5, stream=True)
+        stream = await client.chat.completions.create(
+            model=model, messages=QUESTION, max_tokens=5, stream=True
+        )
         assert [chunk async for chunk in stream][-1].choices[0].finish_reason
 
 
@@ -163,7 +167,9 @@ def test_messages_in_all_forms(client: OpenAI, model: str) -> None:
 
 
 def test_a_parsed_reply(client: OpenAI, model: str) -> None:
-    reply = client.chat.completions.parse(model=model, messages=QUESTION, response_format=Ball, max_tokens=100)
+    reply = client.chat.completions.parse(
+        model=model, messages=QUESTION, response_format=Ball, max_tokens=100
+    )
     assert isinstance(reply.choices[0].message.parsed, Ball)
     with client.chat.completions.stream(
         model=model, messages=QUESTION, response_format=Ball, max_tokens=100
@@ -189,9 +195,7 @@ def test_a_choice_and_a_pattern(client: OpenAI, model: str) -> None:
         ({"structured_outputs": {"choice": ["yes", "no"]}}, {"yes", "no"}),
         ({"guided_regex": "a{2,3}"}, {"aa", "aaa"}),
     ):
-        reply = client.chat.completions.create(
-            model=model, messages=QUESTION, max_tokens=10, extra_body=more
-        )
+        reply = client.chat.completions.create(model=model, messages=QUESTION, max_tokens=10, extra_body=more)
         assert reply.choices[0].message.content in right
 
 
@@ -219,9 +223,13 @@ def test_a_forced_call(client: OpenAI, model: str) -> None:
 
 def test_a_call_in_the_history(client: OpenAI, model: str) -> None:
     tools = [openai.pydantic_function_tool(Weather)]
-    first = client.chat.completions.create(
-        model=model, messages=QUESTION, tools=tools, tool_choice=NAMED, max_tokens=200, temperature=0
-    ).choices[0].message
+    first = (
+        client.chat.completions.create(
+            model=model, messages=QUESTION, tools=tools, tool_choice=NAMED, max_tokens=200, temperature=0
+        )
+        .choices[0]
+        .message
+    )
     result = {"role": "tool", "tool_call_id": first.tool_calls[0].id, "content": "sunny"}
     reply = client.chat.completions.create(
         model=model, messages=[*QUESTION, first, result], tools=tools, tool_choice="none", max_tokens=20
@@ -256,7 +264,14 @@ def test_a_call_in_a_response(client: OpenAI, model: str) -> None:
     response = client.responses.create(
         model=model,
         input="hello",
-        tools=[{"type": "function", "name": "Weather", "parameters": Weather.model_json_schema(), "strict": False}],
+        tools=[
+            {
+                "type": "function",
+                "name": "Weather",
+                "parameters": Weather.model_json_schema(),
+                "strict": False,
+            }
+        ],
         tool_choice={"type": "function", "name": "Weather"},
         max_output_tokens=200,
     )

@@ -64,16 +64,16 @@ async def test_a_forced_call_and_its_result(served: Any, choice: Any) -> None:
     offered = ModelRequestParameters(function_tools=tools, allow_text_output=True)
     asked = ModelRequest(parts=[UserPromptPart("A red ball lies in the garden.")])
     settings = ModelSettings(max_tokens=200, temperature=0, tool_choice=choice)
-    answer = await model_request(
-        served, [asked], model_settings=settings, model_request_parameters=offered
-    )
+    answer = await model_request(served, [asked], model_settings=settings, model_request_parameters=offered)
     calls = [part for part in answer.parts if isinstance(part, ToolCallPart)]
     assert calls
     assert {call.tool_name for call in calls} <= {"look", "throw", "kick"}
     if choice != "required":
         assert {call.tool_name for call in calls} <= set(choice)
     assert all(Ball.model_validate(call.args_as_dict()) for call in calls)
-    returns = ModelRequest(parts=[ToolReturnPart(call.tool_name, "done", call.tool_call_id) for call in calls])
+    returns = ModelRequest(
+        parts=[ToolReturnPart(call.tool_name, "done", call.tool_call_id) for call in calls]
+    )
     told = await model_request(
         served, [asked, answer, returns], model_settings=SETTINGS, model_request_parameters=offered
     )
