@@ -11,6 +11,7 @@ import pytest
 from openai import AsyncOpenAI
 
 from entropick_server.engine.reply_format.form import Reading
+from entropick_server.protocol.tools import FunctionDefinition
 
 from .conftest import FakeEngine, Serve, running
 from .support import EOS
@@ -350,3 +351,44 @@ async def test_a_vote_of_replies_that_reason(client: httpx.AsyncClient, says: An
 
 def test_the_end_token_is_none_of_the_marks() -> None:
     assert EOS not in Reading.of(TEMPLATE, {}).marks
+
+
+NAMES = [{"type": "function", "function": {"name": "weather"}}]
+
+
+@pytest.mark.parametrize("mode", ["auto", "required"])
+@pytest.mark.parametrize("route", ["/v1/chat/completions", "/v1/responses"])
+async def test_several_tools_allowed_of_all(
+    client: httpx.AsyncClient, says: Any, tokenizer: Templated, engine: FakeEngine, mode: str, route: str
+) -> None:
+    """As pydantic-ai asks for them."""
+    says(CALL)
+    if route == "/v1/responses":
+        flat = [{"type": "function", **tool["function"]} for tool in (WEATHER, PLAIN)]
+        choice = {"type": "allowed_tools", "mode": mode, "tools": [{"type": "function", "name": "weather"}]}
+        body: dict[str, Any] = {"input": "Hi", "tools": flat, "tool_choice": choice}
+    else:
+        choice = {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": NAMES}}
+        body = {**ASKED, "tools": [WEATHER, PLAIN], "tool_choice": choice}
+    answer = await client.post(route, json=body)
+    assert answer.status_code == 200, answer.text
+    assert [tool["function"]["name"] for tool in tokenizer.rendered[-1][1]] == ["weather"]
+    grammar = engine.requests[-1].grammar
+    assert (grammar is not None) == (mode == "required")
+    assert grammar is None or "now" not in grammar.source.text
+
+
+@pytest.mark.parametrize(
+    ("parameters", "closed"),
+    [
+        ({"type": "object", "properties": {}}, True),
+        ({"properties": {"a": {"type": "string"}}}, True),
+        ({"type": "object"}, False),
+        ({"type": "object", "properties": {}, "additionalProperties": True}, False),
+        ({"type": "object", "properties": {}, "anyOf": [{"required": ["b"]}]}, False),
+    ],
+)
+def test_a_forced_call_has_no_argument_that_is_not_declared(parameters: Any, closed: bool) -> None:
+    function = FunctionDefinition(name="f", parameters=parameters)
+    assert (function.schema_of_forced_arguments.get("additionalProperties") is False) == closed
+    assert "additionalProperties" not in function.schema_of_arguments or not closed

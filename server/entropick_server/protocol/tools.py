@@ -116,7 +116,7 @@ class NamedTool(WireModel):
 
 
 class AllowedNames(WireModel):
-    """The tools that the model may call, of those of a request. ``mode``: whether it must call one of them."""
+    """The tools that the model may call, of those of a request; ``mode``: whether it must call one."""
 
     mode: Literal["auto", "required"]
     tools: list[NamedTool] = Field(min_length=1, max_length=MAX_TOOLS)

@@ -1,6 +1,6 @@
-"""Starts a server for each model and runs the tests of each client in the client's own environment: ``make test-e2e``.
+"""Starts a server for each model and runs each client's tests in the client's environment: ``make test-e2e``.
 
-Prints for each client which tests passed, failed, were expected to fail for want of a clever model, or were skipped.
+Prints for each client what passed, failed, was expected to fail for want of a clever model, or was skipped.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import sys
 import tempfile
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -23,6 +24,16 @@ from ..serving import serve, stop
 
 HERE: Final = Path(__file__).parent
 KEY: Final = "e2e-key"
+# clients keep their connections beyond a test, so all tests have one event loop
+ASYNC: Final = tuple(
+    word
+    for option in (
+        "asyncio_mode=auto",
+        "asyncio_default_test_loop_scope=session",
+        "asyncio_default_fixture_loop_scope=session",
+    )
+    for word in ("-o", option)
+)
 # nothing is fetched, nothing is reported anywhere
 QUIET: Final = {
     "HF_HUB_OFFLINE": "1",
@@ -36,12 +47,16 @@ QUIET: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """A client of others: its name, the environment that has it, and its file of tests."""
+    """A client of others: its name, the environment that has it, its file of tests.
+
+    ``models``: those against which it runs; ``options``: of the server.
+    """
 
     name: str
     environment: str
     file: str
     models: tuple[str, ...] = ("pico", "smollm2")
+    options: tuple[str, ...] = ()
 
     def command(self, environments: Path, report: Path) -> list[str]:
         """Returns the command line that runs the tests and writes a JUnit report."""
@@ -54,8 +69,18 @@ class Client:
                 self.file,
             ]
         python = environments / self.environment / "bin" / "python"
-        line = [str(python), "-m", "pytest", "-q", "-c", "pytest.ini", f"--junitxml={report}", self.file]
-        return [*line, "-o", "asyncio_mode=auto"] if self.environment == "clients" else line
+        line = [
+            str(python),
+            "-m",
+            "pytest",
+            "-q",
+            "-rP",
+            "-c",
+            "pytest.ini",
+            f"--junitxml={report}",
+            self.file,
+        ]
+        return [*line, *ASYNC] if self.environment == "clients" else line
 
 
 CLIENTS: Final = (
@@ -66,7 +91,14 @@ CLIENTS: Final = (
     Client("instructor", "instructor", "test_instructor.py"),
     Client("pydantic-ai", "clients", "test_pydantic_ai.py"),
     Client("lm-eval", "lm-eval", "test_lm_eval.py", ("pico",)),
-    Client("schemathesis", "clients", "test_schemathesis.py", ("pico",)),
+    # thousands of requests: a small context and few choices, or they take hours
+    Client(
+        "schemathesis",
+        "clients",
+        "test_schemathesis.py",
+        ("pico",),
+        ("--max-model-len", "96", "--max-n", "2"),
+    ),
 )
 
 
@@ -113,52 +145,60 @@ def run_client(client: Client, environments: Path, told: dict[str, str], folder:
     return found
 
 
+@contextmanager
+def served(folder: Path, model: str, *options: str) -> Iterator[tuple[str, list[Outcome]]]:
+    """Starts a server; yields its URL, and a list that gets what came of the server itself at its end."""
+    log = folder / "log"
+    process, url = serve(log, *(() if model == "pico" else (model,)), *options, "--api-key", KEY)
+    found: list[Outcome] = []
+    try:
+        yield url, found
+    finally:
+        code = stop(process)
+    text = log.read_text(errors="replace")
+    faults = [line for line in text.splitlines() if "Traceback" in line or '" 500' in line]
+    if faults:
+        print(text[text.find("Traceback") :][:4000], file=sys.stderr)
+    found.append(Outcome("ends with code 0", "failed" if code else "passed", f"code {code}" if code else ""))
+    found.append(Outcome("no traceback, no 500", "failed" if faults else "passed", "; ".join(faults[:3])))
+
+
 def run_model(model: str, clients: Sequence[Client], environments: Path) -> dict[str, list[Outcome]]:
-    """Returns what came of each client's tests against a server of a model, which is started and stopped here."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        arguments = [] if model == "pico" else [model]
-        process, url = serve(folder / "log", *arguments, "--api-key", KEY)
-        try:
+    """Returns what came of each client's tests against servers of a model, which it starts and stops."""
+    results: dict[str, list[Outcome]] = {}
+    told = {
+        "ENTROPICK_E2E_KEY": KEY,
+        "ENTROPICK_E2E_PYTHON": sys.executable,
+        "ENTROPICK_E2E_PACKAGES": str(environments / "node"),
+    }
+    for options in dict.fromkeys(one.options for one in clients):
+        with tempfile.TemporaryDirectory() as name, served(Path(name), model, *options) as (url, found):
             listed = httpx.get(f"{url}/v1/models", headers={"Authorization": f"Bearer {KEY}"}).json()
-            told = {
-                "ENTROPICK_E2E_URL": url,
-                "ENTROPICK_E2E_KEY": KEY,
-                "ENTROPICK_E2E_MODEL": listed["data"][0]["id"],
-                "ENTROPICK_E2E_PYTHON": sys.executable,
-                "ENTROPICK_E2E_PACKAGES": str(environments / "node"),
-            }
-            found = {one.name: run_client(one, environments, told, folder) for one in clients}
-        finally:
-            code = stop(process)
-        log = (folder / "log").read_text(errors="replace")
-        faults = [line for line in log.splitlines() if "Traceback" in line or '" 500' in line]
-        found["the server"] = [
-            Outcome(
-                "ends with code 0", "passed" if code == 0 else "failed", "" if code == 0 else f"code {code}"
-            ),
-            Outcome("no traceback, no 500", "failed" if faults else "passed", "; ".join(faults[:3])),
-        ]
-        if faults:
-            print(log[log.find("Traceback") :][:4000], file=sys.stderr)
-        return found
+            told |= {"ENTROPICK_E2E_URL": url, "ENTROPICK_E2E_MODEL": listed["data"][0]["id"]}
+            for client in clients:
+                if client.options == options:
+                    results[client.name] = run_client(client, environments, told, Path(name))
+        results[" ".join(("the server", *options))] = found
+    return results
 
 
 def table(results: dict[str, dict[str, list[Outcome]]]) -> str:
     """Returns the table of all clients, with each test that did not simply pass, and the line of totals."""
     kinds = ("passed", "failed", "expected", "skipped")
-    lines = [f"{'client':22} {'model':8} {'passed':>6} {'failed':>6} {'too small':>9} {'skipped':>7}"]
+    lines = [f"{'client':42} {'model':8} {'passed':>6} {'failed':>6} {'too small':>9} {'skipped':>7}"]
     for model, clients in results.items():
         for client, found in clients.items():
             n = [sum(one.kind == kind for one in found) for kind in kinds]
-            lines.append(f"{client:22} {model:8} {n[0]:6} {n[1]:6} {n[2]:9} {n[3]:7}")
+            lines.append(f"{client:42} {model:8} {n[0]:6} {n[1]:6} {n[2]:9} {n[3]:7}")
     words = {"failed": "FAILED", "expected": "too small a model", "skipped": "skipped"}
-    for kind in ("failed", "expected", "skipped"):
-        for model, clients in results.items():
-            for client, found in clients.items():
-                for one in found:
-                    if one.kind == kind:
-                        lines.append(f"{words[kind]}: {client}, {model}: {one.test}: {one.why}")
+    for kind, word in words.items():
+        lines += [
+            f"{word}: {client}, {model}: {one.test}: {one.why}"
+            for model, clients in results.items()
+            for client, found in clients.items()
+            for one in found
+            if one.kind == kind
+        ]
     every = [one.kind for clients in results.values() for found in clients.values() for one in found]
     passed, failed = every.count("passed"), every.count("failed")
     return "\n".join(

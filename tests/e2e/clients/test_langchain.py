@@ -1,7 +1,7 @@
-"""langchain-openai: LangChain's standard tests of chat models, with tools, tool_choice, structured output, JSON mode.
+"""langchain-openai: LangChain's standard tests of chat models, with tools, structured output and JSON mode.
 
-The standard tests ask two things: does the server speak the protocol, and is the model clever? Tests of the second
-kind are named below with the reason; they fail where they begin to pass, so that the list only shrinks.
+The standard tests ask two things: does the server speak the protocol, and is the model clever? Tests of the
+second kind are named below with the reason; they fail where they begin to pass: the list only shrinks.
 """
 
 import json
@@ -23,7 +23,7 @@ MODEL = os.environ["ENTROPICK_E2E_MODEL"]
 
 
 def closing_bias() -> dict[str, int]:
-    """Biases for the tokens that end a string of JSON: a schema does not tell a small model when a joke is over."""
+    """Biases for the tokens that end a JSON string: no schema tells a small model when a joke is over."""
     found = {}
     for text in ('",', '"}', '"'):
         request = urllib.request.Request(

@@ -15,7 +15,7 @@ PICO = HERE.parents[2] / "pico" / "entropick_pico" / "model"
 
 @pytest.fixture(scope="module")
 def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The task files, with the path of their data in them: lm-eval reads it from the current directory."""
+    """The task files, with the path of their data: lm-eval would look in the current directory."""
     folder = tmp_path_factory.mktemp("tasks")
     for path in (HERE / "lm_eval_tasks").glob("*.yaml"):
         data = json.dumps(str(HERE / "lm_eval_tasks" / "capitals.jsonl"))
@@ -72,7 +72,7 @@ def completions(tasks: Path, tmp_path_factory: pytest.TempPathFactory, url: str,
 
 
 def test_loglikelihood_is_that_of_transformers(completions: Any) -> None:
-    """The last token of each continuation is followed by the end of the reply, which must not shift the rows."""
+    """Behind the last token of a continuation the model may end its reply; that must not shift the rows."""
     _, samples = completions
     pairs, ours = [], []
     for sample in samples["capitals_choice"]:

@@ -17,6 +17,7 @@ from entropick_server.engine.grammar.errors import GrammarError
 from entropick_server.engine.grammar.spec import Grammar
 from entropick_server.engine.grammar.state import GrammarState
 from entropick_server.engine.grammar.tags import Tag, TaggedText
+from entropick_server.engine.reply_format.form import ReplyFormat
 from entropick_server.engine.tokenizer import FastTokenizer
 
 SECONDS = 5.0
@@ -256,6 +257,25 @@ def test_tagged_text(compiler: GrammarCompiler, tokenizer: FastTokenizer) -> Non
     assert len(sets[0]) < 5
 
 
+@pytest.mark.parametrize("mark", ["<tool_call>", "</tool_call>"])
+def test_marks_of_calls_are_no_part_of_a_string(
+    compiler: GrammarCompiler, tokenizer: FastTokenizer, mark: str
+) -> None:
+    """They are ordinary tokens of this model; the reader of the reply would take one for the call's end."""
+    [token_id] = tokenizer.encode(mark, add_special_tokens=False)
+    assert tokenizer.token_bytes(token_id) is not None
+    schema = {"type": "object", "properties": {"x": {"type": "string"}}, "required": ["x"]}
+    grammar = TaggedText((Tag("<tool_call>", schema, "</tool_call>"),)).grammar()
+    whole = '<tool_call>{"x": "a b"}</tool_call>'
+    ids = tokenizer.encode(whole, add_special_tokens=False)
+    sets = follow(compiler, tokenizer, grammar, ids)
+    assert [token_id in options for options in sets].count(True) == 1
+    # a text that spells one is a text, of other tokens
+    named = Grammar("json_schema", json.dumps({"const": whole}))
+    state = compiler.compile(named).begin()
+    assert token_id not in allowed(state, tokenizer.size + MORE)
+
+
 def test_a_copy_goes_its_own_way(compiler: GrammarCompiler, tokenizer: FastTokenizer) -> None:
     size = tokenizer.size + MORE
     state = compiler.compile(Grammar("regex", "a(bc|de)")).begin()
@@ -289,6 +309,8 @@ def test_grammars_are_kept(compiler: GrammarCompiler) -> None:
 
 class _Spaced:
     """A tokenizer that puts a space before every text, as sentencepiece does."""
+
+    reply_format = ReplyFormat(lambda ids: "")
 
     def __init__(self) -> None:
         self.asked: list[str] = []
