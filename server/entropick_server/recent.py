@@ -13,6 +13,7 @@ from entropick_sampler.layer_entropy import LayerEntropy
 from entropick_sampler.params import PolicyConfig, SamplingParams
 from entropick_sampler.reply_adjustments import adjusts
 
+from .engine.grammar.spec import Grammar
 from .engine.types import BranchRecord, KeptToken
 from .protocol.responses import Summary
 from .series import Series
@@ -54,6 +55,8 @@ class Finished:
     branches: tuple[tuple[int, tuple[BranchRecord, ...]], ...] = ()
     kept: tuple[KeptToken, ...] = ()
     prompt_token_ids: array[int] | None = None
+    grammar: Grammar | None = None
+    """that it followed, where prompts are kept"""
 
     @property
     def size(self) -> int:
@@ -67,7 +70,7 @@ class Finished:
             + len(self.sampling.allowed_token_ids or ())
             + sum(map(len, self.sampling.bad_words))
         )
-        text = 4 * len(self.text)
+        text = 4 * (len(self.text) + len(self.grammar.text if self.grammar else ""))
         kept = _KEPT_BYTES * len(self.kept)
         return _HEAD_BYTES + self.series.size + branches + prompt + stops + adjusted + text + kept
 

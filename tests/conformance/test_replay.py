@@ -122,6 +122,33 @@ def two(entry: dict[str, Any]) -> tuple[list[bool], list[str | None]]:
     return entry["series"]["forced"], entry["series"]["strategy"]
 
 
+SCHEMA = {"type": "object", "properties": {"age": {"type": "integer", "maximum": 99}}, "required": ["age"]}
+TOOL = {"type": "function", "function": {"name": "get_age", "parameters": SCHEMA}}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": SCHEMA}}},
+        {"structured_outputs": {"regex": "[a-z]{3,8}( [a-z]{2,5})?"}},
+        {"guided_choice": ["red", "green", "blue"]},
+        {"tools": [TOOL], "tool_choice": "required"},
+    ],
+)
+def test_a_reply_with_a_form_is_replayed_in_it(
+    server: str, capsys: pytest.CaptureFixture[str], fields: dict[str, Any]
+) -> None:
+    message = {"role": "user", "content": "how old is anna?"}
+    body = {"messages": [message], "max_tokens": 60, "seed": 8, "temperature": 1, **fields}
+    with httpx.Client(base_url=server, timeout=300) as client:
+        answer = client.post("/v1/chat/completions", json=body)
+        assert answer.status_code == 200, answer.text
+        code, outcomes = inspect(capsys, "replay", answer.json()["id"], "--url", server)
+        assert code == 0, json.dumps(outcomes)
+        assert outcomes[0]["equal"]
+        assert outcomes[0]["tokens"]
+
+
 def test_a_rewound_reply_is_replayed_too(server: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Kept tokens and the token that was named are part of what is run again."""
     body = {

@@ -104,7 +104,8 @@ def _pairs(
     series: Mapping[str, Sequence[Any]], n: int, row: Mapping[str, Any]
 ) -> Iterator[tuple[str, Any, Any]]:
     """Yields the figures of a token by name, the recorded and the replayed; None where there is none."""
-    flat = {**row, **(row["parameters"] or {}), **row["signals"]}
+    # a row leaves it out where it does not hold
+    flat = {"only_choice": False, **row, **(row["parameters"] or {}), **row["signals"]}
     for name, column in series.items():
         if name not in ("index", "token", "token_id"):
             yield name, column[n], flat.get(name)

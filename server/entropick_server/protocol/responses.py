@@ -16,6 +16,7 @@ from typing_extensions import TypedDict
 from entropick_sampler.signals import SIGNALS
 
 from .message_object import ChatDelta, ChatMessage
+from .usage import Usage
 
 
 class SignalStatistic(BaseModel):
@@ -266,34 +267,6 @@ class ChoiceTelemetry(TypedDict, total=False):
 
 TELEMETRY: Final = TypeAdapter(ChoiceTelemetry)
 """the form of the block where it is no part of a model"""
-
-
-class PromptTokensDetails(BaseModel):
-    """The block ``usage.prompt_tokens_details``."""
-
-    cached_tokens: int
-
-
-class CompletionTokensDetails(BaseModel):
-    """The block ``usage.completion_tokens_details``."""
-
-    branch_tokens: int
-    best_of_tokens: int = Field(
-        default=0, description="of completions that best_of left out, part of completion_tokens; absent else"
-    )
-    consensus_tokens: int = Field(
-        default=0, description="of replies that lost a vote, no part of completion_tokens; absent else"
-    )
-
-
-class Usage(BaseModel):
-    """The counts of an answer's tokens, as OpenAI names them."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-    prompt_tokens_details: PromptTokensDetails
-    completion_tokens_details: CompletionTokensDetails
 
 
 class TopLogprob(BaseModel):

@@ -31,7 +31,7 @@ from ._common import beside_the_loop
 from ._consensus import consensus_of
 from ._engine_requests import build_requests
 from ._grammar import grammar_of, structure_of
-from ._rewind import check_rewind, rewound_by
+from ._rewind import check_rewind, recorded_structure, rewound_by
 
 _CHOICE_SIZE = 16
 """characters that take as long to tokenise as a choice to set up"""
@@ -78,7 +78,7 @@ async def respond(
     body.check_choices(state.settings.max_n)
     check_rewind(body, prompts.number)
     consensus = consensus_of(body, state) if echoed is None else None
-    structure = structure_of(body, prompts.forced)
+    structure = structure_of(body, prompts.forced) or recorded_structure(body, state)
     extract = None if body.entropick is None else body.entropick.extractor
     count = body.completions if consensus is None else needed(consensus.stop, (), consensus.k)
     origin = Origin(

@@ -11,6 +11,7 @@ from ..engine.types import Resumed
 from ..protocol.errors import ApiError, bad_request
 from ..protocol.options import RewindOptions
 from ..protocol.requests import GenerationRequest
+from ..protocol.structured import Structure
 from ..recent import Finished
 from ..rewind import behind, rewound
 from ..state import ServerState
@@ -38,6 +39,18 @@ def check_rewind(body: GenerationRequest, prompts: int) -> None:
     for name, number in (("n", body.choices), ("best_of", body.completions), ("prompt", prompts)):
         if number > 1:
             raise bad_request(f"{name}: not together with {_NAME}, which goes on with one reply.", name)
+
+
+def recorded_structure(body: GenerationRequest, state: ServerState) -> Structure | None:
+    """Returns the form that the recorded reply of a rewind has; None: it has none, or the body names another.
+
+    Raises the 404 where no such reply is remembered.
+    """
+    asked = None if body.entropick is None else body.entropick.rewind
+    if asked is None or asked.request is None or body.structure is not None:
+        return None
+    grammar = _recorded(asked, state).grammar
+    return None if grammar is None else Structure(grammar, _NAME)
 
 
 def rewound_by(body: GenerationRequest, prompt: Sequence[int], state: ServerState) -> Rewound | None:

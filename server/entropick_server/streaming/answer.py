@@ -16,10 +16,8 @@ from ..protocol.responses import (
     ChatChunkChoice,
     Completion,
     CompletionChoice,
-    CompletionTokensDetails,
-    PromptTokensDetails,
-    Usage,
 )
+from ..protocol.usage import CompletionTokensDetails, PromptTokensDetails, Usage
 from ..state import ServerState
 from .formats import Format
 from .ranking import best

@@ -21,13 +21,11 @@ from ..protocol.errors import ApiError
 from ..protocol.responses import (
     ChatChunkChoice,
     CompletionChoice,
-    CompletionTokensDetails,
     ConsensusSummary,
     ConsensusTelemetry,
-    PromptTokensDetails,
     ReplyRow,
-    Usage,
 )
+from ..protocol.usage import CompletionTokensDetails, PromptTokensDetails, Usage
 from ..state import ServerState
 from .answer import DONE, ROW_SIZE, StreamUsage, Write, chunk_event, envelope, event, last_event, run_choice
 from .formats import Format

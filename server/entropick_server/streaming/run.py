@@ -365,4 +365,5 @@ class Run:
             array("i", request.prompt_token_ids[: len(request.prompt_token_ids) - request.kept])
             if prompts
             else None,
+            request.grammar.source if prompts and request.grammar is not None else None,
         )

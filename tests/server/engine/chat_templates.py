@@ -33,6 +33,9 @@ _MISTRAL: Final = (
     + '{{ ", " if not loop.first else "" }}{"name": "{{ f.name }}", "arguments": {{ f.arguments | tojson }}, '
     + '"id": "{{ call.id }}"}{% endfor %}]'
 )
+_MISTRAL_ARGS: Final = (
+    _EACH + "[TOOL_CALLS]{{ f.name }}[CALL_ID]{{ call.id }}[ARGS]{{ f.arguments | tojson }}{% endfor %}"
+)
 _LLAMA: Final = (
     "{% if message.tool_calls | length != 1 %}{{ raise_exception('one call') }}{% endif %}"
     + _EACH
@@ -69,6 +72,18 @@ STYLES: Final = {
         _template(_MISTRAL),
         '[TOOL_CALLS] [{"name": "f", "arguments": {"x": 1}}, {"name": "g", "arguments": {}}]',
         several=False,
+    ),
+    "mistral_args": Style(
+        _template(_MISTRAL_ARGS),
+        '[TOOL_CALLS]f[ARGS]{"x": 1}[TOOL_CALLS]g[CALL_ID]123[ARGS]{}',
+    ),
+    "headless": Style(
+        "{{ tools | tojson }}{% for message in messages %}{% if message.role == 'user' %}"
+        "[INST]{{ message.content }}[/INST]"
+        "{% elif message.role == 'tool' %}[RESULT]{{ message.content }}[/RESULT]{% else %}"
+        + _HERMES
+        + "<|im_end|>{% endif %}{% endfor %}",
+        '<tool_call>\n{"name": "f", "arguments": {"x": 1}}\n</tool_call>',
     ),
     "llama3": Style(_template(_LLAMA), '{"name": "f", "parameters": {"x": 1}}', several=False),
 }

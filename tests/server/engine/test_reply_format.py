@@ -94,7 +94,7 @@ def test_a_model_without_template_is_known_by_what_its_chat_template_writes(name
     form = reply_format(pico_tokenizer(style.template))
     assert form.takes_tools
     expected = [Call("f", '{"x": 1}'), Call("g", "{}")]
-    several = '"g"' in style.calls or "=g" in style.calls
+    several = any(mark in style.calls for mark in ('"g"', "=g", "]g"))
     assert parts(form, style.calls) == expected[: 1 + several]
     assert (form.call_form is not None) == style.forced
     if form.call_form is not None:
@@ -102,6 +102,26 @@ def test_a_model_without_template_is_known_by_what_its_chat_template_writes(name
         written = form.call_form.begin + "f" + form.call_form.middle + '{"x": 1}' + form.call_form.end
         assert parts(form, written) == [Call("f", '{"x": 1}')]
     assert form.id_length == (9 if name == "mistral" else None)
+
+
+def test_a_turn_without_a_header_begins_behind_the_turn_before() -> None:
+    form = reply_format(pico_tokenizer(STYLES["headless"].template))
+    assert form.calling is not None
+    assert form.calling.template.start_anchor_literals == ["[/INST]", "[/RESULT]"]
+    call = STYLES["headless"].calls
+    # the call of the history is no part of the reply
+    prompt = f"[INST]Hi[/INST]{call}<|im_end|>[RESULT]3[/RESULT]"
+    assert parts(form, "Done.", prompt=prompt) == [Text("Done.")]
+
+
+def test_an_empty_thought_is_no_part_of_a_forced_call() -> None:
+    thoughtless = STYLES["hermes"].template.replace(
+        "{% for call in", "<think>\n\n</think>\n\n{% for call in", 1
+    )
+    form = reply_format(pico_tokenizer(thoughtless)).call_form
+    assert form is not None
+    assert form.begin == '<tool_call>\n{"name": "'
+    assert form.between == "\n"
 
 
 def test_a_template_without_a_place_for_tools() -> None:

@@ -37,6 +37,7 @@ _OTHER: Final = "entropick_other"
 _ARGUMENTS: Final = {"entropick_key": "entropick_value"}
 _LONG_ID: Final = "call_000000000000000000000001"
 _SHORT_ID: Final = "call00001"
+_RESULT: Final = "entropick_result"
 _USER: Final = {"role": "user", "content": "Hi"}
 _TOOL: Final = {
     "type": "function",
@@ -58,11 +59,16 @@ class _ChatTemplate:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
         self.source = str(tokenizer.get_chat_template())
-        before = self.write([_USER]) or ""
-        opened = self.write([_USER], add_generation_prompt=True) or ""
+        # a template for tools alone may fail without them
+        before, opened = "", ""
+        for tools in (None, [_TOOL]):
+            before = before or self.write([_USER], tools=tools) or ""
+            opened = opened or self.write([_USER], tools=tools, add_generation_prompt=True) or ""
         header = opened[len(before) :] if opened.startswith(before) else ""
         self.opening = header.partition(THINK)[0]
-        """the beginning of the assistant's turn, without marks of reasoning"""
+        """the beginning of the assistant's turn, without marks of reasoning; "" where it has no header"""
+        self.anchors = [self.opening] if self.opening else self._ends(before)
+        """texts behind which the assistant's turn begins"""
 
     def write(self, messages: list[dict[str, Any]], **options: Any) -> str | None:
         """Returns a conversation as text; None where the template refuses it."""
@@ -70,6 +76,19 @@ class _ChatTemplate:
             return str(self._tokenizer.apply_chat_template(messages, tokenize=False, **options))
         except TEMPLATE_FAULTS:
             return None
+
+    def _ends(self, before: str) -> list[str]:
+        """Returns how the turns end that the assistant answers: the user's, and a tool's."""
+        function = {"name": _NAME, "arguments": _ARGUMENTS}
+        called = {
+            "role": "assistant",
+            "content": "",
+            CALLS_FIELD: [{"id": _SHORT_ID, "type": "function", "function": function}],
+        }
+        result = {"role": "tool", "content": _RESULT, "tool_call_id": _SHORT_ID, "name": _NAME}
+        told = self.write([_USER, called, result], tools=[_TOOL]) or ""
+        ends = [before.rpartition(_USER["content"])[2], told.partition(_RESULT)[2]]
+        return list(dict.fromkeys(end for end in ends if end))
 
     def calls(self, names: list[str], call_id: str) -> str | None:
         """Returns an assistant's turn that calls tools, without the marks at its beginning and its end."""
@@ -96,7 +115,7 @@ def reply_format(tokenizer: PreTrainedTokenizerBase) -> ReplyFormat:
     takes_tools = _NAME in (chat.write([_USER], tools=[_TOOL]) or "")
     call_id = next((i for i in (_LONG_ID, _SHORT_ID) if chat.calls([_NAME], i)), None)
     template = _own(tokenizer)
-    if template is None and chat.opening:
+    if template is None and chat.anchors:
         template = _found(chat, call_id)
     if template is None:
         return ReplyFormat(decode, takes_tools)
@@ -147,7 +166,7 @@ def _candidates(chat: _ChatTemplate) -> Iterator[tuple[str | None, ResponseTempl
             **({CALLS_FIELD: dict(calls)} if calls else {}),
         }
         if len(fields) > 1:
-            yield name, load_response_template({"start_anchor": chat.opening, "fields": fields})
+            yield name, load_response_template({"start_anchor": chat.anchors, "fields": fields})
 
 
 def _wanted(name: str) -> Call:
@@ -168,10 +187,12 @@ def _call_form(chat: _ChatTemplate, template: ResponseTemplate, call_id: str) ->
         return None
     begin, _, rest = written.partition(_NAME)
     middle, _, end = rest.partition(arguments)
-    begin, end = begin.lstrip(), _without_id(end, call_id).rstrip()
+    # some templates write that nothing was thought before the call
+    begin = begin.rpartition(THINK_END)[2].lstrip()
+    middle, end = _without_id(middle, call_id), _without_id(end, call_id).rstrip()
     both = (chat.calls([_NAME, _OTHER], call_id) or "").partition(arguments)[2].partition(_OTHER)[0]
     apart = both.startswith(end) and both.endswith(begin) and len(both) >= len(end) + len(begin)
-    between = both[len(end) : len(both) - len(begin)] if apart and begin and end else None
+    between = both[len(end) : len(both) - len(begin)] if apart and begin else None
     form = CallForm(begin, middle, end, between)
     example = f"{begin}{_OTHER}{middle}{json.dumps(_ARGUMENTS)}{end}"
     return form if _parsed(template, example) == [_wanted(_OTHER)] else None
@@ -182,8 +203,13 @@ def _spelled() -> list[str]:
 
 
 def _without_id(end: str, call_id: str) -> str:
-    """Returns the text behind the arguments without the member that holds the call's id."""
-    for member in (f', "id": "{call_id}"', f',"id":"{call_id}"', f', "id":"{call_id}"'):
+    """Returns a text of a call without the part that holds the call's id."""
+    for member in (
+        f', "id": "{call_id}"',
+        f',"id":"{call_id}"',
+        f', "id":"{call_id}"',
+        f"[CALL_ID]{call_id}",
+    ):
         end = end.replace(member, "")
     return end
 

@@ -42,6 +42,14 @@ CALLS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
             },
             "transform": {"type": "function", "function": {"name": "{name}", "arguments": "{content}"}},
         },
+        # Mistral, newer: [TOOL_CALLS]name[CALL_ID]id[ARGS]{...}, several in a row, the id left out or not
+        "mistral_args": {
+            "open_pattern": r"\[TOOL_CALLS\](?P<name>[^\[\]{}\s]+)(?:\[CALL_ID\][^\[\]{}\s]*)?\[ARGS\]",
+            "close_pattern": r"(?=\[TOOL_CALLS\])",
+            "repeats": True,
+            "content": "json",
+            "transform": {"type": "function", "function": {"name": "{name}", "arguments": "{content}"}},
+        },
         # Mistral: [TOOL_CALLS] [{"name": ..., "arguments": {...}}, ...]
         "mistral": {
             "open": "[TOOL_CALLS]",
