@@ -69,7 +69,7 @@ class FunctionDefinition(WireModel):
 
     @property
     def schema_of_forced_arguments(self) -> dict[str, Any]:
-        """Returns the schema that a forced call follows: declared arguments alone, unless the schema says more.
+        """Returns the schema that a forced call follows: declared arguments, unless it says more.
 
         JSON schemas admit what they do not name; a function does not take it.
         """
