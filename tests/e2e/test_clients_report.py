@@ -10,7 +10,10 @@ import pytest
 from .clients import run
 
 PYTEST = """<testsuites><testsuite>
-<testcase classname="test_langchain.TestStandard" name="test_invoke"/>
+<testcase classname="test_langchain.TestStandard" name="test_invoke">
+  <system-out>chatter
+measured: 24 texts
+</system-out></testcase>
 <testcase classname="test_langchain.TestStandard" name="test_json_mode">
   <skipped type="pytest.xfail" message="needs a clever model"/></testcase>
 <testcase classname="test_langchain" name="test_left_out">
@@ -30,7 +33,7 @@ def test_what_came_of_each_test(tmp_path: Path) -> None:
     report = tmp_path / "report.xml"
     report.write_text(PYTEST)
     assert list(run.outcomes(report)) == [
-        run.Outcome("TestStandard::test_invoke", "passed"),
+        run.Outcome("TestStandard::test_invoke", "passed", "24 texts"),
         run.Outcome("TestStandard::test_json_mode", "expected", "needs a clever model"),
         run.Outcome("test_left_out", "skipped", "no picture"),
         run.Outcome("test_wrong", "failed", "assert 1 == 2"),
@@ -50,6 +53,7 @@ def test_the_table_names_what_did_not_pass(tmp_path: Path) -> None:
     assert lines[1].split() == ["langchain", "pico", "1", "2", "1", "1"]
     assert "FAILED: langchain, pico: test_wrong: assert 1 == 2" in lines
     assert "too small a model: langchain, pico: TestStandard::test_json_mode: needs a clever model" in lines
+    assert "measured: langchain, pico: TestStandard::test_invoke: 24 texts" in lines
     assert lines[-1] == "1 passed, 2 failed, 2 skipped"
 
 
