@@ -50,9 +50,13 @@ class PromptEncoder:
         ``tools``: their definitions; ``template_options``: variables of the template; ``param``: the field
         that holds the conversation. Raises the 400 where it does not fit, or the template refuses it.
         """
+        turns = [_turn(message) for message in messages]
+        telling = self._tokenizer.reply_format.telling
+        if telling is not None:
+            turns, tools = telling.turns(turns, tools), ()
         try:
             text = self._template.render(
-                [_turn(message) for message in messages],
+                turns,
                 add_generation_prompt=add_generation_prompt,
                 continue_final_message=continue_final_message,
                 tools=tools,

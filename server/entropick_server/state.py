@@ -75,6 +75,11 @@ class ServedModel:
                 "how this model writes calls of tools is not known (its tokenizer has no response_template, "
                 "and its chat template writes them in no known form): they come back as text"
             )
+        if form.telling is not None:
+            _log.info(
+                "this model's chat template has no place for tools: a request's tools are told as text in %s",
+                form.telling.place,
+            )
         grammars = GrammarCompiler(engine.tokenizer, info.vocab_size, info.eos_token_ids)
         known = (profile, fingerprint, error, engine.model_hash, cuts, names, form)
         return cls(info, vocabulary, encoder, grammars, *known)

@@ -17,7 +17,7 @@ from entropick_server.engine.reply_format.form import ReplyFormat
 from entropick_server.engine.reply_format.parts import Call, Part, Text
 from entropick_server.engine.reply_format.probe import reply_format
 
-from .chat_templates import NO_TOOLS, OPENED, STYLES, THINKING
+from .chat_templates import OPENED, STYLES, THINKING
 
 PICO = Path(entropick_pico.__file__).parent / "model"
 TOOLS = [
@@ -122,13 +122,6 @@ def test_an_empty_thought_is_no_part_of_a_forced_call() -> None:
     assert form is not None
     assert form.begin == '<tool_call>\n{"name": "'
     assert form.between == "\n"
-
-
-def test_a_template_without_a_place_for_tools() -> None:
-    form = reply_format(pico_tokenizer(NO_TOOLS))
-    assert not form.takes_tools
-    assert form.plain is None
-    assert form.calling is None
 
 
 def test_a_model_without_a_chat_template() -> None:

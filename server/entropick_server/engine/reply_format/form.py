@@ -11,6 +11,7 @@ from transformers.utils.chat_parsing.response_templates import ResponseTemplate
 from ..grammar.spec import Grammar
 from ..grammar.tags import Tag, TaggedText
 from .parser import REASONING_FIELDS, ReplyParser, readable
+from .told import Telling
 
 Decode = Callable[[list[int]], str]
 """returns the text of token ids, special tokens included"""
@@ -68,10 +69,10 @@ class Reading:
 class ReplyFormat:
     """The form of a model's replies.
 
-    ``takes_tools``: its chat template has a place for tools. ``plain`` and ``calling``: how replies are read
-    without and with tools; None where the whole reply is text. ``call_form``: how a call is written; None
-    where that is not known. ``id_length``: characters of a call's id, where the chat template allows no
-    others.
+    ``takes_tools``: its chat template has a place for tools, or shows them as text. ``plain`` and
+    ``calling``: how replies are read without and with tools; None where the whole reply is text.
+    ``call_form``: how a call is written; None where that is not known. ``id_length``: characters of a call's
+    id, where the chat template allows no others. ``telling``: how tools are told as text; None where the chat template has a place for them.
     """
 
     decode: Decode
@@ -80,6 +81,7 @@ class ReplyFormat:
     calling: Reading | None = None
     call_form: CallForm | None = None
     id_length: int | None = None
+    telling: Telling | None = None
 
     def parser(
         self, reading: Reading, prompt_token_ids: Sequence[int], tools: Sequence[Mapping[str, Any]]

@@ -1,7 +1,8 @@
 """Finds the form of a model's replies: by its response template, else by the calls of its chat template.
 
 The chat template is asked to write a call of a tool that no one else has. The first form of the table whose
-parser finds that call again is the model's.
+parser finds that call again is the model's. Where it has no place for tools they are told as text, and calls
+have the form in which they were told.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from .form import CallForm, Reading, ReplyFormat
 from .parser import CALLS_FIELD, ReplyParser, readable, without_calls
 from .parts import Call
 from .table import CALLS, REASONING, THINK, THINK_END
+from .told import TOLD_CALL, TOLD_FORM, Telling
 
 _log = logging.getLogger(__name__)
 TEMPLATE_FAULTS: Final = (
@@ -54,10 +56,11 @@ _TOOL: Final = {
 
 
 class _ChatTemplate:
-    """A model's chat template as something that can be asked."""
+    """A model's chat template as something that can be asked; ``telling``: tools are told it as text."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, telling: Telling | None = None) -> None:
         self._tokenizer = tokenizer
+        self.telling = telling
         self.source = str(tokenizer.get_chat_template())
         # a template for tools alone may fail without them
         before, opened = "", ""
@@ -69,11 +72,18 @@ class _ChatTemplate:
         """the beginning of the assistant's turn, without marks of reasoning; "" where it has no header"""
         self.anchors = [self.opening] if self.opening else self._ends(before)
         """texts behind which the assistant's turn begins"""
+        shown = _NAME in (self.write([_USER], tools=[_TOOL]) or "")
+        self.takes_tools = shown and (telling is None or bool(self.anchors))
+        """a conversation shows the tools, and a reply to it can be told from them"""
 
-    def write(self, messages: list[dict[str, Any]], **options: Any) -> str | None:
+    def write(
+        self, messages: list[dict[str, Any]], *, tools: list[dict[str, Any]] | None, **options: Any
+    ) -> str | None:
         """Returns a conversation as text; None where the template refuses it."""
+        if self.telling is not None:
+            messages, tools = self.telling.turns(messages, tools or []), None
         try:
-            return str(self._tokenizer.apply_chat_template(messages, tokenize=False, **options))
+            return str(self._tokenizer.apply_chat_template(messages, tokenize=False, tools=tools, **options))
         except TEMPLATE_FAULTS:
             return None
 
@@ -111,28 +121,48 @@ def reply_format(tokenizer: PreTrainedTokenizerBase) -> ReplyFormat:
 
     if not getattr(tokenizer, "chat_template", None):
         return ReplyFormat(decode)
-    chat = _ChatTemplate(tokenizer)
-    takes_tools = _NAME in (chat.write([_USER], tools=[_TOOL]) or "")
+    chat = _asked(tokenizer)
     call_id = next((i for i in (_LONG_ID, _SHORT_ID) if chat.calls([_NAME], i)), None)
     template = _own(tokenizer)
-    if template is None and chat.anchors:
+    if chat.telling is not None:
+        template = _as_told(chat, template)
+    elif template is None and chat.anchors:
         template = _found(chat, call_id)
     if template is None:
-        return ReplyFormat(decode, takes_tools)
+        return ReplyFormat(decode, chat.takes_tools)
     lenient = replace(
         template, fields={name: replace(field, optional=True) for name, field in template.fields.items()}
     )
     has_calls = CALLS_FIELD in lenient.fields
+    call_form = _call_form(chat, lenient, call_id) if has_calls and call_id else None
     plain = without_calls(lenient)
     return ReplyFormat(
         decode,
-        takes_tools,
+        chat.takes_tools,
         # a field for nothing but text makes no parts
         Reading.of(plain, _marks(tokenizer, plain)) if len(plain.fields) > 1 else None,
         Reading.of(lenient, _marks(tokenizer, lenient)) if has_calls else None,
-        _call_form(chat, lenient, call_id) if has_calls and call_id else None,
+        call_form if chat.telling is None else CallForm(*TOLD_CALL),
         len(_SHORT_ID) if call_id == _SHORT_ID else None,
+        chat.telling,
     )
+
+
+def _asked(tokenizer: PreTrainedTokenizerBase) -> _ChatTemplate:
+    """Returns a tokenizer's chat template, with tools told as text where only that shows them."""
+    plain = _ChatTemplate(tokenizer)
+    if plain.takes_tools:
+        return plain
+    told = (_ChatTemplate(tokenizer, Telling(in_system)) for in_system in (True, False))
+    return next((chat for chat in told if chat.takes_tools), plain)
+
+
+def _as_told(chat: _ChatTemplate, own: ResponseTemplate | None) -> ResponseTemplate:
+    """Returns a model's own response template, or that of the table, with calls in the form told."""
+    told = dict(_candidates(chat))[TOLD_FORM]
+    if own is None:
+        return told
+    return replace(own, fields={**own.fields, CALLS_FIELD: told.fields[CALLS_FIELD]})
 
 
 def _own(tokenizer: PreTrainedTokenizerBase) -> ResponseTemplate | None:
