@@ -72,7 +72,8 @@ class ReplyFormat:
     ``takes_tools``: its chat template has a place for tools, or shows them as text. ``plain`` and
     ``calling``: how replies are read without and with tools; None where the whole reply is text.
     ``call_form``: how a call is written; None where that is not known. ``id_length``: characters of a call's
-    id, where the chat template allows no others. ``telling``: how tools are told as text; None where the chat template has a place for them.
+    id, where the chat template allows no others. ``telling``: how tools are told as text; None where the chat
+    template has a place for them.
     """
 
     decode: Decode
