@@ -69,7 +69,7 @@ class FunctionDefinition(WireModel):
 
     @property
     def schema_of_forced_arguments(self) -> dict[str, Any]:
-        """Returns the schema that a forced call follows: no arguments but declared ones, if it does not say.
+        """Returns the schema that a forced call follows: declared arguments, unless it says more.
 
         JSON schemas admit what they do not name; a function does not take it.
         """
@@ -116,14 +116,14 @@ class NamedTool(WireModel):
 
 
 class AllowedNames(WireModel):
-    """The tools that the model may call, of those of a request; ``mode``: whether it must call one."""
+    """The names of the tools that the model may call; ``mode``: whether a reply must be a call."""
 
     mode: Literal["auto", "required"]
     tools: list[NamedTool] = Field(min_length=1, max_length=MAX_TOOLS)
 
 
 class AllowedTools(WireModel):
-    """The choice of several tools, of those of a request."""
+    """The choice of several tools among the tools of a request."""
 
     type: Literal["allowed_tools"]
     allowed_tools: AllowedNames

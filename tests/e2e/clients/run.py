@@ -24,6 +24,10 @@ from ..serving import serve, stop
 
 HERE: Final = Path(__file__).parent
 KEY: Final = "e2e-key"
+TOLD: Final = "measured: "
+"""begins a line that a test prints for the table"""
+# what tests print goes into the report
+OUTPUT: Final = ("-o", "junit_logging=system-out")
 # clients keep their connections beyond a test, so all tests have one event loop
 ASYNC: Final = tuple(
     word
@@ -74,7 +78,7 @@ class Client:
             "-m",
             "pytest",
             "-q",
-            "-rP",
+            *OUTPUT,
             "-c",
             "pytest.ini",
             f"--junitxml={report}",
@@ -124,7 +128,9 @@ def outcomes(report: Path) -> Iterator[Outcome]:
             expected = skipped.get("type") == "pytest.xfail"
             yield Outcome(name, "expected" if expected else "skipped", skipped.get("message") or "")
         else:
-            yield Outcome(name, "passed")
+            lines = (case.findtext("system-out") or "").splitlines()
+            told = [line.removeprefix(TOLD) for line in lines if line.startswith(TOLD)]
+            yield Outcome(name, "passed", "; ".join(told))
 
 
 def run_client(client: Client, environments: Path, told: dict[str, str], folder: Path) -> list[Outcome]:
@@ -190,14 +196,14 @@ def table(results: dict[str, dict[str, list[Outcome]]]) -> str:
         for client, found in clients.items():
             n = [sum(one.kind == kind for one in found) for kind in kinds]
             lines.append(f"{client:42} {model:8} {n[0]:6} {n[1]:6} {n[2]:9} {n[3]:7}")
-    words = {"failed": "FAILED", "expected": "too small a model", "skipped": "skipped"}
+    words = {"failed": "FAILED", "expected": "too small a model", "skipped": "skipped", "passed": "measured"}
     for kind, word in words.items():
         lines += [
             f"{word}: {client}, {model}: {one.test}: {one.why}"
             for model, clients in results.items()
             for client, found in clients.items()
             for one in found
-            if one.kind == kind
+            if one.kind == kind and (one.why or kind != "passed")
         ]
     every = [one.kind for clients in results.values() for found in clients.values() for one in found]
     passed, failed = every.count("passed"), every.count("failed")

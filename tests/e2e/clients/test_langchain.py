@@ -23,9 +23,12 @@ MODEL = os.environ["ENTROPICK_E2E_MODEL"]
 
 
 def closing_bias() -> dict[str, int]:
-    """Biases for the tokens that end a JSON string: no schema tells a small model when a joke is over."""
+    """Biases for the tokens that end a JSON string: no schema tells a small model when a joke is over.
+
+    The one that ends the object too has more, or the model goes on with keys that an open schema admits.
+    """
     found = {}
-    for text in ('",', '"}', '"'):
+    for text, bias in (('",', 5), ('"}', 8)):
         request = urllib.request.Request(
             f"{URL}/tokenize",
             json.dumps({"prompt": text, "add_special_tokens": False}).encode(),
@@ -33,8 +36,7 @@ def closing_bias() -> dict[str, int]:
         )
         with urllib.request.urlopen(request, timeout=60) as answer:
             ids = json.load(answer)["tokens"]
-        if len(ids) == 1 and (text != '"' or not found):
-            found[str(ids[0])] = 5
+        found[str(ids[0])] = bias
     return found
 
 
@@ -126,5 +128,8 @@ def test_names_of_any_script_in_a_forced_call() -> None:
 
 def test_json_mode_writes_json() -> None:
     """What the standard test of JSON mode shows of the server, whatever the keys."""
-    structured = served().with_structured_output({"title": "any", "type": "object"}, method="json_mode")
-    assert isinstance(structured.invoke("Give me JSON."), dict)
+    structured = served(logit_bias=None).with_structured_output(
+        {"title": "any", "type": "object"}, method="json_mode"
+    )
+    asked = "Tell me a joke about cats. Return the result as a JSON with 'setup' and 'punchline' keys."
+    assert isinstance(structured.invoke(f"{asked} Return nothing other than JSON."), dict)

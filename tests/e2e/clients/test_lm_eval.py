@@ -92,7 +92,7 @@ def test_loglikelihood_is_that_of_transformers(completions: Any) -> None:
     assert [greedy for _, greedy in ours] == [greedy for _, greedy in right]
     assert any(greedy for _, greedy in ours)
     worst = max(abs(a - b) for (a, _), (b, _) in zip(ours, right, strict=True))
-    print(f"lm-eval's loglikelihood and transformers': {len(ours)} continuations, at most {worst:.1e} apart")
+    print(f"measured: loglikelihood and transformers: {len(ours)} continuations, at most {worst:.1e} apart")
 
 
 def test_the_model_knows_the_capitals(completions: Any) -> None:

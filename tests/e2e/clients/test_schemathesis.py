@@ -60,7 +60,7 @@ def test_every_answer_is_as_documented(
     assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-2000:]
     assert cases is not None, done.stdout[-2000:]
     assert int(cases[1]) > 100
-    print(f"schemathesis, {selected.split('-')[2]} {GENERATING}: {cases[0]}")
+    print(f"measured: {selected.split('-')[2]} {GENERATING}: {cases[0]}")
 
 
 def test_the_server_still_answers(small: str, key: str) -> None:

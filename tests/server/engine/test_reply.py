@@ -53,7 +53,7 @@ def info(model_folder: Callable[[str], Any]) -> ModelInfo:
         ({"prompt": (1,) * 10}, "context holds 10"),
         ({"prompt": (1, 300)}, "prompt token ids must be 0 to 299"),
         ({"forced": (-1,)}, "replayed token ids"),
-        ({"max_tokens": 0}, "max_tokens must be at least 1"),
+        ({"max_tokens": -1}, "max_tokens must be at least 1"),
         ({"seed": 1 << 63}, "64 bits"),
         ({"policy": PolicyConfig(preset="calibrated")}, "profile"),
         ({"policy": PolicyConfig(preset="seed", overrides={"nonsense": 1.0})}, "nonsense"),
