@@ -50,7 +50,7 @@ class PromptEncoder:
         ``tools``: their definitions; ``template_options``: variables of the template; ``param``: the field
         that holds the conversation. Raises the 400 where it does not fit, or the template refuses it.
         """
-        turns = [_turn(message) for message in messages]
+        turns: Sequence[Turn] = [_turn(message) for message in messages]
         telling = self._tokenizer.reply_format.telling
         if telling is not None:
             turns, tools = telling.turns(turns, tools), ()

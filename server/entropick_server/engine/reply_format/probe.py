@@ -81,9 +81,12 @@ class _ChatTemplate:
     ) -> str | None:
         """Returns a conversation as text; None where the template refuses it."""
         if self.telling is not None:
-            messages, tools = self.telling.turns(messages, tools or []), None
+            messages, tools = self.telling.turns(messages, tools or ()), None
+        offered: Any = tools
         try:
-            return str(self._tokenizer.apply_chat_template(messages, tokenize=False, tools=tools, **options))
+            return str(
+                self._tokenizer.apply_chat_template(messages, tokenize=False, tools=offered, **options)
+            )
         except TEMPLATE_FAULTS:
             return None
 
