@@ -19,6 +19,7 @@ from entropick_sampler.strategy import Strategy
 from entropick_server.engine.grammar.compiler import GrammarCompiler
 from entropick_server.engine.grammar.spec import Grammar
 from entropick_server.engine.reply import Drawn
+from entropick_server.engine.reply_format.form import ReplyFormat
 from entropick_server.engine.tokens import HeadEntropies
 from entropick_server.engine.types import (
     FinishReason,
@@ -334,6 +335,8 @@ async def test_windows_follow_the_branch_that_is_kept(
 
 class Letters(Bytes):
     """The token of a number is its digit, or the sign behind the digits."""
+
+    reply_format = ReplyFormat(lambda ids: "")
 
     def token_bytes(self, token_id: int) -> bytes | None:
         return bytes([48 + token_id]) if token_id < STOP else None

@@ -13,6 +13,7 @@ import pytest
 from entropick_sampler.params import PolicyConfig, SamplingParams
 from entropick_server.engine.grammar.spec import Grammar
 from entropick_server.engine.reply import ClarifyingText
+from entropick_server.engine.reply_format.form import ReplyFormat
 from entropick_server.engine.vllm.row_grammars import RowGrammars
 from entropick_server.engine.vllm.rows import Row, RowTable
 from entropick_server.engine.vllm.wire import GrammarSpec, RowSpec
@@ -231,6 +232,8 @@ def test_rows_that_ended_hold_no_tokens(replays: bool) -> None:
 
 class Letters:
     """A token for each byte of ASCII; 128 ends a reply."""
+
+    reply_format = ReplyFormat(lambda ids: "")
 
     def token_bytes(self, token_id: int) -> bytes | None:
         return bytes([token_id]) if token_id < 128 else None
