@@ -40,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     add("--results", type=Path, default=RESULTS, help="folder of the results")
     add("--docs", type=Path, default=DOCS, help="folder of the page")
     add("--quick", action="store_true", help="a random part again, and the page")
-    add("--tokens", type=int, default=40_000, help="of a model's random part (40000)")
+    add("--tokens", type=int, default=30_000, help="of a model's random part (30000)")
     add("--seed", type=int, help="of the random part (random)")
     add("--page", action="store_true", help="the page alone")
     add(

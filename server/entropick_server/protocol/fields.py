@@ -34,7 +34,7 @@ class Field(NamedTuple):
     name: str
     """inner fields behind a dot: stream_options.include_usage"""
     of: str
-    """letters of :data:`SERVERS`"""
+    """letters of ``SERVERS``"""
     places: tuple[Place, ...]
     standing: Standing
     harmless: tuple[Any, ...] = ()

@@ -45,7 +45,7 @@ class StepMasks:
     def take(self, states: Sequence[GrammarState | None]) -> Masks | None:
         """Returns the masks of a step, a state for each row; None where no row follows a grammar.
 
-        A state that cannot go on allows every token, and says why (:attr:`.state.GrammarState.error`).
+        A state that cannot go on allows every token, and says why (its ``error``).
         """
         found = _with_grammar(states)
         building, self._building = self._building, None
