@@ -228,9 +228,15 @@ async def test_the_form_of_the_text_is_a_grammar(
     assert engine.requests[-1].grammar is not None
     await create(client, text={"format": {"type": "text"}})
     assert engine.requests[-1].grammar is None
-    refused = await client.post(
-        ROUTE, json={"input": "Hi", "tools": [TOOL], "text": {"format": {"type": "json_object"}}}
-    )
+    # with tools, the reply is JSON or a call
+    beside = {"tools": [TOOL], "text": {"format": {"type": "json_object"}}}
+    told = await create(client, **beside)
+    assert [item["type"] for item in told["output"]] == ["message"]
+    assert told["output"][0]["content"][0]["text"] == '{"a": 1}'
+    grammar = engine.requests[-1].grammar
+    assert grammar is not None
+    assert grammar.source.kind == "tag"
+    refused = await client.post(ROUTE, json={"input": "Hi", "tool_choice": "required", **beside})
     assert refused.status_code == 400
 
 

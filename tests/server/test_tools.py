@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
 from openai import AsyncOpenAI
 
-from entropick_server.engine.reply_format.form import Reading
+from entropick_server.engine.reply_format.form import CallForm, Reading
 from entropick_server.protocol.tools import FunctionDefinition
 
 from .conftest import FakeEngine, Serve, running
@@ -351,6 +352,61 @@ async def test_a_vote_of_replies_that_reason(client: httpx.AsyncClient, says: An
 
 def test_the_end_token_is_none_of_the_marks() -> None:
     assert EOS not in Reading.of(TEMPLATE, {}).marks
+
+
+async def test_calls_beside_json(client: httpx.AsyncClient, says: Any, engine: FakeEngine) -> None:
+    json_only: dict[str, Any] = {"tools": [WEATHER], "response_format": {"type": "json_object"}}
+    opened = {"chat_template_kwargs": {"enable_thinking": True}}
+    for text, reason in ((CALL, "tool_calls"), ('{"a": "<tool_call>"}', "stop")):
+        says(text)
+        [choice] = (await chat(client, **json_only, **opened))["choices"]
+        assert choice["finish_reason"] == reason
+        assert choice["message"]["content"] == (None if reason == "tool_calls" else text)
+        assert "reasoning_content" not in choice["message"]
+        grammar = engine.requests[-1].grammar
+        assert grammar is not None
+        assert grammar.source.kind == "tag"
+    # without a grammar of its own a call is text
+    [choice] = (await chat(client, **json_only, tool_choice="none"))["choices"]
+    assert "tool_calls" not in choice["message"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "words"),
+    [
+        ({"structured_outputs": {"regex": "a+"}}, "structured_outputs", "not together with tools"),
+        ({"guided_choice": ["a"]}, "guided_choice", "not together with tools"),
+        (
+            {"response_format": {"type": "json_object"}, "tool_choice": "required"},
+            "response_format",
+            "not together with tool_choice",
+        ),
+        (
+            {"response_format": {"type": "json_object", "schema": {"pattern": "("}}},
+            "response_format.schema",
+            "",
+        ),
+    ],
+)
+async def test_forms_that_do_not_go_with_calls(
+    client: httpx.AsyncClient, tokenizer: Templated, fields: dict[str, Any], param: str, words: str
+) -> None:
+    answer = await client.post("/v1/chat/completions", json={**ASKED, "tools": [WEATHER], **fields})
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["error"]["param"] == param
+    assert words in answer.json()["error"]["message"]
+
+
+async def test_calls_of_bare_json_do_not_go_with_json(
+    serve: Serve, engine: FakeEngine, tokenizer: Templated
+) -> None:
+    bare = CallForm('{"name": "', '", "parameters": ', "}", None)
+    tokenizer.form = replace(tokenizer.form, call_form=bare)
+    body = {**ASKED, "tools": [WEATHER], "response_format": {"type": "json_object"}}
+    async with serve(engine) as client:
+        answer = await client.post("/v1/chat/completions", json=body)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "response_format"
 
 
 NAMES = [{"type": "function", "function": {"name": "weather"}}]

@@ -7,23 +7,9 @@ from fastapi import Request
 from ..engine.grammar.compiler import CompiledGrammar
 from ..engine.grammar.errors import GrammarError
 from ..protocol.errors import ApiError, bad_request
-from ..protocol.requests import GenerationRequest
 from ..protocol.structured import Structure
 from ..state import ServerState
 from ..streaming.sse import unless_gone
-
-
-def structure_of(body: GenerationRequest, forced: Structure | None) -> Structure | None:
-    """Returns the form of the replies to a body, None for any text; ``forced``: of a call that must come.
-
-    Raises the 400 for a form of the text where the reply is, or may be, a call.
-    """
-    asked = body.structure
-    if asked is None or not body.offers_tools:
-        return forced or asked
-    field = asked.field.partition(".")[0]
-    choice = "tool_choice" if forced is not None else "tools"
-    raise bad_request(f"{field}: not together with {choice}; tool_choice 'none' leaves the tools out.", field)
 
 
 async def grammar_of(http: Request, asked: Structure | None, state: ServerState) -> CompiledGrammar | None:

@@ -30,7 +30,7 @@ from ..streaming.sse import EventStream, unless_gone
 from ._common import beside_the_loop
 from ._consensus import consensus_of
 from ._engine_requests import build_requests
-from ._grammar import grammar_of, structure_of
+from ._grammar import grammar_of
 from ._rewind import check_rewind, recorded_structure, rewound_by
 
 _CHOICE_SIZE = 16
@@ -53,7 +53,7 @@ class Prompts:
     form: MessageForm | None = None
     """how the replies are read; None: as text"""
     forced: Structure | None = None
-    """the form of a call that the replies must be"""
+    """the form of the calls that the replies must be, or may be in place of JSON"""
 
 
 def _stream_usage(body: GenerationRequest) -> StreamUsage:
@@ -78,7 +78,7 @@ async def respond(
     body.check_choices(state.settings.max_n)
     check_rewind(body, prompts.number)
     consensus = consensus_of(body, state) if echoed is None else None
-    structure = structure_of(body, prompts.forced) or recorded_structure(body, state)
+    structure = prompts.forced or body.structure or recorded_structure(body, state)
     extract = None if body.entropick is None else body.entropick.extractor
     count = body.completions if consensus is None else needed(consensus.stop, (), consensus.k)
     origin = Origin(
@@ -88,8 +88,8 @@ async def respond(
         created=int(time.time()),
         model=state.model,
         output=body.output_options,
-        # what follows a grammar of the client's is text
-        form=prompts.form if body.structure is None else None,
+        # what follows a grammar of the client's is text, unless it may be a call
+        form=prompts.form if body.structure is None or body.offers_tools else None,
     )
     room = body.prompt_room(state.model.info.max_model_len, body.limit)
     arrival = time.monotonic()

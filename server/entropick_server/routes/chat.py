@@ -11,7 +11,7 @@ from ..state import ServerState
 from ..streaming.formats import ChatFormat
 from ._common import body_schema, read_body
 from ._respond import Prompts, respond
-from ._tools import forced_call, message_form
+from ._tools import call_structure, message_form
 
 router = APIRouter()
 
@@ -43,5 +43,5 @@ def chat_prompts(body: ChatRequest, state: ServerState, param: str = "messages")
         ],
         param=param,
         form=form,
-        forced=forced_call(body, state.model),
+        forced=call_structure(body, state.model),
     )

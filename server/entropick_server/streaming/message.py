@@ -49,7 +49,7 @@ class MessageForm:
     """The form in which the replies to one HTTP request are read.
 
     ``tools``: that the request defines; ``one_call``: a reply ends with its first call.
-    ``forced``: it is nothing but calls.
+    ``forced``: it is nothing but calls, or JSON of a schema.
     """
 
     format: ReplyFormat
@@ -60,7 +60,7 @@ class MessageForm:
 
     def message(self, request: Request) -> Message:
         """Returns the empty message of a choice."""
-        # a call that must come is no reasoning, also where the prompt has opened some
+        # what must be a call, or JSON, is no reasoning, also where the prompt has opened some
         ids = () if self.forced and not request.kept else request.prompt_token_ids
         parser = self.format.parser(self.reading, ids, self.tools)
         return Message(parser, self.one_call, self.format.id_length)

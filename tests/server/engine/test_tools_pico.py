@@ -149,10 +149,49 @@ async def test_a_forced_call_goes_with_no_other_form(client: httpx.AsyncClient, 
         "response_format": {"type": "json_object"},
         "stream": stream,
     }
-    for choice in ("required", "auto"):
-        answer = await client.post(CHAT, json={**body, "tool_choice": choice})
-        assert answer.status_code == 400
-        assert answer.json()["error"]["param"] == "response_format"
+    answer = await client.post(CHAT, json={**body, "tool_choice": "required"})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "response_format"
     assert (
         await client.post(CHAT, json={**body, "tool_choice": "none", "max_tokens": 60})
     ).status_code == 200
+
+
+async def test_a_reply_is_a_call_or_json(client: httpx.AsyncClient) -> None:
+    now = {"type": "function", "function": {"name": "now"}}
+    schema = {
+        "type": "object",
+        "properties": {"name": {"enum": ["anna", "ben"]}},
+        "required": ["name"],
+        "additionalProperties": False,
+    }
+    form = {"type": "json_schema", "json_schema": {"name": "person", "schema": schema}}
+    called = told = 0
+    for seed in range(8):
+        # a bias decides what the first token alone would
+        choice = await ask(
+            client,
+            messages=[{"role": "user", "content": "hello!"}],
+            tools=[now],
+            parallel_tool_calls=False,
+            response_format=form,
+            temperature=1,
+            seed=seed,
+            logit_bias=await _bias(client, "<tool_call>" if seed % 2 else "{"),
+        )
+        message = choice["message"]
+        if calls := message.get("tool_calls"):
+            called += 1
+            assert choice["finish_reason"] == "tool_calls"
+            assert message["content"] is None
+            assert [call["function"] for call in calls] == [{"name": "now", "arguments": "{}"}]
+        else:
+            told += 1
+            assert choice["finish_reason"] == "stop"
+            assert json.loads(message["content"])["name"] in ("anna", "ben")
+    assert (called, told) == (4, 4)
+
+
+async def _bias(client: httpx.AsyncClient, text: str) -> dict[str, float]:
+    answer = await client.post("/tokenize", json={"prompt": text, "add_special_tokens": False})
+    return {str(answer.json()["tokens"][0]): 100.0}

@@ -8,7 +8,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from llguidance import LLMatcher, LLParserLimits
@@ -17,7 +17,7 @@ from ..base import Tokenizer
 from .bounds import MAX_BYTES, MAX_ENUM, MAX_PATTERN, check_forced, check_size, forced_by, read_schema
 from .errors import GrammarError, in_words
 from .shortest import shortest
-from .spec import Grammar
+from .spec import ANY_OBJECT, Grammar
 from .state import GrammarState
 from .tags import TaggedText
 from .tokens import GrammarTokens
@@ -25,7 +25,6 @@ from .tokens import GrammarTokens
 if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions
 
-_ANY_OBJECT: Final = '{"type":"object"}'
 _LAYOUT: Final[JsonCompileOptions] = {
     "whitespace_flexible": False,
     "item_separator": ", ",
@@ -126,11 +125,9 @@ def _text_of(grammar: Grammar, special: Mapping[str, int]) -> tuple[str, int, st
     """
     match grammar.kind:
         case "json_object":
-            return _json_grammar(_ANY_OBJECT), 0, ""
+            return _json_grammar(ANY_OBJECT), 0, ""
         case "json_schema":
-            schema = read_schema(grammar.text)
-            if schema is False:
-                raise GrammarError("the schema false allows no text")
+            schema = _read(grammar.text)
             return _json_grammar("{}" if schema is True else grammar.text), *forced_by(schema)
         case "regex":
             check_size(grammar.text, MAX_PATTERN, "characters")
@@ -143,7 +140,17 @@ def _text_of(grammar: Grammar, special: Mapping[str, int]) -> tuple[str, int, st
             tagged = TaggedText.parse(grammar.text)
             for tag in tagged.tags:
                 check_forced(*forced_by(read_schema(json.dumps(tag.schema))))
+            if tagged.otherwise is not None:
+                check_forced(*forced_by(_read(tagged.otherwise)))
             return LLMatcher.grammar_from_lark(tagged.lark(_LAYOUT, special)), 0, ""
+
+
+def _read(text: str) -> Any:
+    """Returns a schema that allows a text. Raises GrammarError for others, and for one out of bounds."""
+    schema = read_schema(text)
+    if schema is False:
+        raise GrammarError("the schema false allows no text")
+    return schema
 
 
 def _json_grammar(schema: str) -> str:

@@ -8,6 +8,9 @@ from typing import Final, Literal, get_args
 GrammarKind = Literal["json_schema", "json_object", "regex", "choice", "tag"]
 GRAMMAR_KINDS: Final[tuple[GrammarKind, ...]] = get_args(GrammarKind)
 
+ANY_OBJECT: Final = '{"type":"object"}'
+"""the schema of ``json_object``"""
+
 
 @dataclass(frozen=True, slots=True)
 class Grammar:
@@ -21,3 +24,10 @@ class Grammar:
 
     kind: GrammarKind
     text: str = ""
+
+    @property
+    def schema(self) -> str | None:
+        """Returns the JSON text of the schema that a reply of JSON follows; None for other replies."""
+        if self.kind == "json_object":
+            return ANY_OBJECT
+        return self.text if self.kind == "json_schema" else None

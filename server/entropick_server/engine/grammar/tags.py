@@ -24,23 +24,26 @@ class Tag:
 class TaggedText:
     """A reply of 1 to ``at_most`` pieces, each like a tag of ``tags``, with ``between`` between two pieces.
 
-    Texts may hold special tokens of the model by their names.
+    Texts may hold special tokens of the model by their names. ``otherwise``: the JSON text of a schema; the
+    reply may be JSON that follows it instead.
     """
 
     tags: tuple[Tag, ...]
     at_most: int = 1
     between: str = ""
+    otherwise: str | None = None
 
     def grammar(self) -> Grammar:
         """Returns the grammar of such replies."""
         tags = [{"begin": tag.begin, "schema": tag.schema, "end": tag.end} for tag in self.tags]
-        return Grammar("tag", json.dumps({"tags": tags, "at_most": self.at_most, "between": self.between}))
+        rest = {"at_most": self.at_most, "between": self.between, "otherwise": self.otherwise}
+        return Grammar("tag", json.dumps({"tags": tags, **rest}))
 
     @classmethod
     def parse(cls, text: str) -> TaggedText:
         """Reads the text of a grammar of kind ``tag``."""
         values = json.loads(text)
-        return cls(tuple(Tag(**tag) for tag in values["tags"]), values["at_most"], values["between"])
+        return cls(tuple(Tag(**tag) for tag in values.pop("tags")), **values)
 
     def lark(self, layout: Mapping[str, Any], special: Mapping[str, int]) -> str:
         """Returns the grammar in llguidance's form of Lark.
@@ -56,7 +59,13 @@ class TaggedText:
         one = " | ".join(f"tag_{number}" for number in range(len(self.tags)))
         between = _literal(self.between, special)
         more = f" ({between} one){{0,{self.at_most - 1}}}" if self.at_most > 1 else ""
-        return "\n".join((f"start: one{more}", f"one: {one}", *rules)) + "\n"
+        either = ""
+        if self.otherwise is not None:
+            schema = json.loads(self.otherwise)
+            whole = json.dumps({"x-guidance": layout, **(schema if isinstance(schema, dict) else {})})
+            either = " | whole"
+            rules.append(f"whole: %json {whole}")
+        return "\n".join((f"start: calls{either}", f"calls: one{more}", f"one: {one}", *rules)) + "\n"
 
 
 def _literal(text: str, special: Mapping[str, int]) -> str:

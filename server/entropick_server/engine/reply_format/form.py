@@ -33,14 +33,17 @@ class CallForm:
     end: str
     between: str | None
 
-    def grammar(self, tools: Mapping[str, Mapping[str, Any]], *, several: bool) -> Grammar:
+    def grammar(
+        self, tools: Mapping[str, Mapping[str, Any]], *, several: bool, otherwise: str | None = None
+    ) -> Grammar:
         """Returns the grammar of a reply that calls one of ``tools`` (name -> schema of the arguments).
 
-        ``several``: the reply may hold more than one call.
+        ``several``: the reply may hold more than one call. ``otherwise``: the JSON text of a schema that it
+        may follow instead.
         """
         tags = tuple(Tag(self.begin + name + self.middle, dict(s), self.end) for name, s in tools.items())
         most = MOST_CALLS if several and self.between is not None else 1
-        return TaggedText(tags, most, self.between or "").grammar()
+        return TaggedText(tags, most, self.between or "", otherwise).grammar()
 
 
 @dataclass(frozen=True, slots=True)

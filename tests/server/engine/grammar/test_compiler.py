@@ -257,6 +257,25 @@ def test_tagged_text(compiler: GrammarCompiler, tokenizer: FastTokenizer) -> Non
     assert len(sets[0]) < 5
 
 
+def test_tagged_text_or_json(compiler: GrammarCompiler, tokenizer: FastTokenizer) -> None:
+    schema = {"type": "object", "properties": {"y": {"$ref": "#/$defs/n"}}, "required": ["y"],
+              "additionalProperties": False, "$defs": {"n": {"type": "integer"}}}  # fmt: skip
+    tags = (Tag("<tool>", {"type": "object"}, "</tool>"),)
+    grammar = TaggedText(tags, otherwise=json.dumps(schema)).grammar()
+    assert TaggedText.parse(grammar.text).grammar() == grammar
+    for text in ('{"y": 3}', "<tool>{}</tool>"):
+        follow(compiler, tokenizer, grammar, tokenizer.encode(text, add_special_tokens=False))
+    both = tokenizer.encode('{"y": 3}<tool>{}</tool>', add_special_tokens=False)
+    with pytest.raises(GrammarError, match="breaks the grammar"):
+        compiler.compile(grammar).begin(both)
+    with pytest.raises(GrammarError, match="allows no text"):
+        compiler.compile(TaggedText(tags, otherwise="false").grammar())
+    with pytest.raises(GrammarError, match="minLength asks for"):
+        compiler.compile(TaggedText(tags, otherwise='{"type": "string", "minLength": 9999999}').grammar())
+    for free in ("true", '{"type":"object"}'):
+        compiler.compile(TaggedText(tags, otherwise=free).grammar())
+
+
 @pytest.mark.parametrize("mark", ["<tool_call>", "</tool_call>"])
 def test_marks_of_calls_are_no_part_of_a_string(
     compiler: GrammarCompiler, tokenizer: FastTokenizer, mark: str
