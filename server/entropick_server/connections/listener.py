@@ -21,7 +21,7 @@ from .table import ConnectionTable, Phase
 
 _AT_ONCE: Final = 32
 """connections accepted before the loop does other things"""
-_RETRY_SECONDS: Final = 0.1
+_RETRY_SECONDS: Final = 0.05
 """without a free descriptor"""
 _SHUTDOWN_SECONDS: Final = 5.0
 """for a client to take part in the end of TLS"""
@@ -136,7 +136,8 @@ class Listener:
     def _pause(self, listening: socket.socket, error: OSError) -> None:
         """Accepts nothing for a moment, because a descriptor or memory is missing."""
         self._table.notes.count(f"not accepted: {error.strerror}")
-        self._table.give_up_one()
+        # room for all that are accepted next: their predecessors' descriptors are free one step later
+        self._table.give_up(2 * _AT_ONCE)
         self._loop.remove_reader(listening)
         self._paused[listening] = self._loop.call_later(_RETRY_SECONDS, self._resume, listening)
 

@@ -126,9 +126,11 @@ class ConnectionTable:
         self._drop(held)
         return True
 
-    def give_up_one(self) -> None:
-        """Closes a connection that can be spared, because descriptors ran out."""
-        if (held := self._weakest()) is not None:
+    def give_up(self, number: int) -> None:
+        """Closes as many connections, of those that can be spared, because descriptors ran out."""
+        for _ in range(number):
+            if (held := self._weakest()) is None:
+                return
             self._drop(held)
 
     def _drop(self, held: Held) -> None:
