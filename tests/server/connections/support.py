@@ -22,6 +22,8 @@ BODY = {"messages": [{"role": "user", "content": "Hi"}]}
 BIG = b"0123456789abcdef" * (20 << 16)
 """20 MiB, the answer of GET /big"""
 Port = int
+_OPEN: list[Peer | socket.socket] = []
+"""the clients of the server that listens"""
 
 
 @asynccontextmanager
@@ -42,6 +44,9 @@ async def listening(engine: Any, **given: Any) -> AsyncIterator[tuple[DrainingSe
     try:
         yield server, server.servers[0].sockets[0].getsockname()[1]
     finally:
+        for peer in _OPEN:
+            peer.close()
+        _OPEN.clear()
         server.should_exit = True
         await asyncio.wait_for(task, 20)
 
@@ -64,6 +69,7 @@ class Peer:
         cls, port: int, sent: bytes = b"", *, tls: ssl.SSLContext | None = None, limit: int = 1 << 16
     ) -> Peer:
         peer = cls(*await asyncio.open_connection("127.0.0.1", port, ssl=tls, limit=limit))
+        _OPEN.append(peer)
         peer.writer.write(sent)
         return peer
 
@@ -119,5 +125,6 @@ def stalled(port: int, sent: bytes) -> socket.socket:
     reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     reader.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     reader.connect(("127.0.0.1", port))
+    _OPEN.append(reader)
     reader.sendall(sent)
     return reader
