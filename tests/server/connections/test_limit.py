@@ -147,8 +147,8 @@ def test_idle_sockets_do_not_use_up_the_descriptors(
     try:
         with Process(files, taken, tmp_path / "log") as server:
             before = len(server.log)
-            for _ in range(idle):
-                sockets.append(socket.create_connection(("127.0.0.1", server.port), 10))
+            address = "127.0.0.1", server.port
+            sockets += [socket.create_connection(address, 10) for _ in range(idle)]
             url = f"http://127.0.0.1:{server.port}"
             for _ in range(5):
                 # each over a connection of its own

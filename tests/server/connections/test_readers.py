@@ -39,7 +39,7 @@ def is_reset(reader: socket.socket) -> bool:
 async def test_a_stalled_reader_is_closed_and_holds_little(
     engine: Any, asked: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Generation was cancelled, but the socket stayed, with 2.8 MB behind it; a plain answer had no deadline."""
+    """Generation was cancelled, but the socket stayed, with 2.8 MB; a plain answer had no deadline."""
     endless(engine)
     sent = request("/big") if asked == "plain" else chat(stream=True, entropick={"telemetry": "full"})
     async with listening(engine, write_timeout_seconds=0.5) as (server, port):
