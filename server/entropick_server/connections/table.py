@@ -127,7 +127,7 @@ class ConnectionTable:
         return True
 
     def give_up(self, number: int) -> None:
-        """Closes as many connections, of those that can be spared, because descriptors ran out."""
+        """Closes up to ``number`` connections that can be spared, because descriptors ran out."""
         for _ in range(number):
             if (held := self._weakest()) is None:
                 return

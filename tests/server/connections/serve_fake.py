@@ -7,6 +7,7 @@ each reply; ``delay``: seconds of each token.
 
 import argparse
 import importlib
+import os
 import resource
 import sys
 from dataclasses import replace
@@ -31,7 +32,7 @@ def main() -> int:
 
     def build_and_take(*given):  # type: ignore[no-untyped-def]
         server = build(*given)
-        taken.extend(open("/dev/null", "rb") for _ in range(options.taken))
+        taken.extend(os.open(os.devnull, os.O_RDONLY) for _ in range(options.taken))
         return server
 
     serve.build_server = build_and_take
