@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
+from .access import keys_of, refreshed
 from .engine.base import Engine
 from .middleware import ApiKey, Counted, RequestId, SizeLimit
 from .openapi import describe
@@ -33,15 +34,17 @@ def create_app(
     """Returns the app around ``engine``, which starts with the app and is closed with it.
 
     ``on_ready`` is called when the model is loaded; ``on_failure`` when it cannot be: the app goes on
-    answering 503.
+    answering 503. Raises SettingsError where the keys cannot be had.
     """
     state = ServerState(engine, settings, on_failure, on_ready)
+    keys = keys_of(settings)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         state.begin_loading()
         try:
-            yield
+            async with refreshed(keys):
+                yield
         finally:
             await state.close()
 
@@ -68,9 +71,8 @@ def create_app(
     _add_errors(app)
     # added last runs first: every answer has an id, every refusal too
     app.add_middleware(SizeLimit, limit=settings.max_body_bytes)
-    if settings.api_key is not None:
-        key = settings.api_key.get_secret_value()
-        app.add_middleware(ApiKey, key=key, open_paths=[PAGE], open_prefix=PAGE_PREFIX)
+    if keys is not None:
+        app.add_middleware(ApiKey, keys=keys, open_paths=[PAGE], open_prefix=PAGE_PREFIX)
     if settings.allowed_origins:
         # before the key: a browser sends none with its preflight, and must be able to read a 401
         app.add_middleware(
@@ -82,7 +84,7 @@ def create_app(
         )
     app.add_middleware(RequestId)
     app.add_middleware(Counted, metrics=state.metrics.http)
-    describe(app, keyed=settings.api_key is not None)
+    describe(app, keyed=keys is not None)
     return app
 
 

@@ -93,7 +93,7 @@ class DrainingServer(uvicorn.Server):
             return
         print(f"ready: {self._state.served}")
         print(f"open: {self._url}/ in a browser, or run: entropick chat --url {self._url}")
-        key = " -H 'Authorization: Bearer '$ENTROPICK_API_KEY" if self._state.settings.api_key else ""
+        key = " -H 'Authorization: Bearer '$ENTROPICK_API_KEY" if self._state.settings.has_keys else ""
         print(
             f"try: curl {self._url}/v1/chat/completions{key} -H 'Content-Type: application/json' "
             """-d '{"messages": [{"role": "user", "content": "Hello"}]}'""",

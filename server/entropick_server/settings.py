@@ -130,7 +130,15 @@ class Settings(BaseSettings):
         None, min_length=1, description="file of a chat template (Jinja) to use instead of the model's own"
     )
     api_key: SecretStr | None = Field(
-        None, min_length=1, description="key that every route but /health asks for"
+        None,
+        min_length=1,
+        description="key that every route but /health asks for; as an option it shows in the "
+        "process list, to every user of the machine: set ENTROPICK_API_KEY or api_key_file instead",
+    )
+    api_key_file: Path | None = Field(
+        None,
+        description="file of keys, a line 'name: key' for each, which is read again when it changes; the "
+        "names stand in the log",
     )
     allowed_origins: Texts = Field(
         (),
@@ -243,6 +251,11 @@ class Settings(BaseSettings):
         if value is not None and (k := consensus_config(value).k) > info.data.get("max_n", k):
             raise ValueError(f"consensus.k: must be at most max_n ({info.data['max_n']})")
         return value
+
+    @property
+    def has_keys(self) -> bool:
+        """True where a key is asked for."""
+        return self.api_key is not None or self.api_key_file is not None
 
     @property
     def default_consensus(self) -> ConsensusConfig | None:
