@@ -56,6 +56,8 @@ class Origin:
     """the form of the answer"""
     form: MessageForm | None = None
     """how the replies are read; None: as text"""
+    owner: str | None = None
+    """the name of the key that opened the request; None where no keys are set"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -366,4 +368,5 @@ class Run:
             if prompts
             else None,
             request.grammar.source if prompts and request.grammar is not None else None,
+            origin.owner,
         )
