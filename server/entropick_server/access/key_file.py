@@ -89,7 +89,7 @@ class KeyFile:
         except UnicodeDecodeError as error:
             raise KeyFileError("the file is not UTF-8 text") from error
         if found.st_mode & stat.S_IROTH:
-            _log.warning("every user of this machine can read the file of keys: chmod 600 would end that")
+            _log.warning("every user of this machine can read the file of keys; chmod 600 keeps them out")
         return pairs
 
     def changed(self) -> list[tuple[str, str]] | None:
