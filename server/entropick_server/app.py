@@ -10,9 +10,11 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
+from starlette.routing import Route
 
 from .access import keys_of, refreshed
 from .engine.base import Engine
+from .logs.requests import Logged, note_code
 from .middleware import ApiKey, Counted, RequestId, SizeLimit
 from .openapi import describe
 from .protocol.errors import ApiError
@@ -84,22 +86,27 @@ def create_app(
         )
     app.add_middleware(RequestId)
     app.add_middleware(Counted, metrics=state.metrics.http)
+    literal = [route.path for route in app.routes if isinstance(route, Route) and "{" not in route.path]
+    app.add_middleware(Logged, paths=literal)
     describe(app, keyed=keys is not None)
     return app
 
 
 def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(ApiError)
-    async def refused(_: Request, error: ApiError) -> Response:
+    async def refused(request: Request, error: ApiError) -> Response:
+        note_code(request.scope, error.code)
         return error_response(error)
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
         if error.status_code == 404 and (refusal := route_not_served(request.url.path)) is not None:
+            note_code(request.scope, refusal.code)
             return error_response(refusal)
         messages = {404: "There is no such route.", 405: "This route does not know this method."}
         message = messages.get(error.status_code, str(error.detail))
         code = {404: "route_not_found", 405: "method_not_allowed"}.get(error.status_code)
+        note_code(request.scope, code)
         return error_response(ApiError(error.status_code, message, code=code, headers=error.headers))
 
     @app.exception_handler(Exception)

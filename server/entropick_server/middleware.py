@@ -17,6 +17,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .access.keys import Keys
+from .logs.formats import request_id as logged_id
+from .logs.requests import note_code
 from .metrics.http import NO_ROUTE, HttpMetrics
 from .protocol.errors import ApiError
 from .streaming.sse import error_response
@@ -76,6 +78,8 @@ class RequestId:
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else f"req-{uuid.uuid4().hex}"
         scope.setdefault("state", {})["request_id"] = request_id
+        # for the lines that are logged on the way: the task is this request's alone
+        logged_id.set(request_id)
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -117,6 +121,7 @@ class ApiKey:
                 code="invalid_api_key",
                 headers={"WWW-Authenticate": "Bearer"},
             )
+            note_code(scope, error.code)
             await error_response(error)(scope, receive, send)
 
     def _is_open(self, scope: Scope) -> bool:

@@ -23,6 +23,7 @@ from fastapi import FastAPI
 
 from .app import create_app
 from .engine.base import Engine
+from .logs.formats import configure_logging
 from .settings import Settings, SettingsError
 from .state import ServerState
 
@@ -158,6 +159,9 @@ def build_server(engine: Engine, settings: Settings) -> DrainingServer:
         host=settings.host,
         port=settings.port,
         log_level=settings.log_level,
+        # the lines of uvicorn go where all others go; a request's line is ours
+        log_config=None,
+        access_log=False,
         # h11 bounds the size of headers
         http="h11",
         server_header=False,
@@ -173,7 +177,7 @@ def serve(engine: Engine, settings: Settings) -> BaseException | None:
     Returns the error where the model could not be loaded, and None where it was. Raises SettingsError where
     the server cannot listen on its address.
     """
-    logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
+    configure_logging(settings.log_format, settings.log_level)
     server = build_server(engine, settings)
     with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
         runner.run(server.serve())

@@ -46,6 +46,7 @@ from .consensus.config import ConsensusConfig, consensus_config
 from .engine.named_models import NAMED_MODELS
 from .engine.types import DEFAULT_BATCHED_TOKENS, DEFAULT_KV_CACHE_BYTES, EngineOptions, KernelsChoice
 from .environment import PREFIX, check_none_empty, set_by_kubernetes
+from .logs.formats import LogFormat
 
 _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/\s,]+", re.IGNORECASE)
 _log = logging.getLogger(__name__)
@@ -198,6 +199,7 @@ class Settings(BaseSettings):
     log_level: Literal["critical", "error", "warning", "info", "debug"] = Field(
         "info", description="the least severe messages in the log"
     )
+    log_format: LogFormat = Field("text", description="form of the log's lines")
     max_body_bytes: int = Field(4 << 20, ge=1024, description="bytes of the largest request body")
     drain_seconds: float = Field(30.0, ge=0, description="seconds that running requests have after SIGTERM")
     write_timeout_seconds: float = Field(60.0, gt=0, description="seconds a streaming client may not read")

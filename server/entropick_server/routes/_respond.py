@@ -86,6 +86,7 @@ async def respond(
         answer_id=f"{kind.prefix}-{uuid.uuid4().hex}" if echoed is None else f"resp_{uuid.uuid4().hex}",
         request_id=http.scope["state"]["request_id"],
         owner=owner,
+        record=http.scope["state"]["record"],
         route=http.url.path,
         created=int(time.time()),
         model=state.model,
