@@ -141,6 +141,15 @@ class Settings(BaseSettings):
         description="file of keys, a line 'name: key' for each, which is read again when it changes; the "
         "names stand in the log",
     )
+    key_requests_per_minute: int | None = Field(
+        None, ge=1, le=1_000_000, description="requests a minute of each key, 429 beyond; left out: no limit"
+    )
+    key_max_tokens_in_flight: int | None = Field(
+        None,
+        ge=1,
+        description="tokens (prompts and max_tokens) of each key in requests that wait or run, 429 beyond; "
+        "left out: no limit",
+    )
     allowed_origins: Texts = Field(
         (),
         description="origins whose pages a browser lets use this server (CORS), as https://chat.example.org, "
@@ -226,6 +235,14 @@ class Settings(BaseSettings):
                 raise ValueError(
                     f"{origin!r} is no origin: scheme://host or scheme://host:port, without a path"
                 )
+        return value
+
+    @field_validator("key_requests_per_minute", "key_max_tokens_in_flight")
+    @classmethod
+    def _with_keys(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and not (info.data.get("api_key") or info.data.get("api_key_file")):
+            # without names all callers would share one limit, and any of them could use it up
+            raise ValueError("is a limit of each key, and no keys are set: set api_key_file or api_key")
         return value
 
     @field_validator("overrides")

@@ -29,7 +29,7 @@ from ..streaming.run import Origin, Run
 from ..streaming.sse import EventStream, unless_gone
 from ._common import beside_the_loop, key_name
 from ._consensus import consensus_of
-from ._engine_requests import build_requests
+from ._engine_requests import asked_tokens, build_requests
 from ._grammar import grammar_of
 from ._rewind import check_rewind, recorded_structure, rewound_by
 
@@ -105,7 +105,7 @@ async def respond(
 
         vocabulary = state.model.vocabulary
 
-        def prepare() -> Answer | ConsensusAnswer | ResponseAnswer:
+        def prepare() -> tuple[Answer | ConsensusAnswer | ResponseAnswer, int]:
             ids = prompts.encode()
             cut = [False if room is None else len(of_prompt) > room for of_prompt in ids]
             if room is not None:
@@ -120,7 +120,8 @@ async def respond(
                     VotedPrompt(index, request, consensus, origin, admitted[index])
                     for index, request in enumerate(requests)
                 ]
-                return ConsensusAnswer(state, origin, kind, voted)
+                return ConsensusAnswer(state, origin, kind, voted), asked_tokens(requests, consensus.k)
+            asked = asked_tokens(requests, 1)
             echoes = [
                 Echo.of(None if cut[number] else text, ids[number], vocabulary, state.engine.tokenizer)
                 for number, text in enumerate(prompts.echoed)
@@ -138,11 +139,12 @@ async def respond(
                 for index, request in enumerate(requests)
             ]
             if echoed is not None:
-                return ResponseAnswer(state, origin, runs[0], echoed)
-            return Answer(state, origin, kind, runs, body.choices, count)
+                return ResponseAnswer(state, origin, runs[0], echoed), asked
+            return Answer(state, origin, kind, runs, body.choices, count), asked
 
         size = prompts.size + _CHOICE_SIZE * prompts.number * count
-        answer = await beside_the_loop(http, size, prepare)
+        answer, asked = await beside_the_loop(http, size, prepare)
+        stack.callback(state.tokens_in_flight.take(owner, asked, body.limit_name))
         state.metrics.choices.on_prompts(prompts.number, body.choices)
         if body.stream:
             return EventStream(
