@@ -32,6 +32,7 @@ from .connections.protocol import Connection, phase_seconds
 from .connections.table import ConnectionTable
 from .connections.tls import tls_context
 from .engine.base import Engine
+from .logs.formats import configure_logging
 from .settings import Settings
 from .state import ServerState
 
@@ -125,7 +126,7 @@ class DrainingServer(uvicorn.Server):
             return
         print(f"ready: {self._state.served}")
         print(f"open: {self._url}/ in a browser, or run: entropick chat --url {self._url}")
-        key = " -H 'Authorization: Bearer '$ENTROPICK_API_KEY" if self._state.settings.api_key else ""
+        key = " -H 'Authorization: Bearer '$ENTROPICK_API_KEY" if self._state.settings.has_keys else ""
         print(
             f"try: curl {self._url}/v1/chat/completions{key} -H 'Content-Type: application/json' "
             """-d '{"messages": [{"role": "user", "content": "Hello"}]}'""",
@@ -211,6 +212,9 @@ def build_server(engine: Engine, settings: Settings) -> DrainingServer:
         host=settings.host,
         port=settings.port,
         log_level=settings.log_level,
+        # the lines of uvicorn go where all others go; a request's line is ours
+        log_config=None,
+        access_log=False,
         # of our own, over uvicorn's for h11, which bounds the size of headers
         http=Connection,
         # there is no route for them
@@ -228,7 +232,7 @@ def serve(engine: Engine, settings: Settings) -> BaseException | None:
     Returns the error where the model could not be loaded, a DrainError where answers were cut at the end, and
     None else. Raises SettingsError where the server cannot listen on its address.
     """
-    logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
+    configure_logging(settings.log_format, settings.log_level)
     raise_file_limit(settings.max_connections)
     server = build_server(engine, settings)
     with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
