@@ -42,7 +42,7 @@ async def test_all_replies_of_a_vote_are_of_one_answer(client: httpx.AsyncClient
     body = {
         "model": "fake",
         "messages": [{"role": "user", "content": "Hi"}],
-        "entropick": {"consensus": {"k": 3}},
+        "entropick": {"consensus": {"k": 3, "extract": "text", "stop": "all"}},
     }
     answer = (await client.post("/v1/chat/completions", json=body)).raise_for_status().json()
     assert [r.answer_id for r in engine.requests] == [answer["id"]] * len(engine.requests)

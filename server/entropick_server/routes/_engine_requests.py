@@ -40,8 +40,9 @@ def build_requests(
 
     ``arrival``: time.monotonic() when the HTTP request was admitted; ``param``: the field that holds the
     prompts; ``vote``: each prompt gets several replies that are voted on; ``rewound``: the beginning of the
-    reply to the only prompt; ``structure``: the form that the replies have, ``grammar``: it compiled; ``share``: the name of the key
-    that opened the HTTP request, empty without keys. Raises the 400 for a prompt or a field that the model or the server cannot serve.
+    reply to the only prompt; ``structure``: the form that the replies have, ``grammar``: it compiled;
+    ``share``: the name of the key that opened the HTTP request, empty without keys. Raises the 400 for a
+    prompt or a field that the model or the server cannot serve.
     """
     info = state.model.info
     policy = _policy(body, state)
