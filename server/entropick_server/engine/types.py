@@ -106,6 +106,11 @@ class Request:
         return 0 if self.resumed is None else len(self.resumed.tokens)
 
     @property
+    def answer(self) -> str:
+        """Returns the name under which the request takes turns with others of its share."""
+        return self.answer_id or self.group or self.request_id
+
+    @property
     def counts_prompt(self) -> bool:
         """Tells whether the prompt counts with this request: once for all choices that are made of it."""
         return not self.choice or self.resumed is not None
