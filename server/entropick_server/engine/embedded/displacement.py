@@ -1,4 +1,4 @@
-"""Which running sequence gives its place to a waiting one. Knows nothing of blocks or tensors.
+"""Chooses a running sequence that gives its place to a waiting sequence. Knows nothing of blocks or tensors.
 
 Turns alone do not help while long replies hold every place. So a sequence that has had its turn, ``TURN``
 tokens, gives its place up where another share or another answer holds at least two places fewer; where both
@@ -25,9 +25,9 @@ SHORT: Final = 64
 def displaced(
     prefilling: Seq[Sequence], decoding: Seq[Sequence], turns: Turns, limit: int | None
 ) -> tuple[Sequence, Sequence] | None:
-    """Finds a running sequence and the waiting one that should have its place. Returns None for no pair.
+    """Finds a running sequence and the waiting sequence that should have its place. Returns None for no pair.
 
-    ``limit``: tokens that the waiting one may have; None: any number.
+    ``limit``: tokens that the waiting sequence may have; None: any number.
     """
     done = [sequence for sequence in decoding if _had_turn(sequence)]
     if not done:

@@ -11,8 +11,8 @@ class Prefill:
 
     Where they do not last for all prompts that have begun, the oldest gets half of them, so that every prompt
     gets through, and the others get the rest, the shortest first. A waiting prompt may then begin beside them
-    only if it is at most half as long as what each of them still lacks: a short one need not wait for long
-    ones, and long ones do not compute a common beginning side by side.
+    only if it is at most half as long as the rest of each of them: a short prompt need not wait for long
+    prompts, and long prompts do not compute a common beginning side by side.
     """
 
     def __init__(self, begun: list[Sequence], budget: int) -> None:
@@ -30,7 +30,7 @@ class Prefill:
         return None if self._lasts or not unfinished else min(unfinished) // 2
 
     def begin(self) -> None:
-        """Gives the prompts that have begun what they get before waiting ones."""
+        """Gives the prompts that have begun the tokens that they get before waiting prompts."""
         for sequence, left in self._left.items():
             if not self._lasts:
                 self._give(sequence, min(left, -(-self.budget // 2)))

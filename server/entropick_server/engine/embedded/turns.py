@@ -1,10 +1,11 @@
-"""The waiting sequences, and whose turn it is. Knows nothing of blocks or tensors.
+"""The waiting sequences, in the order of their turns. Knows nothing of blocks or tensors.
 
 A place among the running sequences goes to the share (the key that opened a request) that holds the fewest,
-in it to the HTTP answer that holds the fewest, among those to the shortest, and among equals, which differ
-by less than a factor of two, to the one whose last turn is the longest ago. So a request for a thousand rows
-and a request for a single row get the same, a short prompt need not wait for long ones, and equals are served
-in the order in which they came. Nothing is passed by shorter ones more than ``PATIENCE`` times in a row.
+in it to the HTTP answer that holds the fewest, among these answers to the shortest, and among equals, whose
+lengths differ by less than a factor of two, to the answer whose last turn is the longest ago. So a request
+for a thousand rows and a request for a single row get the same, a short prompt need not wait for long
+prompts, and equals are served in the order in which they came. An answer lets shorter answers pass
+``PATIENCE`` times between two turns, not more often.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from typing import Final
 from .sequence import Sequence
 
 PATIENCE: Final = 32
-"""times that an answer lets shorter ones pass before it has its turn"""
+"""times that an answer lets shorter answers pass before it has its turn"""
 
 
 @dataclass(slots=True, eq=False)
 class Line:
-    """The waiting sequences of an HTTP answer, in their order, and the number of its running ones."""
+    """The waiting sequences of an HTTP answer, in their order, and the count of its running sequences."""
 
     since: int
     """the clock at its last turn, or when it came"""
@@ -33,7 +34,7 @@ class Line:
 
     @property
     def place(self) -> tuple[int, bool, int, int]:
-        """Returns what lines with waiting sequences are ordered by."""
+        """Returns the key by which lines with waiting sequences are ordered."""
         patient = self.passed < PATIENCE
         return self.running, patient, len(self.rows[0].tokens).bit_length() if patient else 0, self.since
 
@@ -48,7 +49,7 @@ class Share:
 
     @property
     def place(self) -> tuple[int, int]:
-        """Returns what shares are ordered by."""
+        """Returns the key by which shares are ordered."""
         return self.running, self.since
 
 
@@ -79,12 +80,15 @@ class Turns:
         return bool(self._first)
 
     def add(self, sequence: Sequence) -> None:
-        """Queues a sequence behind those of its answer."""
+        """Queues a sequence behind the others of its answer."""
         self._line(sequence)[1].rows.append(sequence)
         self._length += 1
 
     def put_back(self, sequence: Sequence) -> None:
-        """Queues a sequence that had a turn before those of its answer; its answer goes behind its equals."""
+        """Queues a sequence that has had a turn; its answer goes behind its equals.
+
+        It comes before the other sequences of its answer.
+        """
         _, line = self._line(sequence)
         line.rows.appendleft(sequence)
         line.since = self._tick()
@@ -95,7 +99,8 @@ class Turns:
         self._first.appendleft(sequence)
 
     def promote(self, sequence: Sequence) -> None:
-        """Moves a waiting sequence before all others."""
+        """Moves a waiting sequence before all others, as if it had its turn now."""
+        self._pass(*self._line(sequence))
         self.remove(sequence)
         self.put_first(sequence)
 
@@ -103,16 +108,13 @@ class Turns:
         """Takes a sequence out of the queue, if it waits."""
         if sequence in self._first:
             self._first.remove(sequence)
-            return
-        share = self._shares.get(sequence.request.share)
-        line = None if share is None else share.lines.get(sequence.request.answer)
-        if line is not None and sequence in line.rows:
-            line.rows.remove(sequence)
+        elif sequence in self:
+            self._line(sequence)[1].rows.remove(sequence)
             self._length -= 1
             self._tidy(sequence)
 
     def replace(self, old: Sequence, new: Sequence) -> None:
-        """Puts a sequence of the same request in the place of another one, if that waits."""
+        """Puts a sequence in the place of another sequence of the same request, if that waits."""
         rows = self._first
         if old not in rows and old in self:
             rows = self._line(old)[1].rows
@@ -135,15 +137,12 @@ class Turns:
     def begin(self, sequence: Sequence) -> None:
         """Counts a sequence as running; it waits no more."""
         share, line = self._line(sequence)
+        if sequence in line.rows:
+            self._pass(share, line)
         # counted first, or its line would be forgotten with its last row
         share.running += 1
         line.running += 1
         self.remove(sequence)
-        for other in share.lines.values():
-            if other.rows and other.since < line.since and other.running < line.running:
-                other.passed += 1
-        line.passed = 0
-        share.since = line.since = self._tick()
 
     def end(self, sequence: Sequence) -> None:
         """Counts a sequence as running no more."""
@@ -163,6 +162,14 @@ class Turns:
     def patient(self, sequence: Sequence) -> bool:
         """Tells whether a waiting sequence lets others pass: its answer has not done so too often."""
         return self._line(sequence)[1].passed < PATIENCE
+
+    def _pass(self, share: Share, line: Line) -> None:
+        """Notes that a line has a turn now."""
+        for other in share.lines.values():
+            if other.rows and other.since < line.since and other.running <= line.running:
+                other.passed += 1
+        line.passed = 0
+        share.since = line.since = self._tick()
 
     def _tick(self) -> int:
         self._clock += 1
