@@ -113,7 +113,17 @@ async def respond(
             vote = consensus is not None
             rewound = rewound_by(body, ids[0], state, owner)
             requests = build_requests(
-                body, ids, state, origin.answer_id, arrival, prompts.param, vote, rewound, structure, grammar
+                body,
+                ids,
+                state,
+                origin.answer_id,
+                arrival,
+                prompts.param,
+                vote,
+                rewound,
+                structure,
+                grammar,
+                http.scope["state"].get("key_name") or "",
             )
             if consensus is not None:
                 voted = [
