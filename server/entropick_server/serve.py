@@ -7,6 +7,7 @@ is nothing to drain.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import multiprocessing
 import os
@@ -118,6 +119,9 @@ class DrainingServer(uvicorn.Server):
     def loaded(self) -> None:
         """Prints the name of the loaded model, the address of the page, and a command to try it."""
         self._loaded = True
+        # what the start has made stays: the garbage collector need not walk it under every large request
+        gc.collect()
+        gc.freeze()
         self._greet()
 
     def _greet(self) -> None:

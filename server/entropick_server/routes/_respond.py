@@ -151,7 +151,9 @@ async def respond(
                 return ResponseAnswer(state, origin, runs[0], echoed)
             return Answer(state, origin, kind, runs, body.choices, count)
 
-        size = prompts.size + _CHOICE_SIZE * prompts.number * count
+        size = prompts.size + _CHOICE_SIZE * prompts.number * count + body.adjusting_size
+        if body.entropick is not None and body.entropick.rewind is not None:
+            size += body.entropick.rewind.size
         answer = await beside_the_loop(http, size, prepare)
         state.metrics.choices.on_prompts(prompts.number, body.choices)
         if body.stream:
