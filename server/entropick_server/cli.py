@@ -36,6 +36,7 @@ _SPECIAL = frozenset(
         "enable_prefix_caching",
         "batch_invariant",
         "recent_prompts",
+        "special_tokens_in_messages",
     }
 )
 # settings that take several values
@@ -215,6 +216,13 @@ def _parser() -> argparse.ArgumentParser:
         action="store_const",
         const=False,
         help="keep no prompt and no stop string for /v1/requests: nothing can then be replayed",
+    )
+    serve.add_argument(
+        "--special-tokens-in-messages",
+        action="store_const",
+        const=True,
+        help="take special tokens that a client writes in a chat message for tokens: every user can then end "
+        "a message and begin one of the system",
     )
     serve.add_argument(
         "--batch-invariant",

@@ -130,6 +130,10 @@ class Settings(BaseSettings):
     chat_template: str | None = Field(
         None, min_length=1, description="file of a chat template (Jinja) to use instead of the model's own"
     )
+    special_tokens_in_messages: bool = Field(
+        False,
+        description="special tokens that a client writes in a chat message are tokens; else they are text",
+    )
     api_key: SecretStr | None = Field(
         None,
         min_length=1,
