@@ -7,6 +7,7 @@ which all processes share. In the trial's own process the trial's work would hol
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import subprocess
 import sys
@@ -70,7 +71,7 @@ class Beside:
         times = self.times()
         last = max((t for t in times if t <= since), default=since)
         inside = [last, *(t for t in times if since < t <= until), until]
-        return max(later - sooner for sooner, later in zip(inside, inside[1:], strict=False))
+        return max(later - sooner for sooner, later in itertools.pairwise(inside))
 
 
 async def _read(port: int, key: str) -> None:

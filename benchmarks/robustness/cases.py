@@ -71,7 +71,7 @@ def short(text: str) -> str:
 
 
 def told(reply: Reply) -> str:
-    """Returns what a reply says, shortened: an error's fields, else the text of its choices, else its body."""
+    """Returns what a reply says, shortened: an error's fields, how its choices end, or its body."""
     error = reply.error
     if error is not None:
         named = [f"{name} {error[name]}" for name in ("param", "code") if error[name] is not None]

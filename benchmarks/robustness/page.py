@@ -8,20 +8,30 @@ from typing import Final
 
 from .cases import Row
 from .rows import ROOT, Shown
+from .trial import Result, Trial
 
 PATH: Final = ROOT / "docs" / "robustness.md"
 _INTRODUCTION: Final = """\
 # What the server does with bad input, load and faults
 
-`make robustness` writes this page: it starts servers of the shipped model on loopback, each in a process of its own,
-sends everything that is listed here, and notes what came back. Behind every request the good one follows: a short
-chat whose text must be the text that it had at first.
+`make robustness` writes this page: it starts servers of the shipped model on loopback, each in a process of
+its own, sends everything that is listed here, and notes what came back. Behind every request the good one
+follows: a short chat whose text must be the text that it had at first.
 
 ## Bad input
 
-Every refusal has OpenAI's shape, `{"error": {"message", "type", "param", "code"}}`, names the field and the limit, and
-repeats no more than 40 characters of what came. A status of a row without a number is the fate of the connection. A
-line that names a test is shown by that test, which the command ran: no client can bring it about.
+Every refusal has OpenAI's shape, `{"error": {"message", "type", "param", "code"}}`, names the field and the
+limit, and repeats no more than 40 characters of what came. A status without a number is the fate of the
+connection. A line that names a test is shown by that test, which the command ran: no client can bring it
+about.
+"""
+_FAULTS: Final = """\
+## Load and faults
+
+Each of these was seen on this server. `before` is the figure from then, `now` the figure of the run that
+wrote this page; times are those of one machine with two cores, on which the clients ran as well. The trials
+bound them only generously (`make test-load` runs them as tests): they check that others are served, that
+memory, blocks and sockets are given back, and what the log and the exit code say.
 """
 _ROW: Final = re.compile(r"^\| (\d+) \| (.*?) \| ", re.M)
 
@@ -62,17 +72,24 @@ def settings_table(rows: Iterable[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def page(rows: Sequence[Row], lines: Sequence[Shown], faults: str) -> str:
+def faults(results: Sequence[tuple[Trial, Result]]) -> str:
+    """Returns the tables of faults, one a group."""
+    out = [_FAULTS]
+    for group in dict.fromkeys(one.group for one, _ in results):
+        out += [f"### {group}\n", "| fault | before | now | command |", "|---|---|---|---|"]
+        for one, result in results:
+            if one.group == group:
+                now = ("" if result.held else "**not held**: ") + result.figures
+                cells = (one.fault, one.before, now, f"`{one.command}`")
+                out.append(f"| {' | '.join(map(escaped, cells))} |")
+        out.append("")
+    return "\n".join(out)
+
+
+def page(rows: Sequence[Row], lines: Sequence[Shown], results: Sequence[tuple[Trial, Result]]) -> str:
     """Returns the whole page."""
-    return "\n".join(
-        (
-            _INTRODUCTION,
-            "Settings that bound them ([all settings](api.md)):\n",
-            settings_table(rows),
-            bad_inputs(lines),
-            faults,
-        )
-    )
+    bounds = "Settings that bound them ([all settings](api.md)):\n"
+    return "\n".join((_INTRODUCTION, bounds, settings_table(rows), bad_inputs(lines), faults(results)))
 
 
 def inputs_of(text: str) -> list[tuple[int, str]]:

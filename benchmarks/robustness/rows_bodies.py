@@ -7,7 +7,7 @@ import json
 import time
 from typing import Any, Final
 
-from .cases import HELLO, Case, Row, Seen, is_refusal, refused, told
+from .cases import HELLO, Case, Row, Seen, refused, told
 from .served import Served
 from .wire import CHAT, HOST, PLAIN, connected, encoded, head, read_reply
 

@@ -83,7 +83,7 @@ async def _cancelled(served: Served) -> Seen:
 
 
 def unread(served: Served, body: dict[str, Any], path: str = CHAT) -> socket.socket:
-    """Sends a request over a socket with a small buffer, of which nothing will be read; returns the socket."""
+    """Sends a request over a socket with a small buffer, and returns it; nothing of it will be read."""
     reader = socket.socket()
     reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     reader.connect((HOST, served.port))

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -39,7 +40,10 @@ def free_port() -> int:
 
 
 def environment(changes: Mapping[str, str | None] | None = None) -> dict[str, str]:
-    """Returns this process' environment without settings of the server, with ``changes``; None removes a name."""
+    """Returns this process' environment without the server's settings.
+
+    ``changes``: names to set; None removes a name.
+    """
     names = {name: value for name, value in os.environ.items() if not name.startswith("ENTROPICK_")}
     for name, value in (changes or {}).items():
         if value is None:
@@ -52,6 +56,24 @@ def environment(changes: Mapping[str, str | None] | None = None) -> dict[str, st
 def serve_command(*arguments: str) -> list[str]:
     """Returns the command that serves, with the interpreter that runs this program."""
     return [sys.executable, "-m", "entropick_server.cli", "serve", *arguments]
+
+
+def resident_mib(pid: int) -> float:
+    """Returns the resident set of a process in MiB; 0 for a process that has ended."""
+    with suppress(OSError):
+        found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+        return int(found[1]) / 1024 if found else 0.0
+    return 0.0
+
+
+def descendants(pid: int) -> list[int]:
+    """Returns the ids of all processes below a process."""
+    found = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):
+            for child in map(int, path.read_text(encoding="ascii").split()):
+                found += [child, *descendants(child)]
+    return found
 
 
 class Served:
@@ -139,11 +161,10 @@ class Served:
             await asyncio.sleep(0.02)
         return self.process.poll()
 
-    def resident_mib(self, peak: bool = False) -> float:
-        """Returns the resident set of the process in MiB; ``peak``: the largest that it had."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        found = re.search(rf"Vm{'HWM' if peak else 'RSS'}:\s+(\d+) kB", status)
-        return int(found[1]) / 1024 if found else float("nan")
+    def resident_mib(self, family: bool = False) -> float:
+        """Returns the resident set of the process in MiB; ``family``: with the processes below it."""
+        pids = [self.process.pid, *(descendants(self.process.pid) if family else ())]
+        return sum(resident_mib(pid) for pid in pids)
 
     def descriptors(self) -> int:
         """Returns the number of open descriptors of the process."""

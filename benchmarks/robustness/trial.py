@@ -21,8 +21,8 @@ class Result:
 class Trial:
     """A fault with its figures before, and the function that measures them again on the server of today.
 
-    ``group``: the heading under which the page has it. ``tests``: the tests that ``run`` runs, where no client
-    can bring the fault about.
+    ``group``: the heading under which the page has it. ``tests``: the tests that ``run`` runs, where no
+    client can bring the fault about.
     """
 
     name: str

@@ -102,7 +102,7 @@ _ANSWERS: Final = "Large answers beside a stream"
     "an answer with 40 MB of telemetry `full`",
     "another stream stood still for 2.9 s",
 )
-async def TELEMETRY() -> Result:
+async def full_telemetry() -> Result:
     body = {
         "messages": _HELLO,
         "n": 15,
@@ -116,27 +116,27 @@ async def TELEMETRY() -> Result:
 
 
 @trial("token-strings", _ANSWERS, "/tokenize with 3 MB of token strings", "2.4 s")
-async def TOKEN_STRINGS() -> Result:
+async def token_strings() -> Result:
     body = {"prompt": (_TEXT * 50_000)[:3_000_000], "return_token_strs": True}
     async with Served() as served:
         return await beside(served, "/tokenize", encoded(body), (200,))
 
 
 @trial("long-prompts", _ANSWERS, "64 prompts of 16,000 characters", "0.75 s")
-async def LONG_PROMPTS() -> Result:
+async def long_prompts() -> Result:
     body = {"prompt": [(_TEXT * 300)[:16_000]] * 64, "max_tokens": 1}
     async with Served() as served:
         return await beside(served, PLAIN, encoded(body), (200, 400), times=3)
 
 
 @trial("refused-batch", _ANSWERS, "64 prompts with n 16, refused by a full queue", "up to 0.5 s")
-async def REFUSED_BATCH() -> Result:
+async def refused_batch() -> Result:
     body = {"prompt": ["Hello"] * 64, "n": 16, "max_tokens": 300, "ignore_eos": True}
     async with Served("--max-num-seqs", "2", "--max-queue", "2") as served:
         return await beside(served, PLAIN, encoded(body), (503,), times=5)
 
 
-ANSWERS: Final = (TELEMETRY, TOKEN_STRINGS, LONG_PROMPTS, REFUSED_BATCH)
+ANSWERS: Final = (full_telemetry, token_strings, long_prompts, refused_batch)
 """trials of answers that are large to write, or many to prepare"""
 
 _SHARES: Final = "Shares"
@@ -172,15 +172,15 @@ async def _behind(crowd: list[tuple[str, dict[str, Any]]]) -> Result:
 
 
 @trial("behind-60", _SHARES, "a short chat behind 60 long requests", "26.8 s: first come, first served")
-async def BEHIND_60() -> Result:
+async def behind_60() -> Result:
     return await _behind([(CHAT, {**LONG, "max_tokens": 900, "seed": n}) for n in range(60)])
 
 
 @trial("behind-batches", _SHARES, "a short chat behind four requests of 64 prompts with n 16", "62 s")
-async def BEHIND_BATCHES() -> Result:
+async def behind_batches() -> Result:
     body = {"prompt": ["Hello"] * 64, "n": 16, "max_tokens": 48, "ignore_eos": True}
     return await _behind([(PLAIN, {**body, "seed": n}) for n in range(4)])
 
 
-LOAD: Final = (*REFUSALS, *ANSWERS, BEHIND_60, BEHIND_BATCHES)
+LOAD: Final = (*REFUSALS, *ANSWERS, behind_60, behind_batches)
 """the trials of this module"""
