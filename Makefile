@@ -312,7 +312,7 @@ fuzz: $(BIN)/.dev ## random extreme requests at once, under pressure, some of wh
 	PYTHONPATH=benchmarks $(BIN)/python -m robustness.fuzz $(ARGS)
 
 .PHONY: soak
-soak: $(BIN)/.dev ## 64 streaming clients for 10 minutes, a fifth of them leaving (ARGS='--minutes 1')
+soak: $(BIN)/.dev ## 10 minutes of streaming, leaving, extreme and bad clients, and a crowd of idle connections (ARGS='--minutes 2 --pairs 1')
 	$(BIN)/python benchmarks/soak.py $(ARGS)
 
 .PHONY: clean

@@ -1,9 +1,10 @@
 """Sends random extreme requests at once to a server under pressure, while some clients leave.
 
-The KV cache is small, so that sequences give their blocks up and are computed again. Every answer must be
-whole or an error in the documented shape, never a 500; afterwards every block of the KV cache is free, and
-the good request gets the text that it had before. ``make fuzz``; --seed for other requests. Exits with 1 where
-one of these does not hold.
+The KV cache is small, so that sequences give their blocks up and are computed again.
+
+Every answer must be whole or an error in the documented shape, never a 500; afterwards every block of the KV
+cache is free, and the good request gets the text that it had before. --seed: other requests.
+Exits with 1 where one of these does not hold.
 """
 
 from __future__ import annotations
