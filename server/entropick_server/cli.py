@@ -51,6 +51,8 @@ _CALIBRATION = (
     "device",
     "threads",
 )
+_CUT: Final = 3
+"""exit code of a server that ended before all of its answers were delivered"""
 _NO_VLLM: Final = (
     "--engine vllm needs vLLM, which is not installed: pip install 'entropick[vllm]' (for CUDA; docs/vllm.md "
     "names the CPU build)"
@@ -116,11 +118,13 @@ def _split(argv: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
 
 def _serve(settings: Settings, theirs: Sequence[str]) -> int:
     # heavy imports (torch), which neither --help nor `version` needs
-    from .serve import serve
+    from .serve import DrainError, serve
 
     error = serve(serving_engine(settings, theirs), settings)
     if error is None:
         return 0
+    if isinstance(error, DrainError):
+        return _fail(str(error), _CUT)
     return _fail(f"the model could not be loaded: {error}", 1)
 
 
