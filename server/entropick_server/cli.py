@@ -1,4 +1,4 @@
-"""The console script ``entropick``: serve, calibrate, chat, explain, replay, eval and version."""
+"""The console script ``entropick``: serve, calibrate, chat, explain, replay, eval, inspect and version."""
 
 from __future__ import annotations
 
@@ -65,6 +65,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from entropick_eval.command import run
 
         return run(argv[1:], partial(serving_engine, theirs=()))
+    if argv[:1] == ["inspect"]:
+        from entropick_lens.command import run as look_inside
+
+        return look_inside(argv[1:], _shipped_model)
     if argv[:1] == ["chat"]:
         from .terminal.command import run as chat
 
@@ -149,10 +153,16 @@ def _engine_options(settings: Settings) -> EngineOptions:
     """Returns the options of the engine; where no model is named, it is the shipped model."""
     if settings.model is not None:
         return settings.engine_options(settings.model)
+    folder, name = _shipped_model()
+    options = settings.engine_options(folder)
+    return replace(options, served_model_name=options.served_model_name or name)
+
+
+def _shipped_model() -> tuple[str, str]:
+    """Returns the folder and the name of the shipped model."""
     from entropick_pico import MODEL_NAME, model_path
 
-    options = settings.engine_options(str(model_path()))
-    return replace(options, served_model_name=options.served_model_name or MODEL_NAME)
+    return str(model_path()), MODEL_NAME
 
 
 def _calibrate(
@@ -248,6 +258,9 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("explain", help="tell why each token of a reply was picked", add_help=False)
     commands.add_parser("replay", help="run a request again by its seed and compare", add_help=False)
     commands.add_parser("eval", help="compare settings on questions with known answers", add_help=False)
+    commands.add_parser(
+        "inspect", help="look inside a model: a report of its heads, layers and weights", add_help=False
+    )
     commands.add_parser("version", help="print the version")
     return parser
 
