@@ -1,8 +1,8 @@
 """Cosines of the same matrix in different layers: as stored, and without regard to the order of neurons.
 
-The flat cosine compares entries, so it misses a copy whose neurons (or heads' dimensions) are in another order.
-The cosine of the traceless W^T W, on the side of the residual stream, does not change under such an order, nor
-under a rotation.
+The flat cosine compares entries, so it misses a copy whose neurons (or heads' dimensions) are in another
+order. The cosine of the traceless W^T W, on the side of the residual stream, does not change under such an
+order, nor under a rotation.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ import torch
 
 
 def pearson(x: torch.Tensor, y: torch.Tensor) -> float | None:
-    """Returns Pearson's r of two vectors, or None where one of them is constant or has fewer than two values."""
-    if x.numel() < 2:
+    """Returns Pearson's r of two vectors, or None where a vector is constant or has fewer than two values."""
+    if x.numel() < 2 or bool((x == x[0]).all()) or bool((y == y[0]).all()):
         return None
     a, b = x.double() - x.double().mean(), y.double() - y.double().mean()
     scale = math.sqrt(float(a @ a) * float(b @ b))
@@ -24,7 +24,7 @@ def ranks(x: torch.Tensor) -> torch.Tensor:
 
 
 def spearman(x: torch.Tensor, y: torch.Tensor) -> float | None:
-    """Returns Spearman's rho of two vectors, or None where one of them is constant."""
+    """Returns Spearman's rho of two vectors, or None where a vector is constant."""
     return pearson(ranks(x), ranks(y))
 
 

@@ -11,8 +11,8 @@ from typing import Final
 
 import torch
 
-from entropick_lens.terrain.correlation import quantiles
-from entropick_lens.terrain.rows import RowSums
+from .correlation import quantiles
+from .rows import RowSums
 
 ENERGY_SHARES: Final = (0.8, 0.9, 0.95, 0.99)
 NORM_QUANTILES: Final = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)

@@ -9,7 +9,7 @@ from typing import Final
 
 import torch
 
-from entropick_lens.terrain.correlation import pearson, upper_pairs
+from .correlation import pearson, upper_pairs
 
 FEWEST_WORDS: Final = 3
 DRAWS: Final = 10_000
@@ -17,7 +17,7 @@ DRAWS: Final = 10_000
 
 @dataclass(frozen=True, slots=True)
 class DigitManifold:
-    """How the cosines of the ten digits follow their distance on the number line."""
+    """The relation of the ten digits' cosines to their distances on the number line."""
 
     correlation: float | None
     """Pearson's r of |i - j| and the cosine of the digits i and j, over the 45 pairs."""
@@ -30,7 +30,7 @@ class DigitManifold:
 
 @dataclass(frozen=True, slots=True)
 class CategoryLift:
-    """How much closer the words of a category lie than random tokens do."""
+    """The excess of a category's mean cosine over that of random tokens."""
 
     category: str
     words: int
@@ -47,7 +47,7 @@ class CategoryLift:
 
 @dataclass(frozen=True, slots=True)
 class SpecialToken:
-    """Where a special token's row lies among all rows."""
+    """The place of a special token's row among all rows."""
 
     token: str
     token_id: int
@@ -60,7 +60,7 @@ class SpecialToken:
 
 @dataclass(frozen=True, slots=True)
 class HeadAgreement:
-    """How an embedding compares with an LM head of its own, row by row."""
+    """The likeness of an embedding and an LM head of its own, row by row."""
 
     mean_cosine: float
     neighbour_cosine: float | None
@@ -72,14 +72,15 @@ class HeadAgreement:
 
 
 def unit(rows: torch.Tensor) -> torch.Tensor:
-    """Divides rows [.., d] by their norms, in float64; a row of zeros stays one."""
+    """Divides rows [.., d] by their norms, in float64; a row of zeros stays a row of zeros."""
     x = rows.double()
     norm = x.norm(dim=-1, keepdim=True)
     return x / torch.where(norm > 0.0, norm, 1.0)
 
 
 def digit_manifold(rows: torch.Tensor, draws: int = DRAWS, seed: int = 0) -> DigitManifold:
-    """Correlates the cosines of the digits' rows [10, d], 0 to 9, with their distances, with a permutation test.
+    """Correlates the cosines of the digits' rows [10, d], 0 to 9, with their distances, with a permutation
+    test.
 
     Raises ValueError for another number of rows.
     """

@@ -12,7 +12,7 @@ from typing import Final
 
 import torch
 
-from entropick_lens.terrain.matrices import ACTIVE, RANK_SHARE, MatrixSpectrum
+from .matrices import ACTIVE, RANK_SHARE, MatrixSpectrum
 
 PROBES: Final = 8
 STEPS: Final = 60
@@ -23,8 +23,8 @@ def spectral_nodes(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Runs Lanczos on the smaller Gram matrix from random sign vectors, with full reorthogonalisation.
 
-    Returns the nodes (estimated eigenvalues, s^2) and their weights, each [probes, steps]; a probe's weights sum
-    to the number of singular values.
+    Returns the nodes (estimated eigenvalues, s^2) and their weights, each [probes, steps]; a probe's weights
+    sum to the number of singular values.
     """
     wide = matrix.shape[0] <= matrix.shape[1]
     size = min(matrix.shape)

@@ -1,9 +1,9 @@
 """Graphs of words: WordNet's nouns from its own files, and a tree of plain categories.
 
-WordNet's format is that of its manual page wndb(5WN): ``index.noun`` lists the synsets of each lemma, the most
-frequent sense first; ``data.noun`` has one synset a line with its pointers, ``@`` to a hypernym and ``@i`` to
-the class of an instance. Debian's package wordnet-base has both files, not the file of lexicographers' names
-that other readers want.
+WordNet's format is that of its manual page wndb(5WN): ``index.noun`` lists the synsets of each lemma, the
+most frequent sense first; ``data.noun`` has one synset a line with its pointers, ``@`` to a hypernym and
+``@i`` to the class of an instance. Debian's package wordnet-base has both files, not the file of
+lexicographers' names that other readers want.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ import torch
 
 DEBIAN_FOLDER: Final = Path("/usr/share/wordnet")
 # the lexicographers' files of nouns, numbers 3 to 28 (lexnames(5WN))
-NOUN_FILES: Final = tuple(
-    "Tops act animal artifact attribute body cognition communication event feeling food group location motive "
-    "object person phenomenon plant possession process quantity relation shape state substance time".split()
-)
+_NAMES = """
+    Tops act animal artifact attribute body cognition communication event feeling food group location motive
+    object person phenomenon plant possession process quantity relation shape state substance time
+    """
+NOUN_FILES: Final = tuple(_NAMES.split())
 _FIRST_NOUN_FILE: Final = 3
 _HYPERNYMS: Final = ("@", "@i")
 
@@ -41,7 +42,8 @@ class LexicalGraph:
     """The words by category: a lexicographer's file, or a branch of the tree."""
 
     def distances(self) -> torch.Tensor:
-        """Returns the edges between the nodes of each pair of words, [n, n]; infinite without a common ancestor.
+        """Returns the edges between the nodes of each pair of words, [n, n]; infinite without a common
+        ancestor.
 
         The shortest way goes up from both to a common ancestor, as in the path similarity 1 / (1 + edges).
         """
@@ -84,7 +86,7 @@ def wordnet_graph(folder: Path, words: Iterable[str]) -> LexicalGraph:
 
 
 def tree_graph(name: str, categories: Mapping[str, Sequence[str]]) -> LexicalGraph:
-    """Builds a tree: a root, a node for each category ("animal/bird" lies below "animal"), a leaf for each word.
+    """Builds a tree: a root, a node for each category ("animal/bird" is below "animal"), a leaf a word.
 
     A word of several categories hangs below each of them.
     """

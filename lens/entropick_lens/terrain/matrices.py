@@ -41,17 +41,18 @@ class MatrixSpectrum:
 
 @dataclass(frozen=True, slots=True)
 class Sparsity:
-    """How many entries of a matrix are small, by absolute thresholds and by measures without a scale.
+    """The small entries of a matrix, by absolute thresholds and by measures without a scale.
 
-    The absolute shares say how large the entries are, not how sparse they are: W_Q c and W_K / c are the same
-    model with other shares. ``hoyer`` and ``below_tenth_rms`` do not change.
+    The absolute shares say how large the entries are, not how sparse: W_Q c and W_K / c are the same model
+    with other shares. ``hoyer`` and ``below_tenth_rms`` do not change.
     """
 
     below: dict[str, float]
     """The share of entries with |w| < t, by t."""
     rms: float
     hoyer: float | None
-    """(sqrt n - sum|w| / |w|) / (sqrt n - 1): 0 for equal magnitudes, 1 for one entry; 0.202 for a Gaussian."""
+    """(sqrt n - sum|w| / |w|) / (sqrt n - 1): 0 for equal magnitudes, 1 for a single entry, 0.202 for a
+    Gaussian."""
     below_tenth_rms: float | None
     """The share of entries below a tenth of the root mean square; 0.0797 for a Gaussian."""
 

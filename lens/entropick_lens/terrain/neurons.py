@@ -35,7 +35,8 @@ class SilentNeurons:
     neurons: int
     positions: int
     silent: int
-    """Neurons whose largest |activation| * |column of down| over the text is below 1 % of the layer's mean."""
+    """Neurons whose largest |activation| * |column of down| over the text is below 1 % of the
+    layer's mean."""
     silent_ids: tuple[int, ...]
     """The first 32."""
 

@@ -1,7 +1,8 @@
 """Orthogonal Procrustes alignment of two models' embeddings over the tokens that both have.
 
-R = U V^T of the singular value decomposition of A^T B is the rotation that brings A closest to B (Schoenemann,
-1966). With as many dimensions as anchors it fits noise: figures count on rows that were held out alone.
+R = U V^T of the singular value decomposition of A^T B is the rotation that brings A closest to B
+(Schoenemann, 1966). With few anchors a dimension it fits noise: only figures on rows that were
+held out count.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from dataclasses import dataclass
 
 import torch
 
-from entropick_lens.terrain.correlation import pearson, upper_pairs
-from entropick_lens.terrain.groups import unit
+from .correlation import pearson, upper_pairs
+from .groups import unit
 
 _PAIR_ROWS = 2000
 _LISTED = 10
@@ -38,13 +39,13 @@ class Rotation:
 
 @dataclass(frozen=True, slots=True)
 class Alignment:
-    """How well a rotation that was fitted on anchors maps tokens that it has not seen."""
+    """The fit of a rotation, made on anchors, on tokens that were held out."""
 
     anchors: int
     held_out: int
     width: int
     projected_from: int | None
-    """The width of the wider model, where its rows were projected on as many principal axes as the other has."""
+    """The width of the wider model, where it was projected on as many principal axes as the other's width."""
     scale: float
     cosine_anchors: float
     cosine_held_out: float
@@ -81,10 +82,10 @@ def fit_rotation(a: torch.Tensor, b: torch.Tensor, centred: bool = True) -> Rota
 
 
 def align(a: torch.Tensor, b: torch.Tensor, anchors: int, seed: int = 0) -> Alignment:
-    """Aligns two models over the same n tokens, ``a`` [n, d_a] with ``b`` [n, d_b]: ``anchors`` rows to fit, the rest held out.
+    """Aligns two models' rows of the same n tokens, ``a`` [n, d_a] with ``b`` [n, d_b].
 
-    Where the widths differ, the wider model is projected on its first principal axes, fitted on the anchors.
-    Raises ValueError where fewer than ten rows would be held out, or fitted.
+    ``anchors`` of them, drawn at random, are fitted, the rest is held out. Where the widths
+    differ, the wider model is projected on its first principal axes, fitted on the anchors. Raises ValueError where fewer than ten rows would be held out, or fitted.
     """
     rows = a.shape[0]
     if b.shape[0] != rows or not 10 <= anchors <= rows - 10:

@@ -1,7 +1,7 @@
 """Symmetry and sign balance of a head's query-key product M = W_K^T W_Q.
 
-M [d, d] has rank D at most and is never formed: with B = [W_K^T W_Q^T] = Q R, the symmetric part (M + M^T) / 2
-has the eigenvalues of R J R^T / 2, J swapping the two halves, a matrix of 2D rows.
+M [d, d] has rank D at most and is never formed: with B = [W_K^T W_Q^T] = Q R, the symmetric part
+(M + M^T) / 2 has the eigenvalues of R J R^T / 2, J swapping the two halves, a matrix of 2D rows.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _ZERO: Final = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class QueryKeySymmetry:
-    """How a head's product treats pairs of positions alike in both orders, and its signs."""
+    """The symmetry of a head's product, and the signs of its symmetric part."""
 
     deviation: float | None
     """|M - M^T| / |M|: 0 symmetric, sqrt(2) = 1.414 for random weights, 2 antisymmetric."""
@@ -67,7 +67,8 @@ def layer_symmetries(
     """
     if heads % kv_heads or query.shape[0] % heads or key.shape[0] % kv_heads:
         raise ValueError(
-            f"{query.shape[0]} query rows and {key.shape[0]} key rows do not divide into {heads} and {kv_heads} heads"
+            f"{query.shape[0]} query rows and {key.shape[0]} key rows do not divide into {heads} and "
+            f"{kv_heads} heads"
         )
     queries, keys = query.chunk(heads), key.chunk(kv_heads)
     return tuple(query_key_symmetry(queries[h], keys[h // (heads // kv_heads)]) for h in range(heads))

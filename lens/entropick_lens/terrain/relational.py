@@ -1,8 +1,8 @@
 """Does an embedding's cosine follow a graph of words? With a bootstrap over words and a permutation of them.
 
-The pairs of n words are not n (n - 1) / 2 observations: each word is in n - 1 of them. So intervals resample
-words, and the test permutes words (Mantel, 1967). Drawing pairs anew under many seeds, as published, shows the
-spread of the drawing alone.
+The pairs of n words are not n (n - 1) / 2 observations: each word is in n - 1 of them. So intervals
+resample words, and the test permutes words (Mantel, 1967). Drawing pairs anew under many seeds, as
+published, shows the spread of the drawing alone.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Final
 
 import torch
 
-from entropick_lens.terrain.correlation import pearson, ranks, spearman, upper_pairs
-from entropick_lens.terrain.groups import unit
+from .correlation import pearson, ranks, spearman, upper_pairs
+from .groups import unit
 
 RESAMPLES: Final = 1000
 PERMUTATIONS: Final = 1000
@@ -36,7 +36,7 @@ class RelationalAlignment:
     spearman_interval: tuple[float, float] | None
     """95 %, over resampled words; ranks are those of the whole sample."""
     mantel_p: float | None
-    """The share of permutations of the words with at least this Pearson's r; (hits + 1) / (permutations + 1)."""
+    """The share of permutations of the words with at least this Pearson's r."""
     spearman_mantel_p: float | None
     seeds: int
     seed_mean: float | None

@@ -58,7 +58,7 @@ def row_chunks(matrix: torch.Tensor, size: int = CHUNK_ROWS) -> Iterator[torch.T
 
 
 def sum_rows(chunks: Iterable[torch.Tensor], keep: Iterable[int] = ()) -> RowSums:
-    """Reads the rows of a matrix once, chunk by chunk, and returns their sums and the rows of the ids ``keep``.
+    """Reads a matrix once, chunk by chunk, and returns its row sums and the rows of the ids ``keep``.
 
     The d x d sum of products is added up in float64 from float64 products. Raises ValueError for a matrix
     without rows.

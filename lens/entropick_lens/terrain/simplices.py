@@ -1,8 +1,9 @@
 """The variation of the volumes of random simplices of rows, beside three nulls that explain it.
 
 A simplex of five rows has the volume prod |R_ii| / 4! of the QR decomposition of its edges. Published work
-calls the coefficient of variation of that volume a constant of trained embeddings. It follows from two plain
-figures: CV^2 is about 0.4 / PR + 3.2 c^2, PR the participation ratio and c the variation of the centred norms.
+calls the coefficient of variation of that volume a constant of trained embeddings. It follows from two
+plain figures: CV^2 is about 0.4 / PR + 3.2 c^2, PR the participation ratio and c the variation of the
+centred norms.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def volumes(points: torch.Tensor) -> torch.Tensor:
 
 
 def variation(values: torch.Tensor) -> float | None:
-    """Returns the population deviation divided by the mean, or None where the mean is 0 or nothing is there."""
+    """Returns the population deviation divided by the mean, or None where the mean is 0."""
     mean = float(values.mean()) if values.numel() else 0.0
     return float(values.std(correction=0)) / mean if mean > 0.0 else None
 

@@ -1,7 +1,7 @@
 """Norm and pair cosine of the residual stream over the layers, with and without the first position.
 
-The first position of a decoder often holds a vector of enormous norm that heads attend to when nothing else fits
-(an attention sink): with it, a mean over positions says little about the others.
+The first position of a decoder often holds a vector of enormous norm that heads attend to when nothing else
+fits (an attention sink): with it, a mean over positions says little about the others.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from entropick_lens.terrain.groups import unit
+from .groups import unit
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+
 from entropick_lens.terrain.correlation import pearson, quantiles, ranks, spearman
 from entropick_lens.terrain.embedding import (
     gaussian_participation_share,
@@ -41,7 +42,11 @@ def test_gaussian_rows_have_the_share_of_the_null() -> None:
 def test_chunks_give_what_the_whole_matrix_gives() -> None:
     x = noise(1000, 32) + 3.0
     whole, parts = sum_rows([x]), sum_rows(row_chunks(x, 77), keep=(0, 76, 77, 999))
-    for one, other in ((whole.gram, parts.gram), (whole.unit_total, parts.unit_total), (whole.norms, parts.norms)):
+    for one, other in (
+        (whole.gram, parts.gram),
+        (whole.unit_total, parts.unit_total),
+        (whole.norms, parts.norms),
+    ):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(parts.of((999, 0, 76, 77)), x[[999, 0, 76, 77]].double())
     expected = torch.cov(x.double().T, correction=0)
@@ -77,7 +82,9 @@ def test_a_shuffled_embedding_has_the_same_sums() -> None:
     x = noise(500, 16) + 0.3
     order = torch.randperm(500, generator=torch.Generator().manual_seed(1))
     before, after = sum_rows(row_chunks(x)), sum_rows(row_chunks(x[order]))
-    assert spectrum(after).participation_ratio == pytest.approx(spectrum(before).participation_ratio, rel=1e-9)
+    assert spectrum(after).participation_ratio == pytest.approx(
+        spectrum(before).participation_ratio, rel=1e-9
+    )
     assert mean_cosine(after).mean == pytest.approx(mean_cosine(before).mean, rel=1e-9)
     assert norms(after).quantiles == pytest.approx(norms(before).quantiles)
 

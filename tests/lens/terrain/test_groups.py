@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+
 from entropick_lens.terrain.groups import (
     category_lift,
     digit_manifold,

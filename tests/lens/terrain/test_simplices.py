@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
+
 from entropick_lens.terrain.embedding import spectrum
 from entropick_lens.terrain.rows import sum_rows
 from entropick_lens.terrain.simplices import draw_simplices, simplex_variation, variation, volumes
@@ -76,7 +77,7 @@ def test_gaussian_rows_agree_with_every_null_and_the_prediction() -> None:
 
 @pytest.mark.parametrize(("spread", "decay"), [(0.11, 0.0), (0.2, 0.0), (0.11, 1.5), (0.0, 1.0)])
 def test_norms_and_the_participation_ratio_predict_the_variation(spread: float, decay: float) -> None:
-    """CV^2 = 0.4 / PR + 3.2 c^2 within 3 % where many simplices are drawn; 2,000 of them estimate it within 5 %."""
+    """CV^2 = 0.4 / PR + 3.2 c^2 within 3 % where many are drawn; 2,000 estimate it within 5 %."""
     generator = torch.Generator().manual_seed(1)
     width = 512
     scale = torch.exp(-decay * torch.arange(width) / width).double()

@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+
 from entropick_lens.terrain.across_layers import layer_cosines
 from entropick_lens.terrain.neurons import mlp_neurons, neurons_of, silent_neurons
 from entropick_lens.terrain.query_key import layer_symmetries, query_key_symmetry
