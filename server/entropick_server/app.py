@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -9,6 +10,7 @@ from fastapi import FastAPI, Request
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -25,6 +27,8 @@ from .settings import Settings
 from .state import ServerState
 from .streaming.sse import error_response
 from .version import server_version
+
+_log = logging.getLogger(__name__)
 
 
 def create_app(
@@ -99,6 +103,12 @@ def _add_errors(app: FastAPI) -> None:
     async def refused(request: Request, error: ApiError) -> Response:
         note_code(request.scope, error.code)
         return error_response(error)
+
+    @app.exception_handler(ClientDisconnect)
+    async def gone(request: Request, _: ClientDisconnect) -> Response:
+        _log.debug("a client closed its connection in the middle of a body: %s", request.url.path)
+        # it is not read; the code is for the metrics
+        return Response(status_code=499)
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:

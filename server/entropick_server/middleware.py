@@ -212,7 +212,8 @@ class SizeLimit:
 
     async def _drop(self, receive: Receive, received: int) -> None:
         """Reads the rest of a body and drops it, up to some times the limit and for some seconds."""
-        with contextlib.suppress(TimeoutError):
+        # a body that comes too slowly has no better answer than that it is too large
+        with contextlib.suppress(TimeoutError, ApiError):
             async with asyncio.timeout(_DROP_SECONDS):
                 while received <= _DROP_LIMITS * self._limit:
                     message = await receive()

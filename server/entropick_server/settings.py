@@ -130,6 +130,10 @@ class Settings(BaseSettings):
     chat_template: str | None = Field(
         None, min_length=1, description="file of a chat template (Jinja) to use instead of the model's own"
     )
+    special_tokens_in_messages: bool = Field(
+        False,
+        description="special tokens that a client writes in a chat message are tokens; else they are text",
+    )
     api_key: SecretStr | None = Field(
         None,
         min_length=1,
@@ -149,6 +153,12 @@ class Settings(BaseSettings):
         ge=1,
         description="tokens (prompts and max_tokens) of each key in requests that wait or run, 429 beyond; "
         "left out: no limit",
+    )
+    ssl_certfile: str | None = Field(
+        None, min_length=1, description="file of a certificate (PEM), to serve https; left out: http"
+    )
+    ssl_keyfile: str | None = Field(
+        None, min_length=1, description="file of the certificate's key; left out: it stands in ssl_certfile"
     )
     allowed_origins: Texts = Field(
         (),
@@ -211,7 +221,23 @@ class Settings(BaseSettings):
     log_format: LogFormat = Field("text", description="form of the log's lines")
     max_body_bytes: int = Field(4 << 20, ge=1024, description="bytes of the largest request body")
     drain_seconds: float = Field(30.0, ge=0, description="seconds that running requests have after SIGTERM")
-    write_timeout_seconds: float = Field(60.0, gt=0, description="seconds a streaming client may not read")
+    max_connections: int | None = Field(
+        None,
+        ge=1,
+        description="connections at the same time; left out: as many as the limit of open files leaves, 4096 "
+        "at most",
+    )
+    header_timeout_seconds: float = Field(
+        15.0, gt=0, description="seconds in which a request's head must arrive"
+    )
+    body_timeout_seconds: float = Field(
+        20.0,
+        gt=0,
+        description="seconds in which a request's body must arrive, a second more for each 16 KiB that came",
+    )
+    write_timeout_seconds: float = Field(
+        60.0, gt=0, description="seconds that a client may take to read what is buffered for it (64 KiB)"
+    )
     stream_comment_seconds: float = Field(
         5.0, ge=0, description="seconds of silence in a stream behind which a comment is sent; 0: none is"
     )

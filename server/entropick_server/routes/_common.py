@@ -38,7 +38,8 @@ async def read_body(
         media_type.startswith("application/") and media_type.endswith("+json")
     ):
         raise ApiError(415, "The content type must be application/json.", code="unsupported_media_type")
-    body = parse_body(await request.body(), model, place)
+    data = await request.body()
+    body = await state.offload.read(len(data), lambda: parse_body(data, model, place))
     check_model(body.model, state.model.names)
     return body, state
 

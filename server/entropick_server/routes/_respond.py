@@ -113,7 +113,17 @@ async def respond(
             vote = consensus is not None
             rewound = rewound_by(body, ids[0], state, owner)
             requests = build_requests(
-                body, ids, state, origin.answer_id, arrival, prompts.param, vote, rewound, structure, grammar
+                body,
+                ids,
+                state,
+                origin.answer_id,
+                arrival,
+                prompts.param,
+                vote,
+                rewound,
+                structure,
+                grammar,
+                owner or "",
             )
             if consensus is not None:
                 voted = [
@@ -142,7 +152,9 @@ async def respond(
                 return ResponseAnswer(state, origin, runs[0], echoed), asked
             return Answer(state, origin, kind, runs, body.choices, count), asked
 
-        size = prompts.size + _CHOICE_SIZE * prompts.number * count
+        size = prompts.size + _CHOICE_SIZE * prompts.number * count + body.adjusting_size
+        if body.entropick is not None and body.entropick.rewind is not None:
+            size += body.entropick.rewind.size
         answer, asked = await beside_the_loop(http, size, prepare)
         stack.callback(state.tokens_in_flight.take(owner, asked, body.limit_name))
         state.metrics.choices.on_prompts(prompts.number, body.choices)
