@@ -46,6 +46,7 @@ from .consensus.config import ConsensusConfig, consensus_config
 from .engine.named_models import NAMED_MODELS
 from .engine.types import DEFAULT_BATCHED_TOKENS, DEFAULT_KV_CACHE_BYTES, EngineOptions, KernelsChoice
 from .environment import PREFIX, check_none_empty, set_by_kubernetes
+from .logs.formats import LogFormat
 
 _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/\s,]+", re.IGNORECASE)
 _log = logging.getLogger(__name__)
@@ -131,8 +132,26 @@ class Settings(BaseSettings):
     chat_template: str | None = Field(
         None, min_length=1, description="file of a chat template (Jinja) to use instead of the model's own"
     )
+    special_tokens_in_messages: bool = Field(
+        False,
+        description="special tokens that a client writes in a chat message are tokens; else they are text",
+    )
     api_key: SecretStr | None = Field(
-        None, min_length=1, description="key that every route but /health asks for"
+        None,
+        min_length=1,
+        description="key that every route but /health asks for; as an option it shows in the "
+        "process list, to every user of the machine: set ENTROPICK_API_KEY or api_key_file instead",
+    )
+    api_key_file: Path | None = Field(
+        None,
+        description="file of keys, a line 'name: key' for each, which is read again when it changes; the "
+        "names stand in the log",
+    )
+    ssl_certfile: str | None = Field(
+        None, min_length=1, description="file of a certificate (PEM), to serve https; left out: http"
+    )
+    ssl_keyfile: str | None = Field(
+        None, min_length=1, description="file of the certificate's key; left out: it stands in ssl_certfile"
     )
     allowed_origins: Texts = Field(
         (),
@@ -192,9 +211,26 @@ class Settings(BaseSettings):
     log_level: Literal["critical", "error", "warning", "info", "debug"] = Field(
         "info", description="the least severe messages in the log"
     )
+    log_format: LogFormat = Field("text", description="form of the log's lines")
     max_body_bytes: int = Field(4 << 20, ge=1024, description="bytes of the largest request body")
     drain_seconds: float = Field(30.0, ge=0, description="seconds that running requests have after SIGTERM")
-    write_timeout_seconds: float = Field(60.0, gt=0, description="seconds a streaming client may not read")
+    max_connections: int | None = Field(
+        None,
+        ge=1,
+        description="connections at the same time; left out: as many as the limit of open files leaves, 4096 "
+        "at most",
+    )
+    header_timeout_seconds: float = Field(
+        15.0, gt=0, description="seconds in which a request's head must arrive"
+    )
+    body_timeout_seconds: float = Field(
+        20.0,
+        gt=0,
+        description="seconds in which a request's body must arrive, a second more for each 16 KiB that came",
+    )
+    write_timeout_seconds: float = Field(
+        60.0, gt=0, description="seconds that a client may take to read what is buffered for it (64 KiB)"
+    )
     stream_comment_seconds: float = Field(
         5.0, ge=0, description="seconds of silence in a stream behind which a comment is sent; 0: none is"
     )
@@ -245,6 +281,11 @@ class Settings(BaseSettings):
         if value is not None and (k := consensus_config(value).k) > info.data.get("max_n", k):
             raise ValueError(f"consensus.k: must be at most max_n ({info.data['max_n']})")
         return value
+
+    @property
+    def has_keys(self) -> bool:
+        """True where a key is asked for."""
+        return self.api_key is not None or self.api_key_file is not None
 
     @property
     def default_consensus(self) -> ConsensusConfig | None:

@@ -16,8 +16,11 @@ from jinja2.parser import Parser
 from transformers import PreTrainedTokenizerBase
 
 from .base import ModelLoadError
+from .control_text.encoder import MixedEncoder
+from .control_text.texts import ControlTexts
 from .reply_format.form import ReplyFormat
 from .reply_format.probe import reply_format
+from .reply_format.told import TOLD_MARKS
 from .reply_text import ReplyText
 
 _BYTE_TOKEN: Final = re.compile(r"<0x([0-9A-Fa-f]{2})>")
@@ -128,6 +131,21 @@ class FastTokenizer:
         self._bytes: dict[int, bytes | None] = {}
 
     @cached_property
+    def controls(self) -> ControlTexts:
+        """Returns the texts of the special tokens, and of the added tokens that the chat template writes."""
+        given = self._tokenizer.chat_template or ""
+        template = "".join(given.values()) if isinstance(given, dict) else str(given)
+        source = template + "".join(TOLD_MARKS)
+        added = self._backend.get_added_tokens_decoder()
+        special = {t.content for i, t in added.items() if i in self._special}
+        marks = {t.content for t in added.values() if len(t.content) > 2 and t.content in source}
+        return ControlTexts(special, {mark for mark in marks if not mark.isalnum()}, template)
+
+    @cached_property
+    def _mixed(self) -> MixedEncoder:
+        return MixedEncoder(self._backend, self.controls)
+
+    @cached_property
     def reply_format(self) -> ReplyFormat:
         """Returns the form of the model's replies, found at the first call."""
         return reply_format(self._tokenizer)
@@ -147,6 +165,16 @@ class FastTokenizer:
         """Encodes a text as token ids."""
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=add_special_tokens)
         return ids
+
+    def encode_pieces(self, pieces: Sequence[str], *, add_special_tokens: bool) -> list[int]:
+        """Encodes a text in pieces: control texts at odd places are tokens, those in other pieces are text.
+
+        Where the other pieces hold none, the ids are those of the whole text.
+        """
+        whole = "".join(pieces)
+        if self.controls.of_all.split(whole) == list(pieces):
+            return self.encode(whole, add_special_tokens=add_special_tokens)
+        return self._mixed.encode(pieces, add_special_tokens=add_special_tokens)
 
     def decode(self, ids: list[int], *, skip_special_tokens: bool) -> str:
         """Decodes token ids into text as they are; no spaces are tidied away."""

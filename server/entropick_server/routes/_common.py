@@ -38,7 +38,8 @@ async def read_body(
         media_type.startswith("application/") and media_type.endswith("+json")
     ):
         raise ApiError(415, "The content type must be application/json.", code="unsupported_media_type")
-    body = parse_body(await request.body(), model, place)
+    data = await request.body()
+    body = await state.offload.read(len(data), lambda: parse_body(data, model, place))
     check_model(body.model, state.model.names)
     return body, state
 
@@ -55,6 +56,12 @@ def check_ids(ids: Sequence[int], param: str, info: ModelInfo) -> None:
     """Raises the 400 for token ids outside the vocabulary."""
     if ids and not (min(ids) >= 0 and max(ids) < info.vocab_size):
         raise bad_request(f"{param}: token ids must be between 0 and {info.vocab_size - 1}.", param)
+
+
+def key_name(request: Request) -> str | None:
+    """Returns the name of the key that opened a request; None where no keys are set."""
+    name: str | None = request.scope["state"].get("key_name")
+    return name
 
 
 async def beside_the_loop(request: Request, size: int, work: Callable[[], Result]) -> Result:

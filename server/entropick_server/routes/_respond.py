@@ -27,7 +27,7 @@ from ..streaming.message import MessageForm
 from ..streaming.response import ResponseAnswer
 from ..streaming.run import Origin, Run
 from ..streaming.sse import EventStream, unless_gone
-from ._common import beside_the_loop
+from ._common import beside_the_loop, key_name
 from ._consensus import consensus_of
 from ._engine_requests import build_requests
 from ._grammar import grammar_of
@@ -77,13 +77,16 @@ async def respond(
     """
     body.check_choices(state.settings.max_n)
     check_rewind(body, prompts.number)
+    owner = key_name(http)
     consensus = consensus_of(body, state) if echoed is None else None
-    structure = prompts.forced or body.structure or recorded_structure(body, state)
+    structure = prompts.forced or body.structure or recorded_structure(body, state, owner)
     extract = None if body.entropick is None else body.entropick.extractor
     count = body.completions if consensus is None else needed(consensus.stop, (), consensus.k)
     origin = Origin(
         answer_id=f"{kind.prefix}-{uuid.uuid4().hex}" if echoed is None else f"resp_{uuid.uuid4().hex}",
         request_id=http.scope["state"]["request_id"],
+        owner=owner,
+        record=http.scope["state"]["record"],
         route=http.url.path,
         created=int(time.time()),
         model=state.model,
@@ -111,7 +114,7 @@ async def respond(
             if room is not None:
                 ids = [of_prompt[-room:] for of_prompt in ids]
             vote = consensus is not None
-            rewound = rewound_by(body, ids[0], state)
+            rewound = rewound_by(body, ids[0], state, owner)
             requests = build_requests(
                 body,
                 ids,
@@ -151,7 +154,9 @@ async def respond(
                 return ResponseAnswer(state, origin, runs[0], echoed)
             return Answer(state, origin, kind, runs, body.choices, count)
 
-        size = prompts.size + _CHOICE_SIZE * prompts.number * count
+        size = prompts.size + _CHOICE_SIZE * prompts.number * count + body.adjusting_size
+        if body.entropick is not None and body.entropick.rewind is not None:
+            size += body.entropick.rewind.size
         answer = await beside_the_loop(http, size, prepare)
         state.metrics.choices.on_prompts(prompts.number, body.choices)
         if body.stream:

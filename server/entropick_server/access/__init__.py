@@ -1,0 +1,6 @@
+"""Access to the server: the keys with their names, their file, and the limits of each key."""
+
+from .keys import Keys, keys_of
+from .refresh import refreshed
+
+__all__ = ["Keys", "keys_of", "refreshed"]
