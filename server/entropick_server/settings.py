@@ -113,7 +113,9 @@ class Settings(BaseSettings):
     )
     max_model_len: int | None = Field(None, ge=1, description="tokens of context; left out: the model's own")
     max_num_seqs: int = Field(16, ge=1, le=4096, description="requests that run at the same time")
-    max_queue: int = Field(256, ge=0, description="prompts that may wait; more are refused with 503")
+    max_queue: int = Field(
+        1024, ge=0, description="replies that may wait, each choice counts; more are refused with 503"
+    )
     max_num_batched_tokens: int | None = Field(
         None,
         ge=1,

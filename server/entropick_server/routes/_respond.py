@@ -97,8 +97,11 @@ async def respond(
     room = body.prompt_room(state.model.info.max_model_len, body.limit)
     arrival = time.monotonic()
     with ExitStack() as stack:
-        # from here on the prompts count as waiting, whatever is still to be done before they run
-        admitted = state.admission.admit(prompts.number, count, held=consensus is not None)
+        # from here on the replies count as waiting, whatever is still to be done before they run
+        param = prompts.param if prompts.number > 1 else body.choices_name
+        admitted = state.admission.admit(
+            prompts.number, count, held=consensus is not None, param=param if consensus is None else None
+        )
         for prompt in admitted:
             stack.callback(prompt.leave)
         grammar = await grammar_of(http, structure, state)
