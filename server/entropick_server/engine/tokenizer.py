@@ -120,6 +120,9 @@ class FastTokenizer:
         if chat_template is not None:
             tokenizer.chat_template = chat_template
         self._backend = backend
+        # what transformers does at each call
+        backend.no_truncation()
+        backend.no_padding()
         written: str = backend.to_str()
         self._scheme = decoding_scheme(written)
         decoder = json.loads(written).get("decoder")
@@ -163,7 +166,9 @@ class FastTokenizer:
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Encodes a text as token ids."""
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=add_special_tokens)
+        # a batch is encoded without holding the interpreter, a single text is not
+        encoded = self._backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)
+        ids: list[int] = encoded[0].ids
         return ids
 
     def encode_pieces(self, pieces: Sequence[str], *, add_special_tokens: bool) -> list[int]:
@@ -181,8 +186,9 @@ class FastTokenizer:
         if self._scheme == "byte_level" and any(not self._added.get(i, "").isascii() for i in ids):
             # the library would read an added "naïve" in the table's characters
             return b"".join(self._named(i, skip_special_tokens) for i in ids).decode(errors="replace")
-        text: str = self._backend.decode(ids, skip_special_tokens=skip_special_tokens)
-        return text
+        # as encode does
+        texts: list[str] = self._backend.decode_batch([ids], skip_special_tokens=skip_special_tokens)
+        return texts[0]
 
     def token_bytes(self, token_id: int) -> bytes | None:
         """Returns the exact bytes of a token; None for a special token or an id outside the vocabulary."""

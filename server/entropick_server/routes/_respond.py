@@ -24,6 +24,7 @@ from ..streaming.consensus import ConsensusAnswer, VotedPrompt
 from ..streaming.echo import Echo
 from ..streaming.formats import Format
 from ..streaming.message import MessageForm
+from ..streaming.pieces import PieceResponse
 from ..streaming.response import ResponseAnswer
 from ..streaming.run import Origin, Run
 from ..streaming.sse import EventStream, unless_gone
@@ -169,7 +170,7 @@ async def respond(
                 silence=state.settings.stream_comment_seconds,
             )
         try:
-            text = await unless_gone(http.receive, answer.collect())
+            pieces = await unless_gone(http.receive, answer.collect())
         except EngineError as error:
             raise from_engine(error) from error
-    return Response(text, media_type="application/json")
+    return PieceResponse(pieces)
