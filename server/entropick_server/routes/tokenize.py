@@ -43,7 +43,9 @@ async def tokenize(request: Request) -> Response:
             )
         )
 
-    size = len(text) if messages is None else sum(message.size for message in messages)
+    size = len(text)
+    if messages is not None:
+        size = model.encoder.conversation_size(sum(message.size for message in messages))
     return Response(await beside_the_loop(request, size, work), media_type="application/json")
 
 
