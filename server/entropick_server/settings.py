@@ -132,6 +132,9 @@ class Settings(BaseSettings):
     chat_template: str | None = Field(
         None, min_length=1, description="file of a chat template (Jinja) to use instead of the model's own"
     )
+    chat_template_seconds: float = Field(
+        5.0, gt=0, le=3600, description="seconds that the chat template may take for one conversation"
+    )
     special_tokens_in_messages: bool = Field(
         False,
         description="special tokens that a client writes in a chat message are tokens; else they are text",
@@ -347,6 +350,7 @@ class Settings(BaseSettings):
             calibrate=self.calibrate,
             profile=self.profile,
             chat_template=self.chat_template,
+            chat_template_seconds=self.chat_template_seconds,
         )
 
 
