@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Final
 
 from . import overview
+from .heads import geometry
 from .section import InspectError, Section
 
-SECTIONS: Final[tuple[Section, ...]] = (overview.SECTION,)
+SECTIONS: Final[tuple[Section, ...]] = (overview.SECTION, geometry.SECTION)
 
 
 def chosen(names: tuple[str, ...] | None) -> tuple[Section, ...]:
