@@ -113,7 +113,9 @@ class Settings(BaseSettings):
     )
     max_model_len: int | None = Field(None, ge=1, description="tokens of context; left out: the model's own")
     max_num_seqs: int = Field(16, ge=1, le=4096, description="requests that run at the same time")
-    max_queue: int = Field(256, ge=0, description="prompts that may wait; more are refused with 503")
+    max_queue: int = Field(
+        1024, ge=0, description="replies that may wait, each choice counts; more are refused with 503"
+    )
     max_num_batched_tokens: int | None = Field(
         None,
         ge=1,
@@ -129,6 +131,9 @@ class Settings(BaseSettings):
     enable_prefix_caching: bool = Field(True, description="prompts reuse the KV cache of equal beginnings")
     chat_template: str | None = Field(
         None, min_length=1, description="file of a chat template (Jinja) to use instead of the model's own"
+    )
+    chat_template_seconds: float = Field(
+        5.0, gt=0, le=3600, description="seconds that the chat template may take for one conversation"
     )
     special_tokens_in_messages: bool = Field(
         False,
@@ -345,6 +350,7 @@ class Settings(BaseSettings):
             calibrate=self.calibrate,
             profile=self.profile,
             chat_template=self.chat_template,
+            chat_template_seconds=self.chat_template_seconds,
         )
 
 

@@ -24,6 +24,7 @@ from ..streaming.consensus import ConsensusAnswer, VotedPrompt
 from ..streaming.echo import Echo
 from ..streaming.formats import Format
 from ..streaming.message import MessageForm
+from ..streaming.pieces import PieceResponse
 from ..streaming.response import ResponseAnswer
 from ..streaming.run import Origin, Run
 from ..streaming.sse import EventStream, unless_gone
@@ -97,8 +98,11 @@ async def respond(
     room = body.prompt_room(state.model.info.max_model_len, body.limit)
     arrival = time.monotonic()
     with ExitStack() as stack:
-        # from here on the prompts count as waiting, whatever is still to be done before they run
-        admitted = state.admission.admit(prompts.number, count, held=consensus is not None)
+        # from here on the replies count as waiting, whatever is still to be done before they run
+        param = prompts.param if prompts.number > 1 else body.choices_name
+        admitted = state.admission.admit(
+            prompts.number, count, held=consensus is not None, param=param if consensus is None else None
+        )
         for prompt in admitted:
             stack.callback(prompt.leave)
         grammar = await grammar_of(http, structure, state)
@@ -166,7 +170,7 @@ async def respond(
                 silence=state.settings.stream_comment_seconds,
             )
         try:
-            text = await unless_gone(http.receive, answer.collect())
+            pieces = await unless_gone(http.receive, answer.collect())
         except EngineError as error:
             raise from_engine(error) from error
-    return Response(text, media_type="application/json")
+    return PieceResponse(pieces)
