@@ -250,8 +250,8 @@ class Settings(BaseSettings):
         64,
         ge=0,
         le=10_000,
-        description="HTTP requests kept for /v1/requests, which shows what was generated for every client to "
-        "whoever has the key; with all their choices, in 32 MiB at most; 0: none",
+        description="HTTP requests kept for /v1/requests, which shows each key (without keys: everyone) its "
+        "requests and replies; with all their choices, in 32 MiB at most; 0: none",
     )
     recent_prompts: bool = Field(
         True,
