@@ -61,6 +61,8 @@ class Origin:
     """the name of the key that opened the request; None where no keys are set"""
     record: RequestRecord = field(default_factory=RequestRecord)
     """what the log tells of the request"""
+    deadline: float | None = None
+    """time.monotonic() at which its replies end with an error; None: there is no such time"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +166,12 @@ class Run:
             rest=bytes if grown is None else grown.finish,
             min_tokens=request.sampling.min_tokens,
         )
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Returns the seconds that the reply may still take, below 0 where it is late; None: any time."""
+        deadline = self._origin.deadline
+        return None if deadline is None else deadline - time.monotonic()
 
     @property
     def text(self) -> str:
