@@ -3,7 +3,7 @@
     python -m benchmarks.stalls [--rounds 5] [case ...]
 
 A scripted engine (no model computes) serves the real app over HTTP in this process; a client in a process
-of its own sends each case. A task in the event loop of the server wakes every 5 ms and notes how late it woke:
+of its own sends each case. A task in the server's event loop wakes every 5 ms and notes how late it woke:
 the longest gap, up to the first byte of the answer and in the whole, is what a stream beside it would see.
 Printed: the median over the rounds, the status, the bytes, and the seconds that the case took.
 """
