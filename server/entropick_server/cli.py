@@ -1,4 +1,4 @@
-"""The console script ``entropick``: serve, calibrate, chat, explain, replay, eval and version."""
+"""The console script ``entropick``: serve, calibrate, chat, explain, replay, eval, inspect and version."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ _SPECIAL = frozenset(
         "enable_prefix_caching",
         "batch_invariant",
         "recent_prompts",
+        "special_tokens_in_messages",
     }
 )
 # settings that take several values
@@ -46,11 +47,14 @@ _CALIBRATION = (
     "max_model_len",
     "max_num_batched_tokens",
     "chat_template",
+    "chat_template_seconds",
     "kv_cache_bytes",
     "dtype",
     "device",
     "threads",
 )
+_CUT: Final = 3
+"""exit code of a server that ended before all of its answers were delivered"""
 _NO_VLLM: Final = (
     "--engine vllm needs vLLM, which is not installed: pip install 'entropick[vllm]' (for CUDA; docs/vllm.md "
     "names the CPU build)"
@@ -65,6 +69,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from entropick_eval.command import run
 
         return run(argv[1:], partial(serving_engine, theirs=()))
+    if argv[:1] == ["inspect"]:
+        from entropick_lens.command import run as look_inside
+
+        return look_inside(argv[1:], _shipped_model)
     if argv[:1] == ["chat"]:
         from .terminal.command import run as chat
 
@@ -116,11 +124,13 @@ def _split(argv: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
 
 def _serve(settings: Settings, theirs: Sequence[str]) -> int:
     # heavy imports (torch), which neither --help nor `version` needs
-    from .serve import serve
+    from .serve import DrainError, serve
 
     error = serve(serving_engine(settings, theirs), settings)
     if error is None:
         return 0
+    if isinstance(error, DrainError):
+        return _fail(str(error), _CUT)
     return _fail(f"the model could not be loaded: {error}", 1)
 
 
@@ -149,10 +159,16 @@ def _engine_options(settings: Settings) -> EngineOptions:
     """Returns the options of the engine; where no model is named, it is the shipped model."""
     if settings.model is not None:
         return settings.engine_options(settings.model)
+    folder, name = _shipped_model()
+    options = settings.engine_options(folder)
+    return replace(options, served_model_name=options.served_model_name or name)
+
+
+def _shipped_model() -> tuple[str, str]:
+    """Returns the folder and the name of the shipped model."""
     from entropick_pico import MODEL_NAME, model_path
 
-    options = settings.engine_options(str(model_path()))
-    return replace(options, served_model_name=options.served_model_name or MODEL_NAME)
+    return str(model_path()), MODEL_NAME
 
 
 def _calibrate(
@@ -213,6 +229,13 @@ def _parser() -> argparse.ArgumentParser:
         help="keep no prompt and no stop string for /v1/requests: nothing can then be replayed",
     )
     serve.add_argument(
+        "--special-tokens-in-messages",
+        action="store_const",
+        const=True,
+        help="take special tokens that a client writes in a chat message for tokens: every user can then end "
+        "a message and begin one of the system",
+    )
+    serve.add_argument(
         "--batch-invariant",
         action="store_const",
         const=True,
@@ -248,6 +271,9 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("explain", help="tell why each token of a reply was picked", add_help=False)
     commands.add_parser("replay", help="run a request again by its seed and compare", add_help=False)
     commands.add_parser("eval", help="compare settings on questions with known answers", add_help=False)
+    commands.add_parser(
+        "inspect", help="look inside a model: a report of its heads, layers and weights", add_help=False
+    )
     commands.add_parser("version", help="print the version")
     return parser
 

@@ -57,6 +57,8 @@ class Finished:
     prompt_token_ids: array[int] | None = None
     grammar: Grammar | None = None
     """that it followed, where prompts are kept"""
+    owner: str | None = None
+    """the name of the key that asked for it; None where no keys are set"""
 
     @property
     def size(self) -> int:
@@ -186,14 +188,19 @@ class RecentRequests:
             _, choices = self._answers.popitem(last=False)
             self._size -= sum(choice.size for choice in choices)
 
-    def newest(self) -> list[Finished]:
-        """Returns all choices, the newest answer's first."""
-        return [choice for choices in reversed(self._answers.values()) for choice in choices]
+    def newest(self, owner: str | None = None) -> list[Finished]:
+        """Returns all choices of an owner's answers (None: those that no key asked for), the newest first."""
+        answers = (choices for choices in reversed(self._answers.values()) if choices[0].owner == owner)
+        return [choice for choices in answers for choice in choices]
 
-    def find(self, name: str) -> list[Finished]:
-        """Returns the choices of an answer, by its id or its X-Request-Id (the newest of that), or none."""
+    def find(self, name: str, owner: str | None = None) -> list[Finished]:
+        """Returns the choices of an owner's answer, or none.
+
+        ``name``: its id or its X-Request-Id (the newest of that).
+        """
         found = self._answers.get(name)
-        if found is None:
-            named = (c for c in reversed(self._answers.values()) if c[0].request_id == name)
+        if found is None or found[0].owner != owner:
+            answers = reversed(self._answers.values())
+            named = (c for c in answers if c[0].request_id == name and c[0].owner == owner)
             found = next(named, [])
         return sorted(found, key=lambda finished: finished.choice)

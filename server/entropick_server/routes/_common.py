@@ -57,6 +57,12 @@ def check_ids(ids: Sequence[int], param: str, info: ModelInfo) -> None:
         raise bad_request(f"{param}: token ids must be between 0 and {info.vocab_size - 1}.", param)
 
 
+def key_name(request: Request) -> str | None:
+    """Returns the name of the key that opened a request; None where no keys are set."""
+    name: str | None = request.scope["state"].get("key_name")
+    return name
+
+
 async def beside_the_loop(request: Request, size: int, work: Callable[[], Result]) -> Result:
     """Runs ``work`` on ``size`` characters or tokens, in a thread unless it is small. Returns its result.
 

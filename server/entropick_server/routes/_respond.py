@@ -28,9 +28,9 @@ from ..streaming.pieces import PieceResponse
 from ..streaming.response import ResponseAnswer
 from ..streaming.run import Origin, Run
 from ..streaming.sse import EventStream, unless_gone
-from ._common import beside_the_loop
+from ._common import beside_the_loop, key_name
 from ._consensus import consensus_of
-from ._engine_requests import build_requests
+from ._engine_requests import asked_tokens, build_requests
 from ._grammar import grammar_of
 from ._rewind import check_rewind, recorded_structure, rewound_by
 
@@ -78,13 +78,16 @@ async def respond(
     """
     body.check_choices(state.settings.max_n)
     check_rewind(body, prompts.number)
+    owner = key_name(http)
     consensus = consensus_of(body, state) if echoed is None else None
-    structure = prompts.forced or body.structure or recorded_structure(body, state)
+    structure = prompts.forced or body.structure or recorded_structure(body, state, owner)
     extract = None if body.entropick is None else body.entropick.extractor
     count = body.completions if consensus is None else needed(consensus.stop, (), consensus.k)
     origin = Origin(
         answer_id=f"{kind.prefix}-{uuid.uuid4().hex}" if echoed is None else f"resp_{uuid.uuid4().hex}",
         request_id=http.scope["state"]["request_id"],
+        owner=owner,
+        record=http.scope["state"]["record"],
         route=http.url.path,
         created=int(time.time()),
         model=state.model,
@@ -95,30 +98,44 @@ async def respond(
     room = body.prompt_room(state.model.info.max_model_len, body.limit)
     arrival = time.monotonic()
     with ExitStack() as stack:
-        # from here on the prompts count as waiting, whatever is still to be done before they run
-        admitted = state.admission.admit(prompts.number, count, held=consensus is not None)
+        # from here on the replies count as waiting, whatever is still to be done before they run
+        param = prompts.param if prompts.number > 1 else body.choices_name
+        admitted = state.admission.admit(
+            prompts.number, count, held=consensus is not None, param=param if consensus is None else None
+        )
         for prompt in admitted:
             stack.callback(prompt.leave)
         grammar = await grammar_of(http, structure, state)
 
         vocabulary = state.model.vocabulary
 
-        def prepare() -> Answer | ConsensusAnswer | ResponseAnswer:
+        def prepare() -> tuple[Answer | ConsensusAnswer | ResponseAnswer, int]:
             ids = prompts.encode()
             cut = [False if room is None else len(of_prompt) > room for of_prompt in ids]
             if room is not None:
                 ids = [of_prompt[-room:] for of_prompt in ids]
             vote = consensus is not None
-            rewound = rewound_by(body, ids[0], state)
+            rewound = rewound_by(body, ids[0], state, owner)
             requests = build_requests(
-                body, ids, state, origin.answer_id, arrival, prompts.param, vote, rewound, structure, grammar
+                body,
+                ids,
+                state,
+                origin.answer_id,
+                arrival,
+                prompts.param,
+                vote,
+                rewound,
+                structure,
+                grammar,
+                owner or "",
             )
             if consensus is not None:
                 voted = [
                     VotedPrompt(index, request, consensus, origin, admitted[index])
                     for index, request in enumerate(requests)
                 ]
-                return ConsensusAnswer(state, origin, kind, voted)
+                return ConsensusAnswer(state, origin, kind, voted), asked_tokens(requests, consensus.k)
+            asked = asked_tokens(requests, 1)
             echoes = [
                 Echo.of(None if cut[number] else text, ids[number], vocabulary, state.engine.tokenizer)
                 for number, text in enumerate(prompts.echoed)
@@ -136,13 +153,14 @@ async def respond(
                 for index, request in enumerate(requests)
             ]
             if echoed is not None:
-                return ResponseAnswer(state, origin, runs[0], echoed)
-            return Answer(state, origin, kind, runs, body.choices, count)
+                return ResponseAnswer(state, origin, runs[0], echoed), asked
+            return Answer(state, origin, kind, runs, body.choices, count), asked
 
         size = prompts.size + _CHOICE_SIZE * prompts.number * count + body.adjusting_size
         if body.entropick is not None and body.entropick.rewind is not None:
             size += body.entropick.rewind.size
-        answer = await beside_the_loop(http, size, prepare)
+        answer, asked = await beside_the_loop(http, size, prepare)
+        stack.callback(state.tokens_in_flight.take(owner, asked, body.limit_name))
         state.metrics.choices.on_prompts(prompts.number, body.choices)
         if body.stream:
             return EventStream(

@@ -1,4 +1,7 @@
-"""The routes GET /v1/requests, /v1/requests/{id} and its /explanation: the last finished requests."""
+"""The routes GET /v1/requests, /v1/requests/{id} and its /explanation: the last finished requests of a key.
+
+The requests of other keys are unknown here, as ids that nobody had.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from ..protocol.errors import ApiError
 from ..recent import Finished
 from ..state import server_state
 from ..streaming.pieces import NUMBERS, ROWS, JsonWriter, PieceResponse, slices
-from ._common import beside_the_loop
+from ._common import beside_the_loop, key_name
 
 router = APIRouter()
 _HEAD_SIZE = 16
@@ -26,8 +29,8 @@ _TOKEN_BYTES = 200
 
 @router.get("/v1/requests")
 async def list_requests(request: Request) -> Response:
-    """Returns the last requests, newest first, without their series."""
-    newest = server_state(request).recent.newest()
+    """Returns the last requests of this key, newest first, without their series."""
+    newest = server_state(request).recent.newest(key_name(request))
 
     def work() -> list[bytes]:
         writer = JsonWriter()
@@ -74,7 +77,7 @@ async def _choices(
 
     ``size_factor``: the work of a token, in units of ``offload``.
     """
-    choices = server_state(request).recent.find(answer_id)
+    choices = server_state(request).recent.find(answer_id, key_name(request))
     if not choices:
         raise ApiError(404, "No finished request of this id is remembered.", code="request_not_found")
 

@@ -44,7 +44,9 @@ async def tokenize(request: Request) -> Response:
         }
         return list(writer.pieces(told))
 
-    size = len(text) if messages is None else sum(message.size for message in messages)
+    size = len(text)
+    if messages is not None:
+        size = model.encoder.conversation_size(sum(message.size for message in messages))
     return PieceResponse(await beside_the_loop(request, size, work))
 
 

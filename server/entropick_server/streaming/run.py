@@ -20,6 +20,7 @@ from ..engine.base import EngineError, Tokenizer
 from ..engine.reply_format.parts import Text
 from ..engine.types import FinishReason, PromptToken, Request, RequestOutput, Token
 from ..error_estimate import Agreement, estimate
+from ..logs.record import RequestRecord
 from ..metrics import ChoiceFigures, GenuinenessFigures
 from ..protocol.output_options import OutputOptions
 from ..protocol.responses import ConsensusTelemetry, PhaseSummary, Summary
@@ -56,6 +57,10 @@ class Origin:
     """the form of the answer"""
     form: MessageForm | None = None
     """how the replies are read; None: as text"""
+    owner: str | None = None
+    """the name of the key that opened the request; None where no keys are set"""
+    record: RequestRecord = field(default_factory=RequestRecord)
+    """what the log tells of the request"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,6 +312,8 @@ class Run:
         else:
             gone = isinstance(error, asyncio.CancelledError | GeneratorExit | ClientGoneError)
             reason = "cancelled" if gone else "error"
+        counted = len(self.request.prompt_token_ids) if self.request.counts_prompt else 0
+        self._origin.record.add_choice(counted, len(self.tokens), reason)
         duration = time.monotonic() - self.request.arrival
         # a choice that the engine refused, or that was given up while it waited, does not count
         request = self.request
@@ -380,4 +387,5 @@ class Run:
             if prompts
             else None,
             request.grammar.source if prompts and request.grammar is not None else None,
+            origin.owner,
         )

@@ -17,6 +17,8 @@ from .run import ClientGoneError
 
 _HEADERS_AFTER: Final = 1.0
 """seconds to wait for the first bytes, within which a failure still gets a status code of its own"""
+_PIECE: Final = 1 << 16
+"""bytes that are written at once: as many as are buffered for a client"""
 _COMMENT: Final = b": waiting\n\n"
 """an event that every client ignores, and that keeps proxies from cutting a silent connection"""
 Result = TypeVar("Result")
@@ -147,12 +149,16 @@ class EventStream(Response):
         if not self._open.is_set():
             self._first.set()
             await self._open.wait()
-        try:
-            async with asyncio.timeout(self._write_timeout), self._turn:
-                await self._send({"type": "http.response.body", "body": data, "more_body": True})
+        async with self._turn:
+            # each piece has the time for itself: a client may read a large event slowly
+            for at in range(0, len(data), _PIECE):
+                piece = data[at : at + _PIECE]
+                try:
+                    async with asyncio.timeout(self._write_timeout):
+                        await self._send({"type": "http.response.body", "body": piece, "more_body": True})
+                except TimeoutError as error:
+                    raise ClientGoneError from error
                 self._last = time.monotonic()
-        except TimeoutError as error:
-            raise ClientGoneError from error
 
 
 async def _one_of(*tasks: asyncio.Task[Any], timeout: float | None = None) -> None:
