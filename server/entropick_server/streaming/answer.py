@@ -169,6 +169,8 @@ async def _run_on(server: ServerState, run: Run, deliver: Deliver | None) -> Non
     try:
         async for output in outputs:
             text = run.take(output)
+            if run.finish_reason is not None:
+                await _settle(server, run)
             if deliver is not None:
                 await deliver(run, text, first)
                 first = False
@@ -179,6 +181,15 @@ async def _run_on(server: ServerState, run: Run, deliver: Deliver | None) -> Non
         # the contract promises an iterator; a generator must not wait for the garbage collector
         if isinstance(outputs, AsyncGenerator):
             await outputs.aclose()
+
+
+async def _settle(server: ServerState, run: Run) -> None:
+    """Computes the figures of a choice that has ended, beside the event loop where it is long."""
+    try:
+        await server.offload.run(len(run.tokens) * ROW_SIZE, run.settle)
+    except ApiError:
+        # the server is shutting down
+        run.settle()
 
 
 def envelope(origin: Origin, kind: str) -> Completion:
