@@ -14,10 +14,10 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.routing import Route
 
-from .access import keys_of, refreshed
+from .access import RequestRates, keys_of, refreshed
 from .engine.base import Engine
 from .logs.requests import Logged, note_code
-from .middleware import ApiKey, Counted, RequestId, SizeLimit
+from .middleware import ApiKey, Counted, RateLimit, RequestId, SizeLimit
 from .openapi import describe
 from .protocol.errors import ApiError
 from .protocol.unserved import route_not_served
@@ -77,6 +77,8 @@ def create_app(
     _add_errors(app)
     # added last runs first: every answer has an id, every refusal too
     app.add_middleware(SizeLimit, limit=settings.max_body_bytes)
+    if settings.key_requests_per_minute is not None:
+        app.add_middleware(RateLimit, rates=RequestRates(settings.key_requests_per_minute))
     if keys is not None:
         app.add_middleware(ApiKey, keys=keys, open_paths=[PAGE], open_prefix=PAGE_PREFIX)
     if settings.allowed_origins:

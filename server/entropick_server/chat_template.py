@@ -14,6 +14,7 @@ from jinja2 import TemplateError
 from .engine.base import Tokenizer
 from .engine.control_text.stand_ins import Conversation, StandIns, hidden
 from .engine.reply_format.told import Telling
+from .engine.templates.renderer import TemplateLimitError
 
 _FAILURES: Final = (
     TemplateError,
@@ -136,7 +137,8 @@ class ChatTemplate:
             return self._tokenizer.render_chat(turns, **variables)
         except _FAILURES as error:
             # a plain ValueError explains itself: no template, or the template's own refusal
-            kind = "" if type(error) in (ValueError, TemplateError) else f"{type(error).__name__}: "
+            plain = type(error) in (ValueError, TemplateError, TemplateLimitError)
+            kind = "" if plain else f"{type(error).__name__}: "
             reason = f"the chat template fails on these messages: {kind}" if kind else ""
             raise ChatTemplateError(f"{reason}{str(error)[:300]}") from error
 

@@ -47,6 +47,7 @@ _CALIBRATION = (
     "max_model_len",
     "max_num_batched_tokens",
     "chat_template",
+    "chat_template_seconds",
     "kv_cache_bytes",
     "dtype",
     "device",

@@ -16,7 +16,7 @@ from typing import Final
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .access.keys import Keys
+from .access import Keys, RequestRates
 from .logs.formats import request_id as logged_id
 from .logs.requests import note_code
 from .metrics.http import NO_ROUTE, HttpMetrics
@@ -26,6 +26,8 @@ from .streaming.sse import error_response
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _MAX_HEADERS: Final = 128
 _OPEN_PATHS: Final = frozenset({"/health"})
+_UNCOUNTED: Final = frozenset({"/metrics"})
+"""paths that a scraper reads all the time"""
 _DROP_LIMITS: Final = 8
 """times the limit that is read of a body which is too large"""
 _DROP_SECONDS: Final = 10.0
@@ -134,6 +136,34 @@ class ApiKey:
                 scheme, _, given = value.partition(b" ")
                 return self._keys.name_of(given.strip()) if scheme.lower() == b"bearer" else None
         return None
+
+
+class RateLimit:
+    """A bound on the requests a minute of each key, beside the open paths and those of watchers."""
+
+    def __init__(self, app: ASGIApp, rates: RequestRates) -> None:
+        self._app = app
+        self._rates = rates
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes on with the headers that tell what is left, or refuses with 429."""
+        name = scope["state"].get("key_name") if scope["type"] == "http" else None
+        if name is None or scope["path"] in _UNCOUNTED:
+            await self._app(scope, receive, send)
+            return
+        try:
+            told = self._rates.take(name)
+        except ApiError as error:
+            note_code(scope, error.code)
+            await error_response(error)(scope, receive, send)
+            return
+
+        async def send_with_rate(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(told)
+            await send(message)
+
+        await self._app(scope, receive, send_with_rate)
 
 
 class SizeLimit:

@@ -10,8 +10,9 @@ from typing import Any, Final
 
 from .chat_template import ChatTemplate, ChatTemplateError, Turn
 from .engine.base import Tokenizer
+from .engine.templates.renderer import TemplateProcessError
 from .offload import SMALL
-from .protocol.errors import ApiError, bad_request
+from .protocol.errors import ApiError, bad_request, unavailable
 from .protocol.messages import Message
 from .vocabulary import Vocabulary
 
@@ -33,7 +34,10 @@ class PromptEncoder:
         *,
         special_tokens_in_messages: bool = False,
     ) -> None:
-        """``special_tokens_in_messages``: special tokens that a client writes in a message are tokens."""
+        """Prepares the chat template.
+
+        ``special_tokens_in_messages``: special tokens that a client writes in a message are tokens.
+        """
         self._tokenizer = tokenizer
         self._template = ChatTemplate(tokenizer, special_tokens_in_messages=special_tokens_in_messages)
         self._vocabulary = vocabulary
@@ -69,6 +73,8 @@ class PromptEncoder:
             )
         except ChatTemplateError as error:
             raise bad_request(f"{param}: {error}", param) from error
+        except TemplateProcessError as error:
+            raise unavailable(str(error), "chat_template_process") from error
         if bounded:
             self._check_length(prompt.text, param)
         return self._template.ids(prompt, add_special_tokens=add_special_tokens)
@@ -86,6 +92,13 @@ class PromptEncoder:
     def text(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Returns the token ids of a text of any length."""
         return self._encode(text, add_special_tokens, None)
+
+    def conversation_size(self, characters: int) -> int:
+        """Returns the size of the work to encode a conversation, which is never small.
+
+        Another process renders it, for which the event loop must not wait.
+        """
+        return max(SMALL, self.work_size(characters))
 
     def work_size(self, characters: int) -> int:
         """Returns the size of the work to encode characters (``offload``); small only if they surely fit."""

@@ -113,7 +113,9 @@ class Settings(BaseSettings):
     )
     max_model_len: int | None = Field(None, ge=1, description="tokens of context; left out: the model's own")
     max_num_seqs: int = Field(16, ge=1, le=4096, description="requests that run at the same time")
-    max_queue: int = Field(256, ge=0, description="prompts that may wait; more are refused with 503")
+    max_queue: int = Field(
+        1024, ge=0, description="replies that may wait, each choice counts; more are refused with 503"
+    )
     max_num_batched_tokens: int | None = Field(
         None,
         ge=1,
@@ -130,6 +132,9 @@ class Settings(BaseSettings):
     chat_template: str | None = Field(
         None, min_length=1, description="file of a chat template (Jinja) to use instead of the model's own"
     )
+    chat_template_seconds: float = Field(
+        5.0, gt=0, le=3600, description="seconds that the chat template may take for one conversation"
+    )
     special_tokens_in_messages: bool = Field(
         False,
         description="special tokens that a client writes in a chat message are tokens; else they are text",
@@ -144,6 +149,15 @@ class Settings(BaseSettings):
         None,
         description="file of keys, a line 'name: key' for each, which is read again when it changes; the "
         "names stand in the log",
+    )
+    key_requests_per_minute: int | None = Field(
+        None, ge=1, le=1_000_000, description="requests a minute of each key, 429 beyond; left out: no limit"
+    )
+    key_max_tokens_in_flight: int | None = Field(
+        None,
+        ge=1,
+        description="tokens (prompts and max_tokens) of each key in requests that wait or run, 429 beyond; "
+        "left out: no limit",
     )
     ssl_certfile: str | None = Field(
         None, min_length=1, description="file of a certificate (PEM), to serve https; left out: http"
@@ -254,6 +268,14 @@ class Settings(BaseSettings):
                 )
         return value
 
+    @field_validator("key_requests_per_minute", "key_max_tokens_in_flight")
+    @classmethod
+    def _with_keys(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and not (info.data.get("api_key") or info.data.get("api_key_file")):
+            # without names all callers would share one limit, and any of them could use it up
+            raise ValueError("is a limit of each key, and no keys are set: set api_key_file or api_key")
+        return value
+
     @field_validator("overrides")
     @classmethod
     def _known_overrides(cls, value: dict[str, Any]) -> dict[str, Any]:
@@ -328,6 +350,7 @@ class Settings(BaseSettings):
             calibrate=self.calibrate,
             profile=self.profile,
             chat_template=self.chat_template,
+            chat_template_seconds=self.chat_template_seconds,
         )
 
 

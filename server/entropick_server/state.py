@@ -14,6 +14,7 @@ from entropick_sampler.error_probability import ErrorModel
 from entropick_sampler.genuineness.quadrants import Cuts
 from entropick_sampler.profile import DEFAULT_CLARIFY_TEXT
 
+from .access import TokensInFlight
 from .admission import Admission
 from .engine.base import Engine, EngineDeadError, EngineError
 from .engine.grammar.compiler import GrammarCompiler
@@ -109,6 +110,7 @@ class ServerState:
         self.metrics = Metrics()
         self.recent = RecentRequests(settings.recent_requests)
         self.admission = Admission(settings.max_num_seqs, settings.max_queue)
+        self.tokens_in_flight = TokensInFlight(settings.key_max_tokens_in_flight)
         self.offload = Offload()
         self.draining = False
         self._model: ServedModel | None = None

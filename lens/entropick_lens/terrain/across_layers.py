@@ -25,7 +25,7 @@ class LayerCosines:
     flat_null: float
     """1 / sqrt(number of entries), for independent Gaussian weights."""
     gram: tuple[tuple[float, ...], ...]
-    """Of W^T W - (trace / d) I."""
+    """Of W^T W - (trace / d) I; empty where it was left out."""
     gram_null: float
     """1 / sqrt(d (d + 1) / 2 - 1), for independent random symmetric matrices without trace."""
     flat_extreme: tuple[int, int] | None
@@ -35,13 +35,18 @@ class LayerCosines:
 
 
 def layer_cosines(
-    read: Callable[[int], torch.Tensor], layers: int, residual_side: int, budget: int = BUDGET_BYTES
+    read: Callable[[int], torch.Tensor],
+    layers: int,
+    residual_side: int,
+    budget: int = BUDGET_BYTES,
+    with_gram: bool = True,
 ) -> LayerCosines:
     """Computes both cosines over all pairs of layers, with a bounded number of matrices in memory.
 
     ``read`` gives a layer's matrix, its entries in any dtype; it is called several times for a layer where
     ``budget`` bytes do not hold all. ``residual_side`` is the dimension of the residual stream: 1 for
-    projections [out, d], 0 for those that write [d, in]. Raises ValueError for fewer than two layers.
+    projections [out, d], 0 for matrices [d, in] that write it. ``with_gram`` False leaves the cosines of
+    W^T W out. Raises ValueError for fewer than two layers.
     """
     if layers < 2:
         raise ValueError("cosines between layers need two layers")
@@ -57,7 +62,25 @@ def layer_cosines(
             ]
         )
         flat += (rows @ rows.T).double()
-    gram, traces = torch.zeros_like(flat), torch.zeros(layers, dtype=torch.float64)
+    shaped = _gram_cosines(read, layers, residual_side, budget) if with_gram else None
+    alike = _normalised(flat)
+    return LayerCosines(
+        flat=tuple(tuple(row) for row in alike.tolist()),
+        flat_null=1.0 / math.sqrt(entries),
+        gram=() if shaped is None else tuple(tuple(row) for row in shaped.tolist()),
+        gram_null=1.0 / math.sqrt(max(1.0, width * (width + 1) / 2.0 - 1.0)),
+        flat_extreme=_extreme(alike.abs()),
+        gram_extreme=None if shaped is None else _extreme(shaped),
+    )
+
+
+def _gram_cosines(
+    read: Callable[[int], torch.Tensor], layers: int, residual_side: int, budget: int
+) -> torch.Tensor:
+    """Returns the cosines of the traceless W^T W of all pairs of layers, from blocks of their columns."""
+    width = read(0).shape[residual_side]
+    gram = torch.zeros(layers, layers, dtype=torch.float64)
+    traces = torch.zeros(layers, dtype=torch.float64)
     step = max(1, min(width, budget // (4 * layers * width)))
     for start in range(0, width, step):
         parts = []
@@ -69,15 +92,7 @@ def layer_cosines(
         columns = torch.stack(parts)
         gram += (columns @ columns.T).double()
     gram -= torch.outer(traces, traces) / width
-    alike, shaped = _normalised(flat), _normalised(gram)
-    return LayerCosines(
-        flat=tuple(tuple(row) for row in alike.tolist()),
-        flat_null=1.0 / math.sqrt(entries),
-        gram=tuple(tuple(row) for row in shaped.tolist()),
-        gram_null=1.0 / math.sqrt(max(1.0, width * (width + 1) / 2.0 - 1.0)),
-        flat_extreme=_extreme(alike.abs()),
-        gram_extreme=_extreme(shaped),
-    )
+    return _normalised(gram)
 
 
 def _oriented(matrix: torch.Tensor, residual_side: int) -> torch.Tensor:

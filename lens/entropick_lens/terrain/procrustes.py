@@ -84,8 +84,9 @@ def fit_rotation(a: torch.Tensor, b: torch.Tensor, centred: bool = True) -> Rota
 def align(a: torch.Tensor, b: torch.Tensor, anchors: int, seed: int = 0) -> Alignment:
     """Aligns two models' rows of the same n tokens, ``a`` [n, d_a] with ``b`` [n, d_b].
 
-    ``anchors`` of them, drawn at random, are fitted, the rest is held out. Where the widths
-    differ, the wider model is projected on its first principal axes, fitted on the anchors. Raises ValueError where fewer than ten rows would be held out, or fitted.
+    ``anchors`` of them, drawn at random, are fitted, the rest is held out. Where the widths differ, the
+    wider model is projected on its first principal axes, fitted on the anchors. Raises ValueError where fewer
+    than ten rows would be held out, or fitted.
     """
     rows = a.shape[0]
     if b.shape[0] != rows or not 10 <= anchors <= rows - 10:

@@ -54,7 +54,7 @@ class Tokenizer(Protocol):
         ...
 
     def encode_pieces(self, pieces: Sequence[str], *, add_special_tokens: bool) -> list[int]:
-        """Encodes a text in pieces: control texts at odd places are tokens, those in other pieces are text."""
+        """Encodes a text in pieces: control texts at odd places are tokens, all others text."""
         ...
 
     def decode(self, ids: list[int], *, skip_special_tokens: bool) -> str:

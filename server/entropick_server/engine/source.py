@@ -22,6 +22,7 @@ from .fetch import fetched_file
 from .gguf_files import converted_folder, gguf_identity
 from .identity import default_digests, file_digest, hash_model
 from .named_models import NAMED_MODELS
+from .templates.renderer import TemplateProcessError, TemplateRenderer
 from .tokenizer import FastTokenizer, read_chat_template
 from .types import EngineOptions, GenerationDefaults, ModelInfo
 from .user_cache import user_cache
@@ -105,9 +106,12 @@ def read_source(options: EngineOptions, digests: Path | None = None) -> Source:
         tokenizer = FastTokenizer(
             AutoTokenizer.from_pretrained(folder, trust_remote_code=False),
             None if options.chat_template is None else read_chat_template(options.chat_template),
+            TemplateRenderer(options.chat_template_seconds),
         )
+        # the chat template is asked here, where it holds nothing up
+        _ = tokenizer.reply_format
         generation = _generation(folder)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (OSError, ValueError, KeyError, ImportError, TemplateProcessError) as error:
         raise ModelLoadError(f"{model} cannot be loaded: {error}") from error
     text = config.get_text_config()
     layers = monitored_layers(options.monitored_layers, int(text.num_hidden_layers))

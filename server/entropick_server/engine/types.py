@@ -383,3 +383,5 @@ class EngineOptions:
     """path of a profile to use instead of the model's own"""
     chat_template: str | None = None
     """path of a chat template to use instead of the model's own"""
+    chat_template_seconds: float = 5.0
+    """seconds that the chat template may take for one conversation"""

@@ -113,13 +113,18 @@ class GenerationRequest(AdjustmentFields, OutputFields, StructuredRequest, Model
         return self.choices
 
     @property
+    def choices_name(self) -> str:
+        """Returns the field that says how many choices are generated."""
+        return "n" if self.completions == self.choices else "best_of"
+
+    @property
     def offers_tools(self) -> bool:
         """Tells whether the replies may call tools."""
         return False
 
     def check_choices(self, most: int) -> None:
         """Raises the 400 for more than ``most`` completions of one prompt."""
-        name = "n" if self.choices > most else "best_of"
+        name = "n" if self.choices > most else self.choices_name
         if self.completions > most:
             raise bad_request(f"{name}: must be at most {most} (the server's max_n).", name)
 

@@ -113,6 +113,15 @@ def build_requests(
     return requests
 
 
+def asked_tokens(requests: Sequence[Request], replies: int) -> int:
+    """Returns the tokens that requests ask for: of each prompt once, and as many as the replies may get.
+
+    ``replies``: that each request may stand for, where votes decide how many are drawn.
+    """
+    prompts = sum(len(request.prompt_token_ids) for request in requests if request.counts_prompt)
+    return prompts + replies * sum(request.sampling.max_tokens for request in requests)
+
+
 def _behind(request: Request, rewound: Rewound, limit_name: str) -> Request:
     """Returns the request that goes on behind the beginning of a reply."""
     kept, most = [token.token_id for token in rewound.resumed.tokens], request.sampling.max_tokens

@@ -24,12 +24,13 @@ from ..streaming.consensus import ConsensusAnswer, VotedPrompt
 from ..streaming.echo import Echo
 from ..streaming.formats import Format
 from ..streaming.message import MessageForm
+from ..streaming.pieces import PieceResponse
 from ..streaming.response import ResponseAnswer
 from ..streaming.run import Origin, Run
 from ..streaming.sse import EventStream, unless_gone
 from ._common import beside_the_loop, key_name
 from ._consensus import consensus_of
-from ._engine_requests import build_requests
+from ._engine_requests import asked_tokens, build_requests
 from ._grammar import grammar_of
 from ._rewind import check_rewind, recorded_structure, rewound_by
 
@@ -97,15 +98,18 @@ async def respond(
     room = body.prompt_room(state.model.info.max_model_len, body.limit)
     arrival = time.monotonic()
     with ExitStack() as stack:
-        # from here on the prompts count as waiting, whatever is still to be done before they run
-        admitted = state.admission.admit(prompts.number, count, held=consensus is not None)
+        # from here on the replies count as waiting, whatever is still to be done before they run
+        param = prompts.param if prompts.number > 1 else body.choices_name
+        admitted = state.admission.admit(
+            prompts.number, count, held=consensus is not None, param=param if consensus is None else None
+        )
         for prompt in admitted:
             stack.callback(prompt.leave)
         grammar = await grammar_of(http, structure, state)
 
         vocabulary = state.model.vocabulary
 
-        def prepare() -> Answer | ConsensusAnswer | ResponseAnswer:
+        def prepare() -> tuple[Answer | ConsensusAnswer | ResponseAnswer, int]:
             ids = prompts.encode()
             cut = [False if room is None else len(of_prompt) > room for of_prompt in ids]
             if room is not None:
@@ -123,14 +127,15 @@ async def respond(
                 rewound,
                 structure,
                 grammar,
-                http.scope["state"].get("key_name") or "",
+                owner or "",
             )
             if consensus is not None:
                 voted = [
                     VotedPrompt(index, request, consensus, origin, admitted[index])
                     for index, request in enumerate(requests)
                 ]
-                return ConsensusAnswer(state, origin, kind, voted)
+                return ConsensusAnswer(state, origin, kind, voted), asked_tokens(requests, consensus.k)
+            asked = asked_tokens(requests, 1)
             echoes = [
                 Echo.of(None if cut[number] else text, ids[number], vocabulary, state.engine.tokenizer)
                 for number, text in enumerate(prompts.echoed)
@@ -148,13 +153,14 @@ async def respond(
                 for index, request in enumerate(requests)
             ]
             if echoed is not None:
-                return ResponseAnswer(state, origin, runs[0], echoed)
-            return Answer(state, origin, kind, runs, body.choices, count)
+                return ResponseAnswer(state, origin, runs[0], echoed), asked
+            return Answer(state, origin, kind, runs, body.choices, count), asked
 
         size = prompts.size + _CHOICE_SIZE * prompts.number * count + body.adjusting_size
         if body.entropick is not None and body.entropick.rewind is not None:
             size += body.entropick.rewind.size
-        answer = await beside_the_loop(http, size, prepare)
+        answer, asked = await beside_the_loop(http, size, prepare)
+        stack.callback(state.tokens_in_flight.take(owner, asked, body.limit_name))
         state.metrics.choices.on_prompts(prompts.number, body.choices)
         if body.stream:
             return EventStream(
@@ -164,7 +170,7 @@ async def respond(
                 silence=state.settings.stream_comment_seconds,
             )
         try:
-            text = await unless_gone(http.receive, answer.collect())
+            pieces = await unless_gone(http.receive, answer.collect())
         except EngineError as error:
             raise from_engine(error) from error
-    return Response(text, media_type="application/json")
+    return PieceResponse(pieces)

@@ -20,6 +20,7 @@ from ..protocol.response_object import (
 )
 from ..protocol.responses import TokenLogprob
 from .message import CallArguments, CallBegin, Delta
+from .pieces import ROWS, JsonWriter, slices
 
 Event = dict[str, Any]
 """an event without its sequence number"""
@@ -29,10 +30,12 @@ _PREFIX: Final = {"message": "msg", "reasoning": "rs", "function_call": "fc"}
 class Items:
     """The items of one response, at most one of them open.
 
-    The methods yield events, in which the items are as they were at that moment.
+    The methods yield events, in which the items are as they were at that moment. ``writer``: writes the
+    events; it makes the log probabilities of an ended text while it does.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, writer: JsonWriter) -> None:
+        self._writer = writer
         self.done: list[Item] = []
         self._open: Item | None = None
 
@@ -66,19 +69,25 @@ class Items:
             yield {"type": "response.function_call_arguments.done", **place, **done}
         else:
             part, kind = item.content[0], _kind(item)
-            told = {"text": part.text}
+            told: Event = {"text": part.text}
             if isinstance(part, OutputText):
-                told["logprobs"] = _dumped(part)["logprobs"]
+                told["logprobs"] = self._logprobs(part)
             yield {"type": f"response.{kind}.done", **place, "content_index": 0, **told}
             yield {
                 "type": "response.content_part.done",
                 **place,
                 "content_index": 0,
-                "part": _dumped(part),
+                "part": self._part(part),
             }
         item.status = status
-        yield {"type": "response.output_item.done", "output_index": len(self.done), "item": _dumped(item)}
+        yield {"type": "response.output_item.done", "output_index": len(self.done), "item": self.told(item)}
         self.done.append(item)
+
+    def told(self, item: Item) -> Item:
+        """Returns an ended item as it is written: its log probabilities are made while it is."""
+        if not isinstance(item, MessageItem):
+            return item
+        return item.model_copy(update={"content": [self._part(part) for part in item.content]})
 
     def finish(self, status: Status) -> Iterator[Event]:
         """Ends the last item; a response that says nothing has an empty message."""
@@ -137,6 +146,14 @@ class Items:
                 **self._place(item),
                 "delta": delta.arguments,
             }
+
+    def _part(self, part: OutputText | ReasoningText) -> OutputText | ReasoningText:
+        if not isinstance(part, OutputText):
+            return part
+        return part.model_copy(update={"logprobs": self._logprobs(part)})
+
+    def _logprobs(self, part: OutputText) -> Any:
+        return self._writer.later(slices(part.logprobs, ROWS))
 
     def _place(self, item: Item) -> Event:
         return {"item_id": item.id, "output_index": len(self.done)}

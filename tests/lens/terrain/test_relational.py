@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from entropick_lens.terrain.correlation import pearson
-from entropick_lens.terrain.lexical import DEBIAN_FOLDER, tree_graph, wordnet_graph
+from entropick_lens.terrain.lexical import DEBIAN_FOLDER, LexicalGraph, tree_graph, wordnet_graph
 from entropick_lens.terrain.relational import relational_alignment
 
 WORDS = {"life/animal": ("cat", "dog", "fox", "hen"), "life/plant": ("oak", "fern"), "thing": ("cup", "key")}
@@ -29,6 +29,11 @@ def small(tmp_path: Path) -> Path:
     (tmp_path / "index.noun").write_text(INDEX)
     (tmp_path / "data.noun").write_text(DATA)
     return tmp_path
+
+
+def by_words(graph: LexicalGraph) -> dict[tuple[str, str], int]:
+    table = graph.distances().tolist()
+    return {(a, b): int(table[i][j]) for i, a in enumerate(graph.words) for j, b in enumerate(graph.words)}
 
 
 def test_wordnet_s_files(small: Path) -> None:

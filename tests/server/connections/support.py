@@ -85,7 +85,9 @@ class Peer:
         async with asyncio.timeout(seconds):
             head = await self.reader.readuntil(b"\r\n\r\n")
             length = next(
-                int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-l")
+                int(line.split(b":")[1])
+                for line in head.split(b"\r\n")
+                if line.lower().startswith(b"content-l")
             )
             return int(head.split()[1]), await self.reader.readexactly(length)
 
@@ -97,7 +99,10 @@ def request(path: str = "/health", body: bytes = b"", length: int | None = None,
     """The bytes of a request, whose body may say that it is longer than it is."""
     lines = [f"{'POST' if body or length is not None else 'GET'} {path} HTTP/1.1", "Host: x"]
     if body or length is not None:
-        lines += ["Content-Type: application/json", f"Content-Length: {len(body) if length is None else length}"]
+        lines += [
+            "Content-Type: application/json",
+            f"Content-Length: {len(body) if length is None else length}",
+        ]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
     return "\r\n".join([*lines, "", ""]).encode() + body
 

@@ -188,7 +188,7 @@ def test_an_adopted_branch_is_the_reply_also_under_pressure(
     others = several(make_request, 6, random.Random(1), 30, (30, 60), KINDS)
 
     def told(crowded: bool) -> list[Token]:
-        here = room(20 if crowded else 400, max_num_seqs=6)
+        here = room(18 if crowded else 400, max_num_seqs=6)
         here.add(request)
         for other in others if crowded else ():
             here.add(other)

@@ -1,1 +1,1 @@
-"""Control text: what a tokenizer would read as a control token, and how it stays text in a message."""
+"""Control text: texts that a tokenizer reads as control tokens, and how they stay text in a message."""

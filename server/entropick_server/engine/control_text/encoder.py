@@ -26,14 +26,14 @@ class MixedEncoder:
     """
 
     def __init__(self, backend: Any, controls: ControlTexts) -> None:
-        """``backend``: a ``tokenizers.Tokenizer``."""
+        """Prepares the secret names. ``backend``: a ``tokenizers.Tokenizer``."""
         self._backend = backend
         texts = sorted(controls.special | controls.marks)
         self._names = dict(zip(texts, _secret_names(len(texts)), strict=True))
         self._making = Lock()
 
     def encode(self, pieces: Sequence[str], *, add_special_tokens: bool) -> list[int]:
-        """Encodes a text in pieces: those at odd places are control texts that are tokens, the rest text."""
+        """Encodes a text in pieces: control texts at odd places are tokens, all others text."""
         with self._making:
             copy, ids = self._renamed
         text = "".join(self._names[piece] if at % 2 else piece for at, piece in enumerate(pieces))

@@ -42,7 +42,7 @@ class StandIns:
     """The characters that stand in for others in one conversation; mostly none do."""
 
     def __init__(self, table: Mapping[str, str]) -> None:
-        """``table``: character -> the character that stands in for it."""
+        """Takes the ``table``: character -> the character that stands in for it."""
         self._back = {ord(stand_in): character for character, stand_in in table.items()}
         self._escaped = {_escaped(stand_in): character for character, stand_in in table.items()}
 

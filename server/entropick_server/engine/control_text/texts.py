@@ -32,7 +32,7 @@ class Finder:
         return next((at for at in range(first, len(text)) if text[at:] in self._begun), None)
 
     def split(self, text: str) -> list[str]:
-        """Splits a text: at odd places the texts that were searched, at even places what lies around them."""
+        """Splits a text at the texts that were searched, which come at odd places of the list."""
         pieces, at = [], 0
         while (found := self._next(text, at)) is not None:
             pieces += [text[at : found.start()], found[0]]
