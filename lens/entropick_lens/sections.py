@@ -5,10 +5,15 @@ from __future__ import annotations
 from typing import Final
 
 from . import overview
-from .heads import geometry
+from .heads import attention, geometry, relation
 from .section import InspectError, Section
 
-SECTIONS: Final[tuple[Section, ...]] = (overview.SECTION, geometry.SECTION)
+SECTIONS: Final[tuple[Section, ...]] = (
+    overview.SECTION,
+    geometry.SECTION,
+    attention.SECTION,
+    relation.SECTION,
+)
 
 
 def chosen(names: tuple[str, ...] | None) -> tuple[Section, ...]:
