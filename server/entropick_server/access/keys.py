@@ -71,7 +71,7 @@ def keys_of(settings: Settings) -> Keys | None:
     if not settings.has_keys:
         if not _is_loopback(settings.host):
             _log.warning(
-                "no key is set: everyone who reaches %s may use this server, and read its requests and replies",
+                "no key is set: everyone who reaches %s may use this server and read its requests",
                 settings.host,
             )
         return None
