@@ -225,6 +225,9 @@ class Settings(BaseSettings):
     )
     log_format: LogFormat = Field("text", description="form of the log's lines")
     max_body_bytes: int = Field(4 << 20, ge=1024, description="bytes of the largest request body")
+    request_timeout_seconds: float = Field(
+        0.0, ge=0, description="seconds that a request may wait and run, then it ends with 504; 0: any time"
+    )
     drain_seconds: float = Field(30.0, ge=0, description="seconds that running requests have after SIGTERM")
     max_connections: int | None = Field(
         None,
