@@ -15,7 +15,7 @@ SETTING_NAME: Final = "api_key"
 
 
 class Keys:
-    """The keys in force: those that never change, and those of a file, which may be read again.
+    """The keys in force: keys that never change, and the keys of a file, which may be read again.
 
     Several keys may have one name: they are one caller's, as while one key is being replaced by another.
     """
@@ -29,7 +29,7 @@ class Keys:
             self._all = self._fixed + _digests(file.read())
 
     def name_of(self, given: bytes) -> str | None:
-        """Returns the name of a key, None of an unknown one, after a comparison with every key.
+        """Returns the name of a key (None: it is unknown) after a comparison with every key.
 
         The digests have one length, so that neither a key's length nor its place shows in the time.
         """
