@@ -15,7 +15,8 @@ from .cases import Row
 from .page import PATH, page
 from .results import Results
 from .rows import ROWS, Shown, shown_by_tests, shown_over_http
-from .trial import Trial
+from .served import NotReadyError
+from .trial import Result, Trial
 from .trials import TRIALS
 
 
@@ -37,7 +38,10 @@ async def run(rows: Sequence[Row], trials: Sequence[Trial], results: Results) ->
     held = [keep_line(results, line) async for line in shown_over_http(rows)]
     held += [keep_line(results, line) for line in shown_by_tests(rows)]
     for one in trials:
-        result = await one.run()
+        try:
+            result = await one.run()
+        except NotReadyError as error:
+            result = Result(str(error).splitlines()[-1], False)
         results.keep_trial(one, result)
         held.append(result.held is not False)
         print(f"{mark(result.held)} {one.name}: {result.figures} (before: {one.before})", flush=True)
