@@ -128,7 +128,7 @@ async def _full_queue(served: Served) -> Seen:
         return Seen("200", "all were served", False)
     retries = {reply.headers.get("retry-after", "") for reply in refusals}
     held = all(is_refusal(reply, (429, 503)) for reply in refusals) and all(r.isdigit() for r in retries)
-    text = f"{told(refusals[0])}; Retry-After {'/'.join(sorted(retries))}; the others were served"
+    text = f"{told(refusals[0])}; Retry-After in seconds; the others were served"
     return Seen("/".join(sorted({str(r.status) for r in refusals})), text, held and done > 0)
 
 
