@@ -7,9 +7,15 @@ from typing import Final
 from . import overview
 from .heads import geometry
 from .section import InspectError, Section
-from .terrain import embedding_section, weights_section
+from .terrain import embedding_section, weights_section, words_section
 
-SECTIONS: Final[tuple[Section, ...]] = (overview.SECTION, geometry.SECTION, embedding_section.SECTION, weights_section.SECTION)
+SECTIONS: Final[tuple[Section, ...]] = (
+    overview.SECTION,
+    geometry.SECTION,
+    embedding_section.SECTION,
+    weights_section.SECTION,
+    words_section.SECTION,
+)
 
 
 def chosen(names: tuple[str, ...] | None) -> tuple[Section, ...]:
