@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import Final
 
 from . import overview
-from .heads import geometry
+from .heads import attention, geometry, relation
 from .section import InspectError, Section
 from .terrain import embedding_section, weights_section, words_section
 
 SECTIONS: Final[tuple[Section, ...]] = (
     overview.SECTION,
     geometry.SECTION,
+    attention.SECTION,
+    relation.SECTION,
     embedding_section.SECTION,
     weights_section.SECTION,
     words_section.SECTION,

@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv[:1] == ["inspect"]:
         from entropick_lens.command import run as look_inside
 
-        return look_inside(argv[1:], _shipped_model)
+        return look_inside(argv[1:], _shipped_with_texts)
     if argv[:1] == ["chat"]:
         from .terminal.command import run as chat
 
@@ -156,6 +156,13 @@ def _engine_options(settings: Settings) -> EngineOptions:
     folder, name = _shipped_model()
     options = settings.engine_options(folder)
     return replace(options, served_model_name=options.served_model_name or name)
+
+
+def _shipped_with_texts() -> tuple[str, str, Path]:
+    """Returns the folder and the name of the shipped model, and the file of its calibration texts."""
+    from entropick_pico import calibration_path
+
+    return *_shipped_model(), calibration_path()
 
 
 def _shipped_model() -> tuple[str, str]:

@@ -60,8 +60,9 @@ def wordnet_graph(folder: Path, words: Iterable[str]) -> LexicalGraph:
     """Reads the graph of the given words that are nouns alone, each by its first sense, from WordNet's files.
 
     A word that is a verb, an adjective or an adverb as well is left out: WordNet has nouns "have", "will" and
-    "are", which no reader thinks of. A missing list of the others leaves no word out. Raises FileNotFoundError where ``index.noun`` or ``data.noun`` is missing, ValueError for a line that is
-    not of WordNet's format.
+    "are", which no reader thinks of. A missing list of the others leaves no word out. Raises
+    FileNotFoundError where ``index.noun`` or ``data.noun`` is missing, ValueError for a line that is not of
+    WordNet's format.
     """
     wanted = set(words)
     for other in _OTHERS:

@@ -103,7 +103,7 @@ def test_planted_faults_in_the_weights_are_found_and_told(altered, plain: Weight
     assert found.neurons[2] is None
     text = said(weights_section, found)
     for sentence in (
-        "v of layer 3 is a copy of layer 1's (cosine 1.0000)",
+        "v of layer 3 copies layer 1's (cosine 1.0000)",
         "up of layer 3 is layer 1's in another order or rotation",
         "Layer 1, o: 1 entries are not finite",
         "Layer 2, down: every entry is zero.",
