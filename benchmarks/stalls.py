@@ -245,7 +245,7 @@ async def _once(port: int, case: Case) -> tuple[float, float, int, int, float]:
     await asyncio.sleep(4 * TICK)  # what is freed afterwards counts too
     ticking.cancel()
     status, size, first, seconds = json.loads(out)
-    before = max((gap for at, gap in ticker.gaps if at <= first), default=0.0)
+    before = max((gap for at, gap in ticker.gaps if at - gap <= first), default=0.0)
     return before, max(gap for _, gap in ticker.gaps), status, size, seconds
 
 

@@ -31,6 +31,7 @@ class Offload:
         self._ordinary = ThreadPoolExecutor(1, "entropick-text")
         self._large = ThreadPoolExecutor(1, "entropick-large-text")
         self._grammars = ThreadPoolExecutor(1, "entropick-grammar")
+        self._turns = asyncio.Lock()
         self._closed = False
 
     async def run(self, size: int, work: Callable[[], Result]) -> Result:
@@ -41,6 +42,14 @@ class Offload:
         if size < SMALL:
             return work()
         return await self._submit(self._ordinary if size < LARGE else self._large, work)
+
+    async def turn(self) -> None:
+        """Waits for a turn of the event loop that no other caller of this method has.
+
+        Many choices end in one step of an engine; between two such ends others get their turns.
+        """
+        async with self._turns:
+            await asyncio.sleep(0)
 
     async def read(self, size: int, work: Callable[[], Result]) -> Result:
         """Runs ``work`` on a body of ``size`` bytes, in the thread for it unless small. Returns its result.

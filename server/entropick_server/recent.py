@@ -169,6 +169,8 @@ class RecentRequests:
         self._limit = limit
         self._max_bytes = max_bytes
         self._answers: OrderedDict[str, list[Finished]] = OrderedDict()
+        self._sizes: dict[str, int] = {}
+        """bytes of an answer's choices: an answer may have a thousand, each of which comes by itself"""
         self._size = 0
 
     @property
@@ -179,14 +181,15 @@ class RecentRequests:
     def add(self, finished: Finished) -> None:
         """Keeps a choice, and forgets the oldest answers beyond the limits."""
         size = finished.size
-        own = sum(choice.size for choice in self._answers.get(finished.id, ()))
+        own = self._sizes.get(finished.id, 0)
         if not self._limit or own + size > self._max_bytes:
             return
         self._answers.setdefault(finished.id, []).append(finished)
+        self._sizes[finished.id] = own + size
         self._size += size
         while len(self._answers) > self._limit or self._size > self._max_bytes:
-            _, choices = self._answers.popitem(last=False)
-            self._size -= sum(choice.size for choice in choices)
+            oldest, _ = self._answers.popitem(last=False)
+            self._size -= self._sizes.pop(oldest)
 
     def newest(self, owner: str | None = None) -> list[Finished]:
         """Returns all choices of an owner's answers (None: asked for without keys), the newest first."""

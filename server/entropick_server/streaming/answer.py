@@ -31,8 +31,8 @@ ROW_SIZE = 16
 """characters of a text that take as long to tokenise as a token's row or log probabilities to write"""
 FULL_ROW_SIZE = 512
 """the same of a row with the figures of every layer and head"""
-Write = Callable[[bytes], Awaitable[None]]
-"""sends some bytes of a stream; raises ClientGoneError"""
+Write = Callable[[bytes | Sequence[bytes]], Awaitable[None]]
+"""sends some bytes of a stream, whole or in pieces; raises ClientGoneError"""
 Deliver = Callable[[Run, str, bool], Awaitable[None]]
 """takes a choice, the text that a step added to it, and whether that was its first step"""
 
@@ -87,14 +87,14 @@ class Answer:
             chunks.append(opening)
         chunks += [self.format.chunk(run, delta, tokens) for delta, tokens in run.pieces(text)]
         sent = self._usage(self.runs) if usage is StreamUsage.ALWAYS else usage.of_a_chunk
-        events = []
+        events: list[bytes] = []
         for number, choice in enumerate(chunks):
             ids = self.format.told_ids(run) if first and not number else None
-            events.append(chunk_event(self.origin, self.format, choice, sent, ids))
+            events += chunk_event(self.origin, self.format, choice, sent, ids)
         if run.finish_reason is not None:
-            events.append(await last_event(self.server, self.origin, self.format, run, sent))
+            events += await last_event(self.server, self.origin, self.format, run, sent)
         if events:
-            await write(b"".join(events))
+            await write(events)
 
     def _whole(self) -> list[bytes]:
         whole = envelope(self.origin, self.format.whole_object)
@@ -185,6 +185,7 @@ async def _run_on(server: ServerState, run: Run, deliver: Deliver | None) -> Non
 
 async def _settle(server: ServerState, run: Run) -> None:
     """Computes the figures of a choice that has ended, beside the event loop where it is long."""
+    await server.offload.turn()
     try:
         await server.offload.run(len(run.tokens) * ROW_SIZE, run.settle)
     except ApiError:
@@ -224,8 +225,8 @@ def chunk_event(
     usage: Usage | Literal[False] | None,
     prompt_token_ids: Sequence[int] | None = None,
     writer: JsonWriter | None = None,
-) -> bytes:
-    """Returns the event of a choice's chunk.
+) -> list[bytes]:
+    """Returns the event of a choice's chunk in pieces.
 
     ``usage``: on it, null where None; False: without the field. ``prompt_token_ids``: beside the choice, None
     for no such field. ``writer``: has the lists of the choice that are still to be made.
@@ -238,8 +239,8 @@ def chunk_event(
     if prompt_token_ids is not None:
         rest += f',"prompt_token_ids":{json.dumps(prompt_token_ids)}'
     if writer is None:
-        return event(f"{head}{choice.model_dump_json(exclude_unset=True)}{rest}}}")
-    return b"".join((b"data: ", head.encode(), *writer.pieces(choice), f"{rest}}}\n\n".encode()))
+        return [event(f"{head}{choice.model_dump_json(exclude_unset=True)}{rest}}}")]
+    return [f"data: {head}".encode(), *writer.pieces(choice), f"{rest}}}\n\n".encode()]
 
 
 @lru_cache(maxsize=1024)
@@ -258,13 +259,13 @@ async def last_event(
     run: Run,
     usage: Usage | Literal[False] | None,
     index: int | None = None,
-) -> bytes:
-    """Returns the event of a choice's end, made beside the event loop where it has many rows.
+) -> list[bytes]:
+    """Returns the event of a choice's end in pieces, made beside the event loop where it has many rows.
 
     ``index``: the choice's number on the wire, None for its own.
     """
 
-    def work() -> bytes:
+    def work() -> list[bytes]:
         writer = JsonWriter()
         choice = kind.chunk(run, None, run.hand_out(), writer)
         if index is not None:

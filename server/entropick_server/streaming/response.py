@@ -80,7 +80,7 @@ class ResponseAnswer:
             return
         await write(await self._beside(self._size(), self._last))
 
-    async def _beside(self, size: int, work: Callable[[], bytes]) -> bytes:
+    async def _beside(self, size: int, work: Callable[[], list[bytes]]) -> list[bytes]:
         """Runs ``work`` beside the event loop unless it is small; a stream can tell a shutdown's error."""
         try:
             return await self.server.offload.run(size, work)
@@ -115,10 +115,10 @@ class ResponseAnswer:
             response.entropick = telemetry
         return response
 
-    def _last(self) -> bytes:
+    def _last(self) -> list[bytes]:
         return self._events([{"type": f"response.{self._status()}", "response": self._whole()}])
 
-    def _failure(self, error: EngineError) -> bytes:
+    def _failure(self, error: EngineError) -> list[bytes]:
         refusal = from_engine(error)
         response = self._response("failed", self._items.done)
         response.error = ResponseFailure(code="server_error", message=refusal.message)
@@ -161,7 +161,7 @@ class ResponseAnswer:
         """Returns the size of the work to write the whole response (``offload``)."""
         return len(self.run.tokens) * row_size(self.run.request)
 
-    def _events(self, events: Iterable[Event]) -> bytes:
+    def _events(self, events: Iterable[Event]) -> list[bytes]:
         written: list[bytes] = []
         for told in events:
             numbered = {**told, "sequence_number": self._number}
@@ -169,4 +169,4 @@ class ResponseAnswer:
             written.append(f"event: {told['type']}\ndata: ".encode())
             written += self._writer.pieces(numbered)
             written.append(b"\n\n")
-        return b"".join(written)
+        return written
