@@ -89,6 +89,11 @@ async def test_what_an_engine_says(
         assert answer.status_code == (500 if kind is EngineError else 503)
 
 
+def test_the_cause_of_a_dead_engine_stays_in_the_log() -> None:
+    error = from_engine(EngineDeadError("the engine died: KeyError: 'the words of another caller'"))
+    assert (error.status, error.message, error.code) == (503, "the engine died", "engine_stopped")
+
+
 def test_a_model_that_was_not_loaded() -> None:
     error = from_engine(ModelLoadError("/srv/models/secret has no config.json"))
     assert (error.status, error.message) == (503, "The model could not be loaded.")

@@ -76,5 +76,7 @@ def from_engine(error: EngineError) -> ApiError:
         return ApiError(504, str(error), code="request_timeout", headers={"x-should-retry": "false"})
     message = redacted(str(error))
     if isinstance(error, EngineDeadError):
+        # behind a colon stands the cause, which may be another caller's request
+        message = message.partition(": ")[0]
         return unavailable(message or "The engine has stopped.", "engine_stopped", retry_after=10)
     return ApiError(500, message or "The model failed on this request.", code="generation_failed")
