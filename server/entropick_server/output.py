@@ -43,7 +43,7 @@ def say(text: str, stream: TextIO | None = None) -> None:
 
 
 def settle() -> bool:
-    """Writes what is left in the standard streams' buffers; drops what cannot be written.
+    """Writes the rest of the standard streams' buffers; drops the part that cannot be written.
 
     Returns false where something was dropped: the interpreter would end with an exit code of its own.
     """

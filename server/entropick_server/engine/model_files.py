@@ -1,4 +1,4 @@
-"""The files that describe a model, read so that a broken one is told in a sentence that names it."""
+"""The files that describe a model, read so that a broken file is told in a sentence that names it."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ _WHOLE: Final = ("top_k", "max_new_tokens")
 
 @contextmanager
 def reading(model: str, folder: Path | None = None, names: Sequence[str] = ()) -> Iterator[None]:
-    """Turns whatever is raised about a model's files into a ModelLoadError of one sentence.
+    """Turns every error about a model's files into a ModelLoadError of one sentence.
 
     ``names``: the files of ``folder`` that are read, of which the first that is no JSON object is named.
     """
@@ -75,7 +75,8 @@ def reading(model: str, folder: Path | None = None, names: Sequence[str] = ()) -
 def read_config(model: str, folder: Path) -> PreTrainedConfig:
     """Reads the configuration of a model. Raises ModelLoadError."""
     with reading(model, folder, [_CONFIG]):
-        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        config: PreTrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    return config
 
 
 def read_tokenizer(model: str, folder: Path, chat_template: str | None = None) -> PreTrainedTokenizerBase:
