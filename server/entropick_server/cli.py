@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from typing import Any, Final, Literal, get_args, get_origin
 from .engine.base import Calibrator, Engine, EngineError
 from .engine.named_models import NAMED_MODELS
 from .engine.types import EngineOptions
+from .output import open_streams, say, settle
 from .settings import Settings, SettingsError, load_settings
 from .version import server_version
 
@@ -65,6 +67,23 @@ _NO_VLLM: Final = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit code."""
     argv = sys.argv[1:] if argv is None else argv
+    open_streams()
+    code, complete = 1, True
+    try:
+        code = _run(argv)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EPIPE):
+            raise
+        complete = False
+    finally:
+        complete = settle() and complete
+    # the output of a server is for its operator; that of the other commands is what they are for
+    if not complete and argv[:1] != ["serve"]:
+        return _fail("the output cannot be written", 1)
+    return code
+
+
+def _run(argv: Sequence[str]) -> int:
     if argv[:1] == ["eval"]:
         # heavy imports; the evaluation parses its own options
         from entropick_eval.command import run
@@ -113,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"entropick: error: {message}", file=sys.stderr)
+    say(f"entropick: error: {' '.join(message.split())}", sys.stderr)
     return code
 
 

@@ -34,6 +34,7 @@ from .connections.table import ConnectionTable
 from .connections.tls import tls_context
 from .engine.base import Engine
 from .logs.formats import configure_logging
+from .output import say, settle
 from .settings import Settings
 from .state import ServerState
 
@@ -106,10 +107,9 @@ class DrainingServer(uvicorn.Server):
         self._listener.start(self.config.backlog)
         self.started = True
         self._url = _url(bound[0].getsockname(), "http" if self._tls is None else "https")
-        print(
+        say(
             f"entropick listens on {self._url} (the model is loading; a first start compiles native "
-            f"code, for a minute or more; {self._url}/health says when it is ready)",
-            flush=True,
+            f"code, for a minute or more; {self._url}/health says when it is ready)"
         )
         self._greet()
 
@@ -132,13 +132,12 @@ class DrainingServer(uvicorn.Server):
         # a small model may be loaded before the socket listens
         if not self._loaded or self._url is None:
             return
-        print(f"ready: {self._state.served}")
-        print(f"open: {self._url}/ in a browser, or run: entropick chat --url {self._url}")
+        say(f"ready: {self._state.served}")
+        say(f"open: {self._url}/ in a browser, or run: entropick chat --url {self._url}")
         key = " -H 'Authorization: Bearer '$ENTROPICK_API_KEY" if self._state.settings.has_keys else ""
-        print(
+        say(
             f"try: curl {self._url}/v1/chat/completions{key} -H 'Content-Type: application/json' "
-            """-d '{"messages": [{"role": "user", "content": "Hello"}]}'""",
-            flush=True,
+            """-d '{"messages": [{"role": "user", "content": "Hello"}]}'"""
         )
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -240,6 +239,8 @@ def serve(engine: Engine, settings: Settings) -> BaseException | None:
     Returns the error where the model could not be loaded, a DrainError where answers were cut at the end, and
     None else. Raises SettingsError where the server cannot listen on its address.
     """
+    # a line that cannot be written, as on a full disk, is lost without a traceback for each
+    logging.raiseExceptions = False
     configure_logging(settings.log_format, settings.log_level)
     raise_file_limit(settings.max_connections)
     server = build_server(engine, settings)
@@ -264,8 +265,7 @@ def _end_process() -> NoReturn:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
     logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    settle()
     os._exit(0)
 
 

@@ -45,7 +45,7 @@ from entropick_sampler.params import (
 from .consensus.config import ConsensusConfig, consensus_config
 from .engine.named_models import NAMED_MODELS
 from .engine.types import DEFAULT_BATCHED_TOKENS, DEFAULT_KV_CACHE_BYTES, EngineOptions, KernelsChoice
-from .environment import PREFIX, check_none_empty, set_by_kubernetes
+from .environment import PREFIX, check_known, check_none_empty, set_by_kubernetes
 from .logs.formats import LogFormat
 
 _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/\s,]+", re.IGNORECASE)
@@ -363,7 +363,9 @@ def load_settings(config: Path | None = None, **given: Any) -> Settings:
     if foreign:
         _log.warning("ignored, because Kubernetes sets them for a service: %s", ", ".join(sorted(foreign)))
     try:
-        check_none_empty({name: value for name, value in os.environ.items() if name not in foreign})
+        ours = {name: value for name, value in os.environ.items() if name not in foreign}
+        check_none_empty(ours)
+        check_known(ours, Settings.model_fields)
     except ValueError as error:
         raise SettingsError(str(error)) from error
     named = config or (Path(env) if (env := os.environ.get(f"{PREFIX}CONFIG")) else None)
