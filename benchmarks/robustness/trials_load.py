@@ -39,7 +39,9 @@ async def beside(served: Served, path: str, body: bytes, statuses: tuple[int, ..
         f"largest gap of another stream {milliseconds(max(gaps))} (without it {milliseconds(quiet)}); "
         f"{'/'.join(told)} with {answer} after {milliseconds(took)}"
     )
-    held = all(reply.status in statuses and reply.whole for reply in replies) and max(gaps) < max(_STALLED, 2 * quiet)
+    held = all(reply.status in statuses and reply.whole for reply in replies) and max(gaps) < max(
+        _STALLED, 2 * quiet
+    )
     return Result(figures, held and await served.good())
 
 
@@ -94,6 +96,56 @@ REFUSALS: Final = (
 """trials of bodies that must be refused cheaply"""
 
 _ANSWERS: Final = "Large answers beside a stream"
+
+
+@trial(
+    "full-telemetry",
+    _ANSWERS,
+    "an answer with 40 MB of telemetry `full`",
+    "another stream stood still for 2.9 s",
+)
+async def full_telemetry() -> Result:
+    body = {
+        "messages": _HELLO,
+        "n": 7,
+        "max_tokens": 900,
+        "ignore_eos": True,
+        "seed": 1,
+        "entropick": {"telemetry": "full"},
+    }
+    async with Served() as served:
+        return await beside(served, CHAT, encoded(body), (200,))
+
+
+@trial("token-strings", _ANSWERS, "/tokenize with 3 MB of token strings", "2.4 s")
+async def token_strings() -> Result:
+    body = {"prompt": (_TEXT * 20_000)[:900_000], "return_token_strs": True}
+    async with Served() as served:
+        return await beside(served, "/tokenize", encoded(body), (200,))
+
+
+@trial("long-prompts", _ANSWERS, "64 prompts of 16,000 characters", "0.75 s")
+async def long_prompts() -> Result:
+    body = {"prompt": [(_TEXT * 300)[:16_000]] * 64, "max_tokens": 1}
+    async with Served() as served:
+        return await beside(served, PLAIN, encoded(body), (200, 400), times=3)
+
+
+@trial("refused-batch", _ANSWERS, "64 prompts with n 16, refused by a full queue", "up to 0.5 s")
+async def refused_batch() -> Result:
+    body = {"prompt": ["Hello"] * 64, "n": 16, "max_tokens": 300, "ignore_eos": True}
+    async with Served("--max-num-seqs", "4", "--max-queue", "1100") as served:
+        filling = asyncio.create_task(served.ask("POST", PLAIN, body, seconds=300))
+        try:
+            while not (await served.ask("GET", "/load")).json()["server_load"]:
+                await asyncio.sleep(0.02)
+            return await beside(served, PLAIN, encoded(body), (503,), times=5)
+        finally:
+            filling.cancel()
+            await asyncio.wait([filling])
+
+
+ANSWERS: Final = "Large answers beside a stream"
 
 
 @trial(
