@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -123,6 +124,9 @@ def _split(argv: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
 
 
 def _serve(settings: Settings, theirs: Sequence[str]) -> int:
+    if settings.log_format == "json":
+        # every line is to be JSON; libraries read this when they are imported
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     # heavy imports (torch), which neither --help nor `version` needs
     from .serve import DrainError, serve
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hmac
+import logging
 from collections.abc import Iterable
 from hashlib import sha256
+from ipaddress import ip_address
 from typing import Final
 
 from ..settings import Settings, SettingsError
@@ -12,6 +14,7 @@ from .key_file import KeyFile, KeyFileError, check_key
 
 SETTING_NAME: Final = "api_key"
 """the caller's name of the key that the setting of this name holds"""
+_log = logging.getLogger(__name__)
 
 
 class Keys:
@@ -53,9 +56,24 @@ def _digests(pairs: Iterable[tuple[str, str]]) -> tuple[tuple[bytes, str], ...]:
     return tuple((sha256(key.encode()).digest(), name) for name, key in pairs)
 
 
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def keys_of(settings: Settings) -> Keys | None:
-    """Returns the keys of the settings, None where none are set. Raises SettingsError, which names no key."""
+    """Returns the keys of the settings, None where none are set. Raises SettingsError, which names no key.
+
+    Warns of a server without keys that others than this machine reach.
+    """
     if not settings.has_keys:
+        if not _is_loopback(settings.host):
+            _log.warning(
+                "no key is set: everyone who reaches %s may use this server and read its requests",
+                settings.host,
+            )
         return None
     fixed = []
     if settings.api_key is not None:

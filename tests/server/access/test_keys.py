@@ -179,6 +179,29 @@ async def test_both_callers_are_served_and_named(
     assert len(engine.requests) == 2
 
 
+@pytest.mark.parametrize(
+    ("host", "warned"),
+    [
+        ("127.0.0.1", False),
+        ("127.9.9.9", False),
+        ("::1", False),
+        ("localhost", False),
+        ("0.0.0.0", True),
+        ("::", True),
+        ("10.0.0.1", True),
+        ("a.host", True),
+    ],
+)
+def test_an_open_server_on_a_network_is_told(
+    host: str, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert keys_of(Settings(host=host)) is None
+    assert ("no key is set" in caplog.text) == warned
+    caplog.clear()
+    keys_of(Settings(host=host, api_key="k"))  # type: ignore[arg-type]
+    assert caplog.text == ""
+
+
 def test_help_says_where_a_key_shows(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["serve", "--help"])
