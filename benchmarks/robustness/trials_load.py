@@ -145,49 +145,6 @@ async def refused_batch() -> Result:
             await asyncio.wait([filling])
 
 
-ANSWERS: Final = "Large answers beside a stream"
-
-
-@trial(
-    "full-telemetry",
-    _ANSWERS,
-    "an answer with 40 MB of telemetry `full`",
-    "another stream stood still for 2.9 s",
-)
-async def full_telemetry() -> Result:
-    body = {
-        "messages": _HELLO,
-        "n": 7,
-        "max_tokens": 900,
-        "ignore_eos": True,
-        "seed": 1,
-        "entropick": {"telemetry": "full"},
-    }
-    async with Served() as served:
-        return await beside(served, CHAT, encoded(body), (200,))
-
-
-@trial("token-strings", _ANSWERS, "/tokenize with 3 MB of token strings", "2.4 s")
-async def token_strings() -> Result:
-    body = {"prompt": (_TEXT * 20_000)[:900_000], "return_token_strs": True}
-    async with Served() as served:
-        return await beside(served, "/tokenize", encoded(body), (200,))
-
-
-@trial("long-prompts", _ANSWERS, "64 prompts of 16,000 characters", "0.75 s")
-async def long_prompts() -> Result:
-    body = {"prompt": [(_TEXT * 300)[:16_000]] * 64, "max_tokens": 1}
-    async with Served() as served:
-        return await beside(served, PLAIN, encoded(body), (200, 400), times=3)
-
-
-@trial("refused-batch", _ANSWERS, "64 prompts with n 16, refused by a full queue", "up to 0.5 s")
-async def refused_batch() -> Result:
-    body = {"prompt": ["Hello"] * 64, "n": 16, "max_tokens": 300, "ignore_eos": True}
-    async with Served("--max-num-seqs", "2", "--max-queue", "2") as served:
-        return await beside(served, PLAIN, encoded(body), (503,), times=5)
-
-
 ANSWERS: Final = (full_telemetry, token_strings, long_prompts, refused_batch)
 """trials of answers that are large to write, or many to prepare"""
 
