@@ -6,6 +6,7 @@ from typing import Final
 
 from . import overview
 from .heads import attention, geometry, relation
+from .layers import entropy
 from .section import InspectError, Section
 
 SECTIONS: Final[tuple[Section, ...]] = (
@@ -13,6 +14,7 @@ SECTIONS: Final[tuple[Section, ...]] = (
     geometry.SECTION,
     attention.SECTION,
     relation.SECTION,
+    entropy.SECTION,
 )
 
 
