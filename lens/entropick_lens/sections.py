@@ -7,7 +7,7 @@ from typing import Final
 from . import overview
 from .heads import attention, geometry, relation
 from .section import InspectError, Section
-from .terrain import embedding_section, weights_section, words_section
+from .terrain import embedding_section, states_section, weights_section, words_section
 
 SECTIONS: Final[tuple[Section, ...]] = (
     overview.SECTION,
@@ -17,6 +17,7 @@ SECTIONS: Final[tuple[Section, ...]] = (
     embedding_section.SECTION,
     weights_section.SECTION,
     words_section.SECTION,
+    states_section.SECTION,
 )
 
 
