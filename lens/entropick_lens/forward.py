@@ -7,7 +7,7 @@ visitor sees the queries and keys of each layer and what each layer adds up to.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -110,8 +110,12 @@ def run_texts(
     dtype: torch.dtype = torch.float32,
     what: str = "layers",
     quiet: bool = True,
+    fired: Callable[[int, Tensor], None] | None = None,
 ) -> None:
     """Runs all texts through the model once and shows the visitor every layer, in order.
+
+    ``fired`` takes the layer and the activations [T, inner] of the neurons of its feed-forward part: the
+    input of the matrix that writes to the residual stream.
 
     Raises InspectError for an architecture with a mask of its own, and WeightsError for missing weights.
     """
@@ -134,6 +138,8 @@ def run_texts(
                 hooks.callback(
                     _plain(layer.self_attn, name).register_forward_hook(_keeping(run, name)).remove
                 )
+            if fired is not None:
+                hooks.callback(layer.mlp.down_proj.register_forward_pre_hook(_firing(fired, number)).remove)
         modules(
             inputs_embeds=embedded.unsqueeze(0),
             position_ids=positions.unsqueeze(0),
@@ -184,6 +190,13 @@ def _emptying(run: _Run, number: int, bar: Any) -> Any:
         bar.update()
 
     return empty
+
+
+def _firing(fired: Callable[[int, Tensor], None], number: int) -> Any:
+    def fire(_: nn.Module, given: tuple[Tensor, ...]) -> None:
+        fired(number, given[0].reshape(-1, given[0].shape[-1]))
+
+    return fire
 
 
 def _keeping(run: _Run, name: str) -> Any:

@@ -8,7 +8,7 @@ from . import overview
 from .heads import attention, geometry, relation
 from .layers import entropy
 from .section import InspectError, Section
-from .terrain import embedding_section, weights_section, words_section
+from .terrain import embedding_section, states_section, weights_section, words_section
 
 SECTIONS: Final[tuple[Section, ...]] = (
     overview.SECTION,
@@ -19,6 +19,7 @@ SECTIONS: Final[tuple[Section, ...]] = (
     embedding_section.SECTION,
     weights_section.SECTION,
     words_section.SECTION,
+    states_section.SECTION,
 )
 
 

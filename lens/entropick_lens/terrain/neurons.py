@@ -39,6 +39,8 @@ class SilentNeurons:
     layer's mean."""
     silent_ids: tuple[int, ...]
     """The first 32."""
+    dead_too: int
+    """Silent neurons whose product of norms is below 1 % of the layer's mean as well."""
 
 
 def neurons_of(products: torch.Tensor) -> Neurons:
@@ -63,17 +65,31 @@ def mlp_neurons(gate: torch.Tensor | None, up: torch.Tensor, down: torch.Tensor)
 
     A neuron's product is the norm of its gate row times its up row's times its down column's.
     """
+    return neurons_of(norm_products(gate, up, down))
+
+
+def norm_products(gate: torch.Tensor | None, up: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
+    """Returns each neuron's product of the norms of its gate row, up row and down column, [F]."""
     product = up.double().norm(dim=1) * down.double().norm(dim=0)
-    if gate is not None:
-        product = product * gate.double().norm(dim=1)
-    return neurons_of(product)
+    return product if gate is None else product * gate.double().norm(dim=1)
 
 
-def silent_neurons(peaks: torch.Tensor, down: torch.Tensor, positions: int) -> SilentNeurons:
+def silent_neurons(
+    peaks: torch.Tensor, down: torch.Tensor, positions: int, products: torch.Tensor
+) -> SilentNeurons:
     """Counts the neurons that stay silent on a text.
 
-    ``peaks`` [F] is the largest |activation| of each neuron over the text's positions, ``down`` [d, F].
+    ``peaks`` [F] is the largest |activation| of each neuron over the text's positions, ``down`` [d, F],
+    ``products`` [F] the products of norms.
     """
     contribution = peaks.double() * down.double().norm(dim=0)
-    silent = torch.nonzero(contribution <= DEAD * contribution.mean()).squeeze(1)
-    return SilentNeurons(peaks.numel(), positions, silent.numel(), tuple(silent[:_LISTED].tolist()))
+    silent = contribution <= DEAD * contribution.mean()
+    ids = torch.nonzero(silent).squeeze(1)
+    dead = products < DEAD * products.mean()
+    return SilentNeurons(
+        neurons=peaks.numel(),
+        positions=positions,
+        silent=ids.numel(),
+        silent_ids=tuple(ids[:_LISTED].tolist()),
+        dead_too=int((silent & dead).sum()),
+    )

@@ -25,7 +25,7 @@ def _faults(found: WeightTerrain) -> Iterator[str]:
     for one in found.matrices:
         if one.not_finite:
             yield (
-                f"Layer {one.layer}, {one.part}: {one.not_finite} entries are not finite: the weights are damaged."
+                f"Layer {one.layer}, {one.part}: {one.not_finite} numbers are not finite: damaged weights."
             )
         elif one.spectrum is None:
             yield f"Layer {one.layer}, {one.part}: every entry is zero."

@@ -105,7 +105,7 @@ def test_planted_faults_in_the_weights_are_found_and_told(altered, plain: Weight
     for sentence in (
         "v of layer 3 copies layer 1's (cosine 1.0000)",
         "up of layer 3 is layer 1's in another order or rotation",
-        "Layer 1, o: 1 entries are not finite",
+        "Layer 1, o: 1 numbers are not finite",
         "Layer 2, down: every entry is zero.",
         "2.4 +1.00",
     ):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from entropick_lens.terrain.across_layers import layer_cosines
-from entropick_lens.terrain.neurons import mlp_neurons, neurons_of, silent_neurons
+from entropick_lens.terrain.neurons import mlp_neurons, neurons_of, norm_products, silent_neurons
 from entropick_lens.terrain.query_key import layer_symmetries, query_key_symmetry
 
 
@@ -97,8 +97,9 @@ def test_a_neuron_that_never_fires_on_a_text() -> None:
     peaks = 1.0 + noise(128).abs()
     peaks[64] = 1e-4
     down[:, 3] = 0.0
-    found = silent_neurons(peaks, down, 512)
-    assert (found.silent, found.silent_ids, found.positions) == (2, (3, 64), 512)
+    products = norm_products(noise(128, 32), noise(128, 32), down)
+    found = silent_neurons(peaks, down, 512, products)
+    assert (found.silent, found.silent_ids, found.positions, found.dead_too) == (2, (3, 64), 512, 1)
 
 
 def layers_with_copies() -> list[torch.Tensor]:
