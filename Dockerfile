@@ -14,6 +14,7 @@ COPY sampler sampler
 COPY server server
 COPY pico pico
 COPY evaluation evaluation
+COPY lens lens
 # torch alone comes from TORCH_INDEX (such an index need not have the pinned versions of other packages)
 RUN set -eu; \
     case "$TORCH:$TORCH_INDEX" in \

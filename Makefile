@@ -299,8 +299,20 @@ determinism: $(BIN)/.dev ## 500 sampled requests alone, among 15 others and afte
 trace: $(BIN)/.dev ## how often a chat request changes module, and the calls of one row (ARGS='--calls')
 	$(BIN)/python benchmarks/trace.py $(ARGS)
 
+.PHONY: robustness
+robustness: $(BIN)/.dev ## every bad input and fault against servers here; writes docs/robustness.md (minutes; ARGS='--rows 40')
+	PYTHONPATH=benchmarks $(BIN)/python -m robustness $(ARGS)
+
+.PHONY: test-load
+test-load: $(BIN)/.dev ## load and faults as tests: idle sockets, large bodies, long queues, drains, starts (minutes)
+	$(BIN)/python -m pytest -q -rsP -m load tests/load $(ARGS)
+
+.PHONY: fuzz
+fuzz: $(BIN)/.dev ## random extreme requests at once, under pressure, some of whose clients leave (ARGS='--seed 2')
+	PYTHONPATH=benchmarks $(BIN)/python -m robustness.fuzz $(ARGS)
+
 .PHONY: soak
-soak: $(BIN)/.dev ## 64 streaming clients for 10 minutes, a fifth of them leaving (ARGS='--minutes 1')
+soak: $(BIN)/.dev ## 10 minutes of streaming, leaving, extreme and bad clients, and a crowd of idle connections (ARGS='--minutes 2 --pairs 1')
 	$(BIN)/python benchmarks/soak.py $(ARGS)
 
 .PHONY: clean

@@ -1,192 +1,115 @@
-"""Many streaming clients with mixed policies for minutes, some of whom leave: is anything lost, does it grow?
+"""Many clients for minutes, some of whom leave, misbehave or only hold a connection: is anything lost?
 
 Serves the shipped model in a process of its own on loopback. First every request of a fixed set is answered
 alone; then ``--clients`` clients send them again and again, each a stream, and a part of the clients hang up
 in the middle. Every stream that was read to its end is checked: its rows are numbered without a gap, there
 are as many as usage says, their tokens joined are the text, and the text is the one that the request got
 alone. Text may differ where rounding decides (neighbours may change the last bits of logits): such streams
-are counted apart. Memory is the server's resident set and the blocks of its KV cache, before and after.
+are counted apart.
 
-Exits with 1 where a token was lost or mixed, a request failed, or blocks stayed in use.
+Beside them ``--wild`` clients send random extreme requests (tools, schemas, branches, many choices) and leave
+now and then, and ``--bad`` clients send bodies that must be refused. ``--streams`` plain streams, read in a
+process of their own, tell the time between two tokens: at the start, at the end, and in ``--pairs`` pairs of
+phases with and without 1,000 idle connections and 200 whose head arrives a byte a second. Memory is the
+server's resident set and the blocks of its KV cache, before and after.
+
+Exits with 1 where a token was lost or mixed, a request failed that should not, or blocks stayed in use.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import json
-import os
-import random
-import re
-import socket
-import subprocess
 import sys
 import time
-from collections import Counter
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import httpx
 
-from _common import unseen_examples
-
-_POLICIES: tuple[dict[str, Any], ...] = (
-    {"policy": "fixed"},
-    {"preset": "calibrated"},
-    {"preset": "seed"},
-    {"preset": "calibrated", "branch": {"width": 3, "depth": 6, "budget": 4}},
-    {"preset": "seed", "branch": {"width": 2, "depth": 12, "budget": 4, "on": ["adaptive", "explore"]}},
-    {"preset": "calibrated", "telemetry": "full"},
-)
+from checked_streams import Tally, client_loop, requests_of, stream
+from robustness.beside import Beside
+from robustness.crowd import Crowd
+from robustness.extremes import Extremes
+from robustness.figures import median_of_ratios, percentile
+from robustness.fuzz import Outcome, send
+from robustness.served import Served
 
 
-@dataclass
-class Tally:
-    """What was seen."""
-
-    ends: Counter[str] = field(default_factory=Counter)
-    faults: list[str] = field(default_factory=list)
-    tokens: int = 0
-    differing: int = 0
-
-
-def requests_of(count: int) -> list[dict[str, Any]]:
-    """Requests of every policy over the grammar's tasks, each with a seed of its own."""
-    examples = unseen_examples(max(1, count // 8), seed=11)
-    random.Random(5).shuffle(examples)
-    requests = []
-    for i, example in enumerate(examples[:count]):
-        ours = {"telemetry": "tokens", **_POLICIES[i % len(_POLICIES)]}
-        requests.append(
-            {
-                "messages": [{"role": "user", "content": example.user}],
-                "seed": i,
-                "n": 1 + (i % 7 == 3),
-                "max_tokens": 24 + 24 * (i % 6),
-                "ignore_eos": i % 3 > 0,
-                "stream": True,
-                "stream_options": {"include_usage": True},
-                "entropick": ours,
-            }
-        )
-    return requests
-
-
-async def stream(
-    client: httpx.AsyncClient, body: dict[str, Any], leave_after: int | None, tally: Tally
-) -> list[str] | None:
-    """The texts of one stream; None where it was left after ``leave_after`` chunks, or is faulty."""
-    texts = [""] * body["n"]
-    rows: list[list[dict[str, Any]]] = [[] for _ in texts]
-    ends: list[str | None] = [None] * len(texts)
-    usage, chunks = None, 0
-    async with client.stream("POST", "/v1/chat/completions", json=body) as response:
-        if response.status_code != 200:
-            await response.aread()
-            tally.faults.append(f"HTTP {response.status_code}: {response.text[:200]}")
-            return None
-        async for line in response.aiter_lines():
-            if not line.startswith("data: ") or line == "data: [DONE]":
-                continue
-            chunk = json.loads(line[6:])
-            if "error" in chunk:
-                tally.faults.append(f"in the stream: {chunk['error']}")
-                return None
-            usage = chunk.get("usage") or usage
-            for choice in chunk["choices"]:
-                i = choice["index"]
-                texts[i] += choice["delta"].get("content") or ""
-                rows[i] += (choice.get("entropick") or {}).get("tokens") or []
-                ends[i] = choice["finish_reason"] or ends[i]
-            chunks += 1
-            if leave_after is not None and chunks >= leave_after:
-                tally.ends["left"] += 1
-                return None
-    tally.tokens += sum(map(len, rows))
-    tally.ends.update(str(end) for end in ends)
-    if None in ends or usage is None:
-        tally.faults.append("a stream ended without finish_reason or usage")
-    elif sum(map(len, rows)) != usage["completion_tokens"]:
-        tally.faults.append(f"{[len(r) for r in rows]} rows, usage {usage['completion_tokens']}")
-    elif any([row["index"] for row in told] != list(range(len(told))) for told in rows):
-        tally.faults.append(f"rows {[[row['index'] for row in told] for told in rows]}")
-    # special tokens have rows and no text
-    elif texts != ["".join(r["token"] for r in told if not r["token"].startswith("<|")) for told in rows]:
-        tally.faults.append(f"the texts are {texts!r}, their rows {[[r['token'] for r in t] for t in rows]}")
-    else:
-        return texts
-    return None
-
-
-async def client_loop(
-    url: str,
-    requests: list[dict[str, Any]],
-    alone: list[list[str]],
-    until: float,
-    leaver: bool,
-    seed: int,
-    tally: Tally,
-) -> None:
-    """One client: request after request until the time is over."""
-    rng = random.Random(seed)
-    async with httpx.AsyncClient(base_url=url, timeout=120) as client:
-        while time.monotonic() < until:
-            i = rng.randrange(len(requests))
-            leave = rng.randint(1, 20) if leaver else None
-            texts = await stream(client, requests[i], leave, tally)
-            if texts is not None and texts != alone[i]:
-                tally.differing += 1
-            if len(tally.faults) > 20:
-                return
-
-
-def resident_mib(pid: int) -> float:
-    """The resident set of a process."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    match = re.search(r"VmRSS:\s+(\d+) kB", status)
-    return int(match.group(1)) / 1024 if match else float("nan")
-
-
-async def gauges(url: str) -> dict[str, float]:
-    """The server's gauges without labels' values: name -> value."""
-    async with httpx.AsyncClient(base_url=url, timeout=30) as client:
-        block = (await client.get("/metrics")).text
-    return {m[1]: float(m[2]) for m in re.finditer(r"^(entropick_[a-z_]+)\{[^}]*\} (\S+)$", block, re.M)}
-
-
-async def watch(url: str, pid: int, until: float, every: float) -> None:
+async def watch(served: Served, until: float, every: float) -> None:
     """Print memory and load now and then."""
     begin = time.monotonic()
+    print("| minute | RSS, MiB | KV cache in use | running | waiting |\n|---|---|---|---|---|")
     while time.monotonic() < until:
-        g = await gauges(url)
+        usage, running, waiting = [
+            await served.gauge(name)
+            for name in ("kv_cache_usage_ratio", "num_requests_running", "num_requests_waiting")
+        ]
         print(
-            f"| {(time.monotonic() - begin) / 60:.1f} | {resident_mib(pid):.0f} | "
-            f"{100 * g['entropick_kv_cache_usage_ratio']:.1f} % | "
-            f"{g['entropick_num_requests_running']:.0f} | {g['entropick_num_requests_waiting']:.0f} |",
+            f"| {(time.monotonic() - begin) / 60:.1f} | {served.resident_mib():.0f} | {100 * usage:.1f} % | "
+            f"{running:.0f} | {waiting:.0f} |",
             flush=True,
         )
         await asyncio.sleep(min(every, max(0.0, until - time.monotonic())))
 
 
-def start_server(port: int, extra: list[str]) -> subprocess.Popen[bytes]:
-    """Serve the shipped model; raises RuntimeError where it does not become ready."""
-    command = [sys.executable, "-m", "entropick_server.cli", "serve", "--port", str(port)]
-    process = subprocess.Popen([*command, "--log-level", "warning", *extra], env=os.environ)
-    end = time.monotonic() + 180
-    while time.monotonic() < end and process.poll() is None:
-        try:
-            if httpx.get(f"http://127.0.0.1:{port}/health", timeout=2).status_code == 200:
-                return process
-        except httpx.TransportError:
-            pass
-        time.sleep(0.2)
-    process.kill()
-    raise RuntimeError("the server did not become ready")
+async def wild_loop(served: Served, source: Extremes, until: float, outcome: Outcome) -> None:
+    """One client with random extreme requests, who leaves every fourth."""
+    while time.monotonic() < until:
+        leave = source.rng.uniform(0.05, 3.0) if source.rng.random() < 0.25 else None
+        await send(served, source.request(), leave, 300, outcome)
 
 
-async def soak(args: argparse.Namespace, url: str, pid: int) -> int:
+async def bad_loop(served: Served, source: Extremes, until: float, outcome: Outcome) -> None:
+    """One client whose bodies must be refused, one after another."""
+    while time.monotonic() < until:
+        path, body = source.bad()
+        reply = await served.ask("POST", path, body, seconds=120)
+        outcome.ends[str(reply.status)] += 1
+        if reply.error is None or reply.status not in (400, 404):
+            outcome.faults.append(f"a bad body got {reply.status}: {reply.text[:200]} for {body!r:.300}")
+        await asyncio.sleep(source.rng.uniform(0.0, 0.5))
+
+
+async def phases(served: Served, streams: Beside, args: argparse.Namespace, until: float) -> None:
+    """The time between two tokens at the start, with and without a crowd of connections, and at the end."""
+
+    def told(name: str, values: list[float]) -> None:
+        p50, p99 = (1000 * percentile(values, share) for share in (0.5, 0.99))
+        figures = f"p50 {p50:.0f} ms, p99 {p99:.0f} ms ({len(values)} tokens)"
+        print(f"between two tokens, {name}: {figures}", flush=True)
+
+    length = args.phase
+    begin = time.monotonic()
+    await asyncio.sleep(length)
+    told("at the start", streams.latencies(begin, time.monotonic()))
+    pairs = []
+    for pair in range(args.pairs):
+        p99 = {}
+        # in turns: what changes during the run is on both sides alike
+        for crowded in (pair % 2 == 0, pair % 2 == 1):
+            async with Crowd(served.port, 1000 * crowded, 200 * crowded):
+                await asyncio.sleep(3.0)  # they have come, or the last ones have gone
+                begin = time.monotonic()
+                await asyncio.sleep(length)
+                p99[crowded] = percentile(streams.latencies(begin, time.monotonic()), 0.99)
+        pairs.append((p99[True], p99[False]))
+        with_it, without = (f"{1000 * p99[crowded]:.0f} ms" for crowded in (True, False))
+        print(f"pair {pair + 1}: p99 with the crowd {with_it}, without {without}", flush=True)
+    if pairs:
+        middle, least, most, sure = median_of_ratios(pairs)
+        print(
+            f"p99 with 1,000 idle and 200 slow connections / without: median {middle:.2f} of {len(pairs)} "
+            f"pairs, {least:.2f} to {most:.2f} ({100 * sure:.0f} % interval)"
+        )
+    await asyncio.sleep(max(0.0, until - length - time.monotonic()))
+    begin = time.monotonic()
+    await asyncio.sleep(length)
+    told("at the end", streams.latencies(begin, time.monotonic()))
+
+
+async def soak(args: argparse.Namespace, served: Served) -> int:
     """The check against a server that runs; the exit code."""
+    url = f"http://127.0.0.1:{served.port}"
     requests = requests_of(args.requests)
     tally = Tally()
     alone: list[list[str]] = []
@@ -197,55 +120,76 @@ async def soak(args: argparse.Namespace, url: str, pid: int) -> int:
                 print(tally.faults)
                 return 1
             alone.append(texts)
-    tally = Tally()
-    begin, start = resident_mib(pid), await gauges(url)
+    await served.good()
+    policy: dict[str, Any] = (await served.ask("GET", "/v1/policy")).json()
+    model = (await served.ask("GET", "/v1/models")).json()["data"][0]["entropick"]
+    tally, wild, bad = Tally(), Outcome(), Outcome()
+    begin = served.resident_mib()
     print(
-        f"{args.clients} clients, every {args.leavers}th leaves, {args.minutes} minutes, "
+        f"{args.clients} clients, every {args.leavers}th leaves, {args.wild} with extreme requests, "
+        f"{args.bad} with bad bodies, {args.streams} plain streams; {args.minutes:g} minutes, "
         f"{len(requests)} requests\n"
     )
-    print("| minute | RSS, MiB | KV cache in use | running | waiting |\n|---|---|---|---|---|")
-    until = time.monotonic() + 60 * args.minutes
-    await asyncio.gather(
-        watch(url, pid, until, args.every),
-        *(
-            client_loop(url, requests, alone, until, i % args.leavers == 0, i, tally)
-            for i in range(args.clients)
-        ),
-    )
-    await asyncio.sleep(1)
-    finish = await gauges(url)
-    usage = "entropick_kv_cache_usage_ratio"
+    async with Beside(served, args.streams) as streams:
+        until = time.monotonic() + 60 * args.minutes
+        await asyncio.gather(
+            watch(served, until, args.every),
+            phases(served, streams, args, until),
+            *(
+                client_loop(url, requests, alone, until, i % args.leavers == 0, i, tally)
+                for i in range(args.clients)
+            ),
+            *(
+                wild_loop(served, Extremes(policy, model["vocab_size"], i), until, wild)
+                for i in range(args.wild)
+            ),
+            *(
+                bad_loop(served, Extremes(policy, model["vocab_size"], 1000 + i), until, bad)
+                for i in range(args.bad)
+            ),
+        )
+    free, good = await served.idle(60), await served.good()
+    faults = [*tally.faults, *wild.faults, *bad.faults]
     print(
-        f"\nRSS {begin:.0f} MiB at the start, {resident_mib(pid):.0f} MiB at the end; KV cache in use "
-        f"{start[usage]:.3f} at the start, {finish[usage]:.3f} at the end"
-    )
-    print(
+        f"\nRSS {begin:.0f} MiB at the start, {served.resident_mib():.0f} MiB at the end; "
+        f"{'every block of the KV cache is free' if free else 'blocks of the KV cache stay in use'}; "
+        f"the first request {'gets the text that it had' if good else 'gets ANOTHER text'}\n"
         f"{sum(tally.ends.values())} streams ({dict(tally.ends)}), {tally.tokens} tokens in complete ones; "
-        f"lost or mixed: {len(tally.faults)}; text other than alone: {tally.differing}"
+        f"lost or mixed: {len(tally.faults)}; text other than alone: {tally.differing}\n"
+        f"extreme requests: {told_of(wild)}\nbad bodies: {told_of(bad)}"
     )
-    for fault in tally.faults[:10]:
+    for fault in faults[:10]:
         print("fault:", fault)
-    return int(bool(tally.faults) or finish[usage] > 0)
+    return int(bool(faults) or not (free and good))
+
+
+def told_of(outcome: Outcome) -> str:
+    """The answers by kind, and the number of those that should not have come."""
+    kinds = ", ".join(f"{kind}: {count}" for kind, count in sorted(outcome.ends.items()))
+    return f"{sum(outcome.ends.values())} ({kinds}); not as they should be: {len(outcome.faults)}"
+
+
+async def run(args: argparse.Namespace, extra: list[str]) -> int:
+    """The soak around a server of its own; the exit code."""
+    # room in the queue for every choice of every client: a 503 would be right there, and hide one that is not
+    async with Served("--log-level", "warning", "--max-queue", "100000", *extra) as served:
+        return await soak(args, served)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--leavers", type=int, default=5, help="every n-th client hangs up in the middle")
+    parser.add_argument("--wild", type=int, default=6, help="clients with random extreme requests")
+    parser.add_argument("--bad", type=int, default=2, help="clients with bodies that must be refused")
+    parser.add_argument("--streams", type=int, default=4, help="plain streams that tell the time of a token")
+    parser.add_argument("--pairs", type=int, default=7, help="pairs of phases with and without the crowd")
+    parser.add_argument("--phase", type=float, default=18, help="seconds of a phase")
     parser.add_argument("--requests", type=int, default=96, help="distinct requests")
     parser.add_argument("--every", type=float, default=60, help="seconds between two lines")
     args, extra = parser.parse_known_args()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    server = start_server(port, extra)
-    try:
-        code = asyncio.run(soak(args, f"http://127.0.0.1:{port}", server.pid))
-    finally:
-        server.terminate()
-        server.wait(40)
-    sys.exit(code)
+    sys.exit(asyncio.run(run(args, extra)))
 
 
 if __name__ == "__main__":

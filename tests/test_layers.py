@@ -72,8 +72,10 @@ NEWCOMERS = {
     "server/entropick_server/engine/vllm": ["entropick_pico", "prometheus_client", "triton", "uvicorn"],
     "server/entropick_server/streaming": ["prometheus_client", "transformers", "vllm", "zmq"],
     "evaluation/entropick_eval": ["entropick_pico", "transformers", "prometheus_client", "vllm"],
+    "lens/entropick_lens": ["entropick_pico", "entropick_server.app", "fastapi", "vllm"],
     "server/entropick_server/routes": [
         "entropick_eval",
+        "entropick_lens",
         "entropick_pico",
         "prometheus_client",
         "transformers",
@@ -84,7 +86,7 @@ NEWCOMERS = {
 
 
 def test_the_contracts_hold_a_module_that_is_added(tmp_path: Path) -> None:
-    roots = ["kernels", "sampler", "server", "pico", "evaluation"]
+    roots = ["kernels", "sampler", "server", "pico", "evaluation", "lens"]
     for root in roots:
         ignored = shutil.ignore_patterns("__pycache__", "*.safetensors", "*.json", "*.jsonl")
         shutil.copytree(ROOT / root, tmp_path / root, ignore=ignored)

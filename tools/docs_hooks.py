@@ -30,6 +30,7 @@ PACKAGES = {
     "server": "entropick_server",
     "pico": "entropick_pico",
     "evaluation": "entropick_eval",
+    "lens": "entropick_lens",
 }
 
 _LINK = re.compile(r"(\]\()([^)\s:#]+\.(?:md|png|svg))((?:#[^)\s]*)?\))")

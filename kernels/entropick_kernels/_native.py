@@ -9,11 +9,12 @@ self-contained, so that the process that compiles it runs the same instructions 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
@@ -66,6 +67,14 @@ class _SourcesCache(FunctionCache):  # type: ignore[misc]
             self.cache_path, self._impl.filename_base, _sources_stamp(function)
         )
 
+    @contextlib.contextmanager
+    def _guard_against_spurious_io_errors(self) -> Iterator[None]:
+        """Goes on without the cache where it cannot be read or written, as on a full disk."""
+        try:
+            yield
+        except OSError as error:
+            _warn_that_nothing_is_kept(f"its folder cannot be used ({error.strerror})")
+
 
 class _SelfContainedLibrary(JITCodeLibrary):  # type: ignore[misc]
     """The machine code of one function, which runs its own copies of the functions that it calls.
@@ -111,15 +120,16 @@ def _keep_on_disk(compiled: Any, function: Callable[..., Any]) -> None:
     try:
         compiled._cache = _SourcesCache(function)
     except RuntimeError:
-        _warn_that_nothing_is_kept()
+        _warn_that_nothing_is_kept("numba found no folder that it may write to")
 
 
 @functools.cache
-def _warn_that_nothing_is_kept() -> None:
+def _warn_that_nothing_is_kept(reason: str) -> None:
     """Says once a process that its native code is not kept, and how to change that."""
     _log.warning(
-        "Native code cannot be kept on disk, so every start compiles it anew (up to a minute): numba found "
-        "no folder that it may write to. Set NUMBA_CACHE_DIR to one."
+        "Native code cannot be kept on disk, so every start compiles it anew (up to a minute): %s. Set "
+        "NUMBA_CACHE_DIR to a folder with room.",
+        reason,
     )
 
 

@@ -44,10 +44,10 @@ def layer_entropy(given: Mapping[str, Any], default: LayerEntropy | None = None)
     every, layers = given.get("every", base.every), given.get("layers", base.layers)
     if not _whole(every) or not 1 <= every <= MOST_EVERY:
         raise ValueError(f"layer_entropy.every: must be a whole number from 1 to {MOST_EVERY}")
+    if isinstance(layers, list | tuple) and len(layers) > MOST_LAYERS:
+        raise ValueError(f"layer_entropy.layers: at most {MOST_LAYERS}")
     if not isinstance(layers, list | tuple) or not all(_whole(n) and n >= 0 for n in layers):
         raise ValueError("layer_entropy.layers: must be a list of layers' numbers, 0 and up")
-    if len(layers) > MOST_LAYERS:
-        raise ValueError(f"layer_entropy.layers: at most {MOST_LAYERS}")
     return LayerEntropy(every, tuple(sorted(set(layers))))
 
 

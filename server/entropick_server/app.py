@@ -12,9 +12,12 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
+from starlette.routing import Route
 
+from .access import RequestRates, keys_of, refreshed
 from .engine.base import Engine
-from .middleware import ApiKey, Counted, RequestId, SizeLimit
+from .logs.requests import Logged, note_code
+from .middleware import ApiKey, Counted, RateLimit, RequestId, SizeLimit
 from .openapi import describe
 from .protocol.errors import ApiError
 from .protocol.unserved import route_not_served
@@ -37,15 +40,17 @@ def create_app(
     """Returns the app around ``engine``, which starts with the app and is closed with it.
 
     ``on_ready`` is called when the model is loaded; ``on_failure`` when it cannot be: the app goes on
-    answering 503.
+    answering 503. Raises SettingsError where the keys cannot be had.
     """
     state = ServerState(engine, settings, on_failure, on_ready)
+    keys = keys_of(settings)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         state.begin_loading()
         try:
-            yield
+            async with refreshed(keys):
+                yield
         finally:
             await state.close()
 
@@ -72,9 +77,10 @@ def create_app(
     _add_errors(app)
     # added last runs first: every answer has an id, every refusal too
     app.add_middleware(SizeLimit, limit=settings.max_body_bytes)
-    if settings.api_key is not None:
-        key = settings.api_key.get_secret_value()
-        app.add_middleware(ApiKey, key=key, open_paths=[PAGE], open_prefix=PAGE_PREFIX)
+    if settings.key_requests_per_minute is not None:
+        app.add_middleware(RateLimit, rates=RequestRates(settings.key_requests_per_minute))
+    if keys is not None:
+        app.add_middleware(ApiKey, keys=keys, open_paths=[PAGE], open_prefix=PAGE_PREFIX)
     if settings.allowed_origins:
         # before the key: a browser sends none with its preflight, and must be able to read a 401
         app.add_middleware(
@@ -86,13 +92,16 @@ def create_app(
         )
     app.add_middleware(RequestId)
     app.add_middleware(Counted, metrics=state.metrics.http)
-    describe(app, keyed=settings.api_key is not None)
+    literal = [route.path for route in app.routes if isinstance(route, Route) and "{" not in route.path]
+    app.add_middleware(Logged, paths=literal)
+    describe(app, keyed=keys is not None)
     return app
 
 
 def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(ApiError)
-    async def refused(_: Request, error: ApiError) -> Response:
+    async def refused(request: Request, error: ApiError) -> Response:
+        note_code(request.scope, error.code)
         return error_response(error)
 
     @app.exception_handler(ClientDisconnect)
@@ -104,10 +113,12 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
         if error.status_code == 404 and (refusal := route_not_served(request.url.path)) is not None:
+            note_code(request.scope, refusal.code)
             return error_response(refusal)
         messages = {404: "There is no such route.", 405: "This route does not know this method."}
         message = messages.get(error.status_code, str(error.detail))
         code = {404: "route_not_found", 405: "method_not_allowed"}.get(error.status_code)
+        note_code(request.scope, code)
         return error_response(ApiError(error.status_code, message, code=code, headers=error.headers))
 
     @app.exception_handler(Exception)

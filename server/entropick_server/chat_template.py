@@ -12,6 +12,10 @@ from typing import Any, Final, NamedTuple
 from jinja2 import TemplateError
 
 from .engine.base import Tokenizer
+from .engine.control_text.stand_ins import Conversation, StandIns, hidden
+from .engine.reply_format.told import Telling
+from .engine.templates.renderer import TemplateLimitError
+from .redaction import redacted
 
 _FAILURES: Final = (
     TemplateError,
@@ -44,12 +48,65 @@ class Forms(NamedTuple):
     parts: bool
 
 
-class ChatTemplate:
-    """The chat template of a tokenizer."""
+class Prompt(NamedTuple):
+    """The text that a chat template made of a conversation."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    text: str
+    pieces: tuple[str, ...]
+    """the same text in pieces: those at odd places are control tokens, the others text"""
+
+
+class ChatTemplate:
+    """The chat template of a tokenizer.
+
+    What a client sends is text: special tokens in it are not tokens, unless ``special_tokens_in_messages``.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, *, special_tokens_in_messages: bool = False) -> None:
         self._tokenizer = tokenizer
+        self._literal = not special_tokens_in_messages
         self._forms: dict[str, Forms] = {}
+
+    def prompt(
+        self,
+        turns: Sequence[Turn],
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        template_options: Mapping[str, Any] | None = None,
+        telling: Telling | None = None,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+    ) -> Prompt:
+        """Returns the text of a conversation, with the places of its control tokens.
+
+        ``tools``: their definitions; ``template_options``: variables of the template; ``telling``: how tools
+        are told as text, where the template has no place for them. Raises ChatTemplateError.
+        """
+        sent, stand_ins = Conversation(turns, tools, template_options), StandIns({})
+        if self._literal:
+            try:
+                sent, stand_ins = hidden(sent, self._tokenizer.controls)
+            except ValueError as error:
+                raise ChatTemplateError(str(error)) from error
+        turns, tools, template_options = sent
+        if telling is not None:
+            turns, tools = telling.turns(turns, tools), ()
+        try:
+            text = self.render(
+                turns,
+                tools=tools,
+                template_options=template_options,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=continue_final_message,
+            )
+        except ChatTemplateError as error:
+            raise ChatTemplateError(stand_ins.shown(str(error))) from error
+        pieces = tuple(map(stand_ins.shown, self._tokenizer.controls.of_all.split(text)))
+        return Prompt("".join(pieces), pieces)
+
+    def ids(self, prompt: Prompt, *, add_special_tokens: bool = False) -> list[int]:
+        """Returns the token ids of a conversation's text."""
+        return self._tokenizer.encode_pieces(prompt.pieces, add_special_tokens=add_special_tokens)
 
     def render(
         self,
@@ -74,17 +131,17 @@ class ChatTemplate:
 
     def encode(self, turns: Sequence[Turn], *, add_generation_prompt: bool = True) -> list[int]:
         """Encodes a conversation as token ids. Raises ChatTemplateError."""
-        text = self.render(turns, add_generation_prompt=add_generation_prompt)
-        return self._tokenizer.encode(text, add_special_tokens=False)
+        return self.ids(self.prompt(turns, add_generation_prompt=add_generation_prompt))
 
     def _render(self, turns: list[dict[str, Any]], **variables: Any) -> str:
         try:
             return self._tokenizer.render_chat(turns, **variables)
         except _FAILURES as error:
             # a plain ValueError explains itself: no template, or the template's own refusal
-            kind = "" if type(error) in (ValueError, TemplateError) else f"{type(error).__name__}: "
+            plain = type(error) in (ValueError, TemplateError, TemplateLimitError)
+            kind = "" if plain else f"{type(error).__name__}: "
             reason = f"the chat template fails on these messages: {kind}" if kind else ""
-            raise ChatTemplateError(f"{reason}{str(error)[:300]}") from error
+            raise ChatTemplateError(f"{reason}{redacted(str(error)[:300])}") from error
 
     def _in_form(self, turn: Turn) -> dict[str, Any]:
         content = turn.get("content")

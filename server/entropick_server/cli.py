@@ -1,8 +1,10 @@
-"""The console script ``entropick``: serve, calibrate, chat, explain, replay, eval and version."""
+"""The console script ``entropick``: serve, calibrate, chat, explain, replay, eval, inspect and version."""
 
 from __future__ import annotations
 
 import argparse
+import errno
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,6 +16,7 @@ from typing import Any, Final, Literal, get_args, get_origin
 from .engine.base import Calibrator, Engine, EngineError
 from .engine.named_models import NAMED_MODELS
 from .engine.types import EngineOptions
+from .output import open_streams, say, settle
 from .settings import Settings, SettingsError, load_settings
 from .version import server_version
 
@@ -36,6 +39,7 @@ _SPECIAL = frozenset(
         "enable_prefix_caching",
         "batch_invariant",
         "recent_prompts",
+        "special_tokens_in_messages",
     }
 )
 # settings that take several values
@@ -46,6 +50,7 @@ _CALIBRATION = (
     "max_model_len",
     "max_num_batched_tokens",
     "chat_template",
+    "chat_template_seconds",
     "kv_cache_bytes",
     "dtype",
     "device",
@@ -62,11 +67,32 @@ _NO_VLLM: Final = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit code."""
     argv = sys.argv[1:] if argv is None else argv
+    open_streams()
+    code, complete = 1, True
+    try:
+        code = _run(argv)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EPIPE):
+            raise
+        complete = False
+    finally:
+        complete = settle() and complete
+    # the output of a server is for its operator; that of the other commands is what they are for
+    if not complete and argv[:1] != ["serve"]:
+        return _fail("the output cannot be written", 1)
+    return code
+
+
+def _run(argv: Sequence[str]) -> int:
     if argv[:1] == ["eval"]:
         # heavy imports; the evaluation parses its own options
         from entropick_eval.command import run
 
         return run(argv[1:], partial(serving_engine, theirs=()))
+    if argv[:1] == ["inspect"]:
+        from entropick_lens.command import run as look_inside
+
+        return look_inside(argv[1:], _shipped_with_texts)
     if argv[:1] == ["chat"]:
         from .terminal.command import run as chat
 
@@ -106,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"entropick: error: {message}", file=sys.stderr)
+    say(f"entropick: error: {' '.join(message.split())}", sys.stderr)
     return code
 
 
@@ -117,6 +143,9 @@ def _split(argv: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
 
 
 def _serve(settings: Settings, theirs: Sequence[str]) -> int:
+    if settings.log_format == "json":
+        # every line is to be JSON; libraries read this when they are imported
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     # heavy imports (torch), which neither --help nor `version` needs
     from .serve import DrainError, serve
 
@@ -153,10 +182,23 @@ def _engine_options(settings: Settings) -> EngineOptions:
     """Returns the options of the engine; where no model is named, it is the shipped model."""
     if settings.model is not None:
         return settings.engine_options(settings.model)
+    folder, name = _shipped_model()
+    options = settings.engine_options(folder)
+    return replace(options, served_model_name=options.served_model_name or name)
+
+
+def _shipped_with_texts() -> tuple[str, str, Path]:
+    """Returns the folder and the name of the shipped model, and the file of its calibration texts."""
+    from entropick_pico import calibration_path
+
+    return *_shipped_model(), calibration_path()
+
+
+def _shipped_model() -> tuple[str, str]:
+    """Returns the folder and the name of the shipped model."""
     from entropick_pico import MODEL_NAME, model_path
 
-    options = settings.engine_options(str(model_path()))
-    return replace(options, served_model_name=options.served_model_name or MODEL_NAME)
+    return str(model_path()), MODEL_NAME
 
 
 def _calibrate(
@@ -217,6 +259,13 @@ def _parser() -> argparse.ArgumentParser:
         help="keep no prompt and no stop string for /v1/requests: nothing can then be replayed",
     )
     serve.add_argument(
+        "--special-tokens-in-messages",
+        action="store_const",
+        const=True,
+        help="take special tokens that a client writes in a chat message for tokens: every user can then end "
+        "a message and begin one of the system",
+    )
+    serve.add_argument(
         "--batch-invariant",
         action="store_const",
         const=True,
@@ -252,6 +301,9 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("explain", help="tell why each token of a reply was picked", add_help=False)
     commands.add_parser("replay", help="run a request again by its seed and compare", add_help=False)
     commands.add_parser("eval", help="compare settings on questions with known answers", add_help=False)
+    commands.add_parser(
+        "inspect", help="look inside a model: a report of its heads, layers and weights", add_help=False
+    )
     commands.add_parser("version", help="print the version")
     return parser
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hmac
 import re
 import time
 import uuid
@@ -17,6 +16,9 @@ from typing import Final
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from .access import Keys, RequestRates
+from .logs.formats import request_id as logged_id
+from .logs.requests import note_code
 from .metrics.http import NO_ROUTE, HttpMetrics
 from .protocol.errors import ApiError
 from .streaming.sse import error_response
@@ -24,6 +26,8 @@ from .streaming.sse import error_response
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _MAX_HEADERS: Final = 128
 _OPEN_PATHS: Final = frozenset({"/health"})
+_UNCOUNTED: Final = frozenset({"/metrics"})
+"""paths that a scraper reads all the time"""
 _DROP_LIMITS: Final = 8
 """times the limit that is read of a body which is too large"""
 _DROP_SECONDS: Final = 10.0
@@ -76,6 +80,8 @@ class RequestId:
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else f"req-{uuid.uuid4().hex}"
         scope.setdefault("state", {})["request_id"] = request_id
+        # for the lines that are logged on the way: the task is this request's alone
+        logged_id.set(request_id)
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -92,15 +98,21 @@ class ApiKey:
     ``open_prefix``: what the paths below it begin with, which need none either.
     """
 
-    def __init__(self, app: ASGIApp, key: str, open_paths: Collection[str], open_prefix: str) -> None:
+    def __init__(self, app: ASGIApp, keys: Keys, open_paths: Collection[str], open_prefix: str) -> None:
         self._app = app
-        self._key = key.encode()
+        self._keys = keys
         self._open_paths = _OPEN_PATHS.union(open_paths)
         self._open_prefix = open_prefix
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes on, or refuses with 401."""
-        if scope["type"] == "lifespan" or self._is_open(scope) or self._matches(scope):
+        """Passes on with ``scope["state"]["key_name"]`` (None on an open path), or refuses with 401."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        is_open = self._is_open(scope)
+        name = None if is_open else self._name(scope)
+        if is_open or name is not None:
+            scope.setdefault("state", {})["key_name"] = name
             await self._app(scope, receive, send)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
@@ -111,18 +123,47 @@ class ApiKey:
                 code="invalid_api_key",
                 headers={"WWW-Authenticate": "Bearer"},
             )
+            note_code(scope, error.code)
             await error_response(error)(scope, receive, send)
 
     def _is_open(self, scope: Scope) -> bool:
         path = scope.get("path", "")
         return scope["type"] == "http" and (path in self._open_paths or path.startswith(self._open_prefix))
 
-    def _matches(self, scope: Scope) -> bool:
+    def _name(self, scope: Scope) -> str | None:
         for name, value in scope["headers"]:
             if name == b"authorization":
                 scheme, _, given = value.partition(b" ")
-                return scheme.lower() == b"bearer" and hmac.compare_digest(given.strip(), self._key)
-        return False
+                return self._keys.name_of(given.strip()) if scheme.lower() == b"bearer" else None
+        return None
+
+
+class RateLimit:
+    """A bound on the requests a minute of each key; the open paths and the scraper's path are free."""
+
+    def __init__(self, app: ASGIApp, rates: RequestRates) -> None:
+        self._app = app
+        self._rates = rates
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes on, with headers that tell the rest of the minute's requests, or refuses with 429."""
+        name = scope["state"].get("key_name") if scope["type"] == "http" else None
+        if name is None or scope["path"] in _UNCOUNTED:
+            await self._app(scope, receive, send)
+            return
+        try:
+            told = self._rates.take(name)
+        except ApiError as error:
+            note_code(scope, error.code)
+            await error_response(error)(scope, receive, send)
+            return
+
+        async def send_with_rate(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(told)
+            await send(message)
+
+        await self._app(scope, receive, send_with_rate)
 
 
 class SizeLimit:

@@ -1,4 +1,4 @@
-"""Threads beside the event loop for work that would hold it up: tokenising, large answers."""
+"""Threads beside the event loop for work that would hold it up: large bodies, tokenising, large answers."""
 
 from __future__ import annotations
 
@@ -13,21 +13,25 @@ SMALL: Final = 2_048
 """characters of text, or tokens, below which work stays in the event loop: a few milliseconds at most"""
 LARGE: Final = 1 << 18
 """characters from which work waits in a lane of its own, so that it never delays ordinary prompts"""
+SMALL_BODY: Final = 1 << 14
+"""bytes of a body below which it is read in the event loop"""
 COMPILE_SECONDS: Final = 10.0
 """the time that a grammar may wait and take; compiling is bounded far below it"""
 Result = TypeVar("Result")
 
 
 class Offload:
-    """Three threads, for ordinary work, for large work and for grammars, each with a queue of its own.
+    """Four threads, for bodies, ordinary work, large work and grammars, each with a queue of its own.
 
     Work whose caller is cancelled leaves its queue; work that has begun runs to its end.
     """
 
     def __init__(self) -> None:
+        self._bodies = ThreadPoolExecutor(1, "entropick-body")
         self._ordinary = ThreadPoolExecutor(1, "entropick-text")
         self._large = ThreadPoolExecutor(1, "entropick-large-text")
         self._grammars = ThreadPoolExecutor(1, "entropick-grammar")
+        self._turns = asyncio.Lock()
         self._closed = False
 
     async def run(self, size: int, work: Callable[[], Result]) -> Result:
@@ -38,6 +42,21 @@ class Offload:
         if size < SMALL:
             return work()
         return await self._submit(self._ordinary if size < LARGE else self._large, work)
+
+    async def turn(self) -> None:
+        """Waits for a turn of the event loop that no other caller of this method has.
+
+        Many choices end in one step of an engine; between two such ends others get their turns.
+        """
+        async with self._turns:
+            await asyncio.sleep(0)
+
+    async def read(self, size: int, work: Callable[[], Result]) -> Result:
+        """Runs ``work`` on a body of ``size`` bytes, in the thread for it unless small. Returns its result.
+
+        Raises the 503 where the server is shutting down.
+        """
+        return work() if size < SMALL_BODY else await self._submit(self._bodies, work)
 
     async def compile(self, work: Callable[[], Result]) -> Result:
         """Runs the compiling of a grammar in the thread for it. Returns its result.
@@ -61,5 +80,5 @@ class Offload:
     def close(self) -> None:
         """Drops the work that has not begun, whose callers get a 503; does not wait for the rest."""
         self._closed = True
-        for lane in (self._ordinary, self._large, self._grammars):
+        for lane in (self._bodies, self._ordinary, self._large, self._grammars):
             lane.shutdown(wait=False, cancel_futures=True)

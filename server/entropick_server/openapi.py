@@ -29,9 +29,11 @@ _REFUSALS: Final[Mapping[int, str]] = {
     404: "There is no such model, request or route.",
     413: "The body is too large.",
     415: "The body is not of type application/json.",
+    429: "The key is at one of its limits; Retry-After says when to try again.",
     431: "There are too many headers.",
     500: "The model failed on this request.",
     503: "Requests are not taken now; Retry-After says when to try again.",
+    504: "The request took longer than the server allows.",
 }
 _WITH_BODY: Final = (400, 404, 413, 415, 431)
 _TEXT: Final[Mapping[str, Any]] = {"schema": {"type": "string"}}
@@ -58,9 +60,9 @@ class Answers(NamedTuple):
 
 _STREAM: Final = ("text/event-stream",)
 ANSWERS: Final[Mapping[tuple[str, str], Answers]] = {
-    ("post", "/v1/chat/completions"): Answers(ChatCompletion, (*_WITH_BODY, 500, 503), _STREAM),
-    ("post", "/v1/completions"): Answers(CompletionText, (*_WITH_BODY, 500, 503), _STREAM),
-    ("post", "/v1/responses"): Answers(ResponseObject, (*_WITH_BODY, 500, 503), _STREAM),
+    ("post", "/v1/chat/completions"): Answers(ChatCompletion, (*_WITH_BODY, 500, 503, 504), _STREAM),
+    ("post", "/v1/completions"): Answers(CompletionText, (*_WITH_BODY, 500, 503, 504), _STREAM),
+    ("post", "/v1/responses"): Answers(ResponseObject, (*_WITH_BODY, 500, 503, 504), _STREAM),
     ("post", "/tokenize"): Answers(d.Tokenized, (*_WITH_BODY, 503)),
     ("post", "/detokenize"): Answers(d.Detokenized, (*_WITH_BODY, 503)),
     ("get", "/v1/models"): Answers(d.ModelList, (431, 503)),
@@ -110,7 +112,7 @@ def _document(plain: dict[str, Any], keyed: bool) -> dict[str, Any]:
     for path, operations in plain["paths"].items():
         for method, operation in operations.items():
             row = ANSWERS[method, path]
-            refusals = (*row.refusals, 401) if keyed and path not in _OPEN else row.refusals
+            refusals = (*row.refusals, 401, 429) if keyed and path not in _OPEN else row.refusals
             operation["responses"] = {"200": _success(row), **_refusals(refusals)}
             if keyed and path not in _OPEN:
                 operation["security"] = [{"key": []}]
@@ -131,9 +133,9 @@ def _refusals(statuses: Sequence[int]) -> dict[str, Any]:
     refusals: dict[str, Any] = {
         str(status): {"description": _REFUSALS[status], "content": content} for status in sorted(statuses)
     }
-    if 503 in statuses:
-        seconds = {"description": "seconds", "schema": {"type": "integer"}, "required": True}
-        refusals["503"] = {**refusals["503"], "headers": {"Retry-After": seconds}}
+    seconds = {"description": "seconds", "schema": {"type": "integer"}, "required": True}
+    for waiting in {429, 503}.intersection(statuses):
+        refusals[str(waiting)] = {**refusals[str(waiting)], "headers": {"Retry-After": seconds}}
     return refusals
 
 

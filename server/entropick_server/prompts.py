@@ -10,9 +10,11 @@ from typing import Any, Final
 
 from .chat_template import ChatTemplate, ChatTemplateError, Turn
 from .engine.base import Tokenizer
+from .engine.templates.renderer import TemplateProcessError
 from .offload import SMALL
-from .protocol.errors import ApiError, bad_request
+from .protocol.errors import ApiError, bad_request, unavailable
 from .protocol.messages import Message
+from .redaction import redacted
 from .vocabulary import Vocabulary
 
 _USUAL: Final = 8
@@ -25,9 +27,20 @@ _BLANKS: Final = " \n\t\r"
 class PromptEncoder:
     """An encoder of prompts for a model with a context of ``max_model_len`` tokens."""
 
-    def __init__(self, tokenizer: Tokenizer, vocabulary: Vocabulary, max_model_len: int) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        vocabulary: Vocabulary,
+        max_model_len: int,
+        *,
+        special_tokens_in_messages: bool = False,
+    ) -> None:
+        """Prepares the chat template.
+
+        ``special_tokens_in_messages``: special tokens that a client writes in a message are tokens.
+        """
         self._tokenizer = tokenizer
-        self._template = ChatTemplate(tokenizer)
+        self._template = ChatTemplate(tokenizer, special_tokens_in_messages=special_tokens_in_messages)
         self._vocabulary = vocabulary
         self._limit = max_model_len
 
@@ -50,21 +63,22 @@ class PromptEncoder:
         ``tools``: their definitions; ``template_options``: variables of the template; ``param``: the field
         that holds the conversation. Raises the 400 where it does not fit, or the template refuses it.
         """
-        turns: Sequence[Turn] = [_turn(message) for message in messages]
-        telling = self._tokenizer.reply_format.telling
-        if telling is not None:
-            turns, tools = telling.turns(turns, tools), ()
         try:
-            text = self._template.render(
-                turns,
-                add_generation_prompt=add_generation_prompt,
-                continue_final_message=continue_final_message,
+            prompt = self._template.prompt(
+                [_turn(message) for message in messages],
                 tools=tools,
                 template_options=template_options,
+                telling=self._tokenizer.reply_format.telling,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=continue_final_message,
             )
         except ChatTemplateError as error:
             raise bad_request(f"{param}: {error}", param) from error
-        return self._encode(text, add_special_tokens, param if bounded else None)
+        except TemplateProcessError as error:
+            raise unavailable(redacted(str(error)), "chat_template_process") from error
+        if bounded:
+            self._check_length(prompt.text, param)
+        return self._template.ids(prompt, add_special_tokens=add_special_tokens)
 
     def texts(
         self, prompts: Sequence[str | list[int]], *, add_special_tokens: bool = True, bounded: bool = True
@@ -80,12 +94,19 @@ class PromptEncoder:
         """Returns the token ids of a text of any length."""
         return self._encode(text, add_special_tokens, None)
 
+    def conversation_size(self, characters: int) -> int:
+        """Returns the size of the work to encode a conversation, which is never small.
+
+        Another process renders it, for which the event loop must not wait.
+        """
+        return max(SMALL, self.work_size(characters))
+
     def work_size(self, characters: int) -> int:
         """Returns the size of the work to encode characters (``offload``); small only if they surely fit."""
         return characters if characters <= self._limit else max(characters, SMALL)
 
     def _encode(self, text: str, add_special_tokens: bool, param: str | None) -> list[int]:
-        if param is not None and len(text) > self._limit:
+        if param is not None:
             self._check_length(text, param)
         return self._tokenizer.encode(text, add_special_tokens=add_special_tokens)
 
@@ -94,6 +115,8 @@ class PromptEncoder:
 
         Blanks do not count here: a token may swallow any number of them.
         """
+        if len(text) <= self._limit:
+            return
         most = self._limit * self._vocabulary.longest
         if len(text) > most and len(text) - sum(map(text.count, _BLANKS)) > most:
             raise self._too_long(f"{len(text)} characters", param)

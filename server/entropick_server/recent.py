@@ -57,6 +57,8 @@ class Finished:
     prompt_token_ids: array[int] | None = None
     grammar: Grammar | None = None
     """that it followed, where prompts are kept"""
+    owner: str | None = None
+    """the name of the key that asked for it; None where no keys are set"""
 
     @property
     def size(self) -> int:
@@ -167,6 +169,8 @@ class RecentRequests:
         self._limit = limit
         self._max_bytes = max_bytes
         self._answers: OrderedDict[str, list[Finished]] = OrderedDict()
+        self._sizes: dict[str, int] = {}
+        """bytes of an answer's choices: an answer may have a thousand, each of which comes by itself"""
         self._size = 0
 
     @property
@@ -177,23 +181,29 @@ class RecentRequests:
     def add(self, finished: Finished) -> None:
         """Keeps a choice, and forgets the oldest answers beyond the limits."""
         size = finished.size
-        own = sum(choice.size for choice in self._answers.get(finished.id, ()))
+        own = self._sizes.get(finished.id, 0)
         if not self._limit or own + size > self._max_bytes:
             return
         self._answers.setdefault(finished.id, []).append(finished)
+        self._sizes[finished.id] = own + size
         self._size += size
         while len(self._answers) > self._limit or self._size > self._max_bytes:
-            _, choices = self._answers.popitem(last=False)
-            self._size -= sum(choice.size for choice in choices)
+            oldest, _ = self._answers.popitem(last=False)
+            self._size -= self._sizes.pop(oldest)
 
-    def newest(self) -> list[Finished]:
-        """Returns all choices, the newest answer's first."""
-        return [choice for choices in reversed(self._answers.values()) for choice in choices]
+    def newest(self, owner: str | None = None) -> list[Finished]:
+        """Returns all choices of an owner's answers (None: asked for without keys), the newest first."""
+        answers = (choices for choices in reversed(self._answers.values()) if choices[0].owner == owner)
+        return [choice for choices in answers for choice in choices]
 
-    def find(self, name: str) -> list[Finished]:
-        """Returns the choices of an answer, by its id or its X-Request-Id (the newest of that), or none."""
+    def find(self, name: str, owner: str | None = None) -> list[Finished]:
+        """Returns the choices of an owner's answer, or none.
+
+        ``name``: its id or its X-Request-Id (the newest of that).
+        """
         found = self._answers.get(name)
-        if found is None:
-            named = (c for c in reversed(self._answers.values()) if c[0].request_id == name)
+        if found is None or found[0].owner != owner:
+            answers = reversed(self._answers.values())
+            named = (c for c in answers if c[0].request_id == name and c[0].owner == owner)
             found = next(named, [])
         return sorted(found, key=lambda finished: finished.choice)

@@ -7,6 +7,7 @@ is nothing to drain.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import multiprocessing
 import os
@@ -32,6 +33,8 @@ from .connections.protocol import Connection, phase_seconds
 from .connections.table import ConnectionTable
 from .connections.tls import tls_context
 from .engine.base import Engine
+from .logs.formats import configure_logging
+from .output import say, settle
 from .settings import Settings
 from .state import ServerState
 
@@ -40,6 +43,12 @@ _BACKSTOP: Final = 5
 """seconds for connections to end after the engine was closed"""
 _ABANDON_SECONDS: Final = 0.5
 """seconds that an engine has to close while it loads; it may be in the middle of a file"""
+
+
+def freeze_start() -> None:
+    """Takes all objects of the start out of the garbage collector's walks, which took a second of them."""
+    gc.collect()
+    gc.freeze()
 
 
 class DrainError(RuntimeError):
@@ -98,10 +107,9 @@ class DrainingServer(uvicorn.Server):
         self._listener.start(self.config.backlog)
         self.started = True
         self._url = _url(bound[0].getsockname(), "http" if self._tls is None else "https")
-        print(
+        say(
             f"entropick listens on {self._url} (the model is loading; a first start compiles native "
-            f"code, for a minute or more; {self._url}/health says when it is ready)",
-            flush=True,
+            f"code, for a minute or more; {self._url}/health says when it is ready)"
         )
         self._greet()
 
@@ -117,19 +125,19 @@ class DrainingServer(uvicorn.Server):
     def loaded(self) -> None:
         """Prints the name of the loaded model, the address of the page, and a command to try it."""
         self._loaded = True
+        freeze_start()
         self._greet()
 
     def _greet(self) -> None:
         # a small model may be loaded before the socket listens
         if not self._loaded or self._url is None:
             return
-        print(f"ready: {self._state.served}")
-        print(f"open: {self._url}/ in a browser, or run: entropick chat --url {self._url}")
-        key = " -H 'Authorization: Bearer '$ENTROPICK_API_KEY" if self._state.settings.api_key else ""
-        print(
+        say(f"ready: {self._state.served}")
+        say(f"open: {self._url}/ in a browser, or run: entropick chat --url {self._url}")
+        key = " -H 'Authorization: Bearer '$ENTROPICK_API_KEY" if self._state.settings.has_keys else ""
+        say(
             f"try: curl {self._url}/v1/chat/completions{key} -H 'Content-Type: application/json' "
-            """-d '{"messages": [{"role": "user", "content": "Hello"}]}'""",
-            flush=True,
+            """-d '{"messages": [{"role": "user", "content": "Hello"}]}'"""
         )
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -211,6 +219,9 @@ def build_server(engine: Engine, settings: Settings) -> DrainingServer:
         host=settings.host,
         port=settings.port,
         log_level=settings.log_level,
+        # the lines of uvicorn go where all others go; a request's line is ours
+        log_config=None,
+        access_log=False,
         # of our own, over uvicorn's for h11, which bounds the size of headers
         http=Connection,
         # there is no route for them
@@ -228,7 +239,9 @@ def serve(engine: Engine, settings: Settings) -> BaseException | None:
     Returns the error where the model could not be loaded, a DrainError where answers were cut at the end, and
     None else. Raises SettingsError where the server cannot listen on its address.
     """
-    logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
+    # a line that cannot be written, as on a full disk, is lost without a traceback for each
+    logging.raiseExceptions = False
+    configure_logging(settings.log_format, settings.log_level)
     raise_file_limit(settings.max_connections)
     server = build_server(engine, settings)
     with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
@@ -252,8 +265,7 @@ def _end_process() -> NoReturn:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
     logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    settle()
     os._exit(0)
 
 

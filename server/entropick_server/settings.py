@@ -45,7 +45,8 @@ from entropick_sampler.params import (
 from .consensus.config import ConsensusConfig, consensus_config
 from .engine.named_models import NAMED_MODELS
 from .engine.types import DEFAULT_BATCHED_TOKENS, DEFAULT_KV_CACHE_BYTES, EngineOptions, KernelsChoice
-from .environment import PREFIX, check_none_empty, set_by_kubernetes
+from .environment import PREFIX, check_known, check_none_empty, set_by_kubernetes
+from .logs.formats import LogFormat
 
 _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/\s,]+", re.IGNORECASE)
 _log = logging.getLogger(__name__)
@@ -112,7 +113,9 @@ class Settings(BaseSettings):
     )
     max_model_len: int | None = Field(None, ge=1, description="tokens of context; left out: the model's own")
     max_num_seqs: int = Field(16, ge=1, le=4096, description="requests that run at the same time")
-    max_queue: int = Field(256, ge=0, description="prompts that may wait; more are refused with 503")
+    max_queue: int = Field(
+        1024, ge=0, description="replies that may wait, each choice counts; more are refused with 503"
+    )
     max_num_batched_tokens: int | None = Field(
         None,
         ge=1,
@@ -129,8 +132,32 @@ class Settings(BaseSettings):
     chat_template: str | None = Field(
         None, min_length=1, description="file of a chat template (Jinja) to use instead of the model's own"
     )
+    chat_template_seconds: float = Field(
+        5.0, gt=0, le=3600, description="seconds that the chat template may take for one conversation"
+    )
+    special_tokens_in_messages: bool = Field(
+        False,
+        description="special tokens that a client writes in a chat message are tokens; else they are text",
+    )
     api_key: SecretStr | None = Field(
-        None, min_length=1, description="key that every route but /health asks for"
+        None,
+        min_length=1,
+        description="key that every route but /health asks for; as an option it shows in the "
+        "process list, to every user of the machine: set ENTROPICK_API_KEY or api_key_file instead",
+    )
+    api_key_file: Path | None = Field(
+        None,
+        description="file of keys, a line 'name: key' for each, which is read again when it changes; the "
+        "names stand in the log",
+    )
+    key_requests_per_minute: int | None = Field(
+        None, ge=1, le=1_000_000, description="requests a minute of each key, 429 beyond; left out: no limit"
+    )
+    key_max_tokens_in_flight: int | None = Field(
+        None,
+        ge=1,
+        description="tokens (prompts and max_tokens) of each key in requests that wait or run, 429 beyond; "
+        "left out: no limit",
     )
     ssl_certfile: str | None = Field(
         None, min_length=1, description="file of a certificate (PEM), to serve https; left out: http"
@@ -196,7 +223,11 @@ class Settings(BaseSettings):
     log_level: Literal["critical", "error", "warning", "info", "debug"] = Field(
         "info", description="the least severe messages in the log"
     )
+    log_format: LogFormat = Field("text", description="form of the log's lines")
     max_body_bytes: int = Field(4 << 20, ge=1024, description="bytes of the largest request body")
+    request_timeout_seconds: float = Field(
+        0.0, ge=0, description="seconds that a request may wait and run, then it ends with 504; 0: any time"
+    )
     drain_seconds: float = Field(30.0, ge=0, description="seconds that running requests have after SIGTERM")
     max_connections: int | None = Field(
         None,
@@ -222,8 +253,8 @@ class Settings(BaseSettings):
         64,
         ge=0,
         le=10_000,
-        description="HTTP requests kept for /v1/requests, which shows what was generated for every client to "
-        "whoever has the key; with all their choices, in 32 MiB at most; 0: none",
+        description="HTTP requests kept for /v1/requests, which shows each key (without keys: everyone) its "
+        "requests and replies; with all their choices, in 32 MiB at most; 0: none",
     )
     recent_prompts: bool = Field(
         True,
@@ -238,6 +269,14 @@ class Settings(BaseSettings):
                 raise ValueError(
                     f"{origin!r} is no origin: scheme://host or scheme://host:port, without a path"
                 )
+        return value
+
+    @field_validator("key_requests_per_minute", "key_max_tokens_in_flight")
+    @classmethod
+    def _with_keys(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and not (info.data.get("api_key") or info.data.get("api_key_file")):
+            # without names all callers would share one limit, and any of them could use it up
+            raise ValueError("is a limit of each key, and no keys are set: set api_key_file or api_key")
         return value
 
     @field_validator("overrides")
@@ -265,6 +304,11 @@ class Settings(BaseSettings):
         if value is not None and (k := consensus_config(value).k) > info.data.get("max_n", k):
             raise ValueError(f"consensus.k: must be at most max_n ({info.data['max_n']})")
         return value
+
+    @property
+    def has_keys(self) -> bool:
+        """True where a key is asked for."""
+        return self.api_key is not None or self.api_key_file is not None
 
     @property
     def default_consensus(self) -> ConsensusConfig | None:
@@ -309,6 +353,7 @@ class Settings(BaseSettings):
             calibrate=self.calibrate,
             profile=self.profile,
             chat_template=self.chat_template,
+            chat_template_seconds=self.chat_template_seconds,
         )
 
 
@@ -318,7 +363,9 @@ def load_settings(config: Path | None = None, **given: Any) -> Settings:
     if foreign:
         _log.warning("ignored, because Kubernetes sets them for a service: %s", ", ".join(sorted(foreign)))
     try:
-        check_none_empty({name: value for name, value in os.environ.items() if name not in foreign})
+        ours = {name: value for name, value in os.environ.items() if name not in foreign}
+        check_none_empty(ours)
+        check_known(ours, Settings.model_fields)
     except ValueError as error:
         raise SettingsError(str(error)) from error
     named = config or (Path(env) if (env := os.environ.get(f"{PREFIX}CONFIG")) else None)

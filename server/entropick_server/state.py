@@ -14,6 +14,7 @@ from entropick_sampler.error_probability import ErrorModel
 from entropick_sampler.genuineness.quadrants import Cuts
 from entropick_sampler.profile import DEFAULT_CLARIFY_TEXT
 
+from .access import TokensInFlight
 from .admission import Admission
 from .engine.base import Engine, EngineDeadError, EngineError
 from .engine.grammar.compiler import GrammarCompiler
@@ -57,11 +58,18 @@ class ServedModel:
     """the form of the model's replies; None where nothing is known of it"""
 
     @classmethod
-    def of(cls, engine: Engine, others: tuple[str, ...] = ()) -> ServedModel:
+    def of(
+        cls, engine: Engine, others: tuple[str, ...] = (), *, special_tokens_in_messages: bool = False
+    ) -> ServedModel:
         """Reads an engine that has started; ``others``: further ids of its model."""
         info = engine.info
         vocabulary = Vocabulary(engine.tokenizer, info.vocab_size)
-        encoder = PromptEncoder(engine.tokenizer, vocabulary, info.max_model_len)
+        encoder = PromptEncoder(
+            engine.tokenizer,
+            vocabulary,
+            info.max_model_len,
+            special_tokens_in_messages=special_tokens_in_messages,
+        )
         profile = None if engine.profile is None else engine.profile.id
         error = None if engine.profile is None else engine.profile.error
         cuts = None if engine.profile is None else engine.profile.genuineness
@@ -102,6 +110,7 @@ class ServerState:
         self.metrics = Metrics()
         self.recent = RecentRequests(settings.recent_requests)
         self.admission = Admission(settings.max_num_seqs, settings.max_queue)
+        self.tokens_in_flight = TokensInFlight(settings.key_max_tokens_in_flight)
         self.offload = Offload()
         self.draining = False
         self._model: ServedModel | None = None
@@ -119,7 +128,11 @@ class ServerState:
     async def _load(self) -> None:
         await self.engine.start()
         settings = self.settings
-        model = ServedModel.of(self.engine, (settings.served_model_name or ())[1:])
+        model = ServedModel.of(
+            self.engine,
+            (settings.served_model_name or ())[1:],
+            special_tokens_in_messages=settings.special_tokens_in_messages,
+        )
         facts = ServerFacts(
             server_version(), settings.engine, settings.max_num_seqs, settings.enable_prefix_caching
         )

@@ -121,6 +121,14 @@ class Prometheus(Process):
         assert len(result) == 1, (expr, result)
         return float(result[0]["value"][1])
 
+    def wait_for_scrapes(self, number: int) -> None:
+        """Waits for some scrapes of the server: Prometheus finds its targets some seconds after its start."""
+        end = time.monotonic() + 60
+        while not (found := self.get("query", query="up[1m]")["result"]) or len(found[0]["values"]) < number:
+            if time.monotonic() > end:
+                raise TimeoutError("Prometheus does not scrape the server")
+            time.sleep(0.1)
+
     def settle(self) -> None:
         """Waits until every rule was evaluated after this moment."""
         begin = time.time()

@@ -191,7 +191,7 @@ def test_a_slot_follows_one_request(server: Server, tmp_path: Path, loaded: Load
     with Prometheus(
         program("prometheus"), DEPLOY / "prometheus", tmp_path, server.address, "200ms"
     ) as prometheus:
-        time.sleep(2)
+        prometheus.wait_for_scrapes(3)
         body = {
             "messages": [{"role": "user", "content": "Tell me a story."}],
             "temperature": 1.5,

@@ -26,6 +26,10 @@ def run():
     worker.ctypes(cell)
     return cell[0], worker.cache_hits
 """
+FULL = """
+import resource
+resource.setrlimit(resource.RLIMIT_FSIZE, ({0}, {0}))
+"""
 SCRIPT = """
 from stale_package.loop import loop, run
 print(loop(1), sum(loop.stats.cache_hits.values()), *run())
@@ -43,12 +47,15 @@ def package(tmp_path: Path) -> Path:
     return made
 
 
-def answer(package: Path, **environment: str) -> tuple[list[int], str]:
-    """(what the loop says, its hits on disk, what the worker says, its hits), and what went to stderr."""
+def answer(package: Path, room: int | None = None, **environment: str) -> tuple[list[int], str]:
+    """(what the loop says, its hits on disk, what the worker says, its hits), and what went to stderr.
+
+    ``room``: bytes that a file may have, further writing fails as on a full disk; None: any number.
+    """
     paths = os.pathsep.join([str(package.parent), *sys.path])
     inherited = {name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"}
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT],
+        [sys.executable, "-c", SCRIPT if room is None else FULL.format(room) + SCRIPT],
         capture_output=True,
         text=True,
         env=inherited | {"PYTHONPATH": paths} | environment,
@@ -103,3 +110,14 @@ def test_an_unwritable_home_is_told_once(package: Path) -> None:
     assert found == [4, 0, 2, 0]
     assert said.count("NUMBA_CACHE_DIR") == 1
     assert len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize("room", [0, 600])
+def test_on_a_full_disk_the_functions_work(package: Path, room: int) -> None:
+    """Nothing is kept, or a part that is no harm to the next start, and one warning tells it."""
+    found, said = answer(package, room)
+    assert found == [4, 0, 2, 0]
+    assert said.count("its folder cannot be used (") == 1
+    assert len(said.splitlines()) == 1
+    assert answer(package) == ([4, 0, 2, 0], "")
+    assert answer(package) == ([4, 1, 2, 1], "")

@@ -164,7 +164,5 @@ def test_what_does_not_fit_is_refused(paged_keys: Paged) -> None:
         case.measure(bits=case.bits[:1])
     with pytest.raises(ValueError, match=r"costs\.surprisals"):
         case.measure(bits=case.bits.double())
-    with pytest.raises(ValueError, match="Triton"):
-        case.measure(kernels="triton")
     with pytest.raises(ValueError, match=r"costs\.figures"):
         TokenCosts(case.bits, torch.empty(1, H, 2)).check(case.q, case.blocks)

@@ -187,6 +187,12 @@ def ask(page: Any, text: str) -> None:
     )
 
 
+def open_tab(page: Any, name: str) -> None:
+    """Opens a tab of the panel and waits until it is drawn, which the page does with the next frame."""
+    page.click(f"#tab-{name}")
+    page.wait_for_selector(f"#panel-body[aria-labelledby='tab-{name}']")
+
+
 def settle(page: Any) -> None:
     """Waits until two frames were drawn."""
     page.evaluate("() => new Promise(r => requestAnimationFrame(() => requestAnimationFrame(r)))")

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from .conftest import Server, Watched, ask, made_row, settle, shot, start_server, stream_of
+from .conftest import Server, Watched, ask, made_row, open_tab, settle, shot, start_server, stream_of
 
 STORY = "Tell me a story."
 CAPITAL = "What is the capital of Falnia?"
@@ -99,7 +99,7 @@ def test_the_number_is_the_error_probability_where_there_is_one(chat: Any) -> No
 
 
 def test_hesitations_are_counted_as_the_servers_definition_says(chat: Any, server: Server) -> None:
-    chat.click("#tab-policy")
+    open_tab(chat, "policy")
     chat.fill("input[name=temperature]", "1.2")
     ask(chat, STORY)
     definition = server.get("/v1/policy")["hesitation"]
@@ -113,7 +113,7 @@ def test_hesitations_are_counted_as_the_servers_definition_says(chat: Any, serve
 
 
 def test_stop_ends_the_reply_and_keeps_what_came(chat: Any, server: Server) -> None:
-    chat.click("#tab-policy")
+    open_tab(chat, "policy")
     chat.fill("input[name=max_tokens]", "900")
     chat.route("**/v1/chat/completions", lambda route: longer(route, 900))
     chat.fill("#ask", STORY)
@@ -134,7 +134,7 @@ def test_a_refusal_is_shown_in_the_servers_words(open_page: Callable[..., Watche
     watched.expected.append("status of 400")
     chat = watched.page
     chat.wait_for_selector("#ask")
-    chat.click("#tab-policy")
+    open_tab(chat, "policy")
     chat.fill("input[name=temperature]", "9")
     chat.fill("#ask", CAPITAL)
     with chat.expect_response("**/v1/chat/completions") as answered:
@@ -232,7 +232,7 @@ def test_markup_in_a_token_is_text_everywhere(chat: Any, tmp_path: Path) -> None
     chat.click(".tokens [data-i='0']")
     assert chat.inner_text(".tokens") == evil
     for tab in ("token", "plane", "time", "heads", "branches", "policy"):
-        chat.click(f"#tab-{tab}")
+        open_tab(chat, tab)
         settle(chat)
     chat.click("summary:has-text('About this reply')")
     with chat.expect_download() as download:

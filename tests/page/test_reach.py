@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import Server, Watched, ask, made_row, set_range, settle, shot, stream_of
+from .conftest import Server, Watched, ask, made_row, open_tab, set_range, settle, shot, stream_of
 from .test_conversation import CAPITAL, STORY, TEXT
 
 LOOKS: dict[str, dict[str, Any]] = {
@@ -51,7 +51,7 @@ def test_axe_finds_no_serious_fault_in_any_view(
             found[name] = faults
 
     check("welcome")
-    page.click("#tab-policy")
+    open_tab(page, "policy")
     page.fill("input[name=temperature]", "1.1")
     page.fill("input[name=seed]", "3")
     page.check("label:has-text('token costs') input")
@@ -68,7 +68,7 @@ def test_axe_finds_no_serious_fault_in_any_view(
     check("strategy")
     page.locator(".tokens [data-i='7']").click()
     for tab in ("token", "plane", "time", "heads", "branches"):
-        page.click(f"#tab-{tab}")
+        open_tab(page, tab)
         check(tab)
     if "narrow" in look:
         page.click(".close")

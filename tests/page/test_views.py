@@ -11,13 +11,13 @@ from typing import Any
 import httpx
 import pytest
 
-from .conftest import Server, Watched, ask, set_range, settle, shot
+from .conftest import Server, Watched, ask, open_tab, set_range, settle, shot
 from .test_conversation import CAPITAL, STORY, TEXT
 
 
 def warm(page: Any, temperature: str = "1.2", seed: str = "5") -> None:
     """Asks for a temperature at which pico hesitates, and a seed."""
-    page.click("#tab-policy")
+    open_tab(page, "policy")
     page.fill("input[name=temperature]", temperature)
     page.fill("input[name=seed]", seed)
 
@@ -106,7 +106,7 @@ def test_a_token_shows_its_figures_and_the_20_most_probable(chat: Any, server: S
     rows = rows_of(answered.value.text())
     # a token where a filter cut some of the first twenty and left some
     at = next(i for i, row in enumerate(rows) if i and 1 < drawable(row) < 20)
-    chat.click("#tab-token")
+    open_tab(chat, "token")
     chat.hover(f".tokens [data-i='{at}']")
     settle(chat)
     card = chat.locator("#token-card")
@@ -165,7 +165,7 @@ def test_a_candidate_rewinds_the_reply_and_the_model_goes_on(chat: Any, server: 
     before = chat.locator(".tokens").evaluate(TEXT)
     series = server.record(chat)["series"]
     at = max(range(2, len(series["token"]) - 1), key=lambda i: series["logits_entropy"][i])
-    chat.click("#tab-token")
+    open_tab(chat, "token")
     chat.click(f".tokens [data-i='{at}']")
     settle(chat)
     choice = chat.locator("button.candidate").first
@@ -196,7 +196,7 @@ def test_the_plane_holds_every_token_and_the_thresholds_in_force(chat: Any, serv
     warm(chat)
     ask(chat, STORY)
     series = server.record(chat)["series"]
-    chat.click("#tab-plane")
+    open_tab(chat, "plane")
     plane = chat.locator("svg.plane")
     placed = sum(h is not None and v is not None for h, v in zip(*both(series), strict=True))
     assert plane.get_attribute("data-points") == str(placed)
@@ -206,9 +206,9 @@ def test_the_plane_holds_every_token_and_the_thresholds_in_force(chat: Any, serv
     )
     assert dots == placed
     before = chat.get_attribute(".r-greedy rect", "width")
-    chat.click("#tab-policy")
+    open_tab(chat, "policy")
     set_range(chat, "greedy_entropy", 2)
-    chat.click("#tab-plane")
+    open_tab(chat, "plane")
     settle(chat)
     assert float(chat.get_attribute(".r-greedy rect", "width")) > float(before)
     chat.hover(".tokens [data-i='3']")
@@ -224,7 +224,7 @@ def both(series: dict[str, Any]) -> tuple[list[Any], list[Any]]:
 def test_timelines_follow_the_reply(chat: Any, server: Server) -> None:
     ask(chat, STORY)
     series = server.record(chat)["series"]
-    chat.click("#tab-time")
+    open_tab(chat, "time")
     chat.wait_for_selector(".timeline canvas")
     assert chat.locator(".timeline").count() == 4
     values = series["logits_entropy"]
@@ -242,12 +242,12 @@ def test_timelines_follow_the_reply(chat: Any, server: Server) -> None:
 
 
 def test_the_heads_show_one_cell_each_and_the_plane_of_genuineness(chat: Any, server: Server) -> None:
-    chat.click("#tab-policy")
+    open_tab(chat, "policy")
     chat.check("label:has-text('token costs') input")
     with chat.expect_response("**/v1/chat/completions") as answered:
         ask(chat, STORY)
     rows = rows_of(answered.value.text())
-    chat.click("#tab-heads")
+    open_tab(chat, "heads")
     chat.click(".tokens [data-i='20']")
     settle(chat)
     detail = rows[20]["detail"]
@@ -274,7 +274,7 @@ def test_branches_are_a_tree_with_scores(chat: Any) -> None:
         (i, row["branches"]) for i, row in enumerate(rows_of(answered.value.text())) if "branches" in row
     ]
     assert opened
-    chat.click("#tab-branches")
+    open_tab(chat, "branches")
     assert chat.locator(".tree > li").count() == len(opened)
     _, branches = opened[0]
     first = chat.locator(".tree > li").first
@@ -290,7 +290,7 @@ def test_branches_are_a_tree_with_scores(chat: Any) -> None:
 
 
 def test_sliders_act_on_the_next_request(chat: Any, server: Server) -> None:
-    chat.click("#tab-policy")
+    open_tab(chat, "policy")
     assert "as the preset has them" in chat.inner_text(".overrides")
     policy = server.get("/v1/policy")
     shown = float(chat.input_value("input[type=range][name=greedy_entropy]"))
@@ -351,7 +351,7 @@ def test_a_recent_request_opens_again_with_its_series(chat: Any, server: Server)
     chat.wait_for_selector(".recent .tokens")
     assert chat.locator(".tokens").evaluate(TEXT) == text
     chat.click(".switch")
-    chat.click("#tab-token")
+    open_tab(chat, "token")
     values = series["logits_entropy"]
     at = values.index(max(values))
     chat.click(f".tokens [data-i='{at}']")
@@ -363,7 +363,7 @@ def test_a_recent_request_opens_again_with_its_series(chat: Any, server: Server)
 def test_a_token_tells_why_it_was_picked_in_the_servers_words(chat: Any, server: Server) -> None:
     warm(chat, temperature="1.5")
     ask(chat, STORY)
-    chat.click("#tab-token")
+    open_tab(chat, "token")
     chat.click(".tokens [data-i='0']")
     chat.click("summary:has-text('Why this token')")
     rows = explained(chat, server)
@@ -405,7 +405,7 @@ def test_a_reopened_reply_is_explained_and_says_what_was_not_kept(chat: Any, ser
     assert chat.inner_text(".why .rule") == rows[1]["rule"]
     assert chat.locator("#token-card .candidate").count() == 0
     assert "not its other candidates" in chat.inner_text("#token-card")
-    chat.click("#tab-heads")
+    open_tab(chat, "heads")
     assert "not the figures of its heads" in chat.inner_text(".panel-body")
 
 
@@ -433,7 +433,7 @@ def test_the_entropy_behind_each_layer_is_the_servers(chat: Any, server: Server)
     body.pop("stream_options")
     answer = httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=60).json()
     rows = answer["choices"][0]["entropick"]["tokens"]
-    chat.click("#tab-heads")
+    open_tab(chat, "heads")
     for at in (0, 3, len(rows) - 1):
         chat.evaluate("i => document.querySelector(`.tokens [data-i='${i}']`).click()", at)
         settle(chat)

@@ -10,6 +10,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from entropick_server.engine.control_text.texts import ControlTexts
 from entropick_server.engine.reply_format.form import ReplyFormat
 
 EOS = 256
@@ -29,6 +30,11 @@ class ByteTokenizer:
     @property
     def reply_format(self) -> ReplyFormat:
         return self.form or ReplyFormat(lambda ids: self.decode(ids, skip_special_tokens=False))
+
+    controls = ControlTexts()
+
+    def encode_pieces(self, pieces: Sequence[str], *, add_special_tokens: bool) -> list[int]:
+        return self.encode("".join(pieces), add_special_tokens=add_special_tokens)
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         return ([BOS] if add_special_tokens else []) + list(text.encode())

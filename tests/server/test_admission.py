@@ -31,10 +31,52 @@ def full(admission: Admission) -> bool:
 
 
 def test_the_refusal() -> None:
-    with pytest.raises(ApiError, match=r"the queue is full \(max_queue 0\); try again later") as refused:
-        Admission(slots=0, max_queue=0).admit(1, 1)
+    admission = Admission(slots=1, max_queue=3)
+    admission.admit(1, 2)
+    with pytest.raises(ApiError) as refused:
+        admission.admit(3, 1)
+    assert refused.value.message == (
+        "the queue is full: 2 replies wait or run, this request asks for 3, at most 4 are taken "
+        "(max_num_seqs 1 + max_queue 3); try again later"
+    )
     assert (refused.value.status, refused.value.code) == (503, "queue_full")
     assert refused.value.headers == {"Retry-After": "1"}
+
+
+def test_a_request_that_could_never_be_taken_is_told_so() -> None:
+    admission = Admission(slots=2, max_queue=6)
+    admission.admit(1, 1)
+    with pytest.raises(ApiError) as refused:
+        admission.admit(3, 3, param="prompt")
+    assert (refused.value.status, refused.value.param) == (400, "prompt")
+    assert refused.value.message == (
+        "prompt: 3 prompts of 3 replies each are 9 replies; at most 8 in one request "
+        "(max_num_seqs 2 + max_queue 6)."
+    )
+    assert admission.replies == 1
+
+
+def test_when_to_come_back_is_estimated_from_the_pace() -> None:
+    now = 0.0
+    admission = Admission(slots=2, max_queue=2, clock=lambda: now)
+    (place,) = admission.admit(1, 4, held=True)
+
+    def retry_after(replies: int) -> int:
+        with pytest.raises(ApiError) as refused:
+            admission.admit(1, replies)
+        assert refused.value.status == 503
+        return int(refused.value.headers["Retry-After"])
+
+    assert retry_after(1) == 1, "nothing is known yet"
+    for _ in range(6):
+        now += 3.0
+        place.begin()
+        place.end()
+        place.add_waiting()
+    assert retry_after(1) == 3
+    assert retry_after(4) == 10
+    now += 1000.0
+    assert retry_after(4) == 60
 
 
 def test_slots_and_the_queue_behind_them() -> None:
@@ -47,44 +89,44 @@ def test_slots_and_the_queue_behind_them() -> None:
     assert not full(admission)
     places[1].leave()
     places[1].leave()
-    assert admission.prompts == 1
+    assert (admission.prompts, admission.replies) == (1, 1)
 
 
-def test_a_held_prompt_stays_between_its_choices() -> None:
+def test_a_held_prompt_stays_between_its_replies() -> None:
     admission = Admission(slots=2, max_queue=0)
     (held,) = admission.admit(1, 1, held=True)
     held.begin()
     held.end()
-    assert admission.prompts == 1
+    assert (admission.prompts, admission.replies) == (1, 0)
     assert not full(admission), "it takes no slot meanwhile"
     held.add_waiting()
     held.add_waiting()
-    assert full(admission), "two more choices of it take both slots"
+    assert full(admission), "two more replies to it take both slots"
     held.begin()
     held.begin()
     held.end()
     held.end()
     held.leave()
-    assert admission.prompts == 0
+    assert (admission.prompts, admission.replies) == (0, 0)
 
 
-def test_the_choices_of_a_prompt_wait_as_one_and_run_as_many() -> None:
-    admission = Admission(slots=4, max_queue=2)
-    first, second, third = (admission.admit(1, 8)[0] for _ in range(3))
+def test_every_choice_counts() -> None:
+    admission = Admission(slots=4, max_queue=14)
+    first, second = (admission.admit(1, 8)[0] for _ in range(2))
+    assert admission.replies == 16
+    admission.admit(2, 1)
     assert full(admission)
     for _ in range(4):
         first.begin()
-    assert full(admission), "two prompts wait, however many choices of the first do"
+    assert full(admission), "a reply that runs counts as one that waits"
     second.leave()
+    assert admission.replies == 10
+    admission.admit(1, 8)
+    first.end()
     assert not full(admission)
-    third.leave()
-    for _ in range(4):
-        first.end()
-        first.begin()
-        assert not full(admission)
-    for _ in range(4):
-        first.end()
-    assert admission.prompts == 0
+    first.leave()
+    first.end()
+    assert admission.replies == 10
 
 
 def test_the_prompts_of_a_request_are_admitted_together_or_not_at_all() -> None:
@@ -95,16 +137,6 @@ def test_the_prompts_of_a_request_are_admitted_together_or_not_at_all() -> None:
     assert admission.prompts == 1
     assert len(admission.admit(2, 1)) == 2
     first.leave()
-
-
-def test_nothing_waits_where_nothing_may() -> None:
-    admission = Admission(slots=1, max_queue=0)
-    (place,) = admission.admit(1, 5)
-    assert full(admission)
-    for _ in range(5):
-        place.begin()
-        place.end()
-    assert not full(admission)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -133,7 +165,7 @@ def test_against_counting(seed: int) -> None:
                     place.end()
                 else:
                     place.leave()
-        assert admission.prompts == len(waiting) + len(running)
+        assert admission.prompts == admission.replies == len(waiting) + len(running)
 
 
 async def test_a_prompt_waits_while_it_is_tokenised(engine: Any, watched: Watched, serve: Any) -> None:
@@ -160,10 +192,10 @@ async def test_a_prompt_waits_while_it_is_tokenised(engine: Any, watched: Watche
 
 
 async def test_a_running_choice_holds_its_slot_until_it_ends(engine: Any, serve: Any) -> None:
-    async with serve(engine, max_num_seqs=2, max_queue=0) as client:
+    async with serve(engine, max_num_seqs=5, max_queue=0) as client:
         state = client.app.state.server
         engine.delay = 0.01
-        stream = Client(client.app, {"prompt": "a", "n": 2, "stream": True}, PLAIN)
+        stream = Client(client.app, {"prompt": "a", "n": 5, "stream": True}, PLAIN)
         await stream.arrived.wait()
         assert (await client.post(PLAIN, json={"prompt": "b"})).status_code == 503
         stream.gone.set()

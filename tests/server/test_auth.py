@@ -3,19 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from fastapi.routing import APIRoute
 
 KEY = "s3cret"
 
 
 @pytest.fixture
-async def guarded(engine: Any, serve: Any) -> AsyncIterator[httpx.AsyncClient]:
-    async with serve(engine, api_key=KEY) as client:
+async def guarded(engine: Any, serve: Any, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
+    keys = tmp_path / "keys"
+    keys.write_text("other: another-caller\n")
+    async with serve(engine, api_key=KEY, api_key_file=keys) as client:
         yield client
+
+
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "BREW")
+OPEN = {"/health", "/", "/page/{path:path}"}
+"""the state of the server as a status, and files that hold no data"""
+
+
+def guarded_routes(app: Any) -> list[tuple[str, str]]:
+    """Every method on every route of the app, its own and others, and on paths that no route takes."""
+    every = {route.path for route in app.routes}
+    assert every > OPEN
+    paths = sorted(every - OPEN)
+    assert len(paths) >= 14
+    assert {"/openapi.json", "/metrics", "/v1/requests", "/v1/requests/{answer_id}"} <= set(paths)
+    near = ["/nope", "/health/", "/health/x", "//health", "/page", "/Health", "/v1", "/v1/models/", "//"]
+    return [(method, path) for path in [*paths, *near, "/docs", "/redoc", "/*"] for method in METHODS]
 
 
 @pytest.mark.parametrize(
@@ -36,23 +54,23 @@ async def guarded(engine: Any, serve: Any) -> AsyncIterator[httpx.AsyncClient]:
 )
 async def test_every_route_refuses(guarded: httpx.AsyncClient, header: str | None) -> None:
     headers = {} if header is None else {"Authorization": header.encode()}
-    app: Any = guarded.app  # type: ignore[attr-defined]
-    paths = {
-        (method, route.path)
-        for route in app.routes
-        for method in getattr(route, "methods", None) or {"GET"}
-        if route.path not in ("/health", "/", "/page/{path:path}")
-    }
-    assert len([r for r in app.routes if isinstance(r, APIRoute)]) >= 12
-    assert ("GET", "/openapi.json") in paths
-    for method, path in [*paths, ("GET", "/nope"), ("OPTIONS", "/v1/models"), ("GET", "/health/x")]:
-        answer = await guarded.request(method, path, headers=headers)
-        assert answer.status_code == 401, path
+    for method, path in guarded_routes(guarded.app):  # type: ignore[attr-defined]
+        answer = await guarded.request(method, f"http://test{path}", headers=headers)
+        assert answer.status_code == 401, (method, path)
         if method != "HEAD":
             assert answer.json()["error"]["code"] == "invalid_api_key"
         assert answer.headers["www-authenticate"] == "Bearer"
         assert "x-request-id" in answer.headers
         assert "access-control-allow-origin" not in answer.headers
+
+
+@pytest.mark.parametrize("key", [KEY, "another-caller"])
+async def test_a_key_opens_every_route(guarded: httpx.AsyncClient, key: str) -> None:
+    headers = {"Authorization": f"Bearer {key}"}
+    for method, path in guarded_routes(guarded.app):  # type: ignore[attr-defined]
+        answer = await guarded.request(method, f"http://test{path}", headers=headers)
+        # a route's own answer: to a GET, to a body that is none, to another method, to an unknown path
+        assert answer.status_code in (200, 404, 405, 415), (method, path)
 
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer"])

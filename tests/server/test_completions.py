@@ -156,5 +156,7 @@ async def test_more_prompts_than_can_ever_wait(engine: Any, serve: Any) -> None:
         assert answer.status_code == 400
         error = answer.json()["error"]
         assert error["param"] == "prompt"
-        assert "at most 3 prompts" in error["message"]
+        assert "at most 3 in one request" in error["message"]
+        answer = await client.post("/v1/completions", json={"prompt": "x", "n": 1, "best_of": 4})
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "best_of")
         assert (await client.post("/v1/completions", json={"prompt": ["x"] * 3})).status_code == 200

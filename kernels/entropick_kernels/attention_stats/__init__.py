@@ -89,21 +89,18 @@ def decode_attention(
     heads (:func:`.costs.token_costs`) where they are wanted.
 
     ``kernels``: "triton" (CUDA; float32, bfloat16, float16), "numba" (native loops; CPU, float32,
-    contiguous blocks), "torch" (anything), or None for the fastest that serves these tensors: with ``costs``
-    never "triton", which measures none. Raises ValueError on shapes that do not fit and where the forced
-    implementation cannot serve the tensors or the costs, IndexError on the CPU where a block or a length is
-    out of range.
+    contiguous blocks), "torch" (anything), or None for the fastest that serves these tensors. Raises
+    ValueError on shapes that do not fit and where the forced implementation cannot serve the tensors,
+    IndexError on the CPU where a block or a length is out of range.
     """
     inputs = PagedQueries(q, k_blocks, v_blocks, block_table, lengths, scale, window, softcap)
     inputs.check()
     if costs is not None:
         costs.check(q, k_blocks)
-        if kernels == "triton":
-            raise ValueError("the Triton kernels measure no token costs")
-    triton = None if costs is not None else _triton_kernels(kernels, q, *inputs.blocks)
+    triton = _triton_kernels(kernels, q, *inputs.blocks)
     if triton is not None:
         measured: tuple[Tensor, HeadStats | None] = triton.decode_attention_triton(
-            inputs, want="all" if want_stats else "none"
+            inputs, want="all" if want_stats else "none", costs=costs
         )
         return measured
     native = kernels != "torch" and _loops is not None and _loops.supports(q, *inputs.blocks)

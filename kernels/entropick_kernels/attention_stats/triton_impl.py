@@ -23,6 +23,7 @@ from torch import Tensor
 
 from .._triton import interpreting
 from ._inputs import PagedQueries
+from .costs import TokenCosts
 from .stats import FIGURES, HeadShards, HeadStats, added, named_figures
 from .triton_kernels import attend, deviate, merge, sum_heads, total
 
@@ -42,16 +43,22 @@ def supports(*tensors: Tensor) -> bool:
 
 
 def decode_attention_triton(
-    inputs: PagedQueries, *, want: Want = "all", split: int = SPLIT, tile: int = TILE
+    inputs: PagedQueries,
+    *,
+    want: Want = "all",
+    costs: TokenCosts | None = None,
+    split: int = SPLIT,
+    tile: int = TILE,
 ) -> tuple[Tensor, HeadStats | None]:
     """Implements :func:`entropick_kernels.attention_stats.decode_attention`.
 
-    ``want``: "all" statistics, all but the deviation (then NaN: "heads"), or "none". ``split``, ``tile``:
+    ``want``: "all" statistics, all but the deviation (then NaN: "heads"), or "none". ``costs``: where the
+    token costs are wanted. ``split``, ``tile``:
     powers of two, at least 16; a row's numbers depend on them. Never synchronises: shapes alone say which
     programs are launched. Tensors as :func:`supports` demands.
     """
     out = torch.empty(inputs.q.shape, dtype=inputs.q.dtype, device=inputs.q.device)
-    figures, keys = _launch(inputs, out, want, None, split, tile)
+    figures, keys = _launch(inputs, out, want, None, costs, split, tile)
     return out, None if want == "none" else named_figures(figures, keys)
 
 
@@ -64,11 +71,17 @@ def measure_attention_triton(
     the capacity of the block table, or of the window, in whole splits; beyond a row's own tiles it holds
     anything, and its sums there are not read.
     """
-    return named_figures(*_launch(inputs, None, "all", shards, split, tile))
+    return named_figures(*_launch(inputs, None, "all", shards, None, split, tile))
 
 
 def _launch(
-    inputs: PagedQueries, out: Tensor | None, want: Want, shards: HeadShards | None, split: int, tile: int
+    inputs: PagedQueries,
+    out: Tensor | None,
+    want: Want,
+    shards: HeadShards | None,
+    costs: TokenCosts | None,
+    split: int,
+    tile: int,
 ) -> tuple[Tensor, Tensor]:
     """Fills ``out`` where there are values. Returns figures and keys, which mean nothing unless wanted."""
     q, k_blocks, v_blocks, block_table, lengths, scale, window, softcap = inputs
@@ -97,23 +110,26 @@ def _launch(
     # 16 bits a weight, in a type that every tool knows
     weights = scratch(rows, heads, splits * split, dtype=torch.float16) if keep else sums
     tops, distances = (scratch(rows, heads, tiles) if keep else sums for _ in range(2))
+    of_keys, of_heads = (sums, sums) if costs is None else costs
+    cost_sums = sums if costs is None else scratch(rows, heads, splits, 4)
     reach = min(window or capacity, capacity)
     common = {"SPLIT": split, "TILE": tile}
     with torch.cuda.device_of(q):
         attend[(rows * kv_heads, splits)](
             q, k_blocks, values, table, lengths, partial, sums, weights, tops, figures,
-            scale, softcap or 1.0, reach, capacity, splits, table.stride(0), *q.stride()[:2],
-            *k_blocks.stride()[:3], *values.stride()[:3],
+            of_keys, cost_sums, of_heads, scale, softcap or 1.0, reach, capacity, splits,
+            table.stride(0), *q.stride()[:2], *k_blocks.stride()[:3], *values.stride()[:3],
             KV_HEADS=kv_heads, GROUP=group, GROUP_PAD=max(16, triton.next_power_of_2(group)), WIDTH=width,
             WIDTH_PAD=width_pad, BLOCK=block, CAPPED=softcap is not None, VALUES=out is not None, STATS=stats,
-            KEEP=keep, UPCAST=interpreting() or len({q.dtype, k_blocks.dtype, values.dtype}) > 1,
+            KEEP=keep, COSTED=costs is not None,
+            UPCAST=interpreting() or len({q.dtype, k_blocks.dtype, values.dtype}) > 1,
             **common, num_warps=8 if width_pad * q.element_size() > 512 else 4, num_stages=3,
         )  # fmt: skip
         merge[(rows * heads,)](
             partial, sums, lengths, sums if out is None else out, figures, softmax, keys,
-            reach, capacity, splits,
+            cost_sums, of_heads, reach, capacity, splits,
             HEADS=heads, WIDTH=width, WIDTH_PAD=width_pad, SPLIT=split, VALUES=out is not None, STATS=stats,
-            num_warps=4,
+            COSTED=costs is not None, num_warps=4,
         )  # fmt: skip
         if keep:
             kept = (weights, tops, softmax, lengths)

@@ -19,6 +19,9 @@ _LOWEST = tl.constexpr(-1e38)
 _FLOOR = tl.constexpr(-200.0)
 # of a head: the float fields of HeadStats
 FIGURES = tl.constexpr(5)
+# of a head: costs.COST_FIGURES, and costs.LEAST_KNOWN
+COSTS = tl.constexpr(4)
+_LEAST_KNOWN = tl.constexpr(0.5)
 _SPLIT_BLOCK = tl.constexpr(16)
 _TILE_BLOCK = tl.constexpr(128)
 
@@ -61,19 +64,21 @@ def _unpack(packed):
 @triton.jit(do_not_specialize=["window", "capacity", "splits", "table_row"])
 def attend(
     q, k_blocks, v_blocks, table, lengths, partial, sums, weights, tops, figures,
-    scale, softcap, window, capacity, splits, table_row, q_row, q_head,
+    surprisals, cost_sums, costs, scale, softcap, window, capacity, splits, table_row, q_row, q_head,
     k_block, k_head, k_offset, v_block, v_head, v_offset,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, GROUP_PAD: tl.constexpr, WIDTH: tl.constexpr,
     WIDTH_PAD: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr, SPLIT: tl.constexpr,
     CAPPED: tl.constexpr, VALUES: tl.constexpr, STATS: tl.constexpr, KEEP: tl.constexpr,
-    UPCAST: tl.constexpr,
+    COSTED: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
     """Attends to one split of keys with the query heads of one key-value head: partial [.., D], sums.
 
     The sums are (m, L, T, S). The score of the second newest key goes to the last figure of its head, where
     ``merge`` finds it.
 
-    Without VALUES neither values nor an output exist: ``v_blocks`` and ``partial`` are not touched.
+    Without VALUES neither values nor an output exist: ``v_blocks`` and ``partial`` are not touched. COSTED:
+    with c the surprisal of a known key, cost_sums are (sum p c, sum p, sum c, number) over the known keys,
+    and the score of position 0 goes to the third of its head's ``costs``, where ``merge`` finds it.
     """
     b = (tl.program_id(0) // KV_HEADS).to(tl.int64)
     kv = tl.program_id(0) % KV_HEADS
@@ -96,6 +101,11 @@ def attend(
     mass = tl.zeros([GROUP_PAD, TILE], tl.float32)
     t = tl.zeros([GROUP_PAD, TILE], tl.float32)
     size = tl.zeros([GROUP_PAD, TILE], tl.float32)
+    if COSTED:
+        cost = tl.zeros([GROUP_PAD, TILE], tl.float32)
+        known_mass = tl.zeros([GROUP_PAD, TILE], tl.float32)
+        bits_sum = tl.zeros([TILE], tl.float32)
+        number = tl.zeros([TILE], tl.float32)
     if VALUES:
         values = v_blocks + kv * v_head + d[None, :]
         out = tl.zeros([GROUP_PAD, WIDTH_PAD], tl.float32)
@@ -136,6 +146,17 @@ def attend(
             second = valid & (position == end - 2)
             tl.store(previous, s, mask=(g < GROUP)[:, None] & second[None, :])
         mass = fade * mass + p
+        if COSTED:
+            c = tl.load(surprisals + block * BLOCK + offset, mask=valid, other=-1.0)
+            known = c >= 0
+            c = tl.where(known, c, 0.0)
+            counted = tl.where(known, 1.0, 0.0)
+            cost = fade * cost + p * c[None, :]
+            known_mass = fade * known_mass + p * counted[None, :]
+            bits_sum += c
+            number += counted
+            sink = costs + (heads * COSTS + 2)[:, None] + tl.zeros([TILE], tl.int64)[None, :]
+            tl.store(sink, s, mask=(g < GROUP)[:, None] & (valid & (position == 0))[None, :])
         if VALUES:
             out = fade * out + tl.dot(p.to(v.dtype), v, input_precision="ieee")
         if KEEP:
@@ -152,18 +173,25 @@ def attend(
     if STATS:
         tl.store(sums + place * 4 + 2, tl.sum(t, 1), mask=g < GROUP)
         tl.store(sums + place * 4 + 3, tl.sum(size, 1), mask=g < GROUP)
+    if COSTED:
+        none = tl.zeros([GROUP_PAD], tl.float32)
+        tl.store(cost_sums + place * 4, tl.sum(cost, 1), mask=g < GROUP)
+        tl.store(cost_sums + place * 4 + 1, tl.sum(known_mass, 1), mask=g < GROUP)
+        tl.store(cost_sums + place * 4 + 2, none + tl.sum(bits_sum, 0), mask=g < GROUP)
+        tl.store(cost_sums + place * 4 + 3, none + tl.sum(number, 0), mask=g < GROUP)
 
 
 @triton.jit(do_not_specialize=["window", "capacity", "splits"])
 def merge(
-    partial, sums, lengths, out, figures, softmax, keys, window, capacity, splits,
+    partial, sums, lengths, out, figures, softmax, keys, cost_sums, costs, window, capacity, splits,
     HEADS: tl.constexpr, WIDTH: tl.constexpr, WIDTH_PAD: tl.constexpr, SPLIT: tl.constexpr,
-    VALUES: tl.constexpr, STATS: tl.constexpr,
+    VALUES: tl.constexpr, STATS: tl.constexpr, COSTED: tl.constexpr,
 ):  # fmt: skip
     """Merges the splits of one head.
 
     Sets out [D], figures (H, H / log2 n, mean |s|, NaN, attention to the second newest key), softmax (m, L),
-    the row's n keys. That attention is NaN for less than two keys.
+    the row's n keys. That attention is NaN for less than two keys. COSTED: sets costs (token cost, relative
+    token cost, sink mass, known mass), as ``costs.token_costs`` does.
     """
     head = tl.program_id(0).to(tl.int64)
     start, end = _span(lengths, head // HEADS, window, capacity)
@@ -173,6 +201,11 @@ def merge(
     mass = tl.zeros([], tl.float32)
     t = tl.zeros([], tl.float32)
     size = tl.zeros([], tl.float32)
+    if COSTED:
+        cost = tl.zeros([], tl.float32)
+        known = tl.zeros([], tl.float32)
+        bits_sum = tl.zeros([], tl.float32)
+        number = tl.zeros([], tl.float32)
     if VALUES:
         whole = tl.zeros([WIDTH_PAD], tl.float32)
     for at in range(0, count, _SPLIT_BLOCK):
@@ -191,6 +224,12 @@ def merge(
             t = fade * (t + shift * mass) + tl.sum(fade_part * (t_part + shift_part * mass_part), 0)
             size += tl.sum(tl.load(sums + place * 4 + 3, mask=here, other=0.0), 0)
         mass = fade * mass + tl.sum(fade_part * mass_part, 0)
+        if COSTED:
+            parts = cost_sums + place * 4
+            cost = fade * cost + tl.sum(fade_part * tl.load(parts, mask=here, other=0.0), 0)
+            known = fade * known + tl.sum(fade_part * tl.load(parts + 1, mask=here, other=0.0), 0)
+            bits_sum += tl.sum(tl.load(parts + 2, mask=here, other=0.0), 0)
+            number += tl.sum(tl.load(parts + 3, mask=here, other=0.0), 0)
         if VALUES:
             readable = here[:, None] & (d < WIDTH)[None, :]
             part = tl.load(partial + place[:, None] * WIDTH + d[None, :], mask=readable, other=0.0)
@@ -215,6 +254,16 @@ def merge(
         tl.store(softmax + head * 2 + 1, mass)
         if head % HEADS == 0:
             tl.store(keys + head // HEADS, n.to(tl.int64))
+    if COSTED:
+        nan = float("nan")
+        told = tl.where(known / mass >= _LEAST_KNOWN, cost / tl.where(known == 0, 1.0, known), nan)
+        mean = bits_sum / tl.where(number == 0, 1.0, number)
+        relative = tl.where(mean > 0, told / tl.where(mean > 0, mean, 1.0), nan)
+        score = tl.load(costs + head * COSTS + 2, mask=start == 0, other=m)
+        tl.store(costs + head * COSTS, told)
+        tl.store(costs + head * COSTS + 1, relative)
+        tl.store(costs + head * COSTS + 2, tl.where(start == 0, tl.exp2((score - m) * _LOG2_E) / mass, nan))
+        tl.store(costs + head * COSTS + 3, known / mass)
 
 
 @triton.jit

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from entropick_sampler.profile import Profile
 
+from .control_text.texts import ControlTexts
 from .reply_text import ReplyText
 from .types import EngineGauges, ModelInfo, Request, RequestOutput, StepReport
 
@@ -25,6 +26,10 @@ class EngineError(Exception):
 
 class QueueFullError(EngineError):
     """The waiting queue is at --max-queue; try again later."""
+
+
+class RequestTimeoutError(EngineError):
+    """The request waited and ran for longer than the server allows."""
 
 
 class EngineDeadError(EngineError):
@@ -45,6 +50,15 @@ class Tokenizer(Protocol):
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Encodes a text as token ids."""
+        ...
+
+    @property
+    def controls(self) -> ControlTexts:
+        """Returns the texts that are control tokens."""
+        ...
+
+    def encode_pieces(self, pieces: Sequence[str], *, add_special_tokens: bool) -> list[int]:
+        """Encodes a text in pieces: control texts at odd places are tokens, all others text."""
         ...
 
     def decode(self, ids: list[int], *, skip_special_tokens: bool) -> str:

@@ -72,12 +72,12 @@ def find_profile(
 
 
 def _cached_profile(path: Path, layers: tuple[int, ...]) -> Profile | None:
-    if not path.exists():
-        return None
     try:
+        if not path.exists():
+            return None
         profile = Profile.load(path)
         check_layers(profile, layers, str(path))
-    except (ProfileError, ModelLoadError) as error:
+    except (ProfileError, ModelLoadError, OSError) as error:
         _log.warning("the cached profile %s cannot be used and is passed over: %s", path, error)
         return None
     return profile

@@ -15,13 +15,15 @@ from pathlib import Path
 from typing import Final
 
 from huggingface_hub import snapshot_download
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedConfig
+from transformers import GenerationConfig, PreTrainedConfig
 
 from .base import ModelLoadError
 from .fetch import fetched_file
 from .gguf_files import converted_folder, gguf_identity
 from .identity import default_digests, file_digest, hash_model
+from .model_files import read_config, read_generation, read_tokenizer, reading
 from .named_models import NAMED_MODELS
+from .templates.renderer import TemplateRenderer
 from .tokenizer import FastTokenizer, read_chat_template
 from .types import EngineOptions, GenerationDefaults, ModelInfo
 from .user_cache import user_cache
@@ -98,18 +100,18 @@ def read_source(options: EngineOptions, digests: Path | None = None) -> Source:
     model = options.model
     location = locate(model, digests)
     folder = location.folder
-    try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        if not options.allow_unvalidated:
-            check_architecture(config)
-        tokenizer = FastTokenizer(
-            AutoTokenizer.from_pretrained(folder, trust_remote_code=False),
-            None if options.chat_template is None else read_chat_template(options.chat_template),
-        )
-        generation = _generation(folder)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ModelLoadError(f"{model} cannot be loaded: {error}") from error
-    text = config.get_text_config()
+    config = read_config(model, folder)
+    if not options.allow_unvalidated:
+        check_architecture(config)
+    template = None if options.chat_template is None else read_chat_template(options.chat_template)
+    generation = read_generation(model, folder)
+    read = read_tokenizer(model, folder, template)
+    with reading(model):
+        tokenizer = FastTokenizer(read, template, TemplateRenderer(options.chat_template_seconds))
+        # the chat template is asked here, where it holds nothing up
+        _ = tokenizer.reply_format
+        text = config.get_text_config()
+        eos_token_ids(generation, text, tokenizer.eos_token_id)
     layers = monitored_layers(options.monitored_layers, int(text.num_hidden_layers))
     if location.on_hub:
         _fetch_weights(model, folder)
@@ -194,13 +196,6 @@ def _fetch(model: str, commit: str | None, names: Sequence[str]) -> Path:
         ) from error
 
 
-def _generation(folder: Path) -> GenerationConfig | None:
-    try:
-        return GenerationConfig.from_pretrained(folder)
-    except OSError:  # a model may have none
-        return None
-
-
 def check_architecture(config: PreTrainedConfig) -> None:
     """Raises ModelLoadError for a model whose numbers were never compared with transformers' own."""
     kind = config.model_type
@@ -263,13 +258,16 @@ def eos_token_ids(
 ) -> tuple[int, ...]:
     """Returns the tokens that end a reply: all that the generation config, the config or the tokenizer names.
 
-    Chat models name the end of a turn in one of them alone, now here, now there.
+    Chat models name the end of a turn in one of them alone, now here, now there. Raises ValueError for what
+    is no token id.
     """
     found: list[int] = []
     named = (getattr(generation, "eos_token_id", None), getattr(config, "eos_token_id", None), of_tokenizer)
     for ids in named:
         found += ids if isinstance(ids, list | tuple) else () if ids is None else (ids,)
-    return tuple(i for i in dict.fromkeys(map(int, found)) if 0 <= i < int(config.vocab_size))
+    if wrong := [i for i in found if not isinstance(i, int) or isinstance(i, bool)]:
+        raise ValueError(f"eos_token_id: {str(wrong[0])[:40]!r} is no token id")
+    return tuple(i for i in dict.fromkeys(found) if 0 <= i < int(config.vocab_size))
 
 
 def generation_defaults(generation: GenerationConfig | None) -> GenerationDefaults:

@@ -9,16 +9,18 @@ from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from jinja2 import Environment, TemplateError, TemplateSyntaxError
-from jinja2.ext import Extension, loopcontrols
-from jinja2.nodes import Node
-from jinja2.parser import Parser
+from jinja2 import TemplateError, TemplateSyntaxError
 from transformers import PreTrainedTokenizerBase
 
 from .base import ModelLoadError
+from .control_text.encoder import MixedEncoder
+from .control_text.texts import ControlTexts
 from .reply_format.form import ReplyFormat
 from .reply_format.probe import reply_format
+from .reply_format.told import TOLD_MARKS
 from .reply_text import ReplyText
+from .templates.renderer import TemplateRenderer
+from .templates.worker import environment
 
 _BYTE_TOKEN: Final = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _SPACE_MARK: Final = "\u2581"
@@ -75,8 +77,7 @@ def read_chat_template(path: str) -> str:
     """Reads a file with a chat template. Raises ModelLoadError for a file that cannot be read or has none."""
     try:
         text = Path(path).expanduser().read_text(encoding="utf-8")
-        # the tags that transformers adds: loop controls, and a block that marks the assistant's words
-        Environment(extensions=[loopcontrols, _Generation]).parse(text)
+        environment().parse(text)
     except (OSError, UnicodeDecodeError) as error:
         raise ModelLoadError(f"the chat template {path} cannot be read: {error}") from error
     except TemplateSyntaxError as error:
@@ -88,16 +89,6 @@ def read_chat_template(path: str) -> str:
     return text
 
 
-class _Generation(Extension):
-    """The block ``generation``, whose tags are passed over."""
-
-    tags = {"generation"}  # noqa: RUF012
-
-    def parse(self, parser: Parser) -> list[Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
 class FastTokenizer:
     """A tokenizer that knows the exact bytes of each token, around a fast tokenizer of Hugging Face.
 
@@ -105,18 +96,28 @@ class FastTokenizer:
     strip from the beginning of a TEXT is kept, because a reply is not the beginning.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, chat_template: str | None = None) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        chat_template: str | None = None,
+        renderer: TemplateRenderer | None = None,
+    ) -> None:
         """Raises ValueError for a tokenizer without a fast backend.
 
-        ``chat_template``: the text of a template instead of the tokenizer's own.
+        ``chat_template``: the text of a template instead of the tokenizer's own. ``renderer``: runs the
+        template, within limits; None: transformers does, in this process.
         """
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if backend is None:
             raise ValueError("the model has no fast tokenizer (tokenizer.json)")
         self._tokenizer = tokenizer
+        self._renderer = renderer
         if chat_template is not None:
             tokenizer.chat_template = chat_template
         self._backend = backend
+        # what transformers does at each call
+        backend.no_truncation()
+        backend.no_padding()
         written: str = backend.to_str()
         self._scheme = decoding_scheme(written)
         decoder = json.loads(written).get("decoder")
@@ -128,9 +129,24 @@ class FastTokenizer:
         self._bytes: dict[int, bytes | None] = {}
 
     @cached_property
+    def controls(self) -> ControlTexts:
+        """Returns the texts of the special tokens, and of the added tokens that the chat template writes."""
+        given = self._tokenizer.chat_template or ""
+        template = "".join(given.values()) if isinstance(given, dict) else str(given)
+        source = template + "".join(TOLD_MARKS)
+        added = self._backend.get_added_tokens_decoder()
+        special = {t.content for i, t in added.items() if i in self._special}
+        marks = {t.content for t in added.values() if len(t.content) > 2 and t.content in source}
+        return ControlTexts(special, {mark for mark in marks if not mark.isalnum()}, template)
+
+    @cached_property
+    def _mixed(self) -> MixedEncoder:
+        return MixedEncoder(self._backend, self.controls)
+
+    @cached_property
     def reply_format(self) -> ReplyFormat:
         """Returns the form of the model's replies, found at the first call."""
-        return reply_format(self._tokenizer)
+        return reply_format(self._tokenizer, self._rendered)
 
     @property
     def eos_token_id(self) -> int | None:
@@ -145,16 +161,29 @@ class FastTokenizer:
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Encodes a text as token ids."""
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=add_special_tokens)
+        # a batch is encoded without holding the interpreter, a single text is not
+        encoded = self._backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)
+        ids: list[int] = encoded[0].ids
         return ids
+
+    def encode_pieces(self, pieces: Sequence[str], *, add_special_tokens: bool) -> list[int]:
+        """Encodes a text in pieces: control texts at odd places are tokens, all others text.
+
+        Where the other pieces hold none, the ids are those of the whole text.
+        """
+        whole = "".join(pieces)
+        if self.controls.of_all.split(whole) == list(pieces):
+            return self.encode(whole, add_special_tokens=add_special_tokens)
+        return self._mixed.encode(pieces, add_special_tokens=add_special_tokens)
 
     def decode(self, ids: list[int], *, skip_special_tokens: bool) -> str:
         """Decodes token ids into text as they are; no spaces are tidied away."""
         if self._scheme == "byte_level" and any(not self._added.get(i, "").isascii() for i in ids):
             # the library would read an added "naïve" in the table's characters
             return b"".join(self._named(i, skip_special_tokens) for i in ids).decode(errors="replace")
-        text: str = self._backend.decode(ids, skip_special_tokens=skip_special_tokens)
-        return text
+        # as encode does
+        texts: list[str] = self._backend.decode_batch([ids], skip_special_tokens=skip_special_tokens)
+        return texts[0]
 
     def token_bytes(self, token_id: int) -> bytes | None:
         """Returns the exact bytes of a token; None for a special token or an id outside the vocabulary."""
@@ -192,14 +221,39 @@ class FastTokenizer:
         """
         if not getattr(self._tokenizer, "chat_template", None):
             raise ValueError("this model has no chat template; use /v1/completions")
+        return self._rendered(
+            messages,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            tools=[dict(tool) for tool in tools] or None,
+            **(template_options or {}),
+        )
+
+    def close(self) -> None:
+        """Ends the process that renders chat templates."""
+        if self._renderer is not None:
+            self._renderer.close()
+
+    def _rendered(
+        self,
+        messages: list[dict[str, Any]],
+        *,
+        tools: list[dict[str, Any]] | None = None,
+        add_generation_prompt: bool = False,
+        continue_final_message: bool = False,
+        **variables: Any,
+    ) -> str:
+        given = {"add_generation_prompt": add_generation_prompt, "tools": tools, **variables}
+        if self._renderer is not None:
+            return self._renderer.render(
+                self._tokenizer.get_chat_template(None, tools),
+                messages,
+                continue_final_message=continue_final_message,
+                variables={"documents": None, **self._tokenizer.special_tokens_map, **given},
+            )
         try:
             text = self._tokenizer.apply_chat_template(
-                messages,
-                add_generation_prompt=add_generation_prompt,
-                continue_final_message=continue_final_message,
-                tools=[dict(tool) for tool in tools] or None,
-                tokenize=False,
-                **(template_options or {}),
+                messages, continue_final_message=continue_final_message, tokenize=False, **given
             )
         except TemplateError as error:
             raise ValueError(f"the model's chat template refuses these messages: {error}") from error

@@ -95,11 +95,20 @@ class Request:
     keep their positions, and ``sampling.max_tokens`` counts them"""
     grammar: CompiledGrammar | None = None
     """the grammar that the reply follows, whatever the model thinks of it; None: any text"""
+    answer_id: str | None = None
+    """the HTTP answer that it is part of: all requests of an answer take turns as one; None: it is alone"""
+    share: str = ""
+    """the name under which its work counts where clients take turns: that of its key, empty without keys"""
 
     @property
     def kept(self) -> int:
         """Counts the tokens of the reply that are there already."""
         return 0 if self.resumed is None else len(self.resumed.tokens)
+
+    @property
+    def answer(self) -> str:
+        """Returns the name under which the request takes turns with others of its share."""
+        return self.answer_id or self.group or self.request_id
 
     @property
     def counts_prompt(self) -> bool:
@@ -374,3 +383,5 @@ class EngineOptions:
     """path of a profile to use instead of the model's own"""
     chat_template: str | None = None
     """path of a chat template to use instead of the model's own"""
+    chat_template_seconds: float = 5.0
+    """seconds that the chat template may take for one conversation"""

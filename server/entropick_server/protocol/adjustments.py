@@ -8,12 +8,16 @@ from pydantic import BeforeValidator, Field, StringConstraints
 
 from entropick_sampler.reply_adjustments import MAX_BIAS, PENALTY_LIMIT, REPETITION_LIMIT
 
+from .lists import AtMost
 from .parsing import WireModel
 
 MAX_BIASES: Final = 1024
 MAX_BAD_WORDS: Final = 128
 MAX_BAD_WORD_LENGTH: Final = 256
 MAX_ALLOWED: Final = 1 << 18
+_WORD_SIZE: Final = 32
+"""characters that take as long to tokenise as the call for one more word"""
+_IDS_PER_CHARACTER: Final = 8
 
 
 def _biases(value: Any) -> Any:
@@ -68,9 +72,15 @@ class AdjustmentFields(WireModel):
     min_tokens: int | None = Field(
         None, ge=0, le=2**31 - 1, description="tokens before which nothing ends the reply"
     )
-    bad_words: list[BadWord] | None = Field(
-        None, max_length=MAX_BAD_WORDS, description="texts that the reply must not spell"
+    bad_words: Annotated[list[BadWord], AtMost(MAX_BAD_WORDS)] | None = Field(
+        None, description="texts that the reply must not spell"
     )
-    allowed_token_ids: list[int] | None = Field(
-        None, min_length=1, max_length=MAX_ALLOWED, description="the only tokens that may be drawn"
+    allowed_token_ids: Annotated[list[int], Field(min_length=1), AtMost(MAX_ALLOWED)] | None = Field(
+        None, description="the only tokens that may be drawn"
     )
+
+    @property
+    def adjusting_size(self) -> int:
+        """Returns the characters that take as long to tokenise as the fields to lay out."""
+        words = sum(2 * (_WORD_SIZE + len(word)) for word in self.bad_words or ())
+        return words + (len(self.allowed_token_ids or ()) + len(self.logit_bias or ())) // _IDS_PER_CHARACTER

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from ..engine.base import EngineDeadError, EngineError, ModelLoadError, QueueFullError
+from ..engine.base import EngineDeadError, EngineError, ModelLoadError, QueueFullError, RequestTimeoutError
+from ..redaction import redacted
 
 _MESSAGE_LIMIT: Final = 600
 _PARAM_LIMIT: Final = 160
@@ -63,10 +64,19 @@ def unavailable(message: str, code: str, retry_after: int = 1) -> ApiError:
 
 
 def from_engine(error: EngineError) -> ApiError:
-    """Returns the answer to an error that an engine raised on purpose."""
+    """Returns the answer to an error that an engine raised on purpose, perhaps around another library's."""
     if isinstance(error, QueueFullError):
         message = str(error) or "The waiting queue is full; try again later."
         return unavailable(message, "queue_full")
-    if isinstance(error, EngineDeadError | ModelLoadError):
-        return unavailable(str(error) or "The engine has stopped.", "engine_stopped", retry_after=10)
-    return ApiError(500, str(error) or "The model failed on this request.", code="generation_failed")
+    if isinstance(error, ModelLoadError):
+        # its message is the operator's: it names files
+        return unavailable("The model could not be loaded.", "engine_stopped", retry_after=10)
+    if isinstance(error, RequestTimeoutError):
+        # again would take as long again; OpenAI's clients read the header
+        return ApiError(504, str(error), code="request_timeout", headers={"x-should-retry": "false"})
+    message = redacted(str(error))
+    if isinstance(error, EngineDeadError):
+        # behind a colon stands the cause, which may be another caller's request
+        message = message.partition(": ")[0]
+        return unavailable(message or "The engine has stopped.", "engine_stopped", retry_after=10)
+    return ApiError(500, message or "The model failed on this request.", code="generation_failed")

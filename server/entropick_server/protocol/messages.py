@@ -6,10 +6,11 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Discriminator, Field, Tag
 
+from .bounds import MAX_MESSAGES
+from .lists import AtMost
 from .parsing import IN_PARTS, WHOLE, WireModel
 from .tools import MAX_CALLS, PastCall
 
-MAX_MESSAGES: Final = 4096
 MAX_PARTS: Final = 4096
 
 
@@ -45,11 +46,11 @@ _BY_FORM: Final = Discriminator(
     _form, custom_error_type="content_form", custom_error_message="must be a string or a list of parts"
 )
 Text = Annotated[str, Tag(WHOLE)]
-TextParts = Annotated[list[TextPart], Field(max_length=MAX_PARTS), Tag(IN_PARTS)]
+TextParts = Annotated[list[TextPart], AtMost(MAX_PARTS), Tag(IN_PARTS)]
 Content = Annotated[Text | TextParts, _BY_FORM]
 """text whole or in parts; nothing that a part may name is ever fetched or read"""
 ReplyPart = Annotated[TextPart | RefusalPart, Discriminator("type")]
-ReplyParts = Annotated[list[ReplyPart], Field(max_length=MAX_PARTS), Tag(IN_PARTS)]
+ReplyParts = Annotated[list[ReplyPart], AtMost(MAX_PARTS), Tag(IN_PARTS)]
 ReplyContent = Annotated[Text | ReplyParts, _BY_FORM]
 
 
@@ -104,7 +105,7 @@ class AssistantMessage(_Turn):
     content: ReplyContent | None = None
     refusal: str | None = None
     reasoning_content: str | None = Field(None, description="what the model thought before it answered")
-    tool_calls: list[PastCall] | None = Field(None, max_length=MAX_CALLS)
+    tool_calls: Annotated[list[PastCall], AtMost(MAX_CALLS)] | None = None
 
     @property
     def text(self) -> str:
@@ -142,4 +143,4 @@ class ToolMessage(_Turn):
 
 
 Message = Annotated[InstructionMessage | UserMessage | AssistantMessage | ToolMessage, Discriminator("role")]
-Messages = Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
+Messages = Annotated[list[Message], Field(min_length=1), AtMost(MAX_MESSAGES)]

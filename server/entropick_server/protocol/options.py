@@ -24,7 +24,9 @@ from entropick_sampler.params import (
 from ..answers import Extractor, ExtractorError, extractor
 from ..consensus.config import ConsensusConfig, consensus_config
 from . import option_schemas as schemas
+from .bounds import MAX_KEPT
 from .errors import ApiError, bad_request, shown
+from .lists import AtMost
 from .parsing import WireModel
 
 
@@ -50,7 +52,9 @@ class RewindOptions(WireModel):
         0, ge=0, description="of that request; with token_ids, the number that the summary tells"
     )
     index: int | None = Field(None, ge=0, description="tokens of that reply to keep")
-    token_ids: list[int] | None = Field(None, description="the tokens to keep, instead of request and index")
+    token_ids: Annotated[list[int], AtMost(MAX_KEPT)] | None = Field(
+        None, description="the tokens to keep, instead of request and index"
+    )
     token_id: int | None = Field(
         None, description="the next token; left out: it is drawn, at the position that it has"
     )
@@ -64,6 +68,11 @@ class RewindOptions(WireModel):
             if key not in cls.model_fields:
                 raise _unknown("entropick.rewind", "field", key, [*cls.model_fields])
         return data
+
+    @property
+    def size(self) -> int:
+        """Returns the characters that take as long to tokenise as the tokens to go through."""
+        return 16 * len(self.token_ids or ())
 
     @model_validator(mode="after")
     def _one_source(self) -> RewindOptions:

@@ -8,6 +8,7 @@ from typing import Any, Final, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import from_json
 
+from .bounds import Budget, check_shape
 from .errors import ApiError, bad_request, shown
 from .fields import Place
 from .unserved import refuse_unserved
@@ -61,6 +62,7 @@ def parse_body(body: bytes, model: type[Model], place: Place | None = None) -> M
 
     ``place``: of the table of fields; the object is searched for fields that are not served there.
     """
+    check_shape(body)
     try:
         # pydantic's parser: NaN is an error, depth and digits are limited, lone surrogates are refused
         data = from_json(body, allow_inf_nan=False)
@@ -77,7 +79,7 @@ def parse_body(body: bytes, model: type[Model], place: Place | None = None) -> M
 def checked(model: type[Model], data: dict[str, Any]) -> Model:
     """Returns the model that an object describes. Raises ApiError."""
     try:
-        return model.model_validate(data)
+        return model.model_validate(data, context=Budget())
     except ValidationError as error:
         raise _refusal(error) from error
 

@@ -7,7 +7,9 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
 from .adjustments import AdjustmentFields
+from .bounds import MAX_IDS
 from .errors import bad_request
+from .lists import AtMost
 from .messages import Message, Messages
 from .options import EntropickOptions
 from .output_options import MAX_TOP_LOGPROBS, CompletionOutputFields, OutputFields
@@ -27,14 +29,8 @@ def _as_list(value: Any) -> Any:
 
 
 StopString = Annotated[str, StringConstraints(min_length=1, max_length=256)]
-StopStrings = Annotated[
-    list[StopString],
-    Field(max_length=MAX_STOPS),
-    BeforeValidator(
-        _as_list,
-        json_schema_input_type=StopString | Annotated[list[StopString], Field(max_length=MAX_STOPS)],
-    ),
-]
+_StopList = Annotated[list[StopString], AtMost(MAX_STOPS)]
+StopStrings = Annotated[_StopList, BeforeValidator(_as_list, json_schema_input_type=StopString | _StopList)]
 Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Choices = Annotated[int, Field(ge=1)]
@@ -71,7 +67,7 @@ class GenerationRequest(AdjustmentFields, OutputFields, StructuredRequest, Model
     seed: Int64 | None = None
     n: Choices | None = Field(None, description="choices for each prompt, 1 where left out")
     stop: StopStrings | None = None
-    stop_token_ids: list[int] | None = Field(None, max_length=MAX_STOP_TOKENS)
+    stop_token_ids: Annotated[list[int], AtMost(MAX_STOP_TOKENS)] | None = None
     ignore_eos: bool | None = None
     add_special_tokens: bool | None = Field(
         None,
@@ -117,13 +113,18 @@ class GenerationRequest(AdjustmentFields, OutputFields, StructuredRequest, Model
         return self.choices
 
     @property
+    def choices_name(self) -> str:
+        """Returns the field that says how many choices are generated."""
+        return "n" if self.completions == self.choices else "best_of"
+
+    @property
     def offers_tools(self) -> bool:
         """Tells whether the replies may call tools."""
         return False
 
     def check_choices(self, most: int) -> None:
         """Raises the 400 for more than ``most`` completions of one prompt."""
-        name = "n" if self.choices > most else "best_of"
+        name = "n" if self.choices > most else self.choices_name
         if self.completions > most:
             raise bad_request(f"{name}: must be at most {most} (the server's max_n).", name)
 
@@ -178,7 +179,7 @@ def _check_end(messages: list[Message], generation_prompt: bool | None, continue
 
 Prompt = str | list[int]
 _PromptText = Annotated[str, Field(min_length=1)]
-_PromptIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+_PromptIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=MAX_IDS)]
 _PromptForms = (
     _PromptText
     | Annotated[list[_PromptText], Field(min_length=1, max_length=MAX_PROMPTS)]
@@ -194,7 +195,7 @@ def _prompts(value: Any) -> list[Prompt]:
     if not isinstance(value, list):
         raise ValueError("must be a string, a list of strings, or token ids")
     if value and _is_ids(value):
-        value = [value]
+        return [value]
     if not value:
         raise ValueError("must not be empty")
     if len(value) > MAX_PROMPTS:
@@ -208,7 +209,7 @@ def _prompts(value: Any) -> list[Prompt]:
 
 
 def _is_ids(value: list[Any]) -> bool:
-    return all(type(item) is int for item in value)
+    return set(map(type, value)) <= {int}
 
 
 class CompletionRequest(CompletionOutputFields, GenerationRequest):
@@ -277,4 +278,4 @@ class TokenizeRequest(TemplateFields, ModelRequest):
 class DetokenizeRequest(ModelRequest):
     """The body of POST /detokenize."""
 
-    tokens: list[int]
+    tokens: Annotated[list[int], AtMost(MAX_IDS)]

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Discriminator, Field, Tag
 
 from .errors import bad_request
+from .lists import AtMost
 from .parsing import WireModel
 from .tools import Arguments, ToolName
 from .unserved import UNSUPPORTED
@@ -34,7 +35,7 @@ class ItemPart(WireModel):
         return self.text or self.refusal or ""
 
 
-Parts = Annotated[list[ItemPart], Field(max_length=MAX_PARTS)]
+Parts = Annotated[list[ItemPart], AtMost(MAX_PARTS)]
 
 
 def _text(content: str | Sequence[ItemPart] | None) -> str:

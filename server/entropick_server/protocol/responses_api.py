@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 
 from .errors import bad_request, shown
+from .lists import AtMost
 from .options import EntropickOptions
 from .output_options import MAX_TOP_LOGPROBS
 from .parsing import AMONG, IN_PARTS, WHOLE, WireModel, checked
@@ -78,7 +79,7 @@ class AllowedChoice(WireModel):
 
     type: Literal["allowed_tools"]
     mode: Literal["auto", "required"]
-    tools: list[FunctionChoice] = Field(min_length=1, max_length=MAX_TOOLS)
+    tools: Annotated[list[FunctionChoice], Field(min_length=1), AtMost(MAX_TOOLS)]
 
     @property
     def of_chat(self) -> dict[str, Any]:
@@ -123,7 +124,7 @@ def _form(value: Any) -> str | None:
 
 Input = Annotated[
     Annotated[str, Field(min_length=1), Tag(WHOLE)]
-    | Annotated[list[InputItem], Field(min_length=1, max_length=MAX_ITEMS), Tag(IN_PARTS)],
+    | Annotated[list[InputItem], Field(min_length=1), AtMost(MAX_ITEMS), Tag(IN_PARTS)],
     Discriminator(
         _form, custom_error_type="input_form", custom_error_message="must be a text or a list of items"
     ),
@@ -161,8 +162,8 @@ class ResponsesRequest(ModelRequest):
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
     top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
-    include: list[str] | None = Field(None, max_length=16)
-    tools: list[FunctionTool] | None = Field(None, max_length=MAX_TOOLS)
+    include: Annotated[list[str], AtMost(16)] | None = None
+    tools: Annotated[list[FunctionTool], AtMost(MAX_TOOLS)] | None = None
     tool_choice: Choice | None = None
     parallel_tool_calls: bool | None = None
     text: TextOptions | None = None

@@ -8,8 +8,10 @@ from typing import Annotated, Any, Final, Literal, NamedTuple
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from ..engine.grammar.bounds import MAX_BYTES, MAX_ENUM
 from ..engine.grammar.spec import Grammar, GrammarKind
 from .errors import bad_request, shown
+from .lists import AtMost
 from .parsing import WireModel
 
 _KNOWN: Final = ("json", "regex", "choice", "json_object")
@@ -30,7 +32,7 @@ def _schema_object(value: Any) -> Any:
 
 Schema = Annotated[dict[str, Any] | bool | str | None, BeforeValidator(_schema)]
 SchemaObject = Annotated[dict[str, Any] | bool | None, BeforeValidator(_schema_object)]
-Choices = Annotated[list[str] | None, Field(min_length=1)]
+Choices = Annotated[list[str], Field(min_length=1), AtMost(MAX_ENUM)] | None
 
 
 class Structure(NamedTuple):
@@ -100,6 +102,13 @@ class StructuredRequest(WireModel):
     @model_validator(mode="after")
     def _one_structure(self) -> StructuredRequest:
         found = list(self._structures())
+        for structure in found:
+            # before anything else copies it: the compiler would refuse it too
+            if len(structure.grammar.text) > MAX_BYTES:
+                message = (
+                    f"has {len(structure.grammar.text)} characters; at most {MAX_BYTES} bytes are served"
+                )
+                raise bad_request(f"{structure.field}: {message}.", structure.field)
         if len(found) > 1:
             field, other = found[1].field, found[0].field
             raise bad_request(f"{field}: not together with {other}; a reply has one form.", field)

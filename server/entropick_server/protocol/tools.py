@@ -13,11 +13,14 @@ from pydantic import (
     Field,
     StringConstraints,
     Tag,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
 
+from .bounds import Budget
 from .errors import bad_request, shown
+from .lists import AtMost
 from .parsing import AMONG, IN_PARTS, WHOLE, WireModel
 
 MAX_TOOLS: Final = 128
@@ -119,7 +122,7 @@ class AllowedNames(WireModel):
     """The names of the tools that the model may call; ``mode``: whether a reply must be a call."""
 
     mode: Literal["auto", "required"]
-    tools: list[NamedTool] = Field(min_length=1, max_length=MAX_TOOLS)
+    tools: Annotated[list[NamedTool], Field(min_length=1), AtMost(MAX_TOOLS)]
 
 
 class AllowedTools(WireModel):
@@ -156,7 +159,7 @@ ToolChoice = Annotated[
 class TemplateFields(WireModel):
     """The fields that the model's chat template reads beside the messages."""
 
-    tools: list[Tool] | None = Field(None, max_length=MAX_TOOLS)
+    tools: Annotated[list[Tool], AtMost(MAX_TOOLS)] | None = None
     chat_template_kwargs: dict[str, Any] | None = Field(
         None, description="variables of the model's chat template, as enable_thinking: numbers, texts, lists"
     )
@@ -255,7 +258,9 @@ def _harmless(value: Any) -> bool:
     )
 
 
-def _object_text(value: str) -> str:
+def _object_text(value: str, info: ValidationInfo) -> str:
+    if isinstance(info.context, Budget):
+        info.context.take(value)
     try:
         parsed = json.loads(value) if value.strip() else {}
     except (ValueError, RecursionError) as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from .bounds import MAX_MESSAGES
 from .errors import ApiError, bad_request
 from .fields import FIELDS, Field, Place, Standing
 
@@ -47,7 +48,8 @@ def refuse_unserved(fields: Mapping[str, Any], place: Place) -> None:
     _refuse(fields, place, "")
     messages = fields.get("messages") if place in (Place.CHAT, Place.TOKENIZE) else None
     if isinstance(messages, list):
-        for index, message in enumerate(messages):
+        # further messages are refused with their list
+        for index, message in enumerate(messages[:MAX_MESSAGES]):
             if isinstance(message, dict):
                 _refuse(message, Place.MESSAGE, f"messages[{index}].")
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -38,7 +37,8 @@ async def read_body(
         media_type.startswith("application/") and media_type.endswith("+json")
     ):
         raise ApiError(415, "The content type must be application/json.", code="unsupported_media_type")
-    body = parse_body(await request.body(), model, place)
+    data = await request.body()
+    body = await state.offload.read(len(data), lambda: parse_body(data, model, place))
     check_model(body.model, state.model.names)
     return body, state
 
@@ -57,6 +57,12 @@ def check_ids(ids: Sequence[int], param: str, info: ModelInfo) -> None:
         raise bad_request(f"{param}: token ids must be between 0 and {info.vocab_size - 1}.", param)
 
 
+def key_name(request: Request) -> str | None:
+    """Returns the name of the key that opened a request; None where no keys are set."""
+    name: str | None = request.scope["state"].get("key_name")
+    return name
+
+
 async def beside_the_loop(request: Request, size: int, work: Callable[[], Result]) -> Result:
     """Runs ``work`` on ``size`` characters or tokens, in a thread unless it is small. Returns its result.
 
@@ -65,21 +71,6 @@ async def beside_the_loop(request: Request, size: int, work: Callable[[], Result
     if size < SMALL:
         return work()
     return await unless_gone(request.receive, server_state(request).offload.run(size, work))
-
-
-def json_list(items: Sequence[Any], at_once: int = 1 << 14) -> str:
-    """Returns a list as JSON, ``at_once`` items in a call, so that other threads get their turns."""
-    parts = (_json(items[at : at + at_once])[1:-1] for at in range(0, len(items), at_once))
-    return f"[{','.join(parts)}]"
-
-
-def json_object(fields: Iterable[tuple[str, str]]) -> str:
-    """Returns an object of names and JSON texts."""
-    return "{" + ",".join(f"{_json(name)}:{text}" for name, text in fields) + "}"
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 def body_schema(model: type[BaseModel]) -> dict[str, Any]:

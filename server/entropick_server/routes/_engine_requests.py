@@ -34,13 +34,15 @@ def build_requests(
     rewound: Rewound | None = None,
     structure: Structure | None = None,
     grammar: CompiledGrammar | None = None,
+    share: str = "",
 ) -> list[Request]:
     """Returns the engine's requests, all choices of the first prompt, then of the next.
 
     ``arrival``: time.monotonic() when the HTTP request was admitted; ``param``: the field that holds the
     prompts; ``vote``: each prompt gets several replies that are voted on; ``rewound``: the beginning of the
-    reply to the only prompt; ``structure``: the form that the replies have, ``grammar``: it compiled.
-    Raises the 400 for a prompt or a field that the model or the server cannot serve.
+    reply to the only prompt; ``structure``: the form that the replies have, ``grammar``: it compiled;
+    ``share``: the name of the key that opened the HTTP request, empty without keys. Raises the 400 for a
+    prompt or a field that the model or the server cannot serve.
     """
     info = state.model.info
     policy = _policy(body, state)
@@ -82,6 +84,8 @@ def build_requests(
             ),
             policy=policy,
             arrival=arrival,
+            answer_id=answer_id,
+            share=share,
         )
         check_adjusted(first.sampling, info)
         if rewound is not None:
@@ -107,6 +111,15 @@ def build_requests(
             for choice in range(count)
         ]
     return requests
+
+
+def asked_tokens(requests: Sequence[Request], replies: int) -> int:
+    """Returns the tokens that requests ask for: of each prompt once, and as many as the replies may get.
+
+    ``replies``: that each request may stand for, where votes decide how many are drawn.
+    """
+    prompts = sum(len(request.prompt_token_ids) for request in requests if request.counts_prompt)
+    return prompts + replies * sum(request.sampling.max_tokens for request in requests)
 
 
 def _behind(request: Request, rewound: Rewound, limit_name: str) -> Request:

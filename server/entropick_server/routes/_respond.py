@@ -24,12 +24,13 @@ from ..streaming.consensus import ConsensusAnswer, VotedPrompt
 from ..streaming.echo import Echo
 from ..streaming.formats import Format
 from ..streaming.message import MessageForm
+from ..streaming.pieces import PieceResponse
 from ..streaming.response import ResponseAnswer
 from ..streaming.run import Origin, Run
 from ..streaming.sse import EventStream, unless_gone
-from ._common import beside_the_loop
+from ._common import beside_the_loop, key_name
 from ._consensus import consensus_of
-from ._engine_requests import build_requests
+from ._engine_requests import asked_tokens, build_requests
 from ._grammar import grammar_of
 from ._rewind import check_rewind, recorded_structure, rewound_by
 
@@ -77,47 +78,65 @@ async def respond(
     """
     body.check_choices(state.settings.max_n)
     check_rewind(body, prompts.number)
+    owner = key_name(http)
     consensus = consensus_of(body, state) if echoed is None else None
-    structure = prompts.forced or body.structure or recorded_structure(body, state)
+    structure = prompts.forced or body.structure or recorded_structure(body, state, owner)
     extract = None if body.entropick is None else body.entropick.extractor
     count = body.completions if consensus is None else needed(consensus.stop, (), consensus.k)
+    arrival, seconds = time.monotonic(), state.settings.request_timeout_seconds
     origin = Origin(
         answer_id=f"{kind.prefix}-{uuid.uuid4().hex}" if echoed is None else f"resp_{uuid.uuid4().hex}",
         request_id=http.scope["state"]["request_id"],
+        owner=owner,
+        record=http.scope["state"]["record"],
         route=http.url.path,
         created=int(time.time()),
         model=state.model,
         output=body.output_options,
         # what follows a grammar of the client's is text, unless it may be a call
         form=prompts.form if body.structure is None or body.offers_tools else None,
+        deadline=arrival + seconds if seconds else None,
     )
     room = body.prompt_room(state.model.info.max_model_len, body.limit)
-    arrival = time.monotonic()
     with ExitStack() as stack:
-        # from here on the prompts count as waiting, whatever is still to be done before they run
-        admitted = state.admission.admit(prompts.number, count, held=consensus is not None)
+        # from here on the replies count as waiting, whatever is still to be done before they run
+        param = prompts.param if prompts.number > 1 else body.choices_name
+        admitted = state.admission.admit(
+            prompts.number, count, held=consensus is not None, param=param if consensus is None else None
+        )
         for prompt in admitted:
             stack.callback(prompt.leave)
         grammar = await grammar_of(http, structure, state)
 
         vocabulary = state.model.vocabulary
 
-        def prepare() -> Answer | ConsensusAnswer | ResponseAnswer:
+        def prepare() -> tuple[Answer | ConsensusAnswer | ResponseAnswer, int]:
             ids = prompts.encode()
             cut = [False if room is None else len(of_prompt) > room for of_prompt in ids]
             if room is not None:
                 ids = [of_prompt[-room:] for of_prompt in ids]
             vote = consensus is not None
-            rewound = rewound_by(body, ids[0], state)
+            rewound = rewound_by(body, ids[0], state, owner)
             requests = build_requests(
-                body, ids, state, origin.answer_id, arrival, prompts.param, vote, rewound, structure, grammar
+                body,
+                ids,
+                state,
+                origin.answer_id,
+                arrival,
+                prompts.param,
+                vote,
+                rewound,
+                structure,
+                grammar,
+                owner or "",
             )
             if consensus is not None:
                 voted = [
                     VotedPrompt(index, request, consensus, origin, admitted[index])
                     for index, request in enumerate(requests)
                 ]
-                return ConsensusAnswer(state, origin, kind, voted)
+                return ConsensusAnswer(state, origin, kind, voted), asked_tokens(requests, consensus.k)
+            asked = asked_tokens(requests, 1)
             echoes = [
                 Echo.of(None if cut[number] else text, ids[number], vocabulary, state.engine.tokenizer)
                 for number, text in enumerate(prompts.echoed)
@@ -135,11 +154,14 @@ async def respond(
                 for index, request in enumerate(requests)
             ]
             if echoed is not None:
-                return ResponseAnswer(state, origin, runs[0], echoed)
-            return Answer(state, origin, kind, runs, body.choices, count)
+                return ResponseAnswer(state, origin, runs[0], echoed), asked
+            return Answer(state, origin, kind, runs, body.choices, count), asked
 
-        size = prompts.size + _CHOICE_SIZE * prompts.number * count
-        answer = await beside_the_loop(http, size, prepare)
+        size = prompts.size + _CHOICE_SIZE * prompts.number * count + body.adjusting_size
+        if body.entropick is not None and body.entropick.rewind is not None:
+            size += body.entropick.rewind.size
+        answer, asked = await beside_the_loop(http, size, prepare)
+        stack.callback(state.tokens_in_flight.take(owner, asked, body.limit_name))
         state.metrics.choices.on_prompts(prompts.number, body.choices)
         if body.stream:
             return EventStream(
@@ -149,7 +171,7 @@ async def respond(
                 silence=state.settings.stream_comment_seconds,
             )
         try:
-            text = await unless_gone(http.receive, answer.collect())
+            pieces = await unless_gone(http.receive, answer.collect())
         except EngineError as error:
             raise from_engine(error) from error
-    return Response(text, media_type="application/json")
+    return PieceResponse(pieces)

@@ -41,22 +41,25 @@ def check_rewind(body: GenerationRequest, prompts: int) -> None:
             raise bad_request(f"{name}: not together with {_NAME}, which goes on with one reply.", name)
 
 
-def recorded_structure(body: GenerationRequest, state: ServerState) -> Structure | None:
+def recorded_structure(body: GenerationRequest, state: ServerState, owner: str | None) -> Structure | None:
     """Returns the form that the recorded reply of a rewind has; None: it has none, or the body names another.
 
-    Raises the 404 where no such reply is remembered.
+    ``owner``: the name of the key that asks. Raises the 404 where no such reply of it is remembered.
     """
     asked = None if body.entropick is None else body.entropick.rewind
     if asked is None or asked.request is None or body.structure is not None:
         return None
-    grammar = _recorded(asked, state).grammar
+    grammar = _recorded(asked, state, owner).grammar
     return None if grammar is None else Structure(grammar, _NAME)
 
 
-def rewound_by(body: GenerationRequest, prompt: Sequence[int], state: ServerState) -> Rewound | None:
+def rewound_by(
+    body: GenerationRequest, prompt: Sequence[int], state: ServerState, owner: str | None
+) -> Rewound | None:
     """Returns the beginning of the reply that a checked body goes on behind; None where it names none.
 
-    ``prompt``: the token ids of its prompt. Raises the 400 or 404 that names the field.
+    ``prompt``: the token ids of its prompt; ``owner``: the name of the key that asks, whose replies alone are
+    known to it. Raises the 400 or 404 that names the field.
     """
     asked = None if body.entropick is None else body.entropick.rewind
     if asked is None:
@@ -71,7 +74,7 @@ def rewound_by(body: GenerationRequest, prompt: Sequence[int], state: ServerStat
             raise bad_request(f"{_NAME}.choice: must be at most {MAX_CHOICES - 1}.", f"{_NAME}.choice")
         made = Rewound(behind(asked.token_ids, asked.token_id, tokenizer, text), asked.choice, None)
     else:
-        finished = _recorded(asked, state)
+        finished = _recorded(asked, state, owner)
         known = finished.prompt_token_ids
         if known is not None and list(known) != list(prompt):
             message = f"{_NAME}.request: its prompt is another one; send the messages or the prompt again."
@@ -86,9 +89,9 @@ def rewound_by(body: GenerationRequest, prompt: Sequence[int], state: ServerStat
     return made
 
 
-def _recorded(asked: RewindOptions, state: ServerState) -> Finished:
+def _recorded(asked: RewindOptions, state: ServerState, owner: str | None) -> Finished:
     """Finds the reply that a rewind names. Raises the 404."""
-    choices = state.recent.find(asked.request or "")
+    choices = state.recent.find(asked.request or "", owner)
     found = next((finished for finished in choices if finished.choice == asked.choice), None)
     if found is None:
         field = "choice" if choices else "request"

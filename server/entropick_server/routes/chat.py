@@ -28,7 +28,7 @@ def chat_prompts(body: ChatRequest, state: ServerState, param: str = "messages")
     encoder, form = state.model.encoder, message_form(body, state.model)
     return Prompts(
         number=1,
-        size=encoder.work_size(sum(message.size for message in body.messages)),
+        size=encoder.conversation_size(sum(message.size for message in body.messages)),
         encode=lambda: [
             encoder.conversation(
                 body.messages,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from ..protocol.errors import bad_request
 from ..protocol.fields import Place
 from ..protocol.requests import CompletionRequest
 from ..streaming.formats import CompletionFormat
@@ -19,11 +18,7 @@ router = APIRouter()
 async def completions(request: Request) -> Response:
     """Continues a prompt or several, each with its choices."""
     body, state = await read_body(request, CompletionRequest, Place.COMPLETIONS)
-    settings, model = state.settings, state.model
-    if len(body.prompt) > (most := settings.max_num_seqs + settings.max_queue):
-        # refused now, because a retry could never succeed
-        message = f"prompt: at most {most} prompts in one request (max_num_seqs + max_queue)."
-        raise bad_request(message, "prompt")
+    model = state.model
 
     def encode() -> list[list[int]]:
         for prompt in body.prompt:

@@ -22,6 +22,6 @@ async def responses(request: Request) -> Response:
     body, state = await read_body(request, ResponsesRequest)
     # what is not this route's means what it means in a chat request
     refuse_unserved(body.model_extra or {}, Place.CHAT)
-    asked = body.chat()
+    asked = await state.offload.read(len(await request.body()), body.chat)
     prompts = chat_prompts(asked, state, "input")
     return await respond(request, asked, prompts, ChatFormat(), state, echoed=body.echoed)

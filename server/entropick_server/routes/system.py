@@ -26,6 +26,7 @@ from ..answers import NAMED, PATTERNED
 from ..consensus.config import CHOICES, FLAGS, RANGES, SIMILAR
 from ..offload import LARGE
 from ..state import server_state
+from ..streaming.pieces import PieceResponse
 from ..version import server_version
 from ._common import beside_the_loop
 
@@ -59,7 +60,7 @@ async def metrics(request: Request) -> Response:
     snapshot = server_state(request).metrics.snapshot()
     # some thousand lines: written in the loop they would hold up every stream at every scrape
     page, content_type = await beside_the_loop(request, LARGE, lambda: snapshot.encode(accept))
-    return Response(page, headers={"Content-Type": content_type})
+    return PieceResponse([page], media_type=content_type)
 
 
 @router.get("/v1/policy")

@@ -7,7 +7,8 @@ from starlette.responses import Response
 
 from ..protocol.fields import Place
 from ..protocol.requests import DetokenizeRequest, TokenizeRequest
-from ._common import beside_the_loop, body_schema, check_ids, json_list, json_object, read_body
+from ..streaming.pieces import NUMBERS, JsonWriter, PieceResponse, dumped, slices
+from ._common import beside_the_loop, body_schema, check_ids, read_body
 
 router = APIRouter()
 
@@ -19,7 +20,7 @@ async def tokenize(request: Request) -> Response:
     model = state.model
     messages, text = body.messages, body.prompt or ""
 
-    def work() -> str:
+    def work() -> list[bytes]:
         if messages is not None:
             ids = model.encoder.conversation(
                 messages,
@@ -33,27 +34,29 @@ async def tokenize(request: Request) -> Response:
         else:
             ids = model.encoder.text(text, add_special_tokens=body.add_special_tokens is not False)
         written = state.engine.tokenizer.vocabulary_token
-        labels = [written(i) for i in ids] if body.return_token_strs else None
-        return json_object(
-            (
-                ("count", str(len(ids))),
-                ("max_model_len", str(model.info.max_model_len)),
-                ("tokens", json_list(ids)),
-                ("token_strs", "null" if labels is None else json_list(labels)),
-            )
-        )
+        writer = JsonWriter()
+        labels = ([written(i) for i in some] for some in slices(ids, NUMBERS))
+        told = {
+            "count": len(ids),
+            "max_model_len": model.info.max_model_len,
+            "tokens": writer.later(slices(ids, NUMBERS)),
+            "token_strs": writer.later(labels) if body.return_token_strs else None,
+        }
+        return list(writer.pieces(told))
 
-    size = len(text) if messages is None else sum(message.size for message in messages)
-    return Response(await beside_the_loop(request, size, work), media_type="application/json")
+    size = len(text)
+    if messages is not None:
+        size = model.encoder.conversation_size(sum(message.size for message in messages))
+    return PieceResponse(await beside_the_loop(request, size, work))
 
 
 @router.post("/detokenize", openapi_extra=body_schema(DetokenizeRequest))
-async def detokenize(request: Request) -> dict[str, str]:
+async def detokenize(request: Request) -> Response:
     """Returns the text of token ids, special tokens included."""
     body, state = await read_body(request, DetokenizeRequest, Place.DETOKENIZE)
 
-    def work() -> str:
+    def work() -> list[bytes]:
         check_ids(body.tokens, "tokens", state.model.info)
-        return state.engine.tokenizer.decode(body.tokens, skip_special_tokens=False)
+        return [dumped({"prompt": state.engine.tokenizer.decode(body.tokens, skip_special_tokens=False)})]
 
-    return {"prompt": await beside_the_loop(request, len(body.tokens), work)}
+    return PieceResponse(await beside_the_loop(request, len(body.tokens), work))

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import enum
 import json
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
-from ..engine.base import EngineDeadError
+from ..engine.base import EngineDeadError, RequestTimeoutError
+from ..engine.types import Request
 from ..protocol.errors import ApiError
 from ..protocol.responses import (
+    ChatChoice,
     ChatChunkChoice,
     Completion,
     CompletionChoice,
@@ -20,14 +22,17 @@ from ..protocol.responses import (
 from ..protocol.usage import CompletionTokensDetails, PromptTokensDetails, Usage
 from ..state import ServerState
 from .formats import Format
+from .pieces import JsonWriter
 from .ranking import best
 from .run import GenerationError, Origin, Run
 
 DONE = b"data: [DONE]\n\n"
 ROW_SIZE = 16
 """characters of a text that take as long to tokenise as a token's row or log probabilities to write"""
-Write = Callable[[bytes], Awaitable[None]]
-"""sends some bytes of a stream; raises ClientGoneError"""
+FULL_ROW_SIZE = 512
+"""the same of a row with the figures of every layer and head"""
+Write = Callable[[bytes | Sequence[bytes]], Awaitable[None]]
+"""sends some bytes of a stream, whole or in pieces; raises ClientGoneError"""
 Deliver = Callable[[Run, str, bool], Awaitable[None]]
 """takes a choice, the text that a step added to it, and whether that was its first step"""
 
@@ -46,12 +51,10 @@ class Answer:
     n: int = 1
     best_of: int = 1
 
-    async def collect(self) -> str:
-        """Runs the choices to their end. Returns the JSON text of the whole answer."""
+    async def collect(self) -> list[bytes]:
+        """Runs the choices to their end. Returns the JSON of the whole answer in pieces."""
         await self._run_all(None)
-        request = self.runs[0].request
-        verbose = request.policy.telemetry in ("tokens", "full") or request.sampling.logprobs is not None
-        size = sum(len(run.tokens) for run in self.runs) * (ROW_SIZE if verbose else 1)
+        size = sum(len(run.tokens) for run in self.runs) * row_size(self.runs[0].request)
         size += sum(len(run.prompt) for run in self.runs) * ROW_SIZE
         return await self.server.offload.run(size, self._whole)
 
@@ -84,28 +87,26 @@ class Answer:
             chunks.append(opening)
         chunks += [self.format.chunk(run, delta, tokens) for delta, tokens in run.pieces(text)]
         sent = self._usage(self.runs) if usage is StreamUsage.ALWAYS else usage.of_a_chunk
-        events = []
+        events: list[bytes] = []
         for number, choice in enumerate(chunks):
             ids = self.format.told_ids(run) if first and not number else None
-            events.append(chunk_event(self.origin, self.format, choice, sent, ids))
+            events += chunk_event(self.origin, self.format, choice, sent, ids)
         if run.finish_reason is not None:
-            events.append(await last_event(self.server, self.origin, self.format, run, sent))
+            events += await last_event(self.server, self.origin, self.format, run, sent)
         if events:
-            await write(b"".join(events))
+            await write(events)
 
-    def _whole(self) -> str:
+    def _whole(self) -> list[bytes]:
         whole = envelope(self.origin, self.format.whole_object)
         runs = list(self.runs)
         if self.best_of > self.n:
             prompts = [runs[at : at + self.best_of] for at in range(0, len(runs), self.best_of)]
             runs = [run for completions in prompts for run in best(completions, self.n)]
-        choices = [self.format.whole(run) for run in runs]
-        for index, choice in enumerate(choices):
-            choice.index = index
-        whole.choices = [*choices]
-        self.format.tell_prompt(whole, runs[0])
+        writer = JsonWriter()
+        whole.choices = writer.later(whole_choices(self.format, runs, writer))
+        self.format.tell_prompt(whole, runs[0], writer)
         whole.usage = self._usage(runs)
-        return whole.model_dump_json(exclude_unset=True)
+        return list(writer.pieces(whole))
 
     def _usage(self, returned: Sequence[Run]) -> Usage:
         """Returns the counts over all choices, a prompt once.
@@ -128,24 +129,68 @@ class Answer:
         )
 
 
+def whole_choices(
+    kind: Format, runs: Iterable[Run], writer: JsonWriter
+) -> Iterator[list[ChatChoice | CompletionChoice]]:
+    """Yields the finished choices of an answer, numbered in their order there."""
+    for index, run in enumerate(runs):
+        choice = kind.whole(run, writer)
+        choice.index = index
+        yield [choice]
+
+
+def row_size(request: Request) -> int:
+    """Returns the characters of a text that take as long to tokenise as a token of an answer to write."""
+    if request.policy.telemetry == "full":
+        return FULL_ROW_SIZE
+    return ROW_SIZE if request.policy.telemetry == "tokens" or request.sampling.logprobs is not None else 1
+
+
 async def run_choice(server: ServerState, run: Run, deliver: Deliver | None) -> None:
-    """Runs one choice to its end; leaving early cancels its request."""
+    """Runs one choice to its end; leaving early cancels its request.
+
+    Raises RequestTimeoutError where that takes longer than the server allows.
+    """
     with run:
-        outputs = server.engine.generate(run.request)
-        first = True
         try:
-            async for output in outputs:
-                text = run.take(output)
-                if deliver is not None:
-                    await deliver(run, text, first)
-                    first = False
-                if run.finish_reason is not None:
-                    return
-            raise GenerationError("The engine ended this request without a reason.")
-        finally:
-            # the contract promises an iterator; a generator must not wait for the garbage collector
-            if isinstance(outputs, AsyncGenerator):
-                await outputs.aclose()
+            async with asyncio.timeout(run.seconds_left) as limit:
+                await _run_on(server, run, deliver)
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            seconds = server.settings.request_timeout_seconds
+            message = f"The request took longer than {seconds:g} seconds (request_timeout_seconds)."
+            raise RequestTimeoutError(message) from error
+
+
+async def _run_on(server: ServerState, run: Run, deliver: Deliver | None) -> None:
+    outputs = server.engine.generate(run.request)
+    first = True
+    try:
+        async for output in outputs:
+            text = run.take(output)
+            if run.finish_reason is not None:
+                await _settle(server, run)
+            if deliver is not None:
+                await deliver(run, text, first)
+                first = False
+            if run.finish_reason is not None:
+                return
+        raise GenerationError("The engine ended this request without a reason.")
+    finally:
+        # the contract promises an iterator; a generator must not wait for the garbage collector
+        if isinstance(outputs, AsyncGenerator):
+            await outputs.aclose()
+
+
+async def _settle(server: ServerState, run: Run) -> None:
+    """Computes the figures of a choice that has ended, beside the event loop where it is long."""
+    await server.offload.turn()
+    try:
+        await server.offload.run(len(run.tokens) * ROW_SIZE, run.settle)
+    except ApiError:
+        # the server is shutting down
+        run.settle()
 
 
 def envelope(origin: Origin, kind: str) -> Completion:
@@ -179,11 +224,12 @@ def chunk_event(
     choice: ChatChunkChoice | CompletionChoice,
     usage: Usage | Literal[False] | None,
     prompt_token_ids: Sequence[int] | None = None,
-) -> bytes:
-    """Returns the event of a choice's chunk.
+    writer: JsonWriter | None = None,
+) -> list[bytes]:
+    """Returns the event of a choice's chunk in pieces.
 
     ``usage``: on it, null where None; False: without the field. ``prompt_token_ids``: beside the choice, None
-    for no such field.
+    for no such field. ``writer``: has the lists of the choice that are still to be made.
     """
     info, fingerprint = origin.model.info, origin.model.fingerprint
     head = _head(origin.answer_id, kind.chunk_object, origin.created, info.name, fingerprint)
@@ -192,7 +238,9 @@ def chunk_event(
         rest += f',"usage":{"null" if usage is None else usage.model_dump_json(exclude_unset=True)}'
     if prompt_token_ids is not None:
         rest += f',"prompt_token_ids":{json.dumps(prompt_token_ids)}'
-    return event(f"{head}{choice.model_dump_json(exclude_unset=True)}{rest}}}")
+    if writer is None:
+        return [event(f"{head}{choice.model_dump_json(exclude_unset=True)}{rest}}}")]
+    return [f"data: {head}".encode(), *writer.pieces(choice), f"{rest}}}\n\n".encode()]
 
 
 @lru_cache(maxsize=1024)
@@ -211,19 +259,20 @@ async def last_event(
     run: Run,
     usage: Usage | Literal[False] | None,
     index: int | None = None,
-) -> bytes:
-    """Returns the event of a choice's end, made beside the event loop where it has many rows.
+) -> list[bytes]:
+    """Returns the event of a choice's end in pieces, made beside the event loop where it has many rows.
 
     ``index``: the choice's number on the wire, None for its own.
     """
 
-    def work() -> bytes:
-        choice = kind.chunk(run, None, run.hand_out())
+    def work() -> list[bytes]:
+        writer = JsonWriter()
+        choice = kind.chunk(run, None, run.hand_out(), writer)
         if index is not None:
             choice.index = index
-        return chunk_event(origin, kind, choice, usage)
+        return chunk_event(origin, kind, choice, usage, writer=writer)
 
-    size = len(run.tokens) * ROW_SIZE if run.request.policy.at_end else 0
+    size = len(run.tokens) * row_size(run.request) if run.request.policy.at_end else 0
     try:
         return await server.offload.run(size, work)
     except ApiError as error:

@@ -27,9 +27,21 @@ from ..protocol.responses import (
 )
 from ..protocol.usage import CompletionTokensDetails, PromptTokensDetails, Usage
 from ..state import ServerState
-from .answer import DONE, ROW_SIZE, StreamUsage, Write, chunk_event, envelope, event, last_event, run_choice
+from .answer import (
+    DONE,
+    StreamUsage,
+    Write,
+    chunk_event,
+    envelope,
+    event,
+    last_event,
+    row_size,
+    run_choice,
+    whole_choices,
+)
 from .formats import Format
 from .message import Delta
+from .pieces import JsonWriter
 from .run import Origin, ReplyToken, Run, figures_of
 
 Result = TypeVar("Result")
@@ -163,12 +175,11 @@ class ConsensusAnswer:
         self._format = kind
         self._prompts = prompts
 
-    async def collect(self) -> str:
-        """Runs the votes to their verdicts. Returns the JSON text of the whole answer."""
+    async def collect(self) -> list[bytes]:
+        """Runs the votes to their verdicts. Returns the JSON of the whole answer in pieces."""
         runs = await self._run_all(None)
         request = runs[0].request
-        verbose = request.policy.telemetry in ("tokens", "full") or request.sampling.logprobs is not None
-        size = sum(len(run.tokens) for run in runs) * (ROW_SIZE if verbose else 1)
+        size = sum(len(run.tokens) for run in runs) * row_size(request)
         if request.policy.telemetry == "full":
             size += sum(prompt.lost for prompt in self._prompts)
         return await self._server.offload.run(size, partial(self._whole, runs))
@@ -216,15 +227,13 @@ class ConsensusAnswer:
         await write(await last_event(self._server, self._origin, self._format, run, sent, index))
         return run
 
-    def _whole(self, runs: Sequence[Run]) -> str:
+    def _whole(self, runs: Sequence[Run]) -> list[bytes]:
         whole = envelope(self._origin, self._format.whole_object)
-        choices = [self._format.whole(run) for run in runs]
-        for index, choice in enumerate(choices):
-            choice.index = index
-        whole.choices = [*choices]
-        self._format.tell_prompt(whole, runs[0])
+        writer = JsonWriter()
+        whole.choices = writer.later(whole_choices(self._format, runs, writer))
+        self._format.tell_prompt(whole, runs[0], writer)
         whole.usage = self._usage()
-        return whole.model_dump_json(exclude_unset=True)
+        return list(writer.pieces(whole))
 
     def _usage(self) -> Usage:
         """Returns the counts over all prompts; the tokens of replies that lost are counted apart."""

@@ -21,10 +21,12 @@ from ..protocol.responses import (
     ChoiceTelemetry,
     Completion,
     CompletionChoice,
+    TokenRow,
 )
 from ..telemetry import token_row
 from .logprobs import chat_logprobs, completion_logprobs, prompt_logprobs
 from .message import CallBegin, Delta
+from .pieces import NUMBERS, ROWS, JsonWriter, slices
 from .run import ReplyToken, Run
 
 Choice = TypeVar("Choice", ChatChoice, ChatChunkChoice, CompletionChoice)
@@ -38,15 +40,15 @@ class Format(Protocol):
     whole_object: str
     chunk_object: str
 
-    def whole(self, run: Run) -> ChatChoice | CompletionChoice:
-        """Returns a finished choice."""
+    def whole(self, run: Run, writer: JsonWriter) -> ChatChoice | CompletionChoice:
+        """Returns a finished choice, whose long lists are made while ``writer`` writes them."""
         ...
 
     def opening(self, run: Run) -> ChatChunkChoice | CompletionChoice | None:
         """Returns the chunk that a choice's stream begins with; None where it begins with text."""
         ...
 
-    def tell_prompt(self, envelope: Completion, run: Run) -> None:
+    def tell_prompt(self, envelope: Completion, run: Run, writer: JsonWriter) -> None:
         """Adds the fields of a prompt that an answer has beside its choices."""
         ...
 
@@ -55,11 +57,12 @@ class Format(Protocol):
         ...
 
     def chunk(
-        self, run: Run, delta: Delta | None, tokens: Sequence[ReplyToken]
+        self, run: Run, delta: Delta | None, tokens: Sequence[ReplyToken], writer: JsonWriter | None = None
     ) -> ChatChunkChoice | CompletionChoice:
         """Returns the growth of a choice with the tokens that it completes.
 
-        ``delta`` None: its end, with the reason of it, the summary, and the tokens that are left.
+        ``delta`` None: its end, with the reason of it, the summary, and the tokens that are left. ``writer``:
+        its long lists are made while it writes them.
         """
         ...
 
@@ -71,22 +74,22 @@ class ChatFormat:
     whole_object = "chat.completion"
     chunk_object = "chat.completion.chunk"
 
-    def whole(self, run: Run) -> ChatChoice:
-        """Returns a finished choice."""
+    def whole(self, run: Run, writer: JsonWriter) -> ChatChoice:
+        """Returns a finished choice (:meth:`Format.whole`)."""
         choice = ChatChoice(
             index=run.index,
             message=_message(run),
-            logprobs=chat_logprobs(run, run.tokens),
+            logprobs=chat_logprobs(run, run.tokens, writer),
             finish_reason=_chat_reason(run),
         )
-        _add_ids(choice, run, run.tokens)
-        return _with_telemetry(choice, run, run.tokens, end=True)
+        _add_ids(choice, run, run.tokens, writer)
+        return _with_telemetry(choice, run, run.tokens, end=True, writer=writer)
 
-    def tell_prompt(self, envelope: Completion, run: Run) -> None:
+    def tell_prompt(self, envelope: Completion, run: Run, writer: JsonWriter) -> None:
         """Adds the prompt's token ids and log probabilities, where the request asked for them."""
         if run.output.token_ids:
-            envelope.prompt_token_ids = list(run.request.prompt_token_ids)
-        if (told := prompt_logprobs(run)) is not None:
+            envelope.prompt_token_ids = writer.later(slices(run.request.prompt_token_ids, NUMBERS))
+        if (told := prompt_logprobs(run, writer)) is not None:
             envelope.prompt_logprobs = told
 
     def told_ids(self, run: Run) -> Sequence[int] | None:
@@ -98,7 +101,9 @@ class ChatFormat:
         delta = ChatDelta(role="assistant", content="")
         return ChatChunkChoice(index=run.index, delta=delta, logprobs=None, finish_reason=None)
 
-    def chunk(self, run: Run, delta: Delta | None, tokens: Sequence[ReplyToken]) -> ChatChunkChoice:
+    def chunk(
+        self, run: Run, delta: Delta | None, tokens: Sequence[ReplyToken], writer: JsonWriter | None = None
+    ) -> ChatChunkChoice:
         """Returns a delta of the message, or the end (:meth:`Format.chunk`)."""
         logprobs, end = chat_logprobs(run, tokens), delta is None
         chunk = ChatChunkChoice(
@@ -108,7 +113,7 @@ class ChatFormat:
             finish_reason=_chat_reason(run) if end else None,
         )
         _add_ids(chunk, run, tokens)
-        return _with_telemetry(chunk, run, tokens, end=end)
+        return _with_telemetry(chunk, run, tokens, end=end, writer=writer)
 
 
 class CompletionFormat:
@@ -118,16 +123,16 @@ class CompletionFormat:
     whole_object = "text_completion"
     chunk_object = "text_completion"
 
-    def whole(self, run: Run) -> CompletionChoice:
-        """Returns a finished choice."""
+    def whole(self, run: Run, writer: JsonWriter) -> CompletionChoice:
+        """Returns a finished choice (:meth:`Format.whole`)."""
         text = run.text if run.echo is None else run.echo.text + run.text
-        choice = self._stretch(run, text, run.tokens, end=True, with_prompt=True)
-        _add_prompt(choice, run)
-        if (told := prompt_logprobs(run)) is not None:
+        choice = self._stretch(run, text, run.tokens, end=True, with_prompt=True, writer=writer)
+        _add_prompt(choice, run, writer)
+        if (told := prompt_logprobs(run, writer)) is not None:
             choice.prompt_logprobs = told
         return choice
 
-    def tell_prompt(self, envelope: Completion, run: Run) -> None:
+    def tell_prompt(self, envelope: Completion, run: Run, writer: JsonWriter) -> None:
         """Leaves the answer as it is: each choice tells of its own prompt."""
 
     def told_ids(self, run: Run) -> None:
@@ -142,36 +147,49 @@ class CompletionFormat:
         _add_prompt(choice, run)
         return choice
 
-    def chunk(self, run: Run, delta: Delta | None, tokens: Sequence[ReplyToken]) -> CompletionChoice:
+    def chunk(
+        self, run: Run, delta: Delta | None, tokens: Sequence[ReplyToken], writer: JsonWriter | None = None
+    ) -> CompletionChoice:
         """Returns a stretch of text, or the end (:meth:`Format.chunk`)."""
         text = delta.text if isinstance(delta, Text) else ""
-        return self._stretch(run, text, tokens, end=delta is None, with_prompt=False)
+        return self._stretch(run, text, tokens, end=delta is None, with_prompt=False, writer=writer)
 
     @staticmethod
     def _stretch(
-        run: Run, text: str, tokens: Sequence[ReplyToken], *, end: bool, with_prompt: bool
+        run: Run,
+        text: str,
+        tokens: Sequence[ReplyToken],
+        *,
+        end: bool,
+        with_prompt: bool,
+        writer: JsonWriter | None = None,
     ) -> CompletionChoice:
         choice = CompletionChoice(
             index=run.index,
             text=text,
-            logprobs=completion_logprobs(run, tokens, with_prompt=with_prompt),
+            logprobs=completion_logprobs(run, tokens, with_prompt=with_prompt, writer=writer),
             finish_reason=_reason(run) if end else None,
         )
-        _add_ids(choice, run, tokens)
-        return _with_telemetry(choice, run, tokens, end=end)
+        _add_ids(choice, run, tokens, writer)
+        return _with_telemetry(choice, run, tokens, end=end, writer=writer)
 
 
 def _add_ids(
-    choice: ChatChoice | ChatChunkChoice | CompletionChoice, run: Run, tokens: Sequence[ReplyToken]
+    choice: ChatChoice | ChatChunkChoice | CompletionChoice,
+    run: Run,
+    tokens: Sequence[ReplyToken],
+    writer: JsonWriter | None = None,
 ) -> None:
     """Adds the ids of some tokens, the ending one among them, where the request asked for ids."""
     if run.output.token_ids:
-        choice.token_ids = [reply.token.token_id for reply in tokens]
+        ids = [reply.token.token_id for reply in tokens]
+        choice.token_ids = ids if writer is None else writer.later(slices(ids, NUMBERS))
 
 
-def _add_prompt(choice: CompletionChoice, run: Run) -> None:
+def _add_prompt(choice: CompletionChoice, run: Run, writer: JsonWriter | None = None) -> None:
     if run.output.token_ids:
-        choice.prompt_token_ids = list(run.request.prompt_token_ids)
+        ids = run.request.prompt_token_ids
+        choice.prompt_token_ids = list(ids) if writer is None else writer.later(slices(ids, NUMBERS))
 
 
 def _reason(run: Run) -> str:
@@ -213,17 +231,24 @@ def _delta(delta: Delta) -> ChatDelta:
     return ChatDelta(tool_calls=[row])
 
 
-def _with_telemetry(choice: Choice, run: Run, tokens: Sequence[ReplyToken], *, end: bool) -> Choice:
+def _with_telemetry(
+    choice: Choice, run: Run, tokens: Sequence[ReplyToken], *, end: bool, writer: JsonWriter | None = None
+) -> Choice:
     """Adds the tokens' rows and, at the end, the summary, as far as the request asked for them."""
     if end and run.request.policy.at_end:
         tokens = run.tokens
-    if (telemetry := telemetry_of(run, tokens, end=end)) is not None:
+    if (telemetry := telemetry_of(run, tokens, end=end, writer=writer)) is not None:
         choice.entropick = telemetry
     return choice
 
 
-def telemetry_of(run: Run, tokens: Sequence[ReplyToken], *, end: bool) -> ChoiceTelemetry | None:
-    """Returns tokens' rows and, at the end, the summary; None where the request asked for nothing of it."""
+def telemetry_of(
+    run: Run, tokens: Sequence[ReplyToken], *, end: bool, writer: JsonWriter | None = None
+) -> ChoiceTelemetry | None:
+    """Returns tokens' rows and, at the end, the summary; None where the request asked for nothing of it.
+
+    ``writer``: the rows are made while it writes them.
+    """
     level = run.request.policy.telemetry
     rows = level in ("tokens", "full") and bool(tokens)
     if level == "none" or not (rows or end):
@@ -239,10 +264,18 @@ def telemetry_of(run: Run, tokens: Sequence[ReplyToken], *, end: bool) -> Choice
             if voted.replies is not None:
                 telemetry["replies"] = voted.replies
     if rows:
-        telemetry["tokens"] = [
-            token_row(
-                t.index, t.token, run.vocabulary, eos=t.eos, stop=t.ending and not t.eos, full=level == "full"
+        full = level == "full"
+        if writer is None:
+            telemetry["tokens"] = _rows(run, tokens, full)
+        else:
+            telemetry["tokens"] = writer.later(
+                _rows(run, some, full) for some in slices(tokens, 1 if full else ROWS)
             )
-            for t in tokens
-        ]
     return telemetry
+
+
+def _rows(run: Run, tokens: Sequence[ReplyToken], full: bool) -> list[TokenRow]:
+    return [
+        token_row(t.index, t.token, run.vocabulary, eos=t.eos, stop=t.ending and not t.eos, full=full)
+        for t in tokens
+    ]

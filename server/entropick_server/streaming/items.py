@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 from pydantic import BaseModel
@@ -20,6 +20,8 @@ from ..protocol.response_object import (
 )
 from ..protocol.responses import TokenLogprob
 from .message import CallArguments, CallBegin, Delta
+from .pieces import ROWS, JsonWriter, slices
+from .run import ReplyToken
 
 Event = dict[str, Any]
 """an event without its sequence number"""
@@ -29,17 +31,24 @@ _PREFIX: Final = {"message": "msg", "reasoning": "rs", "function_call": "fc"}
 class Items:
     """The items of one response, at most one of them open.
 
-    The methods yield events, in which the items are as they were at that moment.
+    The methods yield events, in which the items are as they were at that moment. ``writer``: writes the
+    events; ``rows``: makes the log probabilities of some tokens, for an ended text while it is written.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self, writer: JsonWriter, rows: Callable[[Sequence[ReplyToken]], Sequence[TokenLogprob]]
+    ) -> None:
+        self._writer = writer
+        self._rows = rows
+        self._tokens: dict[str, list[ReplyToken]] = {}
+        """id of a message -> the tokens of its text, which are little beside their log probabilities"""
         self.done: list[Item] = []
         self._open: Item | None = None
 
-    def add(self, delta: Delta, logprobs: Sequence[TokenLogprob]) -> Iterator[Event]:
-        """Takes a growth of the reply; ``logprobs``: of the tokens that came with it."""
+    def add(self, delta: Delta, tokens: Sequence[ReplyToken]) -> Iterator[Event]:
+        """Takes a growth of the reply, with the tokens that came with it."""
         if isinstance(delta, Text):
-            yield from self._text(delta, logprobs)
+            yield from self._text(delta, tokens)
         elif isinstance(delta, CallBegin):
             yield from self.close()
             name, call_id = delta.name, delta.id
@@ -66,19 +75,25 @@ class Items:
             yield {"type": "response.function_call_arguments.done", **place, **done}
         else:
             part, kind = item.content[0], _kind(item)
-            told = {"text": part.text}
+            told: Event = {"text": part.text}
             if isinstance(part, OutputText):
-                told["logprobs"] = _dumped(part)["logprobs"]
+                told["logprobs"] = self._logprobs(item)
             yield {"type": f"response.{kind}.done", **place, "content_index": 0, **told}
             yield {
                 "type": "response.content_part.done",
                 **place,
                 "content_index": 0,
-                "part": _dumped(part),
+                "part": self._part(item),
             }
         item.status = status
-        yield {"type": "response.output_item.done", "output_index": len(self.done), "item": _dumped(item)}
+        yield {"type": "response.output_item.done", "output_index": len(self.done), "item": self.told(item)}
         self.done.append(item)
+
+    def told(self, item: Item) -> Item:
+        """Returns an ended item as it is written: its log probabilities are made while it is."""
+        if not isinstance(item, MessageItem):
+            return item
+        return item.model_copy(update={"content": [self._part(item)]})
 
     def finish(self, status: Status) -> Iterator[Event]:
         """Ends the last item; a response that says nothing has an empty message."""
@@ -86,7 +101,7 @@ class Items:
             yield from self._begin_text(reasoning=False)
         yield from self.close(status)
 
-    def _text(self, delta: Text, logprobs: Sequence[TokenLogprob]) -> Iterator[Event]:
+    def _text(self, delta: Text, tokens: Sequence[ReplyToken]) -> Iterator[Event]:
         wanted = ReasoningItem if delta.reasoning else MessageItem
         if not isinstance(self._open, wanted):
             yield from self.close()
@@ -98,8 +113,8 @@ class Items:
         part.text += delta.text
         told: Event = {"delta": delta.text}
         if isinstance(part, OutputText):
-            part.logprobs += logprobs
-            told["logprobs"] = [_dumped(logprob) for logprob in logprobs]
+            self._tokens.setdefault(item.id, []).extend(tokens)
+            told["logprobs"] = self._rows(tokens)
         yield {"type": f"response.{_kind(item)}.delta", **self._place(item), "content_index": 0, **told}
 
     def _begin_text(self, reasoning: bool) -> Iterator[Event]:
@@ -137,6 +152,16 @@ class Items:
                 **self._place(item),
                 "delta": delta.arguments,
             }
+
+    def _part(self, item: MessageItem | ReasoningItem) -> OutputText | ReasoningText:
+        part = item.content[0]
+        if not isinstance(part, OutputText):
+            return part
+        return part.model_copy(update={"logprobs": self._logprobs(item)})
+
+    def _logprobs(self, item: MessageItem | ReasoningItem) -> Any:
+        tokens = self._tokens.get(item.id, [])
+        return self._writer.later(self._rows(some) for some in slices(tokens, ROWS))
 
     def _place(self, item: Item) -> Event:
         return {"item_id": item.id, "output_index": len(self.done)}

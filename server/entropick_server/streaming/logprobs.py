@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Final
 
+from ..engine.types import PromptToken
 from ..protocol.responses import (
     ChatLogprobs,
     CompletionLogprobs,
@@ -13,34 +15,47 @@ from ..protocol.responses import (
     TokenLogprob,
     TopLogprob,
 )
+from .pieces import NUMBERS, ROWS, JsonWriter, slices
 from .run import ReplyToken, Run
 
 _LEAST_LOGPROB: Final = -9999.0
 """OpenAI's stand-in for minus infinity, which JSON cannot say"""
 
 
-def chat_logprobs(run: Run, tokens: Sequence[ReplyToken]) -> ChatLogprobs | None:
+def chat_logprobs(
+    run: Run, tokens: Sequence[ReplyToken], writer: JsonWriter | None = None
+) -> ChatLogprobs | None:
     """Returns the log probabilities of a chat choice's tokens; None where the request wants none.
 
     They end where the text ends: a token that ended the reply, or that a stop string cut, has none.
+    ``writer``: the rows are made while it writes them.
     """
     if run.request.sampling.logprobs is None:
         return None
+    if writer is None:
+        return ChatLogprobs(content=_rows(run, tokens), refusal=None)
+    content = writer.later(_rows(run, some) for some in slices(tokens, ROWS))
+    return ChatLogprobs.model_construct(content=content, refusal=None)
+
+
+def _rows(run: Run, tokens: Sequence[ReplyToken]) -> list[TokenLogprob]:
+    """Returns the rows of those tokens that lie in the text."""
     content = []
     for token in (reply.token for reply in tokens if _in_text(run, reply)):
         own = _top_logprob(run, token.token_id, token.logprob)
         tops = [_top_logprob(run, *pair) for pair in token.top_logprobs]
         content.append(TokenLogprob(token=own.token, logprob=own.logprob, bytes=own.bytes, top_logprobs=tops))
-    return ChatLogprobs(content=content, refusal=None)
+    return content
 
 
 def completion_logprobs(
-    run: Run, tokens: Sequence[ReplyToken], *, with_prompt: bool = False
+    run: Run, tokens: Sequence[ReplyToken], *, with_prompt: bool = False, writer: JsonWriter | None = None
 ) -> CompletionLogprobs | None:
     """Returns the log probabilities of a completion's tokens; None where the request wants none.
 
     They end where the text ends; where the prompt is echoed the token that ended the reply has a row too, so
     that there are as many as tokens. ``with_prompt``: the echoed prompt's come first.
+    ``writer``: writes the lists in pieces.
     """
     wanted = run.request.sampling.logprobs
     if wanted is None:
@@ -63,17 +78,33 @@ def completion_logprobs(
         rows.token_logprobs.append(_sayable(token.logprob))
         rows.top_logprobs.append(_tops(run, token.token_id, token.logprob, token.top_logprobs))
         rows.text_offset.append(begin + reply.offset)
+    if writer is not None:
+        rows.tokens = writer.later(slices(rows.tokens, NUMBERS))
+        rows.token_logprobs = writer.later(slices(rows.token_logprobs, NUMBERS))
+        rows.top_logprobs = writer.later(slices(rows.top_logprobs, NUMBERS // 16))
+        rows.text_offset = writer.later(slices(rows.text_offset, NUMBERS))
     return rows
 
 
-def prompt_logprobs(run: Run) -> PromptLogprobs | None:
-    """Returns the log probabilities of a choice's prompt; None where the request wants none back."""
-    wanted = run.output.prompt_logprobs
-    if wanted is None:
+def prompt_logprobs(run: Run, writer: JsonWriter) -> PromptLogprobs | None:
+    """Returns the log probabilities of a choice's prompt, which are made while ``writer`` writes them.
+
+    Returns None where the request wants none back.
+    """
+    if run.output.prompt_logprobs is None:
         return None
-    labels = run.vocabulary.labels
-    rows: PromptLogprobs = [None]
-    for token in run.prompt:
+    # nothing stands before the first
+    first: list[PromptLogprobs] = [[None]]
+    stretches = chain(first, (_of_prompt(run, some) for some in slices(run.prompt, ROWS)))
+    told: PromptLogprobs = writer.later(stretches)
+    return told
+
+
+def _of_prompt(run: Run, tokens: Sequence[PromptToken]) -> PromptLogprobs:
+    """Returns the rows of some tokens of a prompt."""
+    wanted, labels = run.output.prompt_logprobs, run.vocabulary.labels
+    rows: PromptLogprobs = []
+    for token in tokens:
         own = PromptLogprob(
             logprob=_sayable(token.logprob), rank=token.rank, decoded_token=labels[token.token_id]
         )

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..engine.base import EngineError
+from ..engine.base import EngineDeadError, EngineError
 from ..engine.types import FinishReason
-from ..protocol.errors import from_engine
+from ..protocol.errors import ApiError, from_engine
 from ..protocol.response_object import (
     IncompleteDetails,
     InputTokensDetails,
@@ -20,13 +19,14 @@ from ..protocol.response_object import (
     ResponseUsage,
     Status,
 )
-from ..protocol.responses import TELEMETRY
+from ..protocol.responses import TokenLogprob
 from ..state import ServerState
-from .answer import ROW_SIZE, StreamUsage, Write, run_choice
+from .answer import StreamUsage, Write, row_size, run_choice
 from .formats import telemetry_of
 from .items import Event, Items
 from .logprobs import chat_logprobs
-from .run import Origin, Run
+from .pieces import JsonWriter
+from .run import Origin, ReplyToken, Run
 
 
 @dataclass(slots=True)
@@ -37,17 +37,23 @@ class ResponseAnswer:
     origin: Origin
     run: Run
     echoed: dict[str, Any]
-    _items: Items = field(default_factory=Items)
+    _writer: JsonWriter = field(default_factory=JsonWriter)
+    _items: Items = field(init=False)
     _number: int = 0
 
-    async def collect(self) -> str:
-        """Runs the reply to its end. Returns the JSON text of the response."""
+    def __post_init__(self) -> None:
+        """Begins without items."""
+        self._items = Items(self._writer, self._rows)
+
+    async def collect(self) -> list[bytes]:
+        """Runs the reply to its end. Returns the JSON of the response in pieces."""
 
         async def deliver(run: Run, text: str, first: bool) -> None:
-            self._grow(text)
+            for _ in self._grow(text):
+                pass
 
         await run_choice(self.server, self.run, deliver)
-        return await self.server.offload.run(self._size(), self._whole)
+        return await self.server.offload.run(self._size(), lambda: list(self._writer.pieces(self._whole())))
 
     async def stream(self, write: Write, usage: StreamUsage) -> None:
         """Runs the reply and writes its events, none before the first output; the last holds the usage."""
@@ -57,11 +63,13 @@ class ResponseAnswer:
             nonlocal began
             if first:
                 began = True
-                started = self._response("in_progress", []).model_dump(exclude_unset=True)
+                started = self._response("in_progress", [])
                 opening = [{"type": f"response.{n}", "response": started} for n in ("created", "in_progress")]
                 await write(self._events(opening))
-            if events := self._grow(text):
-                await write(self._events(events))
+            # at its end a text comes whole, with all its log probabilities
+            size = 0 if run.finish_reason is None else self._size()
+            if events := await self._beside(size, lambda: self._events(self._grow(text))):
+                await write(events)
 
         try:
             await run_choice(self.server, self.run, deliver)
@@ -70,43 +78,51 @@ class ResponseAnswer:
                 raise
             await write(self._failure(error))
             return
-        await write(await self.server.offload.run(self._size(), self._last))
+        await write(await self._beside(self._size(), self._last))
 
-    def _grow(self, text: str) -> list[Event]:
-        """Adds what a step brought to the items. Returns the events of it."""
-        events: list[Event] = []
+    async def _beside(self, size: int, work: Callable[[], list[bytes]]) -> list[bytes]:
+        """Runs ``work`` beside the event loop unless it is small; a stream can tell a shutdown's error."""
+        try:
+            return await self.server.offload.run(size, work)
+        except ApiError as error:
+            raise EngineDeadError(error.message) from error
+
+    def _grow(self, text: str) -> Iterator[Event]:
+        """Adds the text of a step to the items. Yields its events, which are to be written as they come."""
         for delta, tokens in self.run.pieces(text):
-            logprobs = chat_logprobs(self.run, tokens)
-            for event in self._items.add(delta, logprobs.content if logprobs is not None else []):
+            for event in self._items.add(delta, tokens):
                 if event["type"].endswith(".delta"):
                     rows = telemetry_of(self.run, tokens, end=False)
                     if rows is not None:
-                        event |= {"entropick": TELEMETRY.dump_python(rows, exclude_unset=True)}
-                events.append(event)
+                        event |= {"entropick": rows}
+                yield event
         if self.run.finish_reason is not None:
-            events += self._items.finish(self._status())
-        return events
+            yield from self._items.finish(self._status())
+
+    def _rows(self, tokens: Sequence[ReplyToken]) -> Sequence[TokenLogprob]:
+        """Returns the log probabilities of some tokens; none where the request wants none."""
+        logprobs = chat_logprobs(self.run, tokens)
+        return [] if logprobs is None else logprobs.content
 
     def _status(self) -> Status:
         return "incomplete" if self.run.finish_reason is FinishReason.LENGTH else "completed"
 
-    def _whole(self) -> str:
-        response = self._response(self._status(), self._items.done)
-        if (telemetry := telemetry_of(self.run, self.run.tokens, end=True)) is not None:
+    def _whole(self) -> ResponseObject:
+        """Returns the response, whose long lists are made while the writer writes them."""
+        response = self._response(self._status(), [self._items.told(item) for item in self._items.done])
+        telemetry = telemetry_of(self.run, self.run.tokens, end=True, writer=self._writer)
+        if telemetry is not None:
             response.entropick = telemetry
-        return response.model_dump_json(exclude_unset=True)
+        return response
 
-    def _last(self) -> bytes:
-        response = json.loads(self._whole())
-        return self._events([{"type": f"response.{self._status()}", "response": response}])
+    def _last(self) -> list[bytes]:
+        return self._events([{"type": f"response.{self._status()}", "response": self._whole()}])
 
-    def _failure(self, error: EngineError) -> bytes:
+    def _failure(self, error: EngineError) -> list[bytes]:
         refusal = from_engine(error)
         response = self._response("failed", self._items.done)
         response.error = ResponseFailure(code="server_error", message=refusal.message)
-        return self._events(
-            [{"type": "response.failed", "response": response.model_dump(exclude_unset=True)}]
-        )
+        return self._events([{"type": "response.failed", "response": response}])
 
     def _response(self, status: Status, output: list[Item]) -> ResponseObject:
         cut = status == "incomplete"
@@ -143,15 +159,14 @@ class ResponseAnswer:
 
     def _size(self) -> int:
         """Returns the size of the work to write the whole response (``offload``)."""
-        request = self.run.request
-        verbose = request.policy.telemetry in ("tokens", "full") or request.sampling.logprobs is not None
-        return len(self.run.tokens) * (ROW_SIZE if verbose else 1)
+        return len(self.run.tokens) * row_size(self.run.request)
 
-    def _events(self, events: Iterable[Event]) -> bytes:
-        written = []
+    def _events(self, events: Iterable[Event]) -> list[bytes]:
+        written: list[bytes] = []
         for told in events:
             numbered = {**told, "sequence_number": self._number}
             self._number += 1
-            data = json.dumps(numbered, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-            written.append(f"event: {told['type']}\ndata: {data}\n\n")
-        return "".join(written).encode()
+            written.append(f"event: {told['type']}\ndata: ".encode())
+            written += self._writer.pieces(numbered)
+            written.append(b"\n\n")
+        return written

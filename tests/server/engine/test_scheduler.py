@@ -11,6 +11,7 @@ from entropick_server.engine.embedded.batch import Batch
 from entropick_server.engine.embedded.block_pool import BlockPool
 from entropick_server.engine.embedded.scheduler import Scheduler
 from entropick_server.engine.embedded.sequence import Sequence
+from entropick_server.engine.embedded.turns import PATIENCE
 from entropick_server.engine.types import Request
 
 from .conftest import take
@@ -54,25 +55,43 @@ def test_decode_goes_first_and_prompts_share_what_is_left(sequence: Callable[...
     scheduler.add(third)
     batch = scheduler.schedule()
     assert batch.decode == (first,)
-    assert [(c.sequence, c.start, c.length, c.last) for c in batch.chunks] == [(second, 0, 15, False)]
+    assert [(c.sequence, c.start, c.length, c.last) for c in batch.chunks] == [
+        (third, 0, 3, True),
+        (second, 0, 12, False),
+    ]
     run(scheduler, batch)
     batch = scheduler.schedule()
-    assert [(c.sequence, c.start, c.length, c.last) for c in batch.chunks] == [
-        (second, 15, 5, True),
-        (third, 0, 3, True),
-    ]
-    assert batch.tokens == 9
+    assert [(c.sequence, c.start, c.length, c.last) for c in batch.chunks] == [(second, 12, 8, True)]
+    assert batch.tokens == 10
     run(scheduler, batch)
-    assert scheduler.schedule().decode == (first, second, third)
+    assert scheduler.schedule().decode == (first, third, second)
 
 
-def test_first_in_first_out_even_where_a_later_one_would_fit(sequence: Callable[..., Sequence]) -> None:
+def test_first_come_first_served_among_equals(sequence: Callable[..., Sequence]) -> None:
     _, scheduler = build(blocks=5)
-    running, large, small = sequence(8, 8), sequence(12, 4), sequence(1, 1)
+    running, large, small = sequence(8, 8), sequence(12, 4), sequence(8, 1)
     for s in (running, large, small):
         scheduler.add(s)
     assert scheduler.schedule().sequences == [running]
     assert scheduler.gauges().waiting == 2
+
+
+def test_a_short_prompt_passes_one_that_does_not_fit_but_not_for_ever(
+    sequence: Callable[..., Sequence],
+) -> None:
+    _, scheduler = build(blocks=25, tokens=40, caching=False)
+    running, large = sequence(40, 52), sequence(80, 4)
+    scheduler.add(running)
+    scheduler.add(large)
+    passed = 0
+    while large.slot < 0:
+        small = sequence(1, 1)
+        scheduler.add(small)
+        batch = scheduler.schedule()
+        passed += small in batch.sequences
+        run(scheduler, batch)
+        scheduler.finish(small)
+    assert passed == PATIENCE
 
 
 def test_blocks_come_with_the_prompt_and_then_one_by_one(sequence: Callable[..., Sequence]) -> None:

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from entropick_sampler.params import PolicyConfig, SamplingParams
+from entropick_server.engine.embedded import displacement
 from entropick_server.engine.embedded.batch import Batch, TailCopy
 from entropick_server.engine.embedded.block_pool import BlockPool
 from entropick_server.engine.embedded.scheduler import Scheduler
@@ -52,7 +53,17 @@ class Driver:
         sampling = SamplingParams(max_tokens=tokens, stop_token_ids=(STOP,))
         for choice in range(choices):
             own, group = f"{name}-{choice}", name if choices > 1 else None
-            request = Request(own, ids, sampling, PolicyConfig(), time.monotonic(), choice, group)
+            request = Request(
+                own,
+                ids,
+                sampling,
+                PolicyConfig(),
+                time.monotonic(),
+                choice,
+                group,
+                answer_id=f"answer {beginning} of {prompt}",
+                share=str(tokens % 3),
+            )
             sequence = Sequence.of(request, LIMIT)
             try:
                 self.scheduler.add(sequence)
@@ -115,6 +126,7 @@ class Driver:
     def step(self) -> Batch:
         batch = self.scheduler.schedule()
         SEEN["preempted"] += len(batch.preempted)
+        SEEN["displaced"] += bool(batch.preempted and batch.looked_up)
         SEEN["hits"] += sum(s.cached for s in batch.looked_up)
         for s in batch.preempted:
             assert (s.slot, s.blocks, s.computed) == (-1, [], 0)
@@ -248,10 +260,11 @@ def alone(sequence: Sequence) -> list[int]:
     return again.tokens
 
 
-def test_random_schedules_lose_no_block_and_no_token() -> None:
+def test_random_schedules_lose_no_block_and_no_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(displacement, "TURN", 3)  # replies are short here
     SEEN.clear()
     random_schedule()
-    for what in ("preempted", "hits", "evicted", "cancelled", "refused", "shared", "whole"):
+    for what in ("preempted", "displaced", "hits", "evicted", "cancelled", "refused", "shared", "whole"):
         assert SEEN[what] > 20, SEEN
     for what in ("choices that copy", "choices that fork", "choices that fork again", "choices that compute"):
         assert SEEN[what] > 20, SEEN

@@ -73,6 +73,24 @@ def test_under_pressure_every_text_is_the_one_it_has_alone(
     assert clarified, "a request with clarifying texts was preempted"
 
 
+@pytest.mark.parametrize("caching", [True, False])
+def test_giving_a_place_up_changes_no_text(
+    caching: bool, room: Callable[..., Room], make_request: Make
+) -> None:
+    requests = several(make_request, 10, random.Random(8), 40, (40, 70), KINDS)
+    shares = [replace(request, share=str(i % 3)) for i, request in enumerate(requests)]
+    large = room(400, max_num_seqs=3, enable_prefix_caching=caching)
+    for request in shares:
+        large.add(request)
+    large.finish()
+    assert len(set(large.preempted)) > 3, "places changed hands though no block was missing"
+    for request in shares:
+        alone = room()
+        alone.add(request)
+        alone.finish()
+        same(large.tokens[request.request_id], alone.tokens[request.request_id])
+
+
 def test_a_chat_goes_on_from_the_blocks_of_its_last_turn(
     room: Callable[..., Room], make_request: Make
 ) -> None:
@@ -170,7 +188,7 @@ def test_an_adopted_branch_is_the_reply_also_under_pressure(
     others = several(make_request, 6, random.Random(1), 30, (30, 60), KINDS)
 
     def told(crowded: bool) -> list[Token]:
-        here = room(20 if crowded else 400, max_num_seqs=6)
+        here = room(18 if crowded else 400, max_num_seqs=6)
         here.add(request)
         for other in others if crowded else ():
             here.add(other)

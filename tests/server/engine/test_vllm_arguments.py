@@ -42,6 +42,7 @@ OTHERWISE: dict[str, Any] = {
     "calibrate": False,
     "use_profile": False,
     "profile": "p.toml",
+    "chat_template_seconds": 9.0,
     "chat_template": "t.jinja",
 }
 """a value of each option that is not its default"""

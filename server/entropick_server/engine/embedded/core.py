@@ -78,8 +78,7 @@ class EngineCore:
             raise ModelLoadError("measure: only the native decoder can leave measuring out")
         monitored = self.info.monitored_layers if options.measure else ()
         cache = KVCache(replace(shape, blocks=blocks + 1), parameter.device)
-        costs = options.measure and parameter.device.type == "cpu" and kernels != "triton"
-        self._runner = ModelRunner(decoder, cache, monitored, costs)
+        self._runner = ModelRunner(decoder, cache, monitored, costs=options.measure)
         self._sampler = StepSampler(
             loaded.tokenizer,
             profile,

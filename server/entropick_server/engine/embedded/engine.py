@@ -93,6 +93,8 @@ class EmbeddedEngine:
         self._ready = False
         self._thread.send(Stop())
         await self._thread.join()
+        if self._opened is not None:
+            self._opened.loaded.tokenizer.close()
         self.on_death("the engine was stopped")
 
     async def generate(self, request: Request) -> AsyncIterator[RequestOutput]:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from ..base import ModelLoadError
+from ..model_files import reading
 from ..source import Source, read_source
 from ..tokenizer import FastTokenizer
 from ..types import EngineOptions, ModelInfo
@@ -50,7 +50,7 @@ def load_model(options: EngineOptions) -> Loaded:
     if not source.monitored_layers:
         raise ModelLoadError("monitored layers []: name at least one of the model's layers")
     register()
-    try:
+    with reading(options.model):
         made: Any = AutoModelForCausalLM.from_pretrained(
             source.folder,
             dtype=dtype,
@@ -59,8 +59,6 @@ def load_model(options: EngineOptions) -> Loaded:
             trust_remote_code=False,
             output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-        raise ModelLoadError(f"{options.model} cannot be loaded: {error}") from error
     model, problems = made
     missing = sorted(problems["missing_keys"]) + sorted(str(key) for key in problems["mismatched_keys"])
     if missing:

@@ -2,26 +2,27 @@
 
 Pure Python, no tensors. A sequence gets its blocks when it needs them. Where there are none left, cached
 blocks that no sequence uses go first, then the sequence that was admitted last gives its own back and waits
-at the front of the queue, to be computed again from its tokens. The sequence that was admitted first always
-goes on, and every queued sequence fits into the cache alone, so every request ends."""
+before all others, to be computed again from its tokens. The sequence that was admitted first always goes on
+at least for a turn, and every queued sequence fits into the cache alone, so every request ends."""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable
 
 from ..types import EngineGauges
-from .batch import Batch, Chunk, TailCopy
+from .batch import Batch, TailCopy
 from .block_pool import BlockPool
+from .displacement import displaced
 from .families import Beginning, Families, Sharing
+from .prefill import Prefill
 from .sequence import Sequence, family_of
+from .turns import Turns
 
 
 class Scheduler:
-    """A first-in-first-out queue before a running set of at most ``max_num_seqs`` sequences.
+    """A queue in which requests take turns, before a running set of at most ``max_num_seqs`` sequences.
 
-    A step takes all decoding sequences; the tokens that ``max_num_batched_tokens`` leaves go to prompts, the
-    oldest first.
+    A step takes all decoding sequences; the tokens that ``max_num_batched_tokens`` leaves go to prompts.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class Scheduler:
         self._block_size = block_size
         self._budget = max_num_batched_tokens
         self._prefix_caching = prefix_caching
-        self._waiting: deque[Sequence] = deque()
+        self._waiting = Turns()
         self._prefilling: list[Sequence] = []
         self._decoding: tuple[Sequence, ...] = ()
         self._slots = list(range(max_num_seqs - 1, -1, -1))
@@ -75,7 +76,7 @@ class Scheduler:
                 f"{sequence.limit} tokens need {blocks} blocks of the KV cache, which has {self._pool.total}"
             )
         self._families.open(sequence)
-        self._waiting.append(sequence)
+        self._waiting.add(sequence)
 
     def find(self, request_id: str) -> Sequence | None:
         """Finds the own sequence of a request that has not ended."""
@@ -93,8 +94,7 @@ class Scheduler:
     def suspend(self, sequence: Sequence) -> None:
         """Takes a sequence's blocks and slot away; it stays a sequence of its request."""
         if sequence.slot < 0:
-            if sequence in self._waiting:
-                self._waiting.remove(sequence)
+            self._waiting.remove(sequence)
             return
         if sequence in self._prefilling:
             self._prefilling.remove(sequence)
@@ -102,14 +102,15 @@ class Scheduler:
             self._decoding = tuple(s for s in self._decoding if s is not sequence)
         self._pool.release(sequence.blocks)
         self._slots.append(sequence.slot)
+        self._waiting.end(sequence)
         sequence.blocks, sequence.slot = [], -1
         sequence.computed = sequence.registered = 0
 
     def fork(self, parent: Sequence, count: int) -> tuple[list[Sequence], TailCopy | None]:
         """Makes ``count`` branches that continue a sequence of a request, and run beside it.
 
-        They share its full blocks. A branch for which there is no slot or no block waits at the front of the
-        queue, like a preempted sequence; so do all branches where ``parent`` is not decoding. Returns the
+        They share its full blocks. A branch for which there is no slot or no block waits before all others,
+        like a preempted sequence; so do all branches where ``parent`` is not decoding. Returns the
         branches and the part block that the caller must copy for them before the next forward. Raises
         ValueError for a sequence that has ended.
         """
@@ -127,7 +128,8 @@ class Scheduler:
             self._enter(branch, parent.blocks[:full] + tail, parent.computed)
             branch.registered = parent.registered
             self._decoding = (*self._decoding, branch)
-        self._waiting.extendleft(reversed(behind))
+        for branch in reversed(behind):
+            self._waiting.put_first(branch)
         return branches, TailCopy(parent.blocks[full], tuple(targets)) if targets else None
 
     def adopt(self, branch: Sequence) -> Sequence:
@@ -154,9 +156,10 @@ class Scheduler:
         if slot >= 0:
             root.blocks, root.slot = blocks, slot
             root.computed, root.registered, root.admitted = computed, registered, admitted
+            root.turn_began = branch.turn_began
         self._prefilling = [root if s is branch else s for s in self._prefilling]
         self._decoding = tuple(root if s is branch else s for s in self._decoding)
-        self._waiting = deque(root if s is branch else s for s in self._waiting)
+        self._waiting.replace(branch, root)
         branch.blocks, branch.slot = [], -1
         self._families.close(branch)
         self._resume(root)
@@ -165,30 +168,28 @@ class Scheduler:
     def schedule(self) -> Batch:
         """Chooses the next step. The caller must feed it and then call :meth:`advance`."""
         preempted = self._grow()
+        # a step that takes blocks away does not hand them to the queue
+        given_up = [] if preempted else self._take_turns()
         decode = self._decoding
-        budget = self._budget - len(decode)
-        chunks: list[Chunk] = []
-        for sequence in self._prefilling:
-            if budget <= 0:
-                break
-            budget -= self._chunk(sequence, budget, chunks)
+        prefill = Prefill(self._prefilling, self._budget - len(decode))
+        prefill.begin()
         looked_up: list[Sequence] = []
         copies: dict[int, list[int]] = {}
-        # a step that takes blocks away does not hand them to the queue
-        while budget > 0 and not preempted and self._waiting and self._slots:
-            sequence = self._waiting[0]
-            fresh = sequence.admitted < 0
-            # the first of the queue keeps its turn, or requests behind it would take its group's slots
-            beginning = self._sharing.find(sequence)
-            if beginning is None or not self._admit(sequence, beginning, copies):
+        while prefill.budget > 0 and not preempted and self._slots:
+            found = self._next(prefill.limit)
+            if found is None:
                 break
+            sequence, beginning = found
+            fresh = sequence.admitted < 0
+            self._admit(sequence, beginning, copies)
             if fresh and not sequence.branch and self._prefix_caching and not beginning.forked:
                 sequence.cached = sequence.computed
                 looked_up.append(sequence)
-            budget -= self._chunk(sequence, budget, chunks)
+            prefill.add(sequence)
+        chunks = prefill.chunks()
         copied = tuple(TailCopy(source, tuple(targets)) for source, targets in copies.items())
         rows = (*decode, *(chunk.sequence for chunk in chunks if chunk.last)) if chunks else decode
-        return Batch(decode, tuple(chunks), rows, tuple(preempted), tuple(looked_up), copied)
+        return Batch(decode, chunks, rows, (*preempted, *given_up), tuple(looked_up), copied)
 
     def advance(self, batch: Batch) -> bool:
         """Records that a batch was fed: the keys and values of its tokens are in the cache.
@@ -244,27 +245,73 @@ class Scheduler:
                     break
                 last = max((*self._prefilling, *self._decoding), key=_admission)
                 self.suspend(last)
-                self._waiting.appendleft(last)
+                self._waiting.put_first(last)
                 preempted.append(last)
         return preempted
 
-    def _admit(self, sequence: Sequence, beginning: Beginning, copies: dict[int, list[int]]) -> bool:
-        """Moves the first of the queue into the running set, if there are blocks for all its tokens.
+    def _take_turns(self) -> list[Sequence]:
+        """Lets a sequence that had its turn give its place to a waiting one. Returns the one that did."""
+        if self._slots or not self._waiting or self._waiting.hurried:
+            return []
+        limit = Prefill(self._prefilling, self._budget - len(self._decoding)).limit
+        pair = displaced(self._prefilling, self._decoding, self._waiting, limit)
+        if pair is None:
+            return []
+        runs, waits = pair
+        beginning = self._sharing.find(waits)
+        if beginning is None or not self._fits(waits, beginning, self._freed_by(runs, beginning)):
+            return []
+        self.suspend(runs)
+        self._waiting.put_back(runs)
+        self._waiting.promote(waits)
+        return [runs]
 
-        A block for each running sequence stays free: it will need one soon. A part block that is to be copied
-        is added to ``copies``: source -> targets.
+    def _next(self, limit: int | None) -> tuple[Sequence, Beginning] | None:
+        """Finds the waiting sequence whose turn it is and that can begin now, with what it begins with.
+
+        ``limit``: the tokens that it may have to compute, because of prompts that are not through.
+        """
+        for sequence in self._waiting.order():
+            # a group's next choice waits for the prompt; its answer has its turn when that is there
+            beginning = self._sharing.find(sequence)
+            if beginning is None:
+                continue
+            tokens = len(sequence.tokens) - beginning.tokens
+            if self._waiting.hurried or limit is None or tokens <= limit:
+                if self._fits(sequence, beginning):
+                    return sequence, beginning
+                limit = tokens // 2 if limit is None else min(limit, tokens // 2)
+            if not self._waiting.patient(sequence):
+                break
+        return None
+
+    def _fits(self, sequence: Sequence, beginning: Beginning, freed: int = 0) -> bool:
+        """Tells whether there are blocks for all tokens of a waiting sequence.
+
+        A block for each running sequence stays free: it will need one soon. ``freed``: blocks that a running
+        sequence would give up for it.
         """
         found = beginning.blocks
         wanted = self._blocks_for(len(sequence.tokens)) - len(found)
         unused = sum(not self._pool.references(block) for block in found)
         running = len(self._prefilling) + len(self._decoding)
-        if self._pool.available - unused < wanted + running:
-            return False
+        return self._pool.available + freed - unused >= wanted + running
+
+    def _freed_by(self, sequence: Sequence, beginning: Beginning) -> int:
+        """Counts the blocks that no other sequence uses, and that a waiting one would not begin with."""
+        kept = set(beginning.blocks)
+        return sum(self._pool.references(b) == 1 and b not in kept for b in sequence.blocks)
+
+    def _admit(self, sequence: Sequence, beginning: Beginning, copies: dict[int, list[int]]) -> None:
+        """Moves a waiting sequence that fits into the running set.
+
+        A part block that is to be copied is added to ``copies``: source -> targets.
+        """
+        found = beginning.blocks
         self._pool.share(found)
-        blocks = self._pool.allocate(wanted)
+        blocks = self._pool.allocate(self._blocks_for(len(sequence.tokens)) - len(found))
         if blocks is None:
             raise RuntimeError("the block pool's figures are wrong")
-        self._waiting.popleft()
         if beginning.part is not None:
             copies.setdefault(beginning.part, []).append(blocks[0])
         self._enter(sequence, found + blocks, beginning.tokens)
@@ -274,27 +321,20 @@ class Scheduler:
             sequence.prompt_figures.found = beginning.figures.found
         sequence.registered = len(found)
         self._prefilling.append(sequence)
-        return True
 
     def _enter(self, sequence: Sequence, blocks: list[int], computed: int) -> None:
         sequence.blocks, sequence.slot, sequence.computed = blocks, self._slots.pop(), computed
-        sequence.admitted = self._admissions
+        sequence.admitted, sequence.turn_began = self._admissions, len(sequence.tokens)
         self._admissions += 1
+        self._waiting.begin(sequence)
 
     def _resume(self, sequence: Sequence) -> None:
         """Queues a suspended sequence that has not ended for another slot, before all others."""
         if sequence.slot < 0 and sequence.ended is None and sequence not in self._waiting:
-            self._waiting.appendleft(sequence)
+            self._waiting.put_first(sequence)
 
     def _blocks_for(self, tokens: int) -> int:
         return -(-tokens // self._block_size)
-
-    @staticmethod
-    def _chunk(sequence: Sequence, budget: int, chunks: list[Chunk]) -> int:
-        left = len(sequence.tokens) - sequence.computed
-        length = min(budget, left)
-        chunks.append(Chunk(sequence, sequence.computed, length, last=length == left))
-        return length
 
 
 def _admission(sequence: Sequence) -> int:

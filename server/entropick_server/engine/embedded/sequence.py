@@ -30,8 +30,9 @@ class Family:
 class Sequence:
     """A running or waiting sequence: a request's own, or one of its branches.
 
-    The scheduler fills ``family``, ``slot``, ``blocks``, ``computed``, ``registered``, ``admitted`` and
-    ``cached``; a block list only grows in place, or is replaced. The commit of a step changes the rest.
+    The scheduler fills ``family``, ``slot``, ``blocks``, ``computed``, ``registered``, ``admitted``,
+    ``turn_began`` and ``cached``; a block list only grows in place, or is replaced. The commit of
+    a step changes the rest.
     """
 
     request: Request
@@ -51,6 +52,8 @@ class Sequence:
     """blocks from the first on that were offered for reuse"""
     admitted: int = -1
     """how many sequences were admitted before it"""
+    turn_began: int = 0
+    """tokens that it had when it was admitted"""
     cached: int = 0
     """tokens of the prompt whose blocks were found at the first admission"""
     first_step: float | None = None

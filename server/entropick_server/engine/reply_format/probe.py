@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_parsing.response_templates import ResponseTemplate, load_response_template
 
-from .form import CallForm, Reading, ReplyFormat
+from ..templates.renderer import TemplateLimitError
+from .form import CallForm, Decode, Reading, ReplyFormat
 from .parser import CALLS_FIELD, ReplyParser, readable, without_calls
 from .parts import Call
 from .table import CALLS, REASONING, THINK, THINK_END
@@ -55,11 +57,18 @@ _TOOL: Final = {
 }
 
 
+Render = Callable[..., str]
+"""renders messages by a model's chat template, with ``tools`` and variables of the template"""
+
+
 class _ChatTemplate:
     """A model's chat template as something that can be asked; ``telling``: tools are told it as text."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, telling: Telling | None = None) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, render: Render, telling: Telling | None = None
+    ) -> None:
         self._tokenizer = tokenizer
+        self._render = render
         self.telling = telling
         self.source = str(tokenizer.get_chat_template())
         # a template for tools alone may fail without them
@@ -82,11 +91,11 @@ class _ChatTemplate:
         """Returns a conversation as text; None where the template refuses it."""
         if self.telling is not None:
             messages, tools = self.telling.turns(messages, tools or ()), None
-        offered: Any = tools
         try:
-            return str(
-                self._tokenizer.apply_chat_template(messages, tokenize=False, tools=offered, **options)
-            )
+            return self._render(messages, tools=tools, **options)
+        except TemplateLimitError:
+            # every further question would take as long
+            raise
         except TEMPLATE_FAULTS:
             return None
 
@@ -116,15 +125,33 @@ class _ChatTemplate:
         return text.partition(str(self._tokenizer.eos_token))[0] if self._tokenizer.eos_token else text
 
 
-def reply_format(tokenizer: PreTrainedTokenizerBase) -> ReplyFormat:
-    """Finds the form of the replies of a tokenizer's model."""
+def reply_format(tokenizer: PreTrainedTokenizerBase, render: Render | None = None) -> ReplyFormat:
+    """Finds the form of the replies of a tokenizer's model.
+
+    ``render``: runs its chat template; None: transformers does. Nothing is found where that breaks a limit.
+    """
 
     def decode(ids: list[int]) -> str:
         return str(tokenizer.backend_tokenizer.decode(ids, skip_special_tokens=False))
 
     if not getattr(tokenizer, "chat_template", None):
         return ReplyFormat(decode)
-    chat = _asked(tokenizer)
+    try:
+        return _probed(tokenizer, decode, render or partial(_by_transformers, tokenizer))
+    except TemplateLimitError as error:
+        _log.warning("chats will fail: %s", error)
+        return ReplyFormat(decode)
+
+
+def _by_transformers(
+    tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, Any]], **options: Any
+) -> str:
+    return str(tokenizer.apply_chat_template(messages, tokenize=False, **options))
+
+
+def _probed(tokenizer: PreTrainedTokenizerBase, decode: Decode, render: Render) -> ReplyFormat:
+    """Asks the chat template. Raises TemplateLimitError."""
+    chat = _asked(tokenizer, render)
     call_id = next((i for i in (_LONG_ID, _SHORT_ID) if chat.calls([_NAME], i)), None)
     template = _own(tokenizer)
     if chat.telling is not None:
@@ -151,12 +178,12 @@ def reply_format(tokenizer: PreTrainedTokenizerBase) -> ReplyFormat:
     )
 
 
-def _asked(tokenizer: PreTrainedTokenizerBase) -> _ChatTemplate:
+def _asked(tokenizer: PreTrainedTokenizerBase, render: Render) -> _ChatTemplate:
     """Returns a tokenizer's chat template, with tools told as text where only that shows them."""
-    plain = _ChatTemplate(tokenizer)
+    plain = _ChatTemplate(tokenizer, render)
     if plain.takes_tools:
         return plain
-    told = (_ChatTemplate(tokenizer, Telling(in_system)) for in_system in (True, False))
+    told = (_ChatTemplate(tokenizer, render, Telling(in_system)) for in_system in (True, False))
     return next((chat for chat in told if chat.takes_tools), plain)
 
 

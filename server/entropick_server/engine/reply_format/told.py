@@ -33,6 +33,15 @@ XML tags:
 {{"name": <function-name>, "arguments": <args-json-object>}}
 </tool_call>"""
 _RESULT: Final = "<tool_response>\n{result}\n</tool_response>"
+TOLD_MARKS: Final = (
+    "<tools>",
+    "</tools>",
+    "<tool_call>",
+    "</tool_call>",
+    "<tool_response>",
+    "</tool_response>",
+)
+"""the marks in these texts"""
 _APART: Final = "\n\n"
 """between the text of the tools and a message's own"""
 

@@ -29,6 +29,7 @@ READ_ELSEWHERE: Final = {
     "model": "engine.source, whose folder vLLM is given",
     "served_model_name": "engine.source",
     "chat_template": "engine.source",
+    "chat_template_seconds": "engine.source",
     "monitored_layers": "engine.source; the worker context measures them",
     "allow_unvalidated": "engine.source",
     "kernels": "the worker context, which measures and draws with them",

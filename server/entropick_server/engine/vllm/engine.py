@@ -112,6 +112,8 @@ class VllmEngine:
             self._death_watch = None
         if self._workers is not None:
             await self._workers.close()
+        if self._source is not None:
+            self._source.tokenizer.close()
 
     async def generate(self, request: Request) -> AsyncGenerator[RequestOutput, None]:
         """Yields a request's outputs until one carries a finish reason.

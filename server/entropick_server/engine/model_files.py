@@ -1,0 +1,140 @@
+"""The files that describe a model, read so that a broken file is told in a sentence that names it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from huggingface_hub.errors import StrictDataclassError
+from jinja2 import TemplateSyntaxError
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+)
+
+from .base import ModelLoadError
+from .templates.renderer import TemplateProcessError
+from .templates.worker import environment
+
+_MOST_CHARACTERS: Final = 300
+"""of a reason: some of transformers' have pages of advice"""
+_CONFIG: Final = "config.json"
+_GENERATION: Final = "generation_config.json"
+_TOKENIZER: Final = (
+    "tokenizer_config.json",
+    "tokenizer.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+_PLAIN: Final = (
+    OSError,
+    ValueError,
+    ImportError,
+    RuntimeError,
+    SafetensorError,
+    StrictDataclassError,
+    TemplateProcessError,
+)
+"""errors whose messages need no name of their kind"""
+_LIMITS: Final = {
+    "temperature": (0.0, math.inf),
+    "top_p": (0.0, 1.0),
+    "min_p": (0.0, 1.0),
+    "top_k": (-1, math.inf),
+    "max_new_tokens": (1, math.inf),
+    "repetition_penalty": (0.0, math.inf),
+}
+"""a number of the generation config -> the least and the most"""
+_WHOLE: Final = ("top_k", "max_new_tokens")
+
+
+@contextmanager
+def reading(model: str, folder: Path | None = None, names: Sequence[str] = ()) -> Iterator[None]:
+    """Turns every error about a model's files into a ModelLoadError of one sentence.
+
+    ``names``: the files of ``folder`` that are read, of which the first that is no JSON object is named.
+    """
+    try:
+        yield
+    except ModelLoadError:
+        raise
+    except Exception as error:
+        broken = None if folder is None else _first_broken(folder, names)
+        where = f"{names[0]}: " if len(names) == 1 else "its tokenizer: " if names else ""
+        raise ModelLoadError(f"{model} cannot be loaded: {broken or where + _reason(error)}") from error
+
+
+def read_config(model: str, folder: Path) -> PreTrainedConfig:
+    """Reads the configuration of a model. Raises ModelLoadError."""
+    with reading(model, folder, [_CONFIG]):
+        config: PreTrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    return config
+
+
+def read_tokenizer(model: str, folder: Path, chat_template: str | None = None) -> PreTrainedTokenizerBase:
+    """Reads the tokenizer of a model. Raises ModelLoadError.
+
+    ``chat_template``: the text of a template instead of its own, which then may be none.
+    """
+    with reading(model, folder, _TOKENIZER):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    if chat_template is not None:
+        tokenizer.chat_template = chat_template
+    given = tokenizer.chat_template
+    for text in given.values() if isinstance(given, dict) else [] if given is None else [given]:
+        try:
+            environment().parse(text if isinstance(text, str) else "")
+        except TemplateSyntaxError as error:
+            raise ModelLoadError(
+                f"{model} cannot be loaded: its chat template is no template: line {error.lineno}: {error} "
+                "(--chat-template names another)"
+            ) from error
+        if not isinstance(text, str):
+            raise ModelLoadError(f"{model} cannot be loaded: its chat template is no text")
+    return tokenizer
+
+
+def read_generation(model: str, folder: Path) -> GenerationConfig | None:
+    """Reads the generation config of a model, which may have none. Raises ModelLoadError."""
+    if not (folder / _GENERATION).is_file():
+        return None
+    with reading(model, folder, [_GENERATION]):
+        found = GenerationConfig.from_pretrained(folder)
+        for name, (least, most) in _LIMITS.items():
+            value = getattr(found, name)
+            if value is None:
+                continue
+            kind = int if name in _WHOLE else (int, float)
+            if isinstance(value, bool) or not isinstance(value, kind) or not least <= value <= most:
+                what = "a whole number" if name in _WHOLE else "a number"
+                limits = f"of at least {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
+                raise ValueError(f"{name} must be {what} {limits}; it is {str(value)[:40]!r}")
+    return found
+
+
+def _first_broken(folder: Path, names: Sequence[str]) -> str | None:
+    """Returns the name of the first file that is no JSON object, with the reason."""
+    for name in names:
+        try:
+            value: Any = json.loads((folder / name).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, RecursionError) as error:
+            return f"{name} is no JSON: {_reason(error)}"
+        if not isinstance(value, dict):
+            return f"{name} is no JSON object"
+    return None
+
+
+def _reason(error: Exception) -> str:
+    """Returns the message of an error as one line."""
+    kind = "" if isinstance(error, _PLAIN) or type(error) is Exception else f"{type(error).__name__}: "
+    return kind + " ".join(str(error).split())[:_MOST_CHARACTERS]
