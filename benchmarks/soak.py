@@ -127,7 +127,8 @@ async def soak(args: argparse.Namespace, served: Served) -> int:
     begin = served.resident_mib()
     print(
         f"{args.clients} clients, every {args.leavers}th leaves, {args.wild} with extreme requests, "
-        f"{args.bad} with bad bodies, {args.streams} plain streams; {args.minutes:g} minutes, {len(requests)} requests\n"
+        f"{args.bad} with bad bodies, {args.streams} plain streams; {args.minutes:g} minutes, "
+        f"{len(requests)} requests\n"
     )
     async with Beside(served, args.streams) as streams:
         until = time.monotonic() + 60 * args.minutes

@@ -1,6 +1,7 @@
 """Sends every bad input, brings every fault about, and writes docs/robustness.md.
 
-With --rows or --trials only these, and no page. Exits with 1 where something was not as expected.
+With --rows or --trials only these; the page gets the last results of the others, which build/robustness.json
+keeps. Exits with 1 where something was not as expected.
 """
 
 from __future__ import annotations
@@ -8,37 +9,43 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
-from collections.abc import Iterable
+from collections.abc import Sequence
 
+from .cases import Row
 from .page import PATH, page
+from .results import Results
 from .rows import ROWS, Shown, shown_by_tests, shown_over_http
+from .served import NotReadyError
 from .trial import Result, Trial
 from .trials import TRIALS
 
 
-def mark(held: bool) -> str:
+def mark(held: bool | None) -> str:
     """Returns the beginning of a line."""
-    return "ok " if held else "BAD"
+    return "BAD" if held is False else "ok "
 
 
-async def send_rows(numbers: Iterable[int]) -> list[Shown]:
-    """Sends the rows of these numbers, prints a line for each case, and returns them."""
-    lines = []
-    async for line in shown_over_http(row for row in ROWS if row.number in numbers):
-        lines.append(line)
-        seen = f"{line.seen.status}, {line.seen.body}; next request {line.next_served}"
-        print(f"{mark(line.held)} {line.row.number:2d} {line.input[:60]}: {seen}", flush=True)
-    return lines
+def keep_line(results: Results, line: Shown) -> bool:
+    """Prints and keeps a line of the table; True if it is as expected."""
+    results.keep_line(line)
+    seen = f"{line.seen.status}, {line.seen.body}; next request {line.next_served}"
+    print(f"{mark(line.held)} {line.row.number:2d} {line.input[:60]}: {seen}", flush=True)
+    return line.held
 
 
-async def run_trials(trials: Iterable[Trial]) -> list[tuple[Trial, Result]]:
-    """Runs trials one after another, prints a line for each, and returns them with their results."""
-    done = []
+async def run(rows: Sequence[Row], trials: Sequence[Trial], results: Results) -> bool:
+    """Sends rows and runs trials, and keeps and prints what each gives; True if all was as expected."""
+    held = [keep_line(results, line) async for line in shown_over_http(rows)]
+    held += [keep_line(results, line) for line in shown_by_tests(rows)]
     for one in trials:
-        result = await one.run()
-        done.append((one, result))
+        try:
+            result = await one.run()
+        except NotReadyError as error:
+            result = Result(str(error).splitlines()[-1], False)
+        results.keep_trial(one, result)
+        held.append(result.held is not False)
         print(f"{mark(result.held)} {one.name}: {result.figures} (before: {one.before})", flush=True)
-    return done
+    return all(held)
 
 
 def main() -> None:
@@ -48,21 +55,21 @@ def main() -> None:
     parser.add_argument(
         "--trials", nargs="*", help=f"run these of {', '.join(t.name for t in TRIALS)}, or all"
     )
+    parser.add_argument("--page", action="store_true", help="run nothing, write the page again")
     args = parser.parse_args()
     unknown = set(args.trials or ()) - {one.name for one in TRIALS}
     if unknown:
         parser.error(f"no trials: {', '.join(sorted(unknown))}")
-    whole = args.rows is None and args.trials is None
-    lines: list[Shown] = []
-    results: list[tuple[Trial, Result]] = []
-    if whole or args.rows is not None:
-        lines = asyncio.run(send_rows(args.rows or [row.number for row in ROWS]))
-    if whole or args.trials is not None:
-        results = asyncio.run(run_trials(t for t in TRIALS if not args.trials or t.name in args.trials))
-    if whole:
-        lines += shown_by_tests(ROWS)
-        PATH.write_text(page(ROWS, lines, results))
-    sys.exit(int(not (all(line.held for line in lines) and all(r.held for _, r in results))))
+    every = args.rows is None and args.trials is None and not args.page
+    rows = [row for row in ROWS if every or args.rows == [] or row.number in (args.rows or ())]
+    trials = [one for one in TRIALS if every or args.trials == [] or one.name in (args.trials or ())]
+    results = Results()
+    held = asyncio.run(run(rows, trials, results))
+    try:
+        PATH.write_text(page(ROWS, results.lines(ROWS), results.trials(TRIALS)))
+    except KeyError as missing:
+        print(f"no page: {missing} has no result yet; run it, or all")
+    sys.exit(int(not held))
 
 
 if __name__ == "__main__":

@@ -56,6 +56,11 @@ class Row:
     quick: bool = True
     """False where it waits for deadlines of some seconds, or ends its server"""
 
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The input of every line that the page has of this row."""
+        return (*(case.shown for case in self.cases), *(f"`{test}`" for test in self.tests))
+
 
 def steady(text: str) -> str:
     """Returns a text without ids and times, which differ from run to run."""

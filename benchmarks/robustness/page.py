@@ -79,7 +79,7 @@ def faults(results: Sequence[tuple[Trial, Result]]) -> str:
         out += [f"### {group}\n", "| fault | before | now | command |", "|---|---|---|---|"]
         for one, result in results:
             if one.group == group:
-                now = ("" if result.held else "**not held**: ") + result.figures
+                now = ("**not held**: " if result.held is False else "") + result.figures
                 cells = (one.fault, one.before, now, f"`{one.command}`")
                 out.append(f"| {' | '.join(map(escaped, cells))} |")
         out.append("")
@@ -99,8 +99,4 @@ def inputs_of(text: str) -> list[tuple[int, str]]:
 
 def inputs_of_rows(rows: Iterable[Row]) -> list[tuple[int, str]]:
     """Returns the number and the input of every line that the page must have."""
-    return [
-        (row.number, f"{row.input}: {shown}")
-        for row in rows
-        for shown in (*(case.shown for case in row.cases), *(f"`{test}`" for test in row.tests))
-    ]
+    return [(row.number, f"{row.input}: {shown}") for row in rows for shown in row.inputs]

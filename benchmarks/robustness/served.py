@@ -76,6 +76,10 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+class NotReadyError(RuntimeError):
+    """An error of a server that did not become ready; the message has the end of its log."""
+
+
 class Served:
     """A served model (the shipped one unless ``arguments`` name another), started on entering.
 
@@ -120,7 +124,7 @@ class Served:
                 return self
             await asyncio.sleep(0.2)
         self.kill()
-        raise RuntimeError(f"the server did not become ready:\n{self.log()[-4000:]}")
+        raise NotReadyError(f"the server did not become ready:\n{self.log()[-4000:]}")
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

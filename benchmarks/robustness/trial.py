@@ -14,7 +14,8 @@ class Result:
     """The figures of a trial, and whether the server held; only generous bounds are part of that."""
 
     figures: str
-    held: bool
+    held: bool | None
+    """None where it could not be run here"""
 
 
 @dataclass(frozen=True, slots=True)

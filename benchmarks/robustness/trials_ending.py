@@ -15,7 +15,7 @@ from .wire import CHAT, connected, read_head, request_bytes
 _GROUP: Final = "The end"
 _LARGE: Final[dict[str, Any]] = {
     **LONG,
-    "n": 8,
+    "n": 4,
     "max_tokens": 900,
     "entropick": {"telemetry": "full"},
 }
@@ -30,7 +30,7 @@ async def _drained(drain: float, megabytes_a_second: float) -> tuple[int, int, i
     async with Served("--drain-seconds", str(drain)) as served:
         await served.good()
         got, piece = 0, 1 << 16
-        async with connected(served.port) as (reader, writer):
+        async with connected(served.port, piece) as (reader, writer):
             writer.write(request_bytes("POST", CHAT, _LARGE))
             _, headers = await asyncio.wait_for(read_head(reader), 300)
             declared = int(headers.get("content-length", "0"))

@@ -77,9 +77,11 @@ def request_bytes(
 
 
 @asynccontextmanager
-async def connected(port: int) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """Connects, and aborts the connection at the end."""
-    reader, writer = await asyncio.open_connection(HOST, port, limit=_LINE)
+async def connected(
+    port: int, limit: int = _LINE
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """Connects, and aborts the connection at the end; ``limit``: bytes that are read ahead, about."""
+    reader, writer = await asyncio.open_connection(HOST, port, limit=limit)
     try:
         yield reader, writer
     finally:

@@ -128,12 +128,13 @@ async def in_process(engine: Engine, settings: Settings) -> AsyncIterator[Target
         if not loaded.done():
             loaded.set_result(None)
 
-    app = create_app(engine, settings, failed, ready)
+    # nobody else reaches this app: the keys of a server, and their limits, are for strangers
+    names = ("api_key", "api_key_file", "key_requests_per_minute", "key_max_tokens_in_flight")
+    app = create_app(engine, settings.model_copy(update=dict.fromkeys(names)), failed, ready)
     async with app.router.lifespan_context(app):
         await loaded
-        key = settings.api_key.get_secret_value() if settings.api_key is not None else None
         transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
-        async with _client("http://entropick", key, transport) as client:
+        async with _client("http://entropick", None, transport) as client:
             info, profile = engine.info, engine.profile
             identity = Identity(
                 name=info.name,

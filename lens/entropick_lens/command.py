@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -19,8 +20,8 @@ from .section import InspectError, Model, Options, Section, progress
 from .sections import SECTIONS, chosen
 from .weights import Shape, Weights, WeightsError
 
-Shipped = Callable[[], tuple[str, str]]
-"""gives the folder and the name of the model that is taken where none is named"""
+Shipped = Callable[[], tuple[str, str, Path]]
+"""gives folder, name and texts of the model that is taken where none is named"""
 _DESCRIPTION: Final = (
     "Measure a model's heads, layers, embedding and weights, and write what was found as text with plots "
     f"({report.FILE}) and as data ({document.FILE})."
@@ -78,8 +79,7 @@ def run(argv: Sequence[str], shipped: Shipped) -> int:
     except InspectError as error:
         return _fail(str(error), 2)
     try:
-        places: list[tuple[str, str | None]] = [(name, None) for name in args.models] or [shipped()]
-        models = [open_model(place, name, args.allow_unvalidated) for place, name in places]
+        models, options = _open(args, options, shipped)
         found = [
             _inspect(model, sections, options, _folder(args, model, len(models)), args.again)
             for model in models
@@ -126,6 +126,14 @@ def _options(args: argparse.Namespace) -> Options:
         seed=args.seed,
         quiet=args.quiet,
     )
+
+
+def _open(args: argparse.Namespace, options: Options, shipped: Shipped) -> tuple[list[Model], Options]:
+    """Finds the models, or the shipped model, which brings its own texts."""
+    if args.models:
+        return [open_model(name, None, args.allow_unvalidated) for name in args.models], options
+    folder, name, texts = shipped()
+    return [open_model(folder, name)], replace(options, text=options.text or texts)
 
 
 def open_model(place: str, name: str | None = None, allow_unvalidated: bool = False) -> Model:

@@ -71,7 +71,7 @@ def measure(model: Model, options: Options, results: Mapping[str, Any]) -> Overv
 
 
 def sentences(found: Overview) -> tuple[str, ...]:
-    """Says how large the model is and where its parameters are."""
+    """Tells how large the model is and where its parameters are."""
     total = found.parameters
     said = [
         f"A {found.architecture} of {total:,} parameters: {found.layers} layers of {found.heads} query heads "

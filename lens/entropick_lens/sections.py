@@ -5,11 +5,19 @@ from __future__ import annotations
 from typing import Final
 
 from . import overview
-from .heads import geometry
+from .heads import attention, geometry, relation
 from .section import InspectError, Section
-from .terrain import embedding_section, weights_section
+from .terrain import embedding_section, weights_section, words_section
 
-SECTIONS: Final[tuple[Section, ...]] = (overview.SECTION, geometry.SECTION, embedding_section.SECTION, weights_section.SECTION)
+SECTIONS: Final[tuple[Section, ...]] = (
+    overview.SECTION,
+    geometry.SECTION,
+    attention.SECTION,
+    relation.SECTION,
+    embedding_section.SECTION,
+    weights_section.SECTION,
+    words_section.SECTION,
+)
 
 
 def chosen(names: tuple[str, ...] | None) -> tuple[Section, ...]:

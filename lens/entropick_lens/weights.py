@@ -60,6 +60,8 @@ class Shape:
     vocabulary: int
     norm_offset: float = 0.0
     """what is added to a stored norm's scale: 1 for the Gemma family"""
+    embedding_scale: float = 1.0
+    """what an input embedding is multiplied by: the root of the hidden size for the Gemma family"""
 
     @property
     def group(self) -> int:
@@ -74,6 +76,7 @@ class Shape:
     def of(cls, config: Any) -> Shape:
         """Reads the sizes from a transformers configuration of a language model."""
         heads = int(config.num_attention_heads)
+        gemma = str(config.model_type).startswith("gemma")
         return cls(
             layers=int(config.num_hidden_layers),
             heads=heads,
@@ -82,7 +85,8 @@ class Shape:
             hidden=int(config.hidden_size),
             inner=int(config.intermediate_size),
             vocabulary=int(config.vocab_size),
-            norm_offset=1.0 if str(config.model_type).startswith("gemma") else 0.0,
+            norm_offset=1.0 if gemma else 0.0,
+            embedding_scale=float(config.hidden_size) ** 0.5 if gemma else 1.0,
         )
 
 

@@ -19,7 +19,7 @@ from typing import Any, Final
 import torch
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from entropick_pico import tokenizer
+from entropick_pico import lexicon, tokenizer
 from entropick_pico.batches import Place, expected_loss, rows, stream
 from entropick_pico.forward import supervised_logits
 from entropick_pico.optim import Optimizer
@@ -52,7 +52,7 @@ def new_model(recipe: Recipe, tok: PreTrainedTokenizerFast) -> Any:
 
 
 def save(model: Any, tok: PreTrainedTokenizerFast, folder: Path, log: list[dict[str, Any]]) -> None:
-    """Writes the checkpoint in fp16 with tokenizer, generation config and training log."""
+    """Writes the checkpoint in fp16 with tokenizer, generation config, lexicon and training log."""
     weights = {name: tensor.detach().cpu().half() for name, tensor in model.state_dict().items()}
     copy = type(model)(model.config).half()
     copy.load_state_dict(weights)
@@ -63,6 +63,7 @@ def save(model: Any, tok: PreTrainedTokenizerFast, folder: Path, log: list[dict[
     copy.save_pretrained(folder)
     add_rope_theta(folder / "config.json")
     tok.save_pretrained(folder)
+    lexicon.write(folder)
     (folder / "train_log.json").write_text(json.dumps(log, indent=0) + "\n")
 
 

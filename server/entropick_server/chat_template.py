@@ -15,6 +15,7 @@ from .engine.base import Tokenizer
 from .engine.control_text.stand_ins import Conversation, StandIns, hidden
 from .engine.reply_format.told import Telling
 from .engine.templates.renderer import TemplateLimitError
+from .redaction import redacted
 
 _FAILURES: Final = (
     TemplateError,
@@ -140,7 +141,7 @@ class ChatTemplate:
             plain = type(error) in (ValueError, TemplateError, TemplateLimitError)
             kind = "" if plain else f"{type(error).__name__}: "
             reason = f"the chat template fails on these messages: {kind}" if kind else ""
-            raise ChatTemplateError(f"{reason}{str(error)[:300]}") from error
+            raise ChatTemplateError(f"{reason}{redacted(str(error)[:300])}") from error
 
     def _in_form(self, turn: Turn) -> dict[str, Any]:
         content = turn.get("content")

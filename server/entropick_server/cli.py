@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -91,7 +92,7 @@ def _run(argv: Sequence[str]) -> int:
     if argv[:1] == ["inspect"]:
         from entropick_lens.command import run as look_inside
 
-        return look_inside(argv[1:], _shipped_model)
+        return look_inside(argv[1:], _shipped_with_texts)
     if argv[:1] == ["chat"]:
         from .terminal.command import run as chat
 
@@ -142,6 +143,9 @@ def _split(argv: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
 
 
 def _serve(settings: Settings, theirs: Sequence[str]) -> int:
+    if settings.log_format == "json":
+        # every line is to be JSON; libraries read this when they are imported
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     # heavy imports (torch), which neither --help nor `version` needs
     from .serve import DrainError, serve
 
@@ -181,6 +185,13 @@ def _engine_options(settings: Settings) -> EngineOptions:
     folder, name = _shipped_model()
     options = settings.engine_options(folder)
     return replace(options, served_model_name=options.served_model_name or name)
+
+
+def _shipped_with_texts() -> tuple[str, str, Path]:
+    """Returns the folder and the name of the shipped model, and the file of its calibration texts."""
+    from entropick_pico import calibration_path
+
+    return *_shipped_model(), calibration_path()
 
 
 def _shipped_model() -> tuple[str, str]:

@@ -139,14 +139,14 @@ class ApiKey:
 
 
 class RateLimit:
-    """A bound on the requests a minute of each key, beside the open paths and those of watchers."""
+    """A bound on the requests a minute of each key; the open paths and the scraper's path are free."""
 
     def __init__(self, app: ASGIApp, rates: RequestRates) -> None:
         self._app = app
         self._rates = rates
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes on with the headers that tell what is left, or refuses with 429."""
+        """Passes on, with headers that tell the rest of the minute's requests, or refuses with 429."""
         name = scope["state"].get("key_name") if scope["type"] == "http" else None
         if name is None or scope["path"] in _UNCOUNTED:
             await self._app(scope, receive, send)

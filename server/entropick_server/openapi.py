@@ -33,6 +33,7 @@ _REFUSALS: Final[Mapping[int, str]] = {
     431: "There are too many headers.",
     500: "The model failed on this request.",
     503: "Requests are not taken now; Retry-After says when to try again.",
+    504: "The request took longer than the server allows.",
 }
 _WITH_BODY: Final = (400, 404, 413, 415, 431)
 _TEXT: Final[Mapping[str, Any]] = {"schema": {"type": "string"}}
@@ -59,9 +60,9 @@ class Answers(NamedTuple):
 
 _STREAM: Final = ("text/event-stream",)
 ANSWERS: Final[Mapping[tuple[str, str], Answers]] = {
-    ("post", "/v1/chat/completions"): Answers(ChatCompletion, (*_WITH_BODY, 500, 503), _STREAM),
-    ("post", "/v1/completions"): Answers(CompletionText, (*_WITH_BODY, 500, 503), _STREAM),
-    ("post", "/v1/responses"): Answers(ResponseObject, (*_WITH_BODY, 500, 503), _STREAM),
+    ("post", "/v1/chat/completions"): Answers(ChatCompletion, (*_WITH_BODY, 500, 503, 504), _STREAM),
+    ("post", "/v1/completions"): Answers(CompletionText, (*_WITH_BODY, 500, 503, 504), _STREAM),
+    ("post", "/v1/responses"): Answers(ResponseObject, (*_WITH_BODY, 500, 503, 504), _STREAM),
     ("post", "/tokenize"): Answers(d.Tokenized, (*_WITH_BODY, 503)),
     ("post", "/detokenize"): Answers(d.Detokenized, (*_WITH_BODY, 503)),
     ("get", "/v1/models"): Answers(d.ModelList, (431, 503)),

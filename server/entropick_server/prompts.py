@@ -14,6 +14,7 @@ from .engine.templates.renderer import TemplateProcessError
 from .offload import SMALL
 from .protocol.errors import ApiError, bad_request, unavailable
 from .protocol.messages import Message
+from .redaction import redacted
 from .vocabulary import Vocabulary
 
 _USUAL: Final = 8
@@ -74,7 +75,7 @@ class PromptEncoder:
         except ChatTemplateError as error:
             raise bad_request(f"{param}: {error}", param) from error
         except TemplateProcessError as error:
-            raise unavailable(str(error), "chat_template_process") from error
+            raise unavailable(redacted(str(error)), "chat_template_process") from error
         if bounded:
             self._check_length(prompt.text, param)
         return self._template.ids(prompt, add_special_tokens=add_special_tokens)

@@ -189,7 +189,7 @@ class RecentRequests:
             self._size -= sum(choice.size for choice in choices)
 
     def newest(self, owner: str | None = None) -> list[Finished]:
-        """Returns all choices of an owner's answers (None: those that no key asked for), the newest first."""
+        """Returns all choices of an owner's answers (None: asked for without keys), the newest first."""
         answers = (choices for choices in reversed(self._answers.values()) if choices[0].owner == owner)
         return [choice for choices in answers for choice in choices]
 

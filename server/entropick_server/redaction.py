@@ -1,4 +1,4 @@
-"""Texts without what belongs to the machine: paths, addresses, traces. For errors that are not ours alone."""
+"""Texts without the machine's paths, addresses and traces: for messages of errors that are not ours alone."""
 
 from __future__ import annotations
 

@@ -45,6 +45,12 @@ _ABANDON_SECONDS: Final = 0.5
 """seconds that an engine has to close while it loads; it may be in the middle of a file"""
 
 
+def freeze_start() -> None:
+    """Takes all objects of the start out of the garbage collector's walks, which took a second of them."""
+    gc.collect()
+    gc.freeze()
+
+
 class DrainError(RuntimeError):
     """An end of the server that cut answers which were not delivered yet."""
 
@@ -119,9 +125,7 @@ class DrainingServer(uvicorn.Server):
     def loaded(self) -> None:
         """Prints the name of the loaded model, the address of the page, and a command to try it."""
         self._loaded = True
-        # what the start has made stays: the garbage collector need not walk it under every large request
-        gc.collect()
-        gc.freeze()
+        freeze_start()
         self._greet()
 
     def _greet(self) -> None:

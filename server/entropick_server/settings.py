@@ -225,6 +225,9 @@ class Settings(BaseSettings):
     )
     log_format: LogFormat = Field("text", description="form of the log's lines")
     max_body_bytes: int = Field(4 << 20, ge=1024, description="bytes of the largest request body")
+    request_timeout_seconds: float = Field(
+        0.0, ge=0, description="seconds that a request may wait and run, then it ends with 504; 0: any time"
+    )
     drain_seconds: float = Field(30.0, ge=0, description="seconds that running requests have after SIGTERM")
     max_connections: int | None = Field(
         None,
@@ -250,8 +253,8 @@ class Settings(BaseSettings):
         64,
         ge=0,
         le=10_000,
-        description="HTTP requests kept for /v1/requests, which shows what was generated for every client to "
-        "whoever has the key; with all their choices, in 32 MiB at most; 0: none",
+        description="HTTP requests kept for /v1/requests, which shows each key (without keys: everyone) its "
+        "requests and replies; with all their choices, in 32 MiB at most; 0: none",
     )
     recent_prompts: bool = Field(
         True,

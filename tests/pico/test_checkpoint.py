@@ -9,15 +9,20 @@ from typing import Any
 import pytest
 from transformers import LlamaConfig
 
-from entropick_pico import evaluate, grammar, model_path, template, tokenizer
+from entropick_pico import evaluate, grammar, lexicon, model_path, template, tokenizer
 
 
 def test_size_and_files() -> None:
     folder = model_path()
     names = {path.name for path in folder.iterdir()}
     needed = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "MODEL_CARD.md"}
-    assert needed | {"tokenizer_config.json", "chat_template.jinja", "train_log.json"} <= names
+    needed |= {"tokenizer_config.json", "chat_template.jinja", "train_log.json", "lexicon.json"}
+    assert needed <= names
     assert sum(path.stat().st_size for path in folder.iterdir()) < 8_000_000
+
+
+def test_the_lexicon_is_the_grammar_s() -> None:
+    assert json.loads((model_path() / "lexicon.json").read_text()) == lexicon.categories()
 
 
 def test_the_card_names_these_weights_and_this_tokenizer() -> None:

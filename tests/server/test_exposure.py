@@ -7,8 +7,10 @@ from typing import Any
 
 import httpx
 import pytest
+from jinja2 import TemplateError
 
 from entropick_server.engine.base import EngineDeadError, EngineError, ModelLoadError
+from entropick_server.engine.templates.renderer import TemplateProcessError
 from entropick_server.protocol.errors import from_engine
 from entropick_server.redaction import redacted
 
@@ -102,6 +104,31 @@ async def test_the_servers_own_failure(client: httpx.AsyncClient, engine: Any) -
         answer = await lenient.post(CHAT, json=BODY)
     assert answer.status_code == 500
     assert json.loads(answer.text)["error"]["message"] == "Something went wrong in the server."
+
+
+@pytest.mark.parametrize("kind", [TemplateProcessError, TypeError, ValueError, TemplateError])
+async def test_what_a_chat_template_says(
+    client: httpx.AsyncClient, engine: Any, kind: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise kind("; ".join(SECRETS))
+
+    monkeypatch.setattr(engine.tokenizer, "render_chat", broken)
+    for route in (CHAT, "/tokenize"):
+        answer = await client.post(route, json=BODY)
+        assert answer.status_code == (503 if kind is TemplateProcessError else 400)
+        for hidden in (
+            "/srv",
+            "secret",
+            "keys.txt",
+            "7ffd",
+            "10.20",
+            "127.0.0.1",
+            "fe80",
+            "Traceback",
+            ".py",
+        ):
+            assert hidden not in answer.text
 
 
 async def test_documents_name_no_folder(client: httpx.AsyncClient) -> None:

@@ -118,7 +118,7 @@ def from_spectra(
 
 
 def sentences(found: HeadGeometry) -> tuple[str, ...]:
-    """Says which heads are unusual, then how the figures of all heads are spread."""
+    """Describes the unusual heads, then how the figures of all heads are spread."""
     said: list[str] = []
     width = len(found.singular_values[0][0])
     ranks = _numbers(found.rank_eff)

@@ -22,7 +22,8 @@ CLIP: Final = 1e-12
 
 @dataclass(frozen=True, slots=True)
 class Descriptors:
-    """Seven figures of a head's singular values; None where all of them are 0 and a figure has no meaning."""
+    """The seven figures of a head's singular values; None where all of them are 0 and a figure has no
+    meaning."""
 
     op: float
     """the largest: the operator norm; the factor 1/sqrt(D) is not in it"""

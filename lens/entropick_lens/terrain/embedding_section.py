@@ -43,7 +43,7 @@ def measure(model: Model, options: Options, results: Mapping[str, Any]) -> Embed
     generator = torch.Generator().manual_seed(options.seed)
     order = torch.randperm(rows, generator=generator)
     sample = order[: max(VERTICES * _SIMPLICES, _PAIR_ROWS)].tolist()
-    pool = _drawn(sorted(named.words.values()), _POOL, generator)
+    pool = _drawn(sorted({*named.words.values(), *named.capitalised.values()}), _POOL, generator)
     keep = {
         *sample,
         *pool,

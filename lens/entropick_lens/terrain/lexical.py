@@ -23,6 +23,7 @@ _NAMES = """
     """
 NOUN_FILES: Final = tuple(_NAMES.split())
 _FIRST_NOUN_FILE: Final = 3
+_OTHERS: Final = ("index.verb", "index.adj", "index.adv")
 _HYPERNYMS: Final = ("@", "@i")
 
 
@@ -56,12 +57,16 @@ class LexicalGraph:
 
 
 def wordnet_graph(folder: Path, words: Iterable[str]) -> LexicalGraph:
-    """Reads the graph of the given words that are nouns, each by its first sense, from WordNet's files.
+    """Reads the graph of the given words that are nouns alone, each by its first sense, from WordNet's files.
 
-    Raises FileNotFoundError where ``index.noun`` or ``data.noun`` is missing, ValueError for a line that is
-    not of WordNet's format.
+    A word that is a verb, an adjective or an adverb as well is left out: WordNet has nouns "have", "will" and
+    "are", which no reader thinks of. A missing list of the others leaves no word out. Raises
+    FileNotFoundError where ``index.noun`` or ``data.noun`` is missing, ValueError for a line that is not of
+    WordNet's format.
     """
     wanted = set(words)
+    for other in _OTHERS:
+        wanted -= _lemmas(folder / other)
     senses: dict[str, str] = {}
     with (folder / "index.noun").open(encoding="utf-8") as lines:
         for line in lines:
@@ -107,6 +112,13 @@ def tree_graph(name: str, categories: Mapping[str, Sequence[str]]) -> LexicalGra
         ancestors=tuple(above[word] for word in words),
         categories={path: tuple(members) for path, members in categories.items()},
     )
+
+
+def _lemmas(path: Path) -> set[str]:
+    if not path.is_file():
+        return set()
+    with path.open(encoding="utf-8") as lines:
+        return {line.split(" ", 1)[0] for line in lines if not line.startswith(" ")}
 
 
 def _nouns(path: Path) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:

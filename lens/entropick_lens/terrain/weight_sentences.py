@@ -24,8 +24,9 @@ def sentences(found: WeightTerrain) -> tuple[str, ...]:
 def _faults(found: WeightTerrain) -> Iterator[str]:
     for one in found.matrices:
         if one.not_finite:
-            yield f"Layer {one.layer}, {one.part}: {one.not_finite} entries are not finite: the weights are "
-            "damaged."
+            yield (
+                f"Layer {one.layer}, {one.part}: {one.not_finite} entries are not finite: the weights are damaged."
+            )
         elif one.spectrum is None:
             yield f"Layer {one.layer}, {one.part}: every entry is zero."
 
@@ -81,8 +82,7 @@ def _copied(one: PartCosines) -> Iterator[str]:
     for a in range(layers):
         for b in range(a + 1, layers):
             if one.cosines.flat[a][b] > _COPY:
-                yield f"{one.part} of layer {b} is a copy of layer {a}'s (cosine "
-                f"{one.cosines.flat[a][b]:.4f})."
+                yield f"{one.part} of layer {b} copies layer {a}'s (cosine {one.cosines.flat[a][b]:.4f})."
             elif one.cosines.gram and one.cosines.gram[a][b] > _COPY:
                 yield (
                     f"{one.part} of layer {b} is layer {a}'s in another order or rotation: entry by entry "

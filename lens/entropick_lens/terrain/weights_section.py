@@ -103,7 +103,7 @@ def _cosines(model: Model, options: Options) -> tuple[PartCosines, ...]:
 
 
 def _norms(model: Model) -> list[NormScale]:
-    """Describes the norms that the weights name; an architecture without a norm before a part has none there."""
+    """Describes the norms that the weights name; a part without a norm before it has none."""
     scales: list[NormScale] = []
     for layer in range(model.shape.layers):
         for kind in ("attention", "mlp"):

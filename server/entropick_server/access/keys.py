@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hmac
+import logging
 from collections.abc import Iterable
 from hashlib import sha256
+from ipaddress import ip_address
 from typing import Final
 
 from ..settings import Settings, SettingsError
@@ -12,10 +14,11 @@ from .key_file import KeyFile, KeyFileError, check_key
 
 SETTING_NAME: Final = "api_key"
 """the caller's name of the key that the setting of this name holds"""
+_log = logging.getLogger(__name__)
 
 
 class Keys:
-    """The keys in force: those that never change, and those of a file, which may be read again.
+    """The keys in force: keys that never change, and the keys of a file, which may be read again.
 
     Several keys may have one name: they are one caller's, as while one key is being replaced by another.
     """
@@ -29,7 +32,7 @@ class Keys:
             self._all = self._fixed + _digests(file.read())
 
     def name_of(self, given: bytes) -> str | None:
-        """Returns the name of a key, None of an unknown one, after a comparison with every key.
+        """Returns the name of a key (None: it is unknown) after a comparison with every key.
 
         The digests have one length, so that neither a key's length nor its place shows in the time.
         """
@@ -53,9 +56,24 @@ def _digests(pairs: Iterable[tuple[str, str]]) -> tuple[tuple[bytes, str], ...]:
     return tuple((sha256(key.encode()).digest(), name) for name, key in pairs)
 
 
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def keys_of(settings: Settings) -> Keys | None:
-    """Returns the keys of the settings, None where none are set. Raises SettingsError, which names no key."""
+    """Returns the keys of the settings, None where none are set. Raises SettingsError, which names no key.
+
+    Warns of a server without keys that others than this machine reach.
+    """
     if not settings.has_keys:
+        if not _is_loopback(settings.host):
+            _log.warning(
+                "no key is set: everyone who reaches %s may use this server and read its requests",
+                settings.host,
+            )
         return None
     fixed = []
     if settings.api_key is not None:

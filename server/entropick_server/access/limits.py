@@ -61,7 +61,7 @@ class RequestRates:
 
 
 class TokensInFlight:
-    """The tokens of each key's requests that wait or run: of their prompts, and those they may still get."""
+    """The tokens of each key's requests that wait or run, in their prompts and at most in their replies."""
 
     def __init__(self, limit: int | None) -> None:
         """Takes the limit of a key; None: there is none."""

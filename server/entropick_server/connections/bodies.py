@@ -117,7 +117,6 @@ class IncomingBody:
                 f"The body of the request came too slowly: less than {_SLOWEST} bytes per second after "
                 f"{self._seconds:g} seconds, or nothing for as long.",
                 code="body_timeout",
-                headers={"Connection": "close"},
             ) from error
         self._last = time.monotonic()
         self._received += len(message.get("body", b""))
@@ -138,7 +137,5 @@ class IncomingBody:
 
 
 def _crowded() -> ApiError:
-    error = unavailable("Too many large request bodies arrive at the same time.", "too_many_bodies", 5)
-    # the rest of the body is not read
-    error.headers["Connection"] = "close"
-    return error
+    # the connection stays for a while and the rest is dropped: a client that still sends finds this answer
+    return unavailable("Too many large request bodies arrive at the same time.", "too_many_bodies", 5)

@@ -28,6 +28,10 @@ class QueueFullError(EngineError):
     """The waiting queue is at --max-queue; try again later."""
 
 
+class RequestTimeoutError(EngineError):
+    """The request waited and ran for longer than the server allows."""
+
+
 class EngineDeadError(EngineError):
     """The engine stopped; no request can be served."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from ..engine.base import EngineDeadError, EngineError, ModelLoadError, QueueFullError
+from ..engine.base import EngineDeadError, EngineError, ModelLoadError, QueueFullError, RequestTimeoutError
 from ..redaction import redacted
 
 _MESSAGE_LIMIT: Final = 600
@@ -71,6 +71,9 @@ def from_engine(error: EngineError) -> ApiError:
     if isinstance(error, ModelLoadError):
         # its message is the operator's: it names files
         return unavailable("The model could not be loaded.", "engine_stopped", retry_after=10)
+    if isinstance(error, RequestTimeoutError):
+        # again would take as long again; OpenAI's clients read the header
+        return ApiError(504, str(error), code="request_timeout", headers={"x-should-retry": "false"})
     message = redacted(str(error))
     if isinstance(error, EngineDeadError):
         return unavailable(message or "The engine has stopped.", "engine_stopped", retry_after=10)

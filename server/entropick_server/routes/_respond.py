@@ -83,6 +83,7 @@ async def respond(
     structure = prompts.forced or body.structure or recorded_structure(body, state, owner)
     extract = None if body.entropick is None else body.entropick.extractor
     count = body.completions if consensus is None else needed(consensus.stop, (), consensus.k)
+    arrival, seconds = time.monotonic(), state.settings.request_timeout_seconds
     origin = Origin(
         answer_id=f"{kind.prefix}-{uuid.uuid4().hex}" if echoed is None else f"resp_{uuid.uuid4().hex}",
         request_id=http.scope["state"]["request_id"],
@@ -94,9 +95,9 @@ async def respond(
         output=body.output_options,
         # what follows a grammar of the client's is text, unless it may be a call
         form=prompts.form if body.structure is None or body.offers_tools else None,
+        deadline=arrival + seconds if seconds else None,
     )
     room = body.prompt_room(state.model.info.max_model_len, body.limit)
-    arrival = time.monotonic()
     with ExitStack() as stack:
         # from here on the replies count as waiting, whatever is still to be done before they run
         param = prompts.param if prompts.number > 1 else body.choices_name

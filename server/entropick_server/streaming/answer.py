@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
-from ..engine.base import EngineDeadError
+from ..engine.base import EngineDeadError, RequestTimeoutError
 from ..engine.types import Request
 from ..protocol.errors import ApiError
 from ..protocol.responses import (
@@ -147,23 +147,49 @@ def row_size(request: Request) -> int:
 
 
 async def run_choice(server: ServerState, run: Run, deliver: Deliver | None) -> None:
-    """Runs one choice to its end; leaving early cancels its request."""
+    """Runs one choice to its end; leaving early cancels its request.
+
+    Raises RequestTimeoutError where that takes longer than the server allows.
+    """
     with run:
-        outputs = server.engine.generate(run.request)
-        first = True
         try:
-            async for output in outputs:
-                text = run.take(output)
-                if deliver is not None:
-                    await deliver(run, text, first)
-                    first = False
-                if run.finish_reason is not None:
-                    return
-            raise GenerationError("The engine ended this request without a reason.")
-        finally:
-            # the contract promises an iterator; a generator must not wait for the garbage collector
-            if isinstance(outputs, AsyncGenerator):
-                await outputs.aclose()
+            async with asyncio.timeout(run.seconds_left) as limit:
+                await _run_on(server, run, deliver)
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            seconds = server.settings.request_timeout_seconds
+            message = f"The request took longer than {seconds:g} seconds (request_timeout_seconds)."
+            raise RequestTimeoutError(message) from error
+
+
+async def _run_on(server: ServerState, run: Run, deliver: Deliver | None) -> None:
+    outputs = server.engine.generate(run.request)
+    first = True
+    try:
+        async for output in outputs:
+            text = run.take(output)
+            if run.finish_reason is not None:
+                await _settle(server, run)
+            if deliver is not None:
+                await deliver(run, text, first)
+                first = False
+            if run.finish_reason is not None:
+                return
+        raise GenerationError("The engine ended this request without a reason.")
+    finally:
+        # the contract promises an iterator; a generator must not wait for the garbage collector
+        if isinstance(outputs, AsyncGenerator):
+            await outputs.aclose()
+
+
+async def _settle(server: ServerState, run: Run) -> None:
+    """Computes the figures of a choice that has ended, beside the event loop where it is long."""
+    try:
+        await server.offload.run(len(run.tokens) * ROW_SIZE, run.settle)
+    except ApiError:
+        # the server is shutting down
+        run.settle()
 
 
 def envelope(origin: Origin, kind: str) -> Completion:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 from pydantic import BaseModel
@@ -21,6 +21,7 @@ from ..protocol.response_object import (
 from ..protocol.responses import TokenLogprob
 from .message import CallArguments, CallBegin, Delta
 from .pieces import ROWS, JsonWriter, slices
+from .run import ReplyToken
 
 Event = dict[str, Any]
 """an event without its sequence number"""
@@ -31,18 +32,23 @@ class Items:
     """The items of one response, at most one of them open.
 
     The methods yield events, in which the items are as they were at that moment. ``writer``: writes the
-    events; it makes the log probabilities of an ended text while it does.
+    events; ``rows``: makes the log probabilities of some tokens, for an ended text while it is written.
     """
 
-    def __init__(self, writer: JsonWriter) -> None:
+    def __init__(
+        self, writer: JsonWriter, rows: Callable[[Sequence[ReplyToken]], Sequence[TokenLogprob]]
+    ) -> None:
         self._writer = writer
+        self._rows = rows
+        self._tokens: dict[str, list[ReplyToken]] = {}
+        """id of a message -> the tokens of its text, which are little beside their log probabilities"""
         self.done: list[Item] = []
         self._open: Item | None = None
 
-    def add(self, delta: Delta, logprobs: Sequence[TokenLogprob]) -> Iterator[Event]:
-        """Takes a growth of the reply; ``logprobs``: of the tokens that came with it."""
+    def add(self, delta: Delta, tokens: Sequence[ReplyToken]) -> Iterator[Event]:
+        """Takes a growth of the reply, with the tokens that came with it."""
         if isinstance(delta, Text):
-            yield from self._text(delta, logprobs)
+            yield from self._text(delta, tokens)
         elif isinstance(delta, CallBegin):
             yield from self.close()
             name, call_id = delta.name, delta.id
@@ -71,13 +77,13 @@ class Items:
             part, kind = item.content[0], _kind(item)
             told: Event = {"text": part.text}
             if isinstance(part, OutputText):
-                told["logprobs"] = self._logprobs(part)
+                told["logprobs"] = self._logprobs(item)
             yield {"type": f"response.{kind}.done", **place, "content_index": 0, **told}
             yield {
                 "type": "response.content_part.done",
                 **place,
                 "content_index": 0,
-                "part": self._part(part),
+                "part": self._part(item),
             }
         item.status = status
         yield {"type": "response.output_item.done", "output_index": len(self.done), "item": self.told(item)}
@@ -87,7 +93,7 @@ class Items:
         """Returns an ended item as it is written: its log probabilities are made while it is."""
         if not isinstance(item, MessageItem):
             return item
-        return item.model_copy(update={"content": [self._part(part) for part in item.content]})
+        return item.model_copy(update={"content": [self._part(item)]})
 
     def finish(self, status: Status) -> Iterator[Event]:
         """Ends the last item; a response that says nothing has an empty message."""
@@ -95,7 +101,7 @@ class Items:
             yield from self._begin_text(reasoning=False)
         yield from self.close(status)
 
-    def _text(self, delta: Text, logprobs: Sequence[TokenLogprob]) -> Iterator[Event]:
+    def _text(self, delta: Text, tokens: Sequence[ReplyToken]) -> Iterator[Event]:
         wanted = ReasoningItem if delta.reasoning else MessageItem
         if not isinstance(self._open, wanted):
             yield from self.close()
@@ -107,8 +113,8 @@ class Items:
         part.text += delta.text
         told: Event = {"delta": delta.text}
         if isinstance(part, OutputText):
-            part.logprobs += logprobs
-            told["logprobs"] = [_dumped(logprob) for logprob in logprobs]
+            self._tokens.setdefault(item.id, []).extend(tokens)
+            told["logprobs"] = self._rows(tokens)
         yield {"type": f"response.{_kind(item)}.delta", **self._place(item), "content_index": 0, **told}
 
     def _begin_text(self, reasoning: bool) -> Iterator[Event]:
@@ -147,13 +153,15 @@ class Items:
                 "delta": delta.arguments,
             }
 
-    def _part(self, part: OutputText | ReasoningText) -> OutputText | ReasoningText:
+    def _part(self, item: MessageItem | ReasoningItem) -> OutputText | ReasoningText:
+        part = item.content[0]
         if not isinstance(part, OutputText):
             return part
-        return part.model_copy(update={"logprobs": self._logprobs(part)})
+        return part.model_copy(update={"logprobs": self._logprobs(item)})
 
-    def _logprobs(self, part: OutputText) -> Any:
-        return self._writer.later(slices(part.logprobs, ROWS))
+    def _logprobs(self, item: MessageItem | ReasoningItem) -> Any:
+        tokens = self._tokens.get(item.id, [])
+        return self._writer.later(self._rows(some) for some in slices(tokens, ROWS))
 
     def _place(self, item: Item) -> Event:
         return {"item_id": item.id, "output_index": len(self.done)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Final
 
@@ -94,7 +94,8 @@ def prompt_logprobs(run: Run, writer: JsonWriter) -> PromptLogprobs | None:
     if run.output.prompt_logprobs is None:
         return None
     # nothing stands before the first
-    stretches = chain(([None],), (_of_prompt(run, some) for some in slices(run.prompt, ROWS)))
+    first: Iterator[PromptLogprobs] = iter(([None],))
+    stretches = chain(first, (_of_prompt(run, some) for some in slices(run.prompt, ROWS)))
     told: PromptLogprobs = writer.later(stretches)
     return told
 

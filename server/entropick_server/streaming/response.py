@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,13 +19,14 @@ from ..protocol.response_object import (
     ResponseUsage,
     Status,
 )
+from ..protocol.responses import TokenLogprob
 from ..state import ServerState
 from .answer import StreamUsage, Write, row_size, run_choice
 from .formats import telemetry_of
 from .items import Event, Items
 from .logprobs import chat_logprobs
 from .pieces import JsonWriter
-from .run import Origin, Run
+from .run import Origin, ReplyToken, Run
 
 
 @dataclass(slots=True)
@@ -42,7 +43,7 @@ class ResponseAnswer:
 
     def __post_init__(self) -> None:
         """Begins without items."""
-        self._items = Items(self._writer)
+        self._items = Items(self._writer, self._rows)
 
     async def collect(self) -> list[bytes]:
         """Runs the reply to its end. Returns the JSON of the response in pieces."""
@@ -89,8 +90,7 @@ class ResponseAnswer:
     def _grow(self, text: str) -> Iterator[Event]:
         """Adds the text of a step to the items. Yields its events, which are to be written as they come."""
         for delta, tokens in self.run.pieces(text):
-            logprobs = chat_logprobs(self.run, tokens)
-            for event in self._items.add(delta, logprobs.content if logprobs is not None else []):
+            for event in self._items.add(delta, tokens):
                 if event["type"].endswith(".delta"):
                     rows = telemetry_of(self.run, tokens, end=False)
                     if rows is not None:
@@ -98,6 +98,11 @@ class ResponseAnswer:
                 yield event
         if self.run.finish_reason is not None:
             yield from self._items.finish(self._status())
+
+    def _rows(self, tokens: Sequence[ReplyToken]) -> Sequence[TokenLogprob]:
+        """Returns the log probabilities of some tokens; none where the request wants none."""
+        logprobs = chat_logprobs(self.run, tokens)
+        return [] if logprobs is None else logprobs.content
 
     def _status(self) -> Status:
         return "incomplete" if self.run.finish_reason is FinishReason.LENGTH else "completed"

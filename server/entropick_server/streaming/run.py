@@ -21,7 +21,7 @@ from ..engine.reply_format.parts import Text
 from ..engine.types import FinishReason, PromptToken, Request, RequestOutput, Token
 from ..error_estimate import Agreement, estimate
 from ..logs.record import RequestRecord
-from ..metrics import ChoiceFigures
+from ..metrics import ChoiceFigures, GenuinenessFigures
 from ..protocol.output_options import OutputOptions
 from ..protocol.responses import ConsensusTelemetry, PhaseSummary, Summary
 from ..recent import Finished
@@ -61,6 +61,8 @@ class Origin:
     """the name of the key that opened the request; None where no keys are set"""
     record: RequestRecord = field(default_factory=RequestRecord)
     """what the log tells of the request"""
+    deadline: float | None = None
+    """time.monotonic() at which its replies end with an error; None: there is no such time"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +152,7 @@ class Run:
             # the figures of the whole reply would be needed
             self._error_model = None
         self._summary: Summary | None = None
+        self._settled: tuple[Series, GenuinenessFigures | None] | None = None
 
     def _detokenize(self, tokenizer: Tokenizer) -> Detokenizer:
         """Returns the detokenizer of the reply."""
@@ -164,6 +167,12 @@ class Run:
             rest=bytes if grown is None else grown.finish,
             min_tokens=request.sampling.min_tokens,
         )
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Returns the seconds that the reply may still take, below 0 where it is late; None: any time."""
+        deadline = self._origin.deadline
+        return None if deadline is None else deadline - time.monotonic()
 
     @property
     def text(self) -> str:
@@ -185,6 +194,19 @@ class Run:
                 summary.error_probability = probability
             self._summary = summary
         return summary
+
+    def settle(self) -> None:
+        """Computes the summary and the record of the reply, which has ended, in any thread.
+
+        Left to the end of the context, that would hold up the event loop: about 10 us a token.
+        """
+        self._settled = self._figures_at_end()
+        _ = self.summary
+
+    def _figures_at_end(self) -> tuple[Series, GenuinenessFigures | None]:
+        tokens = [reply.token for reply in self.tokens]
+        watched = genuineness_at_end(self.request, tokens, self._origin.model.cuts)
+        return Series.of(tokens, self.request.kept), watched
 
     def error_probability(self, agreement: Agreement | None = None) -> float | None:
         """Returns the probability that the reply, which has ended, is wrong; None where nothing tells.
@@ -303,16 +325,16 @@ class Run:
         duration = time.monotonic() - self.request.arrival
         # a choice that the engine refused, or that was given up while it waited, does not count
         request = self.request
-        tokens = [reply.token for reply in self.tokens]
+        series, watched = self._settled or self._figures_at_end()
         figures = ChoiceFigures(
             len(request.prompt_token_ids),
             self.cached_tokens,
-            len(tokens),
+            len(self.tokens),
             request.sampling.max_tokens,
-            genuineness_at_end(request, tokens, self._origin.model.cuts),
+            watched,
         )
         if self._server.metrics.on_end(request.request_id, reason, duration, figures):
-            self._server.recent.add(self._finished(reason, duration))
+            self._server.recent.add(self._finished(reason, duration, series))
 
     def _token_bytes(self, token_id: int) -> bytes | None:
         """Returns the text of a token, also of a special one that is a mark of the reply's form."""
@@ -336,8 +358,8 @@ class Run:
             choices.on_tokens(now - self._last, tokens)
         self._last = now
 
-    def _finished(self, reason: str, duration: float) -> Finished:
-        origin, tokens, request = self._origin, [reply.token for reply in self.tokens], self.request
+    def _finished(self, reason: str, duration: float, series: Series) -> Finished:
+        origin, request = self._origin, self.request
         figures = {
             "route": origin.route,
             "model": origin.model.info.name,
@@ -346,7 +368,7 @@ class Run:
             "created": origin.created,
             "finish_reason": reason,
             "prompt_tokens": len(request.prompt_token_ids),
-            "completion_tokens": len(tokens),
+            "completion_tokens": len(self.tokens),
             "time_to_first_token": self.first_token_seconds,
             "duration": duration,
         }
@@ -357,7 +379,7 @@ class Run:
             self.index,
             origin.request_id,
             self.summary,
-            Series.of(tokens, request.kept),
+            series,
             figures,
             self.text,
             replace(

@@ -159,6 +159,9 @@ class EventStream(Response):
                 except TimeoutError as error:
                     raise ClientGoneError from error
                 self._last = time.monotonic()
+                if at + _PIECE < len(data):
+                    # a client that reads as fast as it is written to would keep the loop
+                    await asyncio.sleep(0)
 
 
 async def _one_of(*tasks: asyncio.Task[Any], timeout: float | None = None) -> None:

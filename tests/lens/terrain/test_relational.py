@@ -44,6 +44,11 @@ def test_wordnet_s_files(small: Path) -> None:
     assert graph.distances().tolist() == [[0, 2, 2, 3], [2, 0, 0, 3], [2, 0, 0, 3], [3, 3, 3, 0]]
 
 
+def test_words_that_are_verbs_too_are_left_out(small: Path) -> None:
+    (small / "index.verb").write_text("  1 a line of the licence\nhound v 1 1 @ 1 1 00000070\n")
+    assert wordnet_graph(small, ["cat", "hound"]).words == ("cat",)
+
+
 def test_wordnet_s_files_may_be_missing_or_other(small: Path) -> None:
     with pytest.raises(FileNotFoundError):
         wordnet_graph(small / "none", ["cat"])
@@ -54,16 +59,18 @@ def test_wordnet_s_files_may_be_missing_or_other(small: Path) -> None:
 
 @pytest.mark.skipif(not (DEBIAN_FOLDER / "data.noun").is_file(), reason="needs Debian's wordnet-base")
 def test_debian_s_wordnet() -> None:
-    graph = wordnet_graph(DEBIAN_FOLDER, ["dog", "cat", "car", "automobile", "tree"])
+    graph = wordnet_graph(
+        DEBIAN_FOLDER, ["sparrow", "puppy", "physician", "doc", "oak", "mom", "mommy", "cat"]
+    )
     table = {
         (a, b): int(graph.distances()[i, j])
         for i, a in enumerate(graph.words)
         for j, b in enumerate(graph.words)
     }
-    assert table["dog", "cat"] == 4
-    assert table["car", "automobile"] == 0
-    assert table["dog", "tree"] > table["dog", "cat"]
-    assert graph.categories["animal"] == ("cat", "dog")
+    assert "cat" not in graph.words  # to cat: to vomit
+    assert table["doc", "physician"] == table["mom", "mommy"] == 0
+    assert table["sparrow", "oak"] > table["sparrow", "puppy"] > 1
+    assert graph.categories["animal"] == ("puppy", "sparrow")
 
 
 def test_a_tree_of_categories() -> None:

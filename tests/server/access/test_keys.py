@@ -15,6 +15,7 @@ import pytest
 from entropick_server.access.key_file import MAX_KEYS, KeyFile, KeyFileError, parse_keys
 from entropick_server.access.keys import Keys, keys_of
 from entropick_server.access.refresh import refreshed
+from entropick_server.cli import main
 from entropick_server.settings import Settings, SettingsError
 
 from .conftest import ALICE, BOB, BODY, CHAT, bearer
@@ -176,3 +177,46 @@ async def test_both_callers_are_served_and_named(
         assert app.state.server.recent.newest(name)[0].owner == name
     assert (await client.post(CHAT, json=BODY, headers=bearer("carol-0123456789"))).status_code == 401
     assert len(engine.requests) == 2
+
+
+@pytest.mark.parametrize(
+    ("host", "warned"),
+    [
+        ("127.0.0.1", False),
+        ("127.9.9.9", False),
+        ("::1", False),
+        ("localhost", False),
+        ("0.0.0.0", True),
+        ("::", True),
+        ("10.0.0.1", True),
+        ("a.host", True),
+    ],
+)
+def test_an_open_server_on_a_network_is_told(
+    host: str, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert keys_of(Settings(host=host)) is None
+    assert ("no key is set" in caplog.text) == warned
+    caplog.clear()
+    keys_of(Settings(host=host, api_key="k"))  # type: ignore[arg-type]
+    assert caplog.text == ""
+
+
+def test_help_says_where_a_key_shows(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["serve", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    described = said.rpartition("--api-key VALUE ")[2].partition("--api-key-file")[0]
+    assert "process list" in described
+    assert "ENTROPICK_API_KEY" in described
+    assert "api_key_file" in described
+
+
+def test_a_wrong_file_ends_the_start_with_a_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "keys"
+    path.write_text("naked-secret-key\n")
+    assert main(["serve", "--port", "0", "--api-key-file", str(path)]) == 2
+    said = capsys.readouterr().err
+    assert said == "entropick: error: setting api_key_file: line 1: must be 'name: key'\n"

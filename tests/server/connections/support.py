@@ -34,8 +34,8 @@ async def listening(engine: Any, **given: Any) -> AsyncIterator[tuple[DrainingSe
     assert isinstance(app, FastAPI)
 
     @app.get("/big")
-    async def big() -> Response:
-        return Response(BIG, media_type="text/plain")
+    async def big(size: int = len(BIG)) -> Response:
+        return Response(BIG[:size], media_type="text/plain")
 
     task = asyncio.create_task(server.serve())
     async with asyncio.timeout(10):

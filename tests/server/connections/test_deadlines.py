@@ -69,6 +69,8 @@ async def test_a_body_that_stops_gets_a_408(engine: Any, chunked: bool) -> None:
             peer = await Peer.to(port, request(CHAT, b"{", 1000))
         status, body = await peer.answer()
         assert (status, code_of(body)) == (408, "body_timeout")
+        assert server.connections.count(Phase.LINGER) == 1
+        server.connections._seconds[Phase.LINGER] = 0.1
         assert await peer.rest() == b""
         await until(lambda: len(server.connections) == 0)
         assert (await ask(port, chat()))[0] == 200

@@ -37,7 +37,9 @@ class MixedEncoder:
         with self._making:
             copy, ids = self._renamed
         text = "".join(self._names[piece] if at % 2 else piece for at, piece in enumerate(pieces))
-        return [ids.get(i, i) for i in copy.encode(text, add_special_tokens=add_special_tokens).ids]
+        # a batch is encoded without holding the interpreter, a single text is not
+        encoded = copy.encode_batch_fast([text], add_special_tokens=add_special_tokens)
+        return [ids.get(i, i) for i in encoded[0].ids]
 
     @cached_property
     def _renamed(self) -> tuple[Any, dict[int, int]]:

@@ -111,11 +111,17 @@ class EngineThread:
                 return
             self.gauges = core.gauges()
             _call(loop, _settle, opened, model)
+            died = "the engine's thread ended"
             try:
                 self._serve(core, loop)
+                died = ""
             except Exception as error:  # noqa: BLE001 - the top: nobody else could tell the open streams
                 _log.exception("the engine died")
-                _call(loop, self._listener.on_death, f"the engine died: {error}")
+                died = f"the engine died: {error}"
+            finally:
+                # also behind what is no Exception, of which a thread ends without a word
+                if died:
+                    _call(loop, self._listener.on_death, died)
 
     def _serve(self, core: EngineCore, loop: asyncio.AbstractEventLoop) -> None:
         idle = core.idle
