@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -15,6 +16,8 @@ from entropick_server.engine.types import EngineOptions
 
 from . import document, report
 from .document import Stored, digest_of
+from .heads import relation
+from .heads.contract import read_contract, to_contract
 from .report import Inspected
 from .section import InspectError, Model, Options, Section, progress
 from .sections import SECTIONS, chosen
@@ -32,7 +35,13 @@ sections: {sections}
 A section whose model and options have not changed is read from the data that is there. docs/inspect.md says
 what each section measures and how to read it.
 """
-_LIMITS: Final = {"tokens": (2, 10_000_000), "length": (2, 1_000_000), "permutations": (100, 1_000_000)}
+_BY_HEAD: Final = ("head_geometry", "head_attention")
+_LIMITS: Final = {
+    "tokens": (2, 10_000_000),
+    "length": (2, 1_000_000),
+    "windows": (1, 64),
+    "permutations": (100, 1_000_000),
+}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -60,7 +69,10 @@ def parser() -> argparse.ArgumentParser:
     add("--text", type=Path, metavar="FILE", help="JSON Lines to run through the model (the shipped text)")
     add("--tokens", type=int, default=4096, metavar="N", help="at most N tokens of text (4096)")
     add("--length", type=int, default=256, metavar="N", help="at most N tokens of one text (256)")
+    add("--windows", type=int, default=1, metavar="N", help="runs of tokens averaged apart, by text (1)")
     add("--permutations", type=int, default=10_000, metavar="N", help="of every permutation test (10000)")
+    add("--write-heads", type=Path, metavar="FILE", help="write figures by head as JSON for other programs")
+    add("--read-heads", type=Path, metavar="FILE", help="relate figures by head from such a file; no model")
     add("--raw", action="store_true", help="take projections as stored, without the norm's scale")
     add("--quick", action="store_true", help="estimates instead of figures that are long to compute")
     add("--seed", type=int, default=0, help="of random choices (0)")
@@ -75,7 +87,9 @@ def run(argv: Sequence[str], shipped: Shipped) -> int:
     args = parser().parse_args(argv)
     try:
         options = _options(args)
-        sections = chosen(None if args.sections is None else tuple(args.sections))
+        sections = _sections(args)
+        if args.read_heads is not None:
+            return _relate(args.read_heads, options, args.out)
     except InspectError as error:
         return _fail(str(error), 2)
     try:
@@ -90,8 +104,11 @@ def run(argv: Sequence[str], shipped: Shipped) -> int:
         return _fail(str(error), 1)
     except KeyboardInterrupt:
         return _fail("interrupted; the sections that were finished are kept, the same command goes on", 130)
-    for model, results in zip(models, found, strict=True):
-        _say(model, sections, results)
+        if args.write_heads is not None:
+            figures = to_contract(*(found[0].results[name] for name in _BY_HEAD))
+            document.write_text(args.write_heads, json.dumps(figures) + "\n")
+    for results in found:
+        _say(results, sections)
     print(f"written: {out / report.FILE}")
     if not report.have_plots():
         print(report.NO_PLOTS)
@@ -108,6 +125,10 @@ def _options(args: argparse.Namespace) -> Options:
     for name, (least, most) in _LIMITS.items():
         if not least <= getattr(args, name) <= most:
             raise InspectError(f"--{name}: must be from {least} to {most}")
+    if args.read_heads is not None and args.models:
+        raise InspectError("--read-heads: takes no MODEL")
+    if args.write_heads is not None and len(args.models) > 1:
+        raise InspectError("--write-heads: takes one MODEL")
     if args.seed < 0:
         raise InspectError("--seed: must be at least 0")
     if args.text is not None and not args.text.is_file():
@@ -122,6 +143,7 @@ def _options(args: argparse.Namespace) -> Options:
         text=args.text,
         tokens=args.tokens,
         length=args.length,
+        windows=args.windows,
         permutations=args.permutations,
         seed=args.seed,
         quiet=args.quiet,
@@ -183,8 +205,26 @@ def _inspect(
     return Inspected(model.name, model.identity, {name: stored.result for name, stored in done.items()})
 
 
-def _say(model: Model, sections: tuple[Section, ...], found: Inspected) -> None:
-    print(f"\n{model.name}")
+def _sections(args: argparse.Namespace) -> tuple[Section, ...]:
+    """Returns the chosen sections, with the heads' where their figures are to be written."""
+    if args.sections is None:
+        return SECTIONS
+    return chosen((*args.sections, *(_BY_HEAD if args.write_heads is not None else ())))
+
+
+def _relate(path: Path, options: Options, out: Path | None) -> int:
+    """Reports the relation of geometry and attention of figures in a file, which any program may write."""
+    geometry, dynamic = read_contract(path)
+    found = relation.relate(geometry, dynamic, options.permutations, options.seed)
+    inspected = Inspected(path.stem, "figures by head from a file", {relation.SECTION.name: found})
+    if out is not None:
+        document.write_text(out / report.FILE, report.page([inspected], (relation.SECTION,)))
+    _say(inspected, (relation.SECTION,))
+    return 0
+
+
+def _say(found: Inspected, sections: tuple[Section, ...]) -> None:
+    print(f"\n{found.name}")
     for section in sections:
         print(f"\n{section.title}")
         for sentence in section.sentences(found.results[section.name]):

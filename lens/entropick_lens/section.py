@@ -42,6 +42,8 @@ class Options:
     """the most tokens of text that are run"""
     length: int = 256
     """the most tokens of one text"""
+    windows: int = 1
+    """runs of tokens of a text whose layer entropies are averaged apart"""
     permutations: int = 10_000
     """of every permutation test"""
     seed: int = 0

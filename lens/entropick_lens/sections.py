@@ -6,6 +6,7 @@ from typing import Final
 
 from . import overview
 from .heads import attention, geometry, relation
+from .layers import entropy
 from .section import InspectError, Section
 from .terrain import embedding_section, states_section, weights_section, words_section
 
@@ -14,6 +15,7 @@ SECTIONS: Final[tuple[Section, ...]] = (
     geometry.SECTION,
     attention.SECTION,
     relation.SECTION,
+    entropy.SECTION,
     embedding_section.SECTION,
     weights_section.SECTION,
     words_section.SECTION,

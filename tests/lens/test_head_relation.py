@@ -7,10 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from entropick_lens.heads.attention import HeadAttention
-from entropick_lens.heads.choice import LayerChoice
 from entropick_lens.heads.geometry import from_spectra
-from entropick_lens.heads.relation import pair, plots, relate, sentences, thirds
+from entropick_lens.heads.relation import Dynamic, pair, plots, relate, sentences, thirds
 from entropick_lens.heads.spectrum import NAMES
 from entropick_lens.report import draw_svg
 
@@ -23,25 +21,11 @@ def figures(layers: int = 9, heads: int = 8) -> tuple[np.ndarray, np.ndarray]:
     return spectra, rng.normal(size=(layers, heads))
 
 
-def attention(entropy: np.ndarray, spread: np.ndarray) -> HeadAttention:
+def attention(entropy: np.ndarray, spread: np.ndarray) -> Dynamic:
     def as_grid(values: np.ndarray) -> tuple[tuple[float, ...], ...]:
         return tuple(tuple(map(float, row)) for row in values)
 
-    zero = as_grid(np.zeros_like(entropy))
-    choice = LayerChoice(tuple(range(len(entropy))), (1.0,) * len(entropy))
-    return HeadAttention(
-        1,
-        10,
-        9,
-        (3.0,) * len(entropy),
-        as_grid(entropy),
-        zero,
-        as_grid(spread),
-        as_grid(spread),
-        zero,
-        zero,
-        choice,
-    )
+    return Dynamic(as_grid(entropy), as_grid(spread), as_grid(spread))
 
 
 def test_a_planted_relation_is_found_and_its_exceptions_are_named() -> None:

@@ -177,7 +177,7 @@ def measure(model: Model, options: Options, results: Mapping[str, Any]) -> HeadA
 
 
 def sentences(found: HeadAttention) -> tuple[str, ...]:
-    """Describes the heads that rest on one token, the spread of entropy, and the layers that stand for all."""
+    """Describes heads that rest on one token, the spread of entropy, and the layers that stand for all."""
     said: list[str] = []
     entropy = np.array(found.entropy)
     for name, values, least in (

@@ -1,5 +1,4 @@
-"""The section ``head_relation``: does the geometry of a head's weights tell how its attention looks over
-text?"""
+"""The section ``head_relation``: how well the geometry of a head predicts its attention over text."""
 
 from __future__ import annotations
 
@@ -24,6 +23,16 @@ REGRESSORS: Final = ("op", "spec_ent", "rank_eff", "anisotropy")
 THIRDS: Final = ("early", "middle", "late")
 PREDICTED: Final = "score_std_predicted"
 _SURE: Final = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Dynamic:
+    """The figures of attention over text that geometry is compared with."""
+
+    entropy: Grid
+    score_std: Grid
+    score_std_predicted: Grid = ()
+    """empty where only weights and attention are known"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +79,12 @@ def thirds(layers: int) -> dict[str, range]:
 
 def measure(model: Model, options: Options, results: Mapping[str, Any]) -> HeadRelation:
     """Relates the results of ``head_geometry`` and ``head_attention``."""
-    return relate(results["head_geometry"], results["head_attention"], options.permutations, options.seed)
+    found: HeadAttention = results["head_attention"]
+    dynamic = Dynamic(found.entropy, found.score_std, found.score_std_predicted)
+    return relate(results["head_geometry"], dynamic, options.permutations, options.seed)
 
 
-def relate(geometry: HeadGeometry, attention: HeadAttention, permutations: int, seed: int) -> HeadRelation:
+def relate(geometry: HeadGeometry, attention: Dynamic, permutations: int, seed: int) -> HeadRelation:
     """Correlates seven figures of the geometry, and the predicted spread of scores, with entropy and
     spread."""
     targets = {"entropy": _flat(attention.entropy), "score_std": _flat(attention.score_std)}
