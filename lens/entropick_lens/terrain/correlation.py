@@ -20,7 +20,8 @@ def ranks(x: torch.Tensor) -> torch.Tensor:
     """Returns the ranks of a vector's values from 0, ties with their mean rank, as float64."""
     _, inverse, counts = torch.unique(x, sorted=True, return_inverse=True, return_counts=True)
     last = counts.cumsum(0).double() - 1.0
-    return (last - (counts.double() - 1.0) / 2.0)[inverse]
+    found: torch.Tensor = (last - (counts.double() - 1.0) / 2.0)[inverse]
+    return found
 
 
 def spearman(x: torch.Tensor, y: torch.Tensor) -> float | None:

@@ -13,6 +13,7 @@ from typing import Final
 import torch
 
 from .matrices import ACTIVE, RANK_SHARE, MatrixSpectrum
+from .rows import row_chunks
 
 PROBES: Final = 8
 STEPS: Final = 60
@@ -67,7 +68,7 @@ def estimated_spectrum(
     top = float(s.max())
     if top <= 0.0:
         raise ValueError("a matrix of zeros has no spectrum")
-    squares = sum(float((part.double() ** 2).sum()) for part in matrix.split(4096))
+    squares = math.fsum(float((part.double() ** 2).sum()) for part in row_chunks(matrix))
     size = min(matrix.shape)
     # a node stands for the values around it: half of its weight lies on either side
     above = weights.cumsum(1) - weights / 2.0

@@ -8,6 +8,8 @@ from typing import Final
 
 import torch
 
+from .rows import row_chunks
+
 ACTIVE: Final = 0.01
 """A singular value is active above this part of the largest."""
 RANK_SHARE: Final = 0.9
@@ -60,7 +62,8 @@ class Sparsity:
 def smaller_gram(matrix: torch.Tensor) -> torch.Tensor:
     """Returns W W^T or W^T W, whichever is smaller, in float64."""
     w = matrix.double()
-    return w @ w.T if w.shape[0] <= w.shape[1] else w.T @ w
+    gram: torch.Tensor = w @ w.T if w.shape[0] <= w.shape[1] else w.T @ w
+    return gram
 
 
 def singular_values(matrix: torch.Tensor) -> torch.Tensor:
@@ -98,8 +101,7 @@ def sparsity(matrix: torch.Tensor) -> Sparsity:
     """Counts the small entries of a matrix as it is stored, row chunk by row chunk."""
     counts = dict.fromkeys(THRESHOLDS, 0)
     total = square = 0.0
-    chunks = matrix.split(4096) if matrix.dim() > 1 else (matrix,)
-    for chunk in chunks:
+    for chunk in row_chunks(matrix):
         size = chunk.abs().double()
         for threshold in THRESHOLDS:
             counts[threshold] += int((size < threshold).sum())
@@ -107,7 +109,7 @@ def sparsity(matrix: torch.Tensor) -> Sparsity:
         square += float((size * size).sum())
     n = matrix.numel()
     rms = math.sqrt(square / n)
-    low = sum(int((chunk.abs().double() < 0.1 * rms).sum()) for chunk in chunks)
+    low = sum(int((chunk.abs().double() < 0.1 * rms).sum()) for chunk in row_chunks(matrix))
     root = math.sqrt(n)
     known = rms > 0.0 and n > 1
     return Sparsity(

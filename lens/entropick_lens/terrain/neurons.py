@@ -70,7 +70,7 @@ def mlp_neurons(gate: torch.Tensor | None, up: torch.Tensor, down: torch.Tensor)
 
 def norm_products(gate: torch.Tensor | None, up: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
     """Returns each neuron's product of the norms of its gate row, up row and down column, [F]."""
-    product = up.double().norm(dim=1) * down.double().norm(dim=0)
+    product: torch.Tensor = up.double().norm(dim=1) * down.double().norm(dim=0)
     return product if gate is None else product * gate.double().norm(dim=1)
 
 

@@ -131,7 +131,8 @@ def _projected(rows: torch.Tensor, fit: torch.Tensor, width: int) -> torch.Tenso
         return rows
     centred = rows - rows[fit].mean(0)
     _, axes = torch.linalg.eigh(centred[fit].T @ centred[fit])
-    return centred @ axes[:, -width:]
+    found: torch.Tensor = centred @ axes[:, -width:]
+    return found
 
 
 def _cosines(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

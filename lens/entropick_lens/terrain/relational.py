@@ -84,7 +84,8 @@ def relational_alignment(
         seed_mean=None if by_seed is None else float(by_seed.mean()),
         seed_deviation=None if by_seed is None else float(by_seed.std(correction=0)),
         bands={
-            str(int(edges)): float(x[distances[i, j] == edges].mean()) for edges in distances[i, j].unique()
+            str(int(edges)): float(x[distances[i, j] == edges].mean())
+            for edges in sorted(set(distances[i, j].tolist()))
         },
     )
 

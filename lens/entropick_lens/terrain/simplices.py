@@ -15,6 +15,8 @@ from typing import Final
 
 import torch
 
+from .rows import row_chunks
+
 VERTICES: Final = 5
 _AT_ONCE: Final = 256
 _RESAMPLES: Final = 1000
@@ -53,7 +55,8 @@ def volumes(points: torch.Tensor) -> torch.Tensor:
     if width < count:
         return edges.new_zeros(edges.shape[:-2])
     _, upper = torch.linalg.qr(edges.mT, mode="r")
-    return upper.diagonal(dim1=-2, dim2=-1).abs().prod(-1) / math.factorial(count)
+    found: torch.Tensor = upper.diagonal(dim1=-2, dim2=-1).abs().prod(-1) / math.factorial(count)
+    return found
 
 
 def variation(values: torch.Tensor) -> float | None:
@@ -88,12 +91,12 @@ def simplex_variation(
     generator = torch.Generator().manual_seed(seed)
     width = rows.shape[1]
     sets = draw_simplices(rows.shape[0], count, generator)
-    found = torch.cat([volumes(rows[part]) for part in sets.split(_AT_ONCE)])
+    found = torch.cat([volumes(rows[part]) for part in row_chunks(sets, _AT_ONCE)])
     lengths = (rows.double() - mean).norm(dim=-1)
     values = torch.tensor(tuple(eigenvalues), dtype=torch.float64)
     spread = values.clamp(min=0.0).sqrt()
     gaussian, shaped, turned = [], [], []
-    for part in sets.split(_AT_ONCE):
+    for part in row_chunks(sets, _AT_ONCE):
         noise = torch.randn(part.shape[0], VERTICES, width, generator=generator, dtype=torch.float64)
         gaussian.append(volumes(noise))
         shaped.append(volumes(noise * spread))
