@@ -274,7 +274,9 @@ async def test_a_worker_that_dies(make_request: Callable[..., Request]) -> None:
         await anext(stream)
         names = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children(os.getpid())}
         (worker,) = [
-            pid for pid, name in names.items() if pid not in before and b"resource_tracker" not in name
+            pid
+            for pid, name in names.items()
+            if pid not in before and b"resource_tracker" not in name and b"templates" not in name
         ]
         os.kill(worker, 9)
         with pytest.raises(EngineDeadError, match="died"):
