@@ -21,6 +21,7 @@ from .base import ModelLoadError
 from .fetch import fetched_file
 from .gguf_files import converted_folder, gguf_identity
 from .identity import default_digests, file_digest, hash_model
+from .inspected import inspected_layers
 from .named_models import NAMED_MODELS
 from .tokenizer import FastTokenizer, read_chat_template
 from .types import EngineOptions, GenerationDefaults, ModelInfo
@@ -110,10 +111,14 @@ def read_source(options: EngineOptions, digests: Path | None = None) -> Source:
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ModelLoadError(f"{model} cannot be loaded: {error}") from error
     text = config.get_text_config()
-    layers = monitored_layers(options.monitored_layers, int(text.num_hidden_layers))
+    count, asked = int(text.num_hidden_layers), options.monitored_layers
+    # layers that cannot be are refused before anything large is fetched
+    layers = () if asked == "auto" else monitored_layers(asked, count)
     if location.on_hub:
         _fetch_weights(model, folder)
     identity = location.identity or hash_model(folder, digests)
+    if asked == "auto":
+        layers = inspected_layers(model, folder, identity, count)
     return Source(folder, location.name, text, generation, tokenizer, identity, layers)
 
 
