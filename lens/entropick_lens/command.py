@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Final
 
 from entropick_server.engine.base import EngineError
+from entropick_server.engine.inspected import kept_inspection
 from entropick_server.engine.source import read_source
 from entropick_server.engine.types import EngineOptions
+from entropick_server.engine.user_cache import user_cache
 
 from . import document, report
 from .document import Stored, digest_of
@@ -94,19 +96,21 @@ def run(argv: Sequence[str], shipped: Shipped) -> int:
         return _fail(str(error), 2)
     try:
         models, options = _open(args, options, shipped)
+        # a model in a folder of the user's has its data beside the weights
+        keep = args.out is None and not _own_folder(args)
         found = [
-            _inspect(model, sections, options, _folder(args, model, len(models)), args.again)
+            _inspect(model, sections, options, _folder(args, model, len(models)), args.again, keep)
             for model in models
         ]
         out = _folder(args, models[0], 1)
         document.write_text(out / report.FILE, report.page(found, sections))
+        if args.write_heads is not None:
+            figures = to_contract(*(found[0].results[name] for name in _BY_HEAD))
+            document.write_text(args.write_heads, json.dumps(figures) + "\n")
     except (InspectError, WeightsError, EngineError) as error:
         return _fail(str(error), 1)
     except KeyboardInterrupt:
         return _fail("interrupted; the sections that were finished are kept, the same command goes on", 130)
-        if args.write_heads is not None:
-            figures = to_contract(*(found[0].results[name] for name in _BY_HEAD))
-            document.write_text(args.write_heads, json.dumps(figures) + "\n")
     for results in found:
         _say(results, sections)
     print(f"written: {out / report.FILE}")
@@ -178,15 +182,22 @@ def _folder(args: argparse.Namespace, model: Model, models: int) -> Path:
     out: Path | None = args.out
     if out is None:
         # beside the profile, where the server looks; a fetched model has no folder of the user's
-        own = args.models and Path(args.models[0]).expanduser().is_dir()
-        out = model.folder if own else Path("entropick-inspect") / model.name.replace("/", "-")
+        out = model.folder if _own_folder(args) else Path("entropick-inspect") / model.name.replace("/", "-")
     return out if models == 1 else out / model.name.replace("/", "-")
 
 
+def _own_folder(args: argparse.Namespace) -> bool:
+    """Tells whether the model was named by a folder."""
+    return bool(args.models) and Path(args.models[0]).expanduser().is_dir()
+
+
 def _inspect(
-    model: Model, sections: tuple[Section, ...], options: Options, folder: Path, again: bool
+    model: Model, sections: tuple[Section, ...], options: Options, folder: Path, again: bool, keep: bool
 ) -> Inspected:
-    """Computes the sections that the data in the folder does not have, and writes the data after each."""
+    """Computes the sections that the data in the folder does not have, and writes the data after each.
+
+    ``keep``: whether to put the data where the server looks as well.
+    """
     path = folder / document.FILE
     before = document.read_results(path, SECTIONS)
     known = {} if again else dict(before)
@@ -202,6 +213,9 @@ def _inspect(
             document.write_results(path, model, SECTIONS, {**before, **done})
         done[section.name] = stored
     document.write_results(path, model, SECTIONS, {**before, **done})
+    if keep:
+        kept = kept_inspection(user_cache(), model.identity)
+        document.write_results(kept, model, SECTIONS, {**before, **done})
     return Inspected(model.name, model.identity, {name: stored.result for name, stored in done.items()})
 
 

@@ -12,9 +12,11 @@ from typing import Any, Final
 
 from pydantic import TypeAdapter, ValidationError
 
+from entropick_server.engine.inspected import INSPECTION_FILE
+
 from .section import InspectError, Model, Options, Section
 
-FILE: Final = "entropick_inspect.json"
+FILE: Final = INSPECTION_FILE
 FORMAT: Final = 1
 """the version of the file's layout"""
 _CHUNK: Final = 1 << 20

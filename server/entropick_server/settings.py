@@ -185,8 +185,9 @@ class Settings(BaseSettings):
     )
     monitored_layers: str | None = Field(
         None,
-        pattern=r"^\d+(,\d+)*$",
-        description="layers whose attention is measured, as 0,3; left out: all",
+        pattern=r"^(auto|\d+(,\d+)*)$",
+        description="layers whose attention is measured, as 0,3; auto: the half that `entropick inspect` "
+        "found to follow all best; left out: all",
     )
     threads: int | None = Field(None, ge=1, description="threads that compute on a CPU; left out: one a core")
     allow_unvalidated: bool = Field(False, description="serve an architecture that was not validated")
@@ -344,9 +345,7 @@ class Settings(BaseSettings):
             dtype=self.dtype,
             device=self.device,
             threads=self.threads,
-            monitored_layers=None
-            if self.monitored_layers is None
-            else tuple(int(layer) for layer in self.monitored_layers.split(",")),
+            monitored_layers=_layers(self.monitored_layers),
             kernels=self.kernels,
             batch_invariant=self.batch_invariant,
             allow_unvalidated=self.allow_unvalidated,
@@ -355,6 +354,12 @@ class Settings(BaseSettings):
             chat_template=self.chat_template,
             chat_template_seconds=self.chat_template_seconds,
         )
+
+
+def _layers(text: str | None) -> tuple[int, ...] | Literal["auto"] | None:
+    if text is None or text == "auto":
+        return text
+    return tuple(int(layer) for layer in text.split(","))
 
 
 def load_settings(config: Path | None = None, **given: Any) -> Settings:

@@ -21,6 +21,7 @@ from .base import ModelLoadError
 from .fetch import fetched_file
 from .gguf_files import converted_folder, gguf_identity
 from .identity import default_digests, file_digest, hash_model
+from .inspected import inspected_layers
 from .model_files import read_config, read_generation, read_tokenizer, reading
 from .named_models import NAMED_MODELS
 from .templates.renderer import TemplateRenderer
@@ -112,10 +113,14 @@ def read_source(options: EngineOptions, digests: Path | None = None) -> Source:
         _ = tokenizer.reply_format
         text = config.get_text_config()
         eos_token_ids(generation, text, tokenizer.eos_token_id)
-    layers = monitored_layers(options.monitored_layers, int(text.num_hidden_layers))
+    count, asked = int(text.num_hidden_layers), options.monitored_layers
+    # layers that cannot be are refused before anything large is fetched
+    layers = () if asked == "auto" else monitored_layers(asked, count)
     if location.on_hub:
         _fetch_weights(model, folder)
     identity = location.identity or hash_model(folder, digests)
+    if asked == "auto":
+        layers = inspected_layers(model, folder, identity, count)
     return Source(folder, location.name, text, generation, tokenizer, identity, layers)
 
 
