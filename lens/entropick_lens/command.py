@@ -21,8 +21,10 @@ from .heads.contract import read_contract, to_contract
 from .report import Inspected
 from .section import InspectError, Model, Options, Section, progress
 from .sections import SECTIONS, chosen
+from .terrain import comparison
 from .weights import Shape, Weights, WeightsError
 
+COMPARISON_FILE: Final = "entropick_compare.json"
 Shipped = Callable[[], tuple[str, str, Path]]
 """gives folder, name and texts of the model that is taken where none is named"""
 _DESCRIPTION: Final = (
@@ -99,6 +101,8 @@ def run(argv: Sequence[str], shipped: Shipped) -> int:
             for model in models
         ]
         out = _folder(args, models[0], 1)
+        if len(models) == 2:
+            found, sections = _compared(models, found, sections, options, out)
         document.write_text(out / report.FILE, report.page(found, sections))
     except (InspectError, WeightsError, EngineError) as error:
         return _fail(str(error), 1)
@@ -108,7 +112,7 @@ def run(argv: Sequence[str], shipped: Shipped) -> int:
             figures = to_contract(*(found[0].results[name] for name in _BY_HEAD))
             document.write_text(args.write_heads, json.dumps(figures) + "\n")
     for results in found:
-        _say(results, sections)
+        _say(results, tuple(section for section in sections if section.name in results.results))
     print(f"written: {out / report.FILE}")
     if not report.have_plots():
         print(report.NO_PLOTS)
@@ -203,6 +207,27 @@ def _inspect(
         done[section.name] = stored
     document.write_results(path, model, SECTIONS, {**before, **done})
     return Inspected(model.name, model.identity, {name: stored.result for name, stored in done.items()})
+
+
+def _compared(
+    models: Sequence[Model],
+    found: Sequence[Inspected],
+    sections: tuple[Section, ...],
+    options: Options,
+    out: Path,
+) -> tuple[list[Inspected], tuple[Section, ...]]:
+    """Adds the alignment of two models to the second's results, and writes it as data."""
+    result = comparison.compare(models[0], models[1], options)
+    data = {
+        "format": document.FORMAT,
+        "models": [{"name": model.name, "identity": model.identity} for model in models],
+        "sentences": comparison.SECTION.sentences(result),
+        "result": document.to_json(comparison.SECTION, result),
+    }
+    document.write_text(out / COMPARISON_FILE, json.dumps(data, allow_nan=False) + "\n")
+    second = found[1]
+    results = {**second.results, comparison.SECTION.name: result}
+    return [found[0], Inspected(second.name, second.identity, results)], (*sections, comparison.SECTION)
 
 
 def _sections(args: argparse.Namespace) -> tuple[Section, ...]:
