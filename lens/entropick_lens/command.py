@@ -23,8 +23,10 @@ from .heads.contract import read_contract, to_contract
 from .report import Inspected
 from .section import InspectError, Model, Options, Section, progress
 from .sections import SECTIONS, chosen
+from .terrain import comparison
 from .weights import Shape, Weights, WeightsError
 
+COMPARISON_FILE: Final = "entropick_compare.json"
 Shipped = Callable[[], tuple[str, str, Path]]
 """gives folder, name and texts of the model that is taken where none is named"""
 _DESCRIPTION: Final = (
@@ -103,6 +105,8 @@ def run(argv: Sequence[str], shipped: Shipped) -> int:
             for model in models
         ]
         out = _folder(args, models[0], 1)
+        if len(models) == 2:
+            found, sections = _compared(models, found, sections, options, out)
         document.write_text(out / report.FILE, report.page(found, sections))
         if args.write_heads is not None:
             figures = to_contract(*(found[0].results[name] for name in _BY_HEAD))
@@ -112,7 +116,7 @@ def run(argv: Sequence[str], shipped: Shipped) -> int:
     except KeyboardInterrupt:
         return _fail("interrupted; the sections that were finished are kept, the same command goes on", 130)
     for results in found:
-        _say(results, sections)
+        _say(results, tuple(section for section in sections if section.name in results.results))
     print(f"written: {out / report.FILE}")
     if not report.have_plots():
         print(report.NO_PLOTS)
@@ -217,6 +221,27 @@ def _inspect(
         kept = kept_inspection(user_cache(), model.identity)
         document.write_results(kept, model, SECTIONS, {**before, **done})
     return Inspected(model.name, model.identity, {name: stored.result for name, stored in done.items()})
+
+
+def _compared(
+    models: Sequence[Model],
+    found: Sequence[Inspected],
+    sections: tuple[Section, ...],
+    options: Options,
+    out: Path,
+) -> tuple[list[Inspected], tuple[Section, ...]]:
+    """Adds the alignment of two models to the second's results, and writes it as data."""
+    result = comparison.compare(models[0], models[1], options)
+    data = {
+        "format": document.FORMAT,
+        "models": [{"name": model.name, "identity": model.identity} for model in models],
+        "sentences": comparison.SECTION.sentences(result),
+        "result": document.to_json(comparison.SECTION, result),
+    }
+    document.write_text(out / COMPARISON_FILE, json.dumps(data, allow_nan=False) + "\n")
+    second = found[1]
+    results = {**second.results, comparison.SECTION.name: result}
+    return [found[0], Inspected(second.name, second.identity, results)], (*sections, comparison.SECTION)
 
 
 def _sections(args: argparse.Namespace) -> tuple[Section, ...]:

@@ -13,6 +13,7 @@ import torch
 
 from .correlation import pearson, upper_pairs
 from .groups import unit
+from .matrices import singular_values
 
 _PAIR_ROWS = 2000
 _LISTED = 10
@@ -122,7 +123,7 @@ def align(a: torch.Tensor, b: torch.Tensor, anchors: int, seed: int = 0) -> Alig
         pair_cosine_r=pearson(_pair_cosines(x[some])[pairs], _pair_cosines(y[some])[pairs]),
         best=tuple(ranked[:_LISTED].tolist()),
         worst=tuple(ranked.flip(0)[:_LISTED].tolist()),
-        residual_spectrum=tuple((torch.linalg.svdvals(residual) / size).tolist()),
+        residual_spectrum=tuple((singular_values(residual) / size).tolist()),
     )
 
 

@@ -15,6 +15,7 @@ from typing import Final
 
 import torch
 
+from .correlation import pearson
 from .rows import row_chunks
 
 VERTICES: Final = 5
@@ -129,3 +130,18 @@ def _interval(values: torch.Tensor, generator: torch.Generator) -> tuple[float, 
         return None
     found = (picked.std(1, correction=0) / means).sort().values
     return float(found[int(0.025 * _RESAMPLES)]), float(found[int(0.975 * _RESAMPLES) - 1])
+
+
+def paired_volumes(
+    a: torch.Tensor, b: torch.Tensor, count: int = 1000, seed: int = 0
+) -> tuple[float | None, int, int]:
+    """Correlates the log volumes of the same simplices of tokens in two models.
+
+    ``a`` [n, d_a] and ``b`` [n, d_b] are rows of the same tokens. A simplex without volume in one model is
+    dropped in both, so that pairs stay pairs. Returns Pearson's r, the pairs that count, and the dropped.
+    """
+    sets = draw_simplices(a.shape[0], count, torch.Generator().manual_seed(seed))
+    first = torch.cat([volumes(a[part]) for part in row_chunks(sets, _AT_ONCE)])
+    second = torch.cat([volumes(b[part]) for part in row_chunks(sets, _AT_ONCE)])
+    kept = (first > 0.0) & (second > 0.0)
+    return pearson(first[kept].log(), second[kept].log()), int(kept.sum()), int((~kept).sum())

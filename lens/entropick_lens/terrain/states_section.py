@@ -116,10 +116,13 @@ def sentences(found: States) -> tuple[str, ...]:
         silent = sum(one.silent for one in found.silent)
         worst = max(range(len(found.silent)), key=lambda layer: found.silent[layer].silent)
         said.append(
-            f"{silent} of {total:,} neurons never contribute 1 % of their layer's mean peak on these tokens "
-            f"({sum(one.dead_too for one in found.silent)} of them are dead by their weights too); most in "
-            f"layer "
-            f"{worst + 1}: {found.silent[worst].silent}."
+            f"{silent} of {total:,} neurons never contribute 1 % of their layer's mean peak on these tokens"
+            + (
+                f" ({sum(one.dead_too for one in found.silent)} of them are dead by their weights too); most in "
+                f"layer {worst}: {found.silent[worst].silent}."
+                if silent
+                else "."
+            )
         )
     if found.reach:
         local = [head for head in found.reach if (head.local_share or 0.0) > 0.5]

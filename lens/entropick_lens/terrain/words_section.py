@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
-from ..section import Model, Options, Plot, Section, progress
+from ..section import Model, Options, Plot, Section
+from .comparison import embedding_rows
 from .groups import FEWEST_WORDS, CategoryLift, category_lift, mean_pair_cosine
 from .lexical import DEBIAN_FOLDER, LexicalGraph, tree_graph, wordnet_graph
 from .lexicon import lexicon_of
 from .relational import RelationalAlignment, relational_alignment
-from .rows import CHUNK_ROWS
 from .vocabulary import NamedTokens, named_tokens
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def measure(model: Model, options: Options, results: Mapping[str, Any]) -> Words
     if known < _FEWEST:
         return Words(graph.name, known, None, None, ())
     ids = {graph.words[at]: named.find(graph.words[at]) or 0 for at in words}
-    rows = _rows(model, options, list(ids.values()))
+    rows = embedding_rows(model, list(ids.values()), options)
     draws = min(_DRAWS, options.permutations)
     distances = _some(graph, words).distances()
     place = {word: at for at, word in enumerate(ids)}
@@ -90,16 +90,6 @@ def _some(graph: LexicalGraph, words: list[int]) -> LexicalGraph:
         tuple(graph.ancestors[at] for at in words),
         graph.categories,
     )
-
-
-def _rows(model: Model, options: Options, ids: list[int]) -> torch.Tensor:
-    """Reads the rows of some ids, in their order, from the embedding's chunks."""
-    wanted = torch.tensor(ids)
-    rows = torch.empty(len(ids), model.shape.hidden)
-    for start, chunk in progress(model.weights.embedding_rows(CHUNK_ROWS), "words", options):
-        here = (wanted >= start) & (wanted < start + chunk.shape[0])
-        rows[here] = chunk[wanted[here] - start]
-    return rows
 
 
 def sentences(found: Words) -> tuple[str, ...]:
