@@ -357,8 +357,10 @@ class Settings(BaseSettings):
 
 
 def _layers(text: str | None) -> tuple[int, ...] | Literal["auto"] | None:
-    if text is None or text == "auto":
-        return text
+    if text is None:
+        return None
+    if text == "auto":
+        return "auto"
     return tuple(int(layer) for layer in text.split(","))
 
 
