@@ -35,7 +35,7 @@ async def client(
         max_num_seqs=4,
     )
     engine = EmbeddedEngine(options, profile_cache=tmp_path)
-    async with serve(engine, wait=False, max_num_seqs=4, max_queue=12) as client:
+    async with serve(engine, wait=False, max_num_seqs=4, max_queue=20) as client:
         while (await client.get("/health")).status_code != 200:
             await asyncio.sleep(0.05)
         yield client
@@ -200,7 +200,7 @@ async def test_a_client_that_leaves_frees_every_choice(client: httpx.AsyncClient
 
 
 async def test_groups_share_the_queue(client: httpx.AsyncClient) -> None:
-    """One group runs and two wait, whatever their n; the fourth is refused whole."""
+    """Three groups of eight fill four places and a queue of twenty replies; the fourth is refused whole."""
     fields = body(n=8, max_tokens=200)
     tasks = [asyncio.create_task(client.post(ROUTE, json=fields)) for _ in range(3)]
     while await gauge(client, "entropick_num_requests_waiting") < 20:
