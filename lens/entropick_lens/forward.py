@@ -160,7 +160,9 @@ def embed(model: Model, ids: Tensor) -> Tensor:
 def _empty(model: Model, dtype: torch.dtype) -> Any:
     """Makes the modules without weights; what they compute from the configuration is there."""
     with torch.device("meta"):
-        modules: Any = AutoModel.from_config(model.config, attn_implementation=ATTENTION_NAME, dtype=dtype)
+        modules: Any = AutoModel.from_config(  # type: ignore[no-untyped-call]
+            model.config, attn_implementation=ATTENTION_NAME, dtype=dtype
+        )
     modules.rotary_emb = type(modules.rotary_emb)(config=model.config)
     modules.norm = nn.Identity()  # the visitor sees the last layer's output before the norm as well
     return modules.eval()

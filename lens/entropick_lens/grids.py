@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -18,7 +18,7 @@ OptionalGrid: TypeAlias = tuple[tuple[float | None, ...], ...]
 _MOST_NAMED = 8
 
 
-def grid(values: Sequence[Sequence[float]]) -> Grid:
+def grid(values: Iterable[Iterable[Any]]) -> Grid:
     """Returns rows of numbers as a grid."""
     return tuple(tuple(map(float, row)) for row in values)
 
@@ -40,10 +40,11 @@ def draw_grid(
     around: float | None = None,
 ) -> None:
     """Draws a map of layers (from the top) by heads; ``around``: the value in the middle of two colours."""
-    from matplotlib.colors import LogNorm, TwoSlopeNorm
+    from matplotlib.colors import LogNorm, Normalize, TwoSlopeNorm
+    from matplotlib.ticker import MaxNLocator
 
     data = np.array([[np.nan if x is None else x for x in row] for row in values], dtype=np.float64)
-    norm = None
+    norm: Normalize | None = None
     if log and np.nanmin(data) > 0:
         norm = LogNorm()
     elif around is not None:
@@ -57,6 +58,6 @@ def draw_grid(
         cmap="viridis" if around is None else "RdBu_r",
     )
     axes.set(title=title, xlabel="head", ylabel="layer")
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.yaxis.get_major_locator().set_params(integer=True)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(integer=True))
     figure.colorbar(image, ax=axes)

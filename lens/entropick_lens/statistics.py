@@ -175,8 +175,7 @@ def regress(
 
 
 def _fit(z: Array, target: Array) -> Array:
-    found: Array = np.linalg.lstsq(z, target, rcond=None)[0]
-    return found
+    return np.asarray(np.linalg.lstsq(z, target, rcond=None)[0], dtype=np.float64)
 
 
 def _inflation(z: Array, column: int) -> float | None:

@@ -202,7 +202,8 @@ def sentences(found: HeadRelation) -> tuple[str, ...]:
     changes = []
     for name in NAMES:
         values = [pair(found, name, "entropy", third).r for third in THIRDS]
-        if all(v is not None for v in values) and min(values) < -0.3 and max(values) > 0.3:  # type: ignore[type-var]
+        known = [v for v in values if v is not None]
+        if len(known) == len(values) and min(known) < -0.3 and max(known) > 0.3:
             changes.append(f"{name} " + "/".join(f"{v:+.2f}" for v in values))
     if changes:
         said.append(f"The sign changes with depth (early/middle/late third): {'; '.join(changes)}.")
@@ -262,8 +263,9 @@ def plots(found: HeadRelation) -> tuple[Plot, ...]:
             for p in shown:
                 if p.layers == layers:
                     one, at = p.correlation, names.index(p.figure) + (offset - 1.5) * 0.18
-                    axes.plot([at], [one.r], "o", color=colours[layers], ms=5)
-                    if one.low is not None:
+                    if one.r is not None:
+                        axes.plot([at], [one.r], "o", color=colours[layers], ms=5)
+                    if one.low is not None and one.high is not None:
                         axes.plot([at, at], [one.low, one.high], color=colours[layers], lw=1)
         for layers, colour in colours.items():
             axes.plot([], [], "o", color=colour, label=layers)
@@ -277,7 +279,7 @@ def plots(found: HeadRelation) -> tuple[Plot, ...]:
         terms = found.regression.terms if found.regression is not None else ()
         for at, term in enumerate(terms):
             axes.plot([term.coefficient], [at], "o", color="C0")
-            if term.low is not None:
+            if term.low is not None and term.high is not None:
                 axes.plot([term.low, term.high], [at, at], color="C0")
         axes.axvline(0, color="0.7", lw=0.8)
         axes.set_yticks(range(len(terms)), [term.name for term in terms])

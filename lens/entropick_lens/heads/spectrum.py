@@ -65,12 +65,14 @@ def describe(singular_values: npt.ArrayLike) -> Descriptors:
 
 def triangle(projection: Tensor) -> Tensor:
     """Returns R of W^T = Q R in float64, for a projection W [.., D, hidden]: [.., min(D, hidden), D]."""
-    return torch.linalg.qr(projection.double().transpose(-1, -2), mode="r").R
+    found: Tensor = torch.linalg.qr(projection.double().transpose(-1, -2), mode="r").R
+    return found
 
 
 def singular_values(triangle_q: Tensor, triangle_k: Tensor) -> Tensor:
     """Returns the singular values of M, largest first, from both triangles [.., n, D]."""
-    return torch.linalg.svdvals(triangle_k @ triangle_q.transpose(-1, -2))
+    found: Tensor = torch.linalg.svdvals(triangle_k @ triangle_q.transpose(-1, -2))
+    return found
 
 
 def alignment(w_q: Tensor, w_k: Tensor, nuclear: Tensor) -> Tensor:

@@ -121,7 +121,8 @@ def resample(profile: npt.ArrayLike, depth: int) -> Array:
     at = np.linspace(0.0, count - 1.0, depth)
     low = np.minimum(at.astype(int), max(count - 2, 0))
     share = at - low
-    return values[..., low] * (1.0 - share) + values[..., np.minimum(low + 1, count - 1)] * share
+    found = values[..., low] * (1.0 - share) + values[..., np.minimum(low + 1, count - 1)] * share
+    return np.asarray(found, dtype=np.float64)
 
 
 def windows(entropies: Array, count: int) -> Array:

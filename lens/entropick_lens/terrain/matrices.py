@@ -71,7 +71,8 @@ def singular_values(matrix: torch.Tensor) -> torch.Tensor:
 
     Values below about 1e-8 of the largest are lost in rounding.
     """
-    return torch.linalg.eigvalsh(smaller_gram(matrix)).clamp(min=0.0).sqrt().flip(0)
+    found: torch.Tensor = torch.linalg.eigvalsh(smaller_gram(matrix)).clamp(min=0.0).sqrt().flip(0)
+    return found
 
 
 def spectrum_of(values: torch.Tensor) -> MatrixSpectrum:

@@ -28,7 +28,7 @@ class _Watch:
         self._model = model
         self._lengths = lengths
         self._raw = raw
-        self._before = embedded.split(lengths)
+        self._before = torch.split(embedded, lengths)
         self._peaks: torch.Tensor | None = None
         self.layers: list[LayerStates] = [layer_states(self._before)]
         self.silent: list[SilentNeurons] = []
@@ -44,7 +44,7 @@ class _Watch:
         self._peaks = activations.abs().amax(0)
 
     def added(self, layer: int, residual: torch.Tensor) -> None:
-        states = residual.float().split(self._lengths)
+        states = torch.split(residual.float(), self._lengths)
         self.layers.append(layer_states(states, self._before))
         self._before = states
         if self._peaks is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ..section import Plot
@@ -48,7 +49,7 @@ def plots(found: WeightTerrain) -> tuple[Plot, ...]:
             f"{one.part}: cosine between layers, entry by entry (left) and of the traceless W^T W (right), "
             f"which "
             "does not see the order of neurons.",
-            lambda figure, one=one: _cosines(figure, one),
+            partial(_cosines, one=one),
             (8.5, 4.0),
         )
         for one in found.cosines
