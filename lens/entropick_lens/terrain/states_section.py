@@ -114,12 +114,13 @@ def sentences(found: States) -> tuple[str, ...]:
     if found.silent:
         total = sum(one.neurons for one in found.silent)
         silent = sum(one.silent for one in found.silent)
+        dead = sum(one.dead_too for one in found.silent)
         worst = max(range(len(found.silent)), key=lambda layer: found.silent[layer].silent)
         said.append(
             f"{silent} of {total:,} neurons never contribute 1 % of their layer's mean peak on these tokens"
             + (
-                f" ({sum(one.dead_too for one in found.silent)} of them are dead by their weights too); most in "
-                f"layer {worst}: {found.silent[worst].silent}."
+                f" ({dead} of them are dead by their weights too); most in layer {worst}: "
+                f"{found.silent[worst].silent}."
                 if silent
                 else "."
             )
