@@ -51,7 +51,7 @@ async def listening(engine: Any, **given: Any) -> AsyncIterator[tuple[DrainingSe
         await asyncio.wait_for(task, 20)
 
 
-async def until(condition: Callable[[], object], seconds: float = 10) -> None:
+async def until(condition: Callable[[], object], seconds: float = 60) -> None:
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.01)
@@ -73,14 +73,14 @@ class Peer:
         peer.writer.write(sent)
         return peer
 
-    async def rest(self, seconds: float = 10) -> bytes:
+    async def rest(self, seconds: float = 60) -> bytes:
         """All that still comes; b"" also where the connection was reset."""
         try:
             return await asyncio.wait_for(self.reader.read(), seconds)
         except ConnectionError:
             return b""
 
-    async def answer(self, seconds: float = 10) -> tuple[int, bytes]:
+    async def answer(self, seconds: float = 60) -> tuple[int, bytes]:
         """Status and body of an answer with a length."""
         async with asyncio.timeout(seconds):
             head = await self.reader.readuntil(b"\r\n\r\n")

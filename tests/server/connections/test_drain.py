@@ -87,7 +87,7 @@ def process(log: Path, *options: str) -> Iterator[tuple[subprocess.Popen[bytes],
             [sys.executable, str(script), "--port", "0", *options], stdout=output, stderr=subprocess.STDOUT
         )
     try:
-        end = time.monotonic() + 60
+        end = time.monotonic() + 300
         while b"\nready:" not in log.read_bytes() and time.monotonic() < end:
             time.sleep(0.05)
         yield running, int(log.read_text().split("listens on http://127.0.0.1:")[1].split()[0])

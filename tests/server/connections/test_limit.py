@@ -106,7 +106,7 @@ class Process:
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
-        end = time.monotonic() + 60
+        end = time.monotonic() + 300
         while "\nready:" not in self.log and time.monotonic() < end:
             time.sleep(0.05)
         self.port = int(self.log.split("listens on http://127.0.0.1:")[1].split()[0])

@@ -102,8 +102,8 @@ async def test_stalled_readers_give_way_at_the_limit(engine: Any, monkeypatch: p
             reader.close()
 
 
-async def test_two_hundred_clients_leave(engine: Any) -> None:
-    engine.delay = 0.05
+async def test_many_clients_leave(engine: Any) -> None:
+    engine.delay = 30
     async with listening(engine, max_queue=300) as (server, port):
         leavers = [await Peer.to(port, chat(stream=n % 2 == 0)) for n in range(60)]
         await until(lambda: len(engine.running) == 60)
@@ -111,6 +111,7 @@ async def test_two_hundred_clients_leave(engine: Any) -> None:
             peer.close()
         await until(lambda: not engine.running and not len(server.connections))
         await until(lambda: not server._state.in_flight and not server.server_state.tasks)
+        engine.delay = 0
         assert (await ask(port, chat()))[0] == 200
 
 
@@ -118,17 +119,17 @@ async def test_a_large_event_is_not_cut_by_the_deadline_of_its_pieces(engine: An
     endless(engine)
     engine.script = lambda _: [65] * 1000
     engine.per_step = 1000
-    async with listening(engine, write_timeout_seconds=0.5) as (_, port):
+    async with listening(engine, write_timeout_seconds=2) as (_, port):
         reader = stalled(port, chat(stream=True, entropick={"telemetry": "full"}))
 
         def read() -> bytes:
             got, began = bytearray(), time.monotonic()
             while b"[DONE]" not in got[-100:]:
                 # more than the time of all of it, and less than that of a piece
-                if time.monotonic() - began < 1.5:
+                if time.monotonic() - began < 3:
                     time.sleep(0.02)
                 got += reader.recv(1 << 13)
             return bytes(got)
 
-        reader.settimeout(5)
+        reader.settimeout(60)
         assert len(await asyncio.to_thread(read)) > 1 << 20
