@@ -114,7 +114,7 @@ async def kill_vllm() -> Result:
     "611 preemptions, 172 leavers, no failure",
 )
 async def extremes() -> Result:
-    figures, faults = await fuzz(705, 1, 0.25, 900)
+    figures, faults = await fuzz(705, 1, 0.25, 1800)
     return Result(figures, not faults)
 
 
