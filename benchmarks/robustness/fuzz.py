@@ -120,7 +120,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=705, help="requests at once")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--leavers", type=float, default=0.25, help="share of clients that leave")
-    parser.add_argument("--seconds", type=float, default=900, help="the longest that a request may take")
+    parser.add_argument("--seconds", type=float, default=1800, help="the longest that a request may take")
     args = parser.parse_args()
     figures, faults = asyncio.run(fuzz(args.count, args.seed, args.leavers, args.seconds))
     print(figures)
