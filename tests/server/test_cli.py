@@ -34,6 +34,7 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     monkeypatch.setattr(calibration, "calibrate_model", calibrate)
     serving = ModuleType("serve")
     serving.serve = lambda engine, settings: seen.append(settings)  # type: ignore[attr-defined]
+    serving.DrainError = type("DrainError", (RuntimeError,), {})  # type: ignore[attr-defined]
     pico = ModuleType("entropick_pico")
     pico.model_path = lambda: Path("/shipped")  # type: ignore[attr-defined]
     pico.MODEL_NAME = "small"  # type: ignore[attr-defined]

@@ -280,4 +280,4 @@ def test_known_variables() -> None:
 def test_the_help_says_that_a_key_shows() -> None:
     done = shell(f"{CLI} serve --help")
     text = " ".join(done.stdout.split())
-    assert "process list" in text[text.index("--api-key VALUE") :][:400]
+    assert "process list" in text[text.index("--api-key VALUE key") :][:400]

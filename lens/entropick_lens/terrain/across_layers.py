@@ -17,7 +17,7 @@ import torch
 BUDGET_BYTES: Final = 256 << 20
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LayerCosines:
     """The cosines between the layers' matrices of one kind, [L][L], and the nulls' deviations."""
 
@@ -28,9 +28,9 @@ class LayerCosines:
     """Of W^T W - (trace / d) I; empty where it was left out."""
     gram_null: float
     """1 / sqrt(d (d + 1) / 2 - 1), for independent random symmetric matrices without trace."""
-    flat_extreme: tuple[int, int] | None
+    flat_extreme: tuple[int, int] | None = None
     """The pair of layers with the largest |flat cosine|."""
-    gram_extreme: tuple[int, int] | None
+    gram_extreme: tuple[int, int] | None = None
     """The pair of layers with the largest cosine of W^T W."""
 
 

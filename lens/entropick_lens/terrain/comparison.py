@@ -22,7 +22,7 @@ MOST_TOKENS: Final = 15_000
 FEWEST_TOKENS: Final = 30
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
     """The second model's embedding as a rotation of the first's."""
 
@@ -34,7 +34,7 @@ class Comparison:
     best: tuple[str, ...]
     """The held-out tokens that the rotation maps best, as the first vocabulary writes them."""
     worst: tuple[str, ...]
-    volume_r: float | None
+    volume_r: float | None = None
     """Pearson's r of the log volumes of the same simplices of tokens in both models."""
     volume_pairs: int
     volumes_dropped: int

@@ -18,13 +18,13 @@ ENERGY_SHARES: Final = (0.8, 0.9, 0.95, 0.99)
 NORM_QUANTILES: Final = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Spectrum:
     """The eigenvalues of the rows' covariance, in descending order, and their participation ratio."""
 
     eigenvalues: tuple[float, ...]
-    participation_ratio: float | None
-    participation_share: float | None
+    participation_ratio: float | None = None
+    participation_share: float | None = None
     """The participation ratio divided by the width d."""
     gaussian_share: float
     """The share that N Gaussian rows of independent entries have, N / (N + d)."""
@@ -49,15 +49,15 @@ class Norms:
     """The ids of the ten rows with the largest norms, in descending order of them."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MeanCosine:
     """The mean cosine over all pairs of rows that are not zero, and its deviation for random directions."""
 
-    mean: float | None
+    mean: float | None = None
     null_deviation: float
     """The standard deviation 1 / sqrt(d) of ONE pair's cosine for random directions."""
     rows: int
-    mean_row_share: float | None
+    mean_row_share: float | None = None
     """The norm of the mean row divided by the mean norm: how far the cloud lies off the origin."""
 
 

@@ -25,7 +25,7 @@ class Dimensions:
     """The mean over the coordinates of their standard deviations."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EmbeddingTerrain:
     """The figures of an embedding [V, d]."""
 
@@ -45,10 +45,10 @@ class EmbeddingTerrain:
     mean_cosine: MeanCosine
     pairs: Pairs
     simplices: SimplexVariation
-    digits: DigitManifold | None
+    digits: DigitManifold | None = None
     categories: tuple[CategoryLift, ...]
     lexicon: str
     """The name of the categories' source."""
     special: tuple[SpecialToken, ...]
-    head: HeadAgreement | None
+    head: HeadAgreement | None = None
     """None where the output matrix is the embedding."""

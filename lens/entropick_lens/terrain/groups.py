@@ -15,13 +15,13 @@ FEWEST_WORDS: Final = 3
 DRAWS: Final = 10_000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DigitManifold:
     """The relation of the ten digits' cosines to their distances on the number line."""
 
-    correlation: float | None
+    correlation: float | None = None
     """Pearson's r of |i - j| and the cosine of the digits i and j, over the 45 pairs."""
-    p_value: float | None
+    p_value: float | None = None
     """The share of orders of the digits whose r is as low or lower; (hits + 1) / (draws + 1)."""
     draws: int
     cosines: tuple[tuple[float, ...], ...]
@@ -45,7 +45,7 @@ class CategoryLift:
     """The share of random sets with at least this lift; (hits + 1) / (draws + 1)."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SpecialToken:
     """The place of a special token's row among all rows."""
 
@@ -54,16 +54,16 @@ class SpecialToken:
     norm: float
     norm_quantile: float
     """The share of rows with a smaller norm."""
-    cosine_to_mean: float | None
+    cosine_to_mean: float | None = None
     """The cosine with the mean row, None for a row of zeros."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HeadAgreement:
     """The likeness of an embedding and an LM head of its own, row by row."""
 
     mean_cosine: float
-    neighbour_cosine: float | None
+    neighbour_cosine: float | None = None
     """The null: the mean cosine with the head's row of the next token."""
     frobenius_gap: float
     """|E - U| / |E|."""
@@ -99,7 +99,9 @@ def digit_manifold(rows: torch.Tensor, draws: int = DRAWS, seed: int = 0) -> Dig
         centred = distance - distance.mean()
         spread = (shuffled - shuffled.mean(1, keepdim=True)).norm(dim=1) * centred.norm()
         p = (int((shuffled @ centred / spread <= r + 1e-12).sum()) + 1) / (draws + 1)
-    return DigitManifold(r, p, draws, tuple(tuple(row) for row in cosines.tolist()))
+    return DigitManifold(
+        correlation=r, p_value=p, draws=draws, cosines=tuple(tuple(row) for row in cosines.tolist())
+    )
 
 
 def mean_pair_cosine(rows: torch.Tensor) -> torch.Tensor:

@@ -20,7 +20,7 @@ GAUSSIAN_BELOW_TENTH: Final = math.erf(0.1 / math.sqrt(2.0))
 _FLOOR: Final = 1e-10
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MatrixSpectrum:
     """The figures of a matrix's singular values s."""
 
@@ -32,7 +32,7 @@ class MatrixSpectrum:
     """The share of singular values above 1 % of the largest."""
     rank90: int
     """The number of singular values that hold 90 % of their sum."""
-    condition: float | None
+    condition: float | None = None
     """s_max / (s_min + 1e-10); None where it is estimated."""
     largest: float
     frobenius: float
@@ -41,7 +41,7 @@ class MatrixSpectrum:
     estimated: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sparsity:
     """The small entries of a matrix, by absolute thresholds and by measures without a scale.
 
@@ -52,10 +52,10 @@ class Sparsity:
     below: dict[str, float]
     """The share of entries with |w| < t, by t."""
     rms: float
-    hoyer: float | None
+    hoyer: float | None = None
     """(sqrt n - sum|w| / |w|) / (sqrt n - 1): 0 for equal magnitudes, 1 for a single entry, 0.202 for a
     Gaussian."""
-    below_tenth_rms: float | None
+    below_tenth_rms: float | None = None
     """The share of entries below a tenth of the root mean square; 0.0797 for a Gaussian."""
 
 

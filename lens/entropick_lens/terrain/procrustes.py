@@ -38,14 +38,14 @@ class Rotation:
         return turned
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Alignment:
     """The fit of a rotation, made on anchors, on tokens that were held out."""
 
     anchors: int
     held_out: int
     width: int
-    projected_from: int | None
+    projected_from: int | None = None
     """The width of the wider model, where it was projected on as many principal axes as the other's width."""
     scale: float
     cosine_anchors: float
@@ -54,7 +54,7 @@ class Alignment:
     """The null: the held-out cosine of a rotation that was fitted on shuffled pairs."""
     residual_held_out: float
     """|mapped - b| / |b - mean of b| over the held-out rows."""
-    pair_cosine_r: float | None
+    pair_cosine_r: float | None = None
     """Pearson's r of the cosines of pairs of held-out tokens in one model and in the other."""
     best: tuple[int, ...]
     """The held-out rows with the highest cosines, in descending order."""

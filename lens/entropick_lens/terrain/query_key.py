@@ -15,17 +15,17 @@ import torch
 _ZERO: Final = 1e-9
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class QueryKeySymmetry:
     """The symmetry of a head's product, and the signs of its symmetric part."""
 
-    deviation: float | None
+    deviation: float | None = None
     """|M - M^T| / |M|: 0 symmetric, sqrt(2) = 1.414 for random weights, 2 antisymmetric."""
     positive: int
     negative: int
     """Eigenvalues of (M + M^T) / 2 above and below 0. Their counts are equal, D each, for every head whose
     query and key rows are independent (Sylvester): a count of one half says nothing about the head."""
-    balance: float | None
+    balance: float | None = None
     """tr M / sum |eigenvalues|: 0 for random weights, 1 for W_Q = W_K, -1 for W_Q = -W_K."""
     eigenvalues: tuple[float, ...]
     """Those of (M + M^T) / 2 that are not 0, in descending order."""

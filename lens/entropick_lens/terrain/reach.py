@@ -17,7 +17,7 @@ EDGES: Final = (0, 1, 2, 3, 5, 9, 17, 33, 65, 129, 257)
 _LOCAL: Final = 2
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HeadReach:
     """The attention of a head by distance, averaged over the queries of all texts."""
 
@@ -25,11 +25,11 @@ class HeadReach:
     head: int
     first_share: float
     """The share of attention that falls on position 0, over queries behind it."""
-    mean_distance: float | None
+    mean_distance: float | None = None
     """The mean distance, weighted by the attention that does not fall on position 0."""
-    peak: int | None
+    peak: int | None = None
     """The first distance of the bin with the largest mean attention of a pair; None without a pair."""
-    local_share: float | None
+    local_share: float | None = None
     """The share of the attention that does not fall on position 0 which falls on the nearest two tokens
     and on the token itself."""
     by_distance: tuple[float | None, ...]

@@ -21,7 +21,7 @@ SEEDS: Final = 50
 _PAIRS_A_SEED: Final = 10_000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RelationalAlignment:
     """The correlation of the cosine of two words with their similarity 1 / (1 + edges) in a graph."""
 
@@ -29,19 +29,19 @@ class RelationalAlignment:
     words: int
     pairs: int
     """Pairs of words of different nodes with a way between them."""
-    pearson: float | None
-    pearson_interval: tuple[float, float] | None
+    pearson: float | None = None
+    pearson_interval: tuple[float, float] | None = None
     """95 %, over resampled words."""
-    spearman: float | None
-    spearman_interval: tuple[float, float] | None
+    spearman: float | None = None
+    spearman_interval: tuple[float, float] | None = None
     """95 %, over resampled words; ranks are those of the whole sample."""
-    mantel_p: float | None
+    mantel_p: float | None = None
     """The share of permutations of the words with at least this Pearson's r."""
-    spearman_mantel_p: float | None
+    spearman_mantel_p: float | None = None
     seeds: int
-    seed_mean: float | None
+    seed_mean: float | None = None
     """The mean of Pearson's r over samples of pairs, one sample a seed."""
-    seed_deviation: float | None
+    seed_deviation: float | None = None
     bands: dict[str, float]
     """The mean cosine by the number of edges."""
 

@@ -21,27 +21,29 @@ from .rows import row_chunks
 VERTICES: Final = 5
 _AT_ONCE: Final = 256
 _RESAMPLES: Final = 1000
+_FLAT: Final = 1e-9
+"""of the mean volume: what rounding leaves of a simplex without volume"""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SimplexVariation:
     """The coefficient of variation (population deviation / mean) of simplex volumes, and its nulls."""
 
-    variation: float | None
-    interval: tuple[float, float] | None
+    variation: float | None = None
+    interval: tuple[float, float] | None = None
     """The 95 % percentile interval of a bootstrap over the simplices."""
     simplices: int
     mean_volume: float
     zero_volumes: int
-    gaussian: float | None
+    gaussian: float | None = None
     """Of Gaussian rows of independent entries with the same width; about sqrt(2 / d)."""
-    same_covariance: float | None
+    same_covariance: float | None = None
     """Of Gaussian rows with the covariance of the embedding."""
-    own_norms: float | None
+    own_norms: float | None = None
     """Of random directions with the embedding's centred norms."""
-    predicted: float | None
+    predicted: float | None = None
     """sqrt(0.4 / PR + 3.2 c^2)."""
-    norm_variation: float | None
+    norm_variation: float | None = None
     """The variation c of the norms of the rows, each less the mean row."""
 
 
@@ -143,5 +145,5 @@ def paired_volumes(
     sets = draw_simplices(a.shape[0], count, torch.Generator().manual_seed(seed))
     first = torch.cat([volumes(a[part]) for part in row_chunks(sets, _AT_ONCE)])
     second = torch.cat([volumes(b[part]) for part in row_chunks(sets, _AT_ONCE)])
-    kept = (first > 0.0) & (second > 0.0)
+    kept = (first > _FLAT * first.mean()) & (second > _FLAT * second.mean())
     return pearson(first[kept].log(), second[kept].log()), int(kept.sum()), int((~kept).sum())

@@ -15,18 +15,18 @@ import torch
 from .groups import unit
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LayerStates:
     """The residual stream behind one layer, over the positions of all texts."""
 
     mean_norm: float
-    mean_norm_without_first: float | None
+    mean_norm_without_first: float | None = None
     first_norm: float
     """The mean norm at position 0."""
-    pair_cosine: float | None
+    pair_cosine: float | None = None
     """The mean cosine of two positions of a text, averaged over all pairs of all texts."""
-    pair_cosine_without_first: float | None
-    change_cosine: float | None
+    pair_cosine_without_first: float | None = None
+    change_cosine: float | None = None
     """The mean cosine with the same position one layer before, without position 0; None for the first."""
     null_deviation: float
     """1 / sqrt(d), of one pair's cosine for random directions."""

@@ -114,17 +114,14 @@ def sentences(found: States) -> tuple[str, ...]:
     if found.silent:
         total = sum(one.neurons for one in found.silent)
         silent = sum(one.silent for one in found.silent)
-        dead = sum(one.dead_too for one in found.silent)
         worst = max(range(len(found.silent)), key=lambda layer: found.silent[layer].silent)
         said.append(
             f"{silent} of {total:,} neurons never contribute 1 % of their layer's mean peak on these tokens"
-            + (
-                f" ({dead} of them are dead by their weights too); most in layer {worst}: "
-                f"{found.silent[worst].silent}."
-                if silent
-                else "."
-            )
+            + (f", most in layer {worst}: {found.silent[worst].silent}." if silent else ".")
         )
+        dead = sum(one.dead_too for one in found.silent)
+        if dead:
+            said.append(f"{dead} of the silent neurons are dead by their weights too.")
     if found.reach:
         local = [head for head in found.reach if (head.local_share or 0.0) > 0.5]
         sink = [head for head in found.reach if head.first_share > 0.5]

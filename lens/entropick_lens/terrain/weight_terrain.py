@@ -10,14 +10,14 @@ from .neurons import Neurons
 from .norm_scales import NormScale
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MatrixFigures:
     """The figures of a weight matrix of a layer."""
 
     layer: int
     part: str
     """q, k, v, o, gate, up or down"""
-    spectrum: MatrixSpectrum | None
+    spectrum: MatrixSpectrum | None = None
     """Of the matrix with its norm's scale folded in, or as stored; None for a matrix of zeros."""
     sparsity: Sparsity
     """Of the matrix as stored."""
@@ -25,14 +25,14 @@ class MatrixFigures:
     """Entries that are not finite; with any there is no spectrum."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HeadSymmetry:
     """The symmetry of a head's query-key product, without its eigenvalues."""
 
     layer: int
     head: int
-    deviation: float | None
-    balance: float | None
+    deviation: float | None = None
+    balance: float | None = None
     positive: int
     negative: int
 

@@ -63,7 +63,9 @@ def _matrices(model: Model, layer: int, options: Options) -> tuple[list[MatrixFi
             spectrum = (
                 estimated_spectrum(matrix, seed=options.seed) if options.quick else matrix_spectrum(matrix)
             )
-        figures.append(MatrixFigures(layer, part, spectrum, small, bad))
+        figures.append(
+            MatrixFigures(layer=layer, part=part, spectrum=spectrum, sparsity=small, not_finite=bad)
+        )
         if part in ("gate", "up", "down"):
             products *= torch.linalg.vector_norm(matrix, dim=0 if part == "down" else 1).double().nan_to_num()
     return figures, products
@@ -76,7 +78,14 @@ def _heads(model: Model, layer: int, options: Options) -> list[HeadSymmetry]:
         return []
     found = layer_symmetries(query, key, model.shape.heads, model.shape.kv_heads)
     return [
-        HeadSymmetry(layer, head, one.deviation, one.balance, one.positive, one.negative)
+        HeadSymmetry(
+            layer=layer,
+            head=head,
+            deviation=one.deviation,
+            balance=one.balance,
+            positive=one.positive,
+            negative=one.negative,
+        )
         for head, one in enumerate(found)
     ]
 

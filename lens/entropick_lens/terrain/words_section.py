@@ -30,16 +30,16 @@ _FEWEST: Final = 10
 _DRAWS: Final = 1000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Words:
     """The relation of an embedding to a graph of words."""
 
     graph: str
     known: int
     """Words of the graph that are one token."""
-    alignment: RelationalAlignment | None
+    alignment: RelationalAlignment | None = None
     """Of the rows as they are; None for fewer than ten words."""
-    centred: RelationalAlignment | None
+    centred: RelationalAlignment | None = None
     """Of the rows less the mean row of these words: without the direction that all share."""
     categories: tuple[CategoryLift, ...]
     """Against random sets of the words of the graph."""
@@ -54,7 +54,7 @@ def measure(model: Model, options: Options, results: Mapping[str, Any]) -> Words
     generator = torch.Generator().manual_seed(options.seed)
     words = sorted(words[i] for i in torch.randperm(known, generator=generator)[:MOST_WORDS].tolist())
     if known < _FEWEST:
-        return Words(graph.name, known, None, None, ())
+        return Words(graph=graph.name, known=known, categories=())
     ids = {graph.words[at]: named.find(graph.words[at]) or 0 for at in words}
     rows = embedding_rows(model, list(ids.values()), options)
     draws = min(_DRAWS, options.permutations)

@@ -1,11 +1,13 @@
 """The sections over pico's files, and over copies of them with planted faults."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from pydantic import TypeAdapter
 from safetensors.torch import load_file, save_file
 
 from entropick_lens.command import open_model
@@ -66,6 +68,16 @@ def test_pico_s_weights(plain: WeightTerrain) -> None:
     assert [one.part for one in plain.cosines] == ["q", "k", "v", "o", "gate", "up", "down"]
     assert len(plain.norms) == 9
     assert "says nothing" in said(weights_section, plain)
+
+
+def test_results_are_read_back_as_they_were(plain: WeightTerrain) -> None:
+    for section, found in (
+        (weights_section.SECTION, plain),
+        (embedding_section.SECTION, embedding(model_path())),
+        (words_section.SECTION, words(model_path())),
+    ):
+        written = json.loads(json.dumps(to_json(section, found), allow_nan=False))
+        assert TypeAdapter(section.result).validate_python(written) == found
 
 
 def test_planted_faults_in_the_weights_are_found_and_told(altered, plain: WeightTerrain) -> None:
