@@ -51,8 +51,9 @@ class Results:
         return found
 
     def trials(self, trials: Sequence[Trial]) -> list[tuple[Trial, Result]]:
-        """Returns the trials with their results. Raises KeyError for a trial without one."""
-        return [(trial, Result(**self._known[f"trial {trial.name}"])) for trial in trials]
+        """Returns the trials with their results; a trial without one says so."""
+        missing = {"figures": "**not run yet**", "held": None}
+        return [(trial, Result(**self._known.get(f"trial {trial.name}", missing))) for trial in trials]
 
 
 def _line_key(row: Row, shown: str) -> str:

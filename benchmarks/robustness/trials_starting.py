@@ -198,7 +198,7 @@ STARTING: Final = (
         "a broken tokenizer.json",
         _TRACE,
         broken("tokenizer.json", "{}"),
-        says="tokenizer.json",
+        says="tokenizer",
     ),
     must_refuse(
         "broken-generation-config",

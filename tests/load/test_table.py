@@ -22,6 +22,7 @@ def test_the_page_was_written_from_these_rows_and_all_of_them_held() -> None:
     assert inputs_of(text) == inputs_of_rows(ROWS), "make robustness writes the page"
     assert "not as expected" not in text
     assert "not held" not in text
+    assert "not run yet" not in text
 
 
 def test_the_page_has_every_trial() -> None:
