@@ -36,7 +36,7 @@ _NO_PASSWD: Final = (
 
 
 async def refused_start(
-    arguments: list[str], changes: Mapping[str, str | None] | None = None, seconds: float = 60
+    arguments: list[str], changes: Mapping[str, str | None] | None = None, seconds: float = 300
 ) -> tuple[int | None, str, float]:
     """Starts a server that must end by itself; its exit code (None: it did not end), output and seconds."""
     begin = time.monotonic()
