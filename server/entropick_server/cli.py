@@ -143,8 +143,9 @@ def _split(argv: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
 
 
 def _serve(settings: Settings, theirs: Sequence[str]) -> int:
-    if settings.log_format == "json":
-        # every line is to be JSON; libraries read this when they are imported
+    if settings.log_format == "json" or sys.stderr is None or not sys.stderr.isatty():
+        # every line of JSON is to be JSON, and a bar of libraries waits for ever for a full disk; they read
+        # this when they are imported
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     # heavy imports (torch), which neither --help nor `version` needs
     from .serve import DrainError, serve

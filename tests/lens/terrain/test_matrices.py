@@ -106,6 +106,6 @@ def test_scale_free_sparsity_does_not_change_with_the_scale() -> None:
 
 
 def test_norm_scales() -> None:
-    found = norm_scale("input", torch.tensor([1.0, 0.8, 1.2, 2.0, 0.4, -1.0, 1.5, 0.5]))
+    found = norm_scale("input", torch.tensor([1.0, 0.81, 1.19, 2.0, 0.4, -1.0, 1.5, 0.5]))
     assert (found.above_1_5, found.below_0_5, found.near_1, found.negative) == (0.125, 0.25, 0.375, 1)
     assert (found.least, found.greatest, found.mean) == (-1.0, 2.0, pytest.approx(0.8))

@@ -88,7 +88,7 @@ def test_among_neighbours_in_chunks_and_over_known_blocks(name: str, room: Open,
 
 def assert_as_alone_where_blocks_run_out(room: Open, requests: list[Request]) -> Room:
     """Runs requests in too few blocks, so that some are preempted, and returns where they ran."""
-    busy = room(14, max_num_seqs=6, max_num_batched_tokens=29)
+    busy = room(12, max_num_seqs=6, max_num_batched_tokens=29)
     rows = tapped(busy)
     for request in requests:
         busy.add(request)
