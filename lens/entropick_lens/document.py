@@ -78,8 +78,10 @@ def read_results(path: Path, sections: tuple[Section, ...]) -> dict[str, Stored]
         entry = stored.get(section.name)
         if not isinstance(entry, dict) or not isinstance(entry.get("digest"), str):
             continue
+        shape = TypeAdapter(section.result)
+        node = shape.json_schema()
         try:
-            result = TypeAdapter(section.result).validate_python(entry.get("result"))
+            result = shape.validate_python(_with_none(entry.get("result"), node, node.get("$defs", {})))
         except ValidationError:
             continue
         found[section.name] = Stored(entry["digest"], result)
@@ -112,6 +114,49 @@ def to_json(section: Section, result: Any) -> Any:
     return TypeAdapter(section.result).dump_python(result, mode="json", exclude_none=True)
 
 
+def _admits_none(node: Mapping[str, Any]) -> bool:
+    return any(choice.get("type") == "null" for choice in node.get("anyOf", ()))
+
+
+def _without_absent(node: Any) -> Any:
+    """Takes the fields that may be None off the required ones, because they are left out of the file then."""
+    if isinstance(node, list):
+        return [_without_absent(one) for one in node]
+    if not isinstance(node, dict):
+        return node
+    found = {name: _without_absent(one) for name, one in node.items()}
+    if isinstance(node.get("required"), list) and isinstance(node.get("properties"), dict):
+        found["required"] = [name for name in node["required"] if not _admits_none(node["properties"][name])]
+    return found
+
+
+def _with_none(data: Any, node: Mapping[str, Any], kinds: Mapping[str, Any]) -> Any:
+    """Puts None where a field that may be None was left out of the file; ``node`` is the schema of data."""
+    if "$ref" in node:
+        node = kinds[node["$ref"].rpartition("/")[2]]
+    for choice in node.get("anyOf", ()):
+        if choice.get("type") != "null":
+            data = _with_none(data, choice, kinds)
+    if isinstance(data, dict) and "properties" in node:
+        known = {
+            name: _with_none(data[name], of, kinds) for name, of in node["properties"].items() if name in data
+        }
+        absent = {name: None for name, of in node["properties"].items() if _admits_none(of)}
+        return {**data, **absent, **known}
+    if isinstance(data, list):
+        first = node.get("prefixItems", [])
+        rest = node.get("items")
+        return [
+            _with_none(one, first[i], kinds)
+            if i < len(first)
+            else _with_none(one, rest, kinds)
+            if isinstance(rest, dict)
+            else one
+            for i, one in enumerate(data)
+        ]
+    return data
+
+
 def schema(sections: tuple[Section, ...]) -> dict[str, Any]:
     """Returns the JSON schema of the file."""
     parts = {}
@@ -119,7 +164,7 @@ def schema(sections: tuple[Section, ...]) -> dict[str, Any]:
         entry = TypeAdapter(section.result).json_schema(
             ref_template=f"#/$defs/{section.name}/$defs/{{model}}"
         )
-        parts[section.name] = entry
+        parts[section.name] = _without_absent(entry)
     text = {"type": "string"}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import dataclass, replace
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jsonschema
@@ -13,6 +15,7 @@ import pytest
 
 from entropick_lens import command, document, report, sections
 from entropick_lens.heads import geometry
+from entropick_lens.section import Section
 from entropick_pico import calibration_path
 from entropick_server import cli
 
@@ -40,8 +43,6 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
         def measure(*args: Any) -> Any:
             counts[section.name] = counts.get(section.name, 0) + 1
             return section.measure(*args)
-
-        from dataclasses import replace
 
         return replace(section, measure=measure)
 
@@ -212,3 +213,37 @@ def test_texts_that_cannot_be_run_are_named(tmp_path: Path, capsys: pytest.Captu
     assert (
         "a.jsonl has no text with a reply of at most 256 tokens within --tokens 3" in capsys.readouterr().err
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Inner:
+    low: float | None
+    pair: tuple[int, float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Outer:
+    rows: tuple[Inner, ...]
+    best: Inner | None
+    share: float | None
+    count: int
+
+
+@pytest.mark.parametrize("best", [None, Inner(None, (1, None))])
+def test_figures_that_do_not_exist_are_left_out_and_read_as_none(tmp_path: Path, best: Inner | None) -> None:
+    result = Outer((Inner(None, (1, None)), Inner(2.0, (2, 3.0))), best, None, 4)
+    nothing: Any = None
+    part = Section("part", "Part", 1, Outer, nothing, lambda _: ("said",))
+    written = document.to_json(part, result)
+    assert "share" not in written
+    assert "low" not in written["rows"][0]
+    model: Any = SimpleNamespace(name="m", identity="i")
+    path = tmp_path / "a.json"
+    document.write_results(path, model, (part,), {"part": document.Stored("d", result)})
+    assert document.read_results(path, (part,)) == {"part": document.Stored("d", result)}
+    jsonschema.validate(json.loads(path.read_text()), document.schema((part,)))
+    broken = path.read_text().replace('"count": 4', '"counted": 4')
+    path.write_text(broken)
+    assert document.read_results(path, (part,)) == {}
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(json.loads(broken), document.schema((part,)))
