@@ -7,7 +7,6 @@ processor has two variables of its own (``engine/vllm/names.py``), and libraries
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -47,6 +46,7 @@ from .engine.named_models import NAMED_MODELS
 from .engine.types import DEFAULT_BATCHED_TOKENS, DEFAULT_KV_CACHE_BYTES, EngineOptions, KernelsChoice
 from .environment import PREFIX, check_known, check_none_empty, set_by_kubernetes
 from .logs.formats import LogFormat
+from .setting_values import JsonObject, Texts, asked_genuineness, json_object, layer_numbers
 
 _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/\s,]+", re.IGNORECASE)
 _log = logging.getLogger(__name__)
@@ -54,39 +54,6 @@ _log = logging.getLogger(__name__)
 
 class SettingsError(ValueError):
     """An error in the configuration; the message names the setting."""
-
-
-def _object(value: Any) -> Any:
-    """Returns a table of the file as it is, and the text of an option or a variable parsed as JSON."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except ValueError as error:
-        raise ValueError(f"must be a JSON object: {error}") from error
-
-
-def _asked(value: Any) -> Any:
-    """Returns a value of ``genuineness``, true and false also as the text of an option or a variable."""
-    named = {"true": True, "false": False}.get(value.lower(), value) if isinstance(value, str) else value
-    if isinstance(named, bool) or named in ("scores", "seed"):
-        return named
-    raise ValueError("must be scores, true, seed or false")
-
-
-def _list(value: Any) -> Any:
-    """Returns a list of texts, made of a JSON list, a text with commas, or a list of either."""
-    if isinstance(value, str):
-        text = value.strip()
-        return _object(text) if text.startswith("[") else [part.strip() for part in text.split(",")]
-    if isinstance(value, list | tuple):
-        return [item for part in value for item in (_list(part) if isinstance(part, str) else [part])]
-    return value
-
-
-# NoDecode: the environment's text comes here too, for one message wherever a value is from
-JsonObject = Annotated[dict[str, Any], NoDecode, BeforeValidator(_object)]
-Texts = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], NoDecode, BeforeValidator(_list)]
 
 
 class Settings(BaseSettings):
@@ -198,17 +165,17 @@ class Settings(BaseSettings):
     overrides: JsonObject = Field(
         {}, description="policy parameters of requests that do not name them, as a JSON object"
     )
-    branch: Annotated[dict[str, Any] | None, NoDecode, BeforeValidator(_object)] = Field(
+    branch: Annotated[dict[str, Any] | None, NoDecode, BeforeValidator(json_object)] = Field(
         None,
         description="branches of requests under policy entropix that name none, as a JSON object ({} for the "
         "defaults); left out: no branches",
     )
     telemetry: TelemetryLevel = Field("summary", description="telemetry of requests that ask for none")
-    genuineness: Annotated[Genuineness, NoDecode, BeforeValidator(_asked)] = Field(
+    genuineness: Annotated[Genuineness, NoDecode, BeforeValidator(asked_genuineness)] = Field(
         "scores",
         description="genuineness of requests that ask for none: scores (no token costs), true, seed, false",
     )
-    layer_entropy: Annotated[dict[str, Any] | None, NoDecode, BeforeValidator(_object)] = Field(
+    layer_entropy: Annotated[dict[str, Any] | None, NoDecode, BeforeValidator(json_object)] = Field(
         None,
         description="layer entropy of requests that name none, as a JSON object ({} for the defaults); left "
         "out: none",
@@ -216,7 +183,7 @@ class Settings(BaseSettings):
     max_n: int = Field(
         16, ge=1, le=4096, description="the most choices that n, best_of or consensus.k may ask for"
     )
-    consensus: Annotated[dict[str, Any] | None, NoDecode, BeforeValidator(_object)] = Field(
+    consensus: Annotated[dict[str, Any] | None, NoDecode, BeforeValidator(json_object)] = Field(
         None,
         description="consensus of requests for one choice that name none, as a JSON object with extract at "
         "least; left out: one reply, no vote",
@@ -345,7 +312,7 @@ class Settings(BaseSettings):
             dtype=self.dtype,
             device=self.device,
             threads=self.threads,
-            monitored_layers=_layers(self.monitored_layers),
+            monitored_layers=layer_numbers(self.monitored_layers),
             kernels=self.kernels,
             batch_invariant=self.batch_invariant,
             allow_unvalidated=self.allow_unvalidated,
@@ -354,14 +321,6 @@ class Settings(BaseSettings):
             chat_template=self.chat_template,
             chat_template_seconds=self.chat_template_seconds,
         )
-
-
-def _layers(text: str | None) -> tuple[int, ...] | Literal["auto"] | None:
-    if text is None:
-        return None
-    if text == "auto":
-        return "auto"
-    return tuple(int(layer) for layer in text.split(","))
 
 
 def load_settings(config: Path | None = None, **given: Any) -> Settings:
