@@ -45,6 +45,11 @@ def environment(changes: Mapping[str, str | None] | None = None) -> dict[str, st
     ``changes``: names to set; None removes a name.
     """
     names = {name: value for name, value in os.environ.items() if not name.startswith("ENTROPICK_")}
+    # vLLM takes benchmarks/kernels.py for a package of that name and does not start
+    paths = [
+        path for path in names.get("PYTHONPATH", "").split(os.pathsep) if Path(path).name != "benchmarks"
+    ]
+    names["PYTHONPATH"] = os.pathsep.join(paths)
     for name, value in (changes or {}).items():
         if value is None:
             names.pop(name, None)
