@@ -7,6 +7,8 @@ HOST ?= 127.0.0.1
 PORT ?= 8000
 MODEL ?=
 ARGS ?=
+# files of tests go to two processes at once; WORKERS= runs them in one
+WORKERS ?= -n 2 --dist loadfile
 UNTIL ?= 1
 # The versions that were tested; which build of torch they mean is pip's choice (README, "Choose your torch").
 CONSTRAINTS ?= constraints.txt
@@ -49,7 +51,7 @@ serve: $(BIN)/.serve ## set up and serve pico (MODEL=smollm2|FILE.gguf|DIR PORT=
 
 .PHONY: test
 test: $(BIN)/.dev check ## set up, check style, types and layers, run the tests
-	$(BIN)/python -m pytest -q $(ARGS)
+	$(BIN)/python -m pytest -q $(WORKERS) $(ARGS)
 
 # The registry's torchvision does not fit a CPU torch, and vLLM fails on it; none of the three is needed.
 NOT_FOR_VLLM := torchvision torchaudio torchcodec
