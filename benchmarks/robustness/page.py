@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Final
 
 from .cases import Row
@@ -29,10 +32,11 @@ _FAULTS: Final = """\
 ## Load and faults
 
 Each of these was seen on this server. `before` is the figure from then, `now` the figure of the run that
-wrote this page; times are those of one machine with two cores, on which the clients ran as well. The trials
+wrote this page; times are those of {processor}, on which the clients ran as well. The trials
 bound them only generously (`make test-load` runs them as tests): they check that others are served, that
 memory, blocks and sockets are given back, and what the log and the exit code say.
 """
+_MODEL_NAME: Final = re.compile(r"^model name\s*: (.*)$", re.M)
 _ROW: Final = re.compile(r"^\| (\d+) \| (.*?) \| ", re.M)
 
 
@@ -74,7 +78,7 @@ def settings_table(rows: Iterable[Row]) -> str:
 
 def faults(results: Sequence[tuple[Trial, Result]]) -> str:
     """Returns the tables of faults, one a group."""
-    out = [_FAULTS]
+    out = [_FAULTS.replace("{processor}", _processor())]
     for group in dict.fromkeys(one.group for one, _ in results):
         out += [f"### {group}\n", "| fault | before | now | command |", "|---|---|---|---|"]
         for one, result in results:
@@ -100,3 +104,12 @@ def inputs_of(text: str) -> list[tuple[int, str]]:
 def inputs_of_rows(rows: Iterable[Row]) -> list[tuple[int, str]]:
     """Returns the number and the input of every line that the page must have."""
     return [(row.number, f"{row.input}: {shown}") for row in rows for shown in row.inputs]
+
+
+def _processor() -> str:
+    """Returns the cores and the name of this machine's processor."""
+    info = Path("/proc/cpuinfo")
+    found = _MODEL_NAME.search(info.read_text()) if info.is_file() else None
+    return (
+        f"{os.cpu_count()} cores of {found[1] if found else platform.processor() or 'an unnamed processor'}"
+    )

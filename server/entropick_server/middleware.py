@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-import time
 import uuid
 from collections.abc import Collection
 from typing import Final
@@ -17,6 +16,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .access import Keys, RequestRates
+from .http_end import to_its_end
 from .logs.formats import request_id as logged_id
 from .logs.requests import note_code
 from .metrics.http import NO_ROUTE, HttpMetrics
@@ -46,24 +46,13 @@ class Counted:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        status, begin = 0, time.monotonic()
 
-        async def noted(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        try:
-            await self._app(scope, receive, noted)
-        except Exception:
-            # what no handler took is answered outside, with this status
-            status = status or 500
-            raise
-        finally:
+        def count(status: int, seconds: float) -> None:
             if status:
                 route = getattr(scope.get("route"), "path", NO_ROUTE)
-                self._metrics.on_answer(scope["method"], route, status, time.monotonic() - begin)
+                self._metrics.on_answer(scope["method"], route, status, seconds)
+
+        await to_its_end(self._app, scope, receive, send, count)
 
 
 class RequestId:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,6 +14,8 @@ from entropick_server.engine.base import EngineDeadError, EngineError, ModelLoad
 from entropick_server.engine.templates.renderer import TemplateProcessError
 from entropick_server.protocol.errors import from_engine
 from entropick_server.redaction import redacted
+
+ROOT = Path(__file__).parents[2]
 
 CHAT = "/v1/chat/completions"
 BODY: dict[str, Any] = {"messages": [{"role": "user", "content": "Hi"}]}
@@ -150,5 +153,5 @@ async def test_documents_name_no_folder(client: httpx.AsyncClient) -> None:
     ):
         text = (await client.get(path)).text
         assert text
-        for hidden in ("/home/", "/tmp/", "/srv/", "/work/", "site-packages", app.title + "_server/"):
+        for hidden in ("/home/", "/tmp/", "/srv/", str(ROOT), "site-packages", app.title + "_server/"):
             assert hidden not in text, path

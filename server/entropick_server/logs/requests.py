@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Collection
 from typing import Any, Final
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from ..http_end import to_its_end
 from .formats import FIELDS
 from .record import RequestRecord
 
@@ -44,22 +44,11 @@ class Logged:
             return
         record = RequestRecord()
         scope.setdefault("state", {})["record"] = record
-        status, begin = 0, time.monotonic()
 
-        async def noted(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
+        def tell(status: int, seconds: float) -> None:
+            self._tell(scope, record, status or _GONE, seconds)
 
-        try:
-            await self._app(scope, receive, noted)
-        except Exception:
-            # what no handler took is answered outside, with this status
-            status = status or 500
-            raise
-        finally:
-            self._tell(scope, record, status or _GONE, time.monotonic() - begin)
+        await to_its_end(self._app, scope, receive, send, tell)
 
     def _tell(self, scope: Scope, record: RequestRecord, status: int, seconds: float) -> None:
         level = logging.ERROR if status == 500 else logging.INFO
