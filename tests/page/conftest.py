@@ -187,6 +187,15 @@ def ask(page: Any, text: str) -> None:
     )
 
 
+def begin_anew(page: Any) -> None:
+    """Begins another conversation and waits until the replies of the last are gone, with the page's next frame.
+
+    ``ask`` counts the replies that are there: counted too early, the next would never be one more.
+    """
+    page.click("button:has-text('New')")
+    page.wait_for_selector(".reply", state="detached")
+
+
 def open_tab(page: Any, name: str) -> None:
     """Opens a tab of the panel and waits until it is drawn, which the page does with the next frame."""
     page.click(f"#tab-{name}")

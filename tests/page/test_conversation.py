@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from .conftest import Server, Watched, ask, made_row, open_tab, settle, shot, start_server, stream_of
+from .conftest import Server, Watched, ask, begin_anew, made_row, open_tab, settle, shot, start_server, stream_of
 
 STORY = "Tell me a story."
 CAPITAL = "What is the capital of Falnia?"
@@ -31,7 +31,7 @@ def test_a_reply_streams_and_is_what_the_api_says(chat: Any, server: Server) -> 
     assert len(set(growing)) >= 3, "the reply did not grow step by step"
     assert growing == sorted(growing)
     chat.unroute("**/v1/chat/completions")
-    chat.click("button:has-text('New')")
+    begin_anew(chat)
     ask(chat, STORY)
     newest = server.record(chat)
     plain = httpx.post(
@@ -66,8 +66,7 @@ def test_a_second_message_goes_out_with_the_conversation_before_it(chat: Any) ->
         {"role": "assistant", "content": first},
         {"role": "user", "content": "Thanks."},
     ]
-    chat.click("button:has-text('New')")
-    assert chat.locator(".reply").count() == 0
+    begin_anew(chat)
 
 
 def test_one_number_comes_first_and_colours_only_when_asked_for(chat: Any) -> None:
