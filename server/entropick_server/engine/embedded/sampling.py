@@ -64,6 +64,10 @@ class StepSampler:
         self._batch = SampledBatch([], profile, self._device)
         self._watch = Watch(profile.genuineness if profile else None)
 
+    def lay_out_again(self) -> None:
+        """Lays the rows out anew at the next step, as when other kernels can serve."""
+        self._sequences = ()
+
     def prepare(self, batch: Batch) -> None:
         """Begins the masks of a step, which do not need the model's output. Call it before the forward."""
         self._masks.begin([sequence.reply.grammar for sequence in batch.rows])

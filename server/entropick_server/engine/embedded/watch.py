@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from entropick_kernels import native_code
 from entropick_sampler.genuineness.batch import WatchedBatch
 from entropick_sampler.genuineness.counts import WindowStep
 from entropick_sampler.genuineness.quadrants import Cuts
@@ -53,7 +54,8 @@ class Watch:
         """
         numbers = self._numbers
         entropy = output.heads.entropy
-        if not numbers or not len(entropy):
+        # the windows are counted natively alone
+        if not numbers or not len(entropy) or not native_code.usable():
             return self._nothing
         layers, _, heads = entropy.shape
         rows = output.sequences
