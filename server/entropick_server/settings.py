@@ -210,6 +210,9 @@ class Settings(BaseSettings):
     header_timeout_seconds: float = Field(
         15.0, gt=0, description="seconds in which a request's head must arrive"
     )
+    keep_alive_seconds: float = Field(
+        5.0, gt=0, le=86_400, description="seconds that a connection may stay open between two requests"
+    )
     body_timeout_seconds: float = Field(
         20.0,
         gt=0,

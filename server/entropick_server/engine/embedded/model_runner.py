@@ -91,6 +91,10 @@ class ModelRunner:
         for copy in copies:
             self._cache.copy(copy.source, copy.targets)
 
+    def recover(self) -> None:
+        """Forgets the rows of the last step, behind an exception that may have left them half written."""
+        self._tables = BlockTables(self._cache.shape.block_size, self._device)
+
     def clear(self, blocks: Seq[int]) -> None:
         """Zeroes the blocks of a sequence whose numbers went bad."""
         self._cache.clear(blocks)
