@@ -39,6 +39,7 @@ _SPECIAL = frozenset(
         "allow_unvalidated",
         "enable_prefix_caching",
         "batch_invariant",
+        "compile_beside",
         "recent_prompts",
         "special_tokens_in_messages",
     }
@@ -254,6 +255,14 @@ def _parser() -> argparse.ArgumentParser:
         action="store_const",
         const=False,
         help="compute every prompt anew, also where its beginning is in the KV cache",
+    )
+    serve.add_argument(
+        "--no-compile-beside",
+        dest="compile_beside",
+        action="store_const",
+        const=False,
+        help="wait at a machine's first start until native code is compiled (up to a minute), instead of "
+        "serving slower meanwhile",
     )
     serve.add_argument(
         "--no-recent-prompts",

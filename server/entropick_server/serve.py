@@ -109,8 +109,8 @@ class DrainingServer(uvicorn.Server):
         self.started = True
         self._url = _url(bound[0].getsockname(), "http" if self._tls is None else "https")
         say(
-            f"entropick listens on {self._url} (the model is loading; a first start compiles native "
-            f"code, for a minute or more; {self._url}/health says when it is ready)"
+            f"entropick listens on {self._url} (the model is loading; "
+            f"{self._url}/health says when it is ready)"
         )
         self._greet()
 

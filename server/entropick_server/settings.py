@@ -147,6 +147,10 @@ class Settings(BaseSettings):
     kernels: KernelsChoice = Field(
         "auto", description="kernels that measure, attend and draw (auto: the fastest)"
     )
+    compile_beside: bool = Field(
+        True,
+        description="where native code is missing, serve by torch's slower operations while it is compiled",
+    )
     batch_invariant: bool = Field(
         False, description="serve only where a request gets the same bits whatever else runs"
     )
@@ -317,6 +321,7 @@ class Settings(BaseSettings):
             threads=self.threads,
             monitored_layers=layer_numbers(self.monitored_layers),
             kernels=self.kernels,
+            compile_beside=self.compile_beside,
             batch_invariant=self.batch_invariant,
             allow_unvalidated=self.allow_unvalidated,
             calibrate=self.calibrate,

@@ -58,7 +58,7 @@ def test_help_names_every_setting(command: str, capsys: pytest.CaptureFixture[st
     assert "--config" in text
     if command == "serve":
         for name in Settings.model_fields:
-            switches = {"calibrate", "enable_prefix_caching", "recent_prompts"}
+            switches = {"calibrate", "compile_beside", "enable_prefix_caching", "recent_prompts"}
             option = f"--{'no-' if name in switches else ''}{name.replace('_', '-')}"
             option = "MODEL" if name == "model" else option
             assert option in text

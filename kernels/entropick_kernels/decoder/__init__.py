@@ -18,9 +18,10 @@ from .step import Decoded, DecoderStep, LayerLens, PrefillChunk, PromptSurprisal
 from .weights import DecoderShape, LayerWeights
 
 try:
+    from .attention import arrange_keys
     from .numba_impl import NativeDecoder, warmup_numba
 except ImportError:  # numba is not installed: there is no native decoder
-    NativeDecoder = None  # type: ignore[assignment,misc]
+    NativeDecoder = arrange_keys = None  # type: ignore[assignment,misc]
     warmup_numba = None  # type: ignore[assignment]
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "NativeDecoder",
     "PrefillChunk",
     "PromptSurprisals",
+    "arrange_keys",
     "available",
     "warmup",
 ]

@@ -371,6 +371,8 @@ class EngineOptions:
     """serve only where a request's numbers are the same, bit for bit, whatever else runs"""
     monitored_layers: tuple[int, ...] | Literal["auto"] | None = None
     """None: all layers; "auto": half of them, by the model's inspection"""
+    compile_beside: bool = False
+    """True: where native code is missing, serve by torch's operations while another process compiles it"""
     measure: bool = True
     """False: no signal is measured and policy "fixed" alone is served, to tell the price of measuring; only
     the native decoder can leave it out"""

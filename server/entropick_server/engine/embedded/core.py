@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -28,7 +29,7 @@ from .batch import Batch
 from .block_pool import BlockPool
 from .cache import CacheShape, KVCache, blocks_that_fit
 from .commit import STEP_FAILED, Committer
-from .decoders import choose_decoder
+from .decoders import choose_decoder, native_in_place_of
 from .isolation import Ran, isolate, part
 from .loader import Loaded
 from .model_runner import ModelRunner
@@ -60,9 +61,10 @@ class EngineCore:
         self.info: ModelInfo = replace(
             loaded.info, max_model_len=min(loaded.info.max_model_len, blocks * block_size)
         )
+        self._pool = BlockPool(blocks)
         try:
             self._scheduler = Scheduler(
-                BlockPool(blocks),
+                self._pool,
                 block_size,
                 options.max_num_seqs,
                 options.max_num_batched_tokens or DEFAULT_BATCHED_TOKENS,
@@ -92,11 +94,19 @@ class EngineCore:
             kernels,
             options.measure,
         )
+        self._model = model
         self._committer = Committer(self._scheduler, self._runner, loaded.tokenizer)
         self._profile = profile
         self._batch: Batch | None = None
         """the batch of the step that runs"""
         self.measures = options.measure
+
+    def use_native(self) -> None:
+        """Lets native code serve from the next step on, in the place of torch's operations."""
+        if native_in_place_of(self._runner.decoder, self._model):
+            self._runner.decode_with(partial(choose_decoder, self._model, self.info.max_model_len, "auto"))
+            self._runner.arrange_keys(self._pool.filled())
+        self._sampler.lay_out_again()
 
     @property
     def idle(self) -> bool:

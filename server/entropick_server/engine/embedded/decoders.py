@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from transformers import PreTrainedModel
 
-from entropick_kernels import decoder
+from entropick_kernels import decoder, native_code
 from entropick_kernels.attention_stats import Kernels
 
 from ..base import ModelLoadError
@@ -46,6 +46,11 @@ def check_batch_invariant(model: PreTrainedModel, options: EngineOptions) -> Non
         )
 
 
+def native_in_place_of(decoder: Decoder, model: PreTrainedModel) -> bool:
+    """Tells whether the native decoder is to take over from ``decoder`` when its code is compiled."""
+    return isinstance(decoder, TorchDecoder) and native_decoder.serves(model)
+
+
 def choose_decoder(
     model: PreTrainedModel,
     max_len: int,
@@ -55,8 +60,8 @@ def choose_decoder(
     """Picks the fastest decoder that serves a model and that ``choice`` allows.
 
     ``kernels``: the kernels that attend and measure; None for the fastest, and needed as "numba" or
-    None by the native decoder, which has loops of its own."""
-    if choice == "auto" and kernels in (None, "numba") and native_decoder.serves(model):
+    None by the native decoder, which has loops of its own, and serves once its code is there."""
+    if choice == "auto" and native_code.wanted(kernels) and native_decoder.serves(model):
         return native_decoder.pack_decoder(model, max_len)
     if choice != "modules" and in_family(model):
         return TorchDecoder(model, max_len, kernels)

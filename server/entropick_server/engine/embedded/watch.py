@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from entropick_kernels import native_code
 from entropick_sampler.genuineness.batch import WatchedBatch
 from entropick_sampler.genuineness.counts import WindowStep
 from entropick_sampler.genuineness.quadrants import Cuts
@@ -70,7 +71,8 @@ class Watch:
         numbers, known = self._numbers, self._known
         if known:
             numbers = [i for i in numbers if output.sequences[i] not in known]
-        if not len(output.heads.entropy) or not (numbers or known):
+        # the windows are counted natively alone
+        if not (numbers or known) or not len(output.heads.entropy) or not native_code.usable():
             return self._nothing
         rows = output.sequences
         if len(numbers) < len(rows):
