@@ -31,7 +31,7 @@ class Ranked(Generic[Item, Place]):
         return iter(self._items)
 
     def put(self, item: Item, place: Place) -> None:
-        """Puts an item in its place, and takes it out of the one that it had."""
+        """Puts an item in its place, and takes it out of the place that it had."""
         known = self._place_of.get(item)
         if known == place:
             return
