@@ -12,13 +12,13 @@ from typing import Any, Final
 from huggingface_hub.errors import StrictDataclassError
 from jinja2 import TemplateSyntaxError
 from safetensors import SafetensorError
-from tokenizers import Tokenizer
 from transformers import (
     AutoConfig,
     AutoTokenizer,
     GenerationConfig,
     PreTrainedConfig,
     PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
 )
 
 from .base import ModelLoadError
@@ -147,20 +147,25 @@ def _first_broken(folder: Path, names: Sequence[str], error: Exception) -> str |
             return f"{name} is no {'JSON' if name.endswith('.json') else 'UTF-8 text'}: {_reason(reason)}"
         if not isinstance(value, dict):
             return f"{name} is no JSON object"
-        if name == _BACKEND and (told := _no_tokenizer(value, text, error)) is not None:
+        if name == _BACKEND and (told := _no_tokenizer(value, folder / name, error)) is not None:
             return f"{name} is no tokenizer: {told}"
     return None
 
 
-def _no_tokenizer(value: dict[str, Any], text: str, error: Exception) -> str | None:
+def _no_tokenizer(value: dict[str, Any], path: Path, error: Exception) -> str | None:
     """Returns why the JSON of tokenizer.json makes no tokenizer; None where it makes one."""
     try:
-        Tokenizer.from_str(text)
+        PreTrainedTokenizerFast(tokenizer_file=str(path))
     except Exception as reason:  # noqa: BLE001 - what the library raises is plain Exception
-        return _reason(reason)
+        return _missing(value, reason) or _reason(reason)
     # transformers reads more of it than the library must have
-    missing = error.args[0] if isinstance(error, KeyError) and error.args else None
-    return f"it has no {missing!r}" if isinstance(missing, str) and missing not in value else None
+    return _missing(value, error)
+
+
+def _missing(value: dict[str, Any], error: Exception) -> str | None:
+    """Returns the name that a reader of JSON missed in it; None where it raised for another reason."""
+    name = error.args[0] if isinstance(error, KeyError) and error.args else None
+    return f"it has no {name!r}" if isinstance(name, str) and name not in value else None
 
 
 def _reason(error: Exception) -> str:
