@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
+from entropick_kernels.decoder import NativeDecoder
 from entropick_sampler.profile import Profile
 
 from ..base import ModelLoadError
@@ -67,13 +68,16 @@ class EngineCore:
         except ValueError as error:
             raise ModelLoadError(str(error)) from error
         kernels = None if options.kernels == "auto" else options.kernels
-        decoder = choose_decoder(model, self.info.max_model_len, options.decoder, kernels)
+        decoder = choose_decoder(loaded, self.info.max_model_len, options)
         modules = decoder if isinstance(decoder, ModulesDecoder) else None
         self.info = replace(
             self.info,
             layer_entropy=modules is None,
             prompt_logprobs=modules is None or modules.ranks_prompts,
         )
+        if NativeDecoder is not None and isinstance(decoder, NativeDecoder):
+            weights = "file" if options.weights == "auto" else options.weights
+            self.info = replace(self.info, weights=weights, weight_bytes=decoder.weight_bytes)
         if not options.measure and isinstance(decoder, TorchDecoder | ModulesDecoder):
             raise ModelLoadError("measure: only the native decoder can leave measuring out")
         monitored = self.info.monitored_layers if options.measure else ()
