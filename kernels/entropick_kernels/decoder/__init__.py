@@ -9,13 +9,15 @@ are beside it and however many threads run.
 ``weights`` and ``step``: what a caller gives and gets. ``numba_impl``: the class that holds a model.
 ``program``: the step, which a team of threads (``_team``) walks through; its arguments are in ``_records``.
 ``products``, ``attention`` and ``loops``: its parts; ``_tile``: the inner loop of the former two.
+``formats``: the forms that weights are kept in; ``packing``: how they lie; ``coded_products`` and
+``_coded_tile``: products that decode them.
 ``reference``: the same in float64.
 """
 
 from __future__ import annotations
 
 from .step import Decoded, DecoderStep, LayerLens, PrefillChunk, PromptSurprisals
-from .weights import DecoderShape, LayerWeights
+from .weights import DecoderShape, GroupedWeight, LayerWeights, Weight
 
 try:
     from .attention import arrange_keys
@@ -28,11 +30,13 @@ __all__ = [
     "Decoded",
     "DecoderShape",
     "DecoderStep",
+    "GroupedWeight",
     "LayerLens",
     "LayerWeights",
     "NativeDecoder",
     "PrefillChunk",
     "PromptSurprisals",
+    "Weight",
     "arrange_keys",
     "available",
     "warmup",
