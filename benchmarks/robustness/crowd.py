@@ -42,6 +42,13 @@ class Crowd:
         self._command, self._environment = module_command("crowd", str(port), str(idle), str(slow))
         self._process: subprocess.Popen[bytes] | None = None
 
+    @property
+    def pid(self) -> int:
+        """The id of its process. Raises RuntimeError where it was never started."""
+        if self._process is None:
+            raise RuntimeError("the crowd was not started")
+        return self._process.pid
+
     async def __aenter__(self) -> Self:
         self._process = subprocess.Popen(self._command, env=self._environment)
         return self

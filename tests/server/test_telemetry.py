@@ -37,7 +37,7 @@ async def whole(client: httpx.AsyncClient, fields: dict[str, Any]) -> tuple[dict
 
 async def streamed(client: httpx.AsyncClient, fields: dict[str, Any]) -> list[dict[str, Any]]:
     answer = await client.post(CHAT, json={**fields, "stream": True})
-    events = [e.removeprefix("data: ") for e in answer.text.strip().split("\n\n")]
+    events = [e.removeprefix("data: ") for e in answer.text.strip().split("\n\n") if e.startswith("data: ")]
     return [json.loads(event)["choices"][0] for event in events[:-1]]
 
 
@@ -159,6 +159,36 @@ async def test_full_adds_layers_and_candidates(client: httpx.AsyncClient) -> Non
         {"token": "A", "token_id": 65, "probability": 0.75, "final_probability": 1.0, "cut_by": None},
         {"token": "<eos>", "token_id": 256, "probability": 0.25, "final_probability": 0.0, "cut_by": "min_p"},
     ]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("more", [{}, {"at_end": True}, {"consensus": {"extract": "text", "k": 3}}])
+async def test_nothing_large_is_kept_of_tokens_that_were_told(
+    client: httpx.AsyncClient, stream: bool, more: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Megabytes of figures that are freed at once hold every other stream up."""
+    runs: list[run.Run] = []
+    begin = run.Run.__init__
+
+    def noted(self: run.Run, *given: Any, **named: Any) -> None:
+        runs.append(self)
+        begin(self, *given, **named)
+
+    monkeypatch.setattr(run.Run, "__init__", noted)
+    fields = body("full", logprobs=True, top_logprobs=2)
+    fields["entropick"] |= more
+    if stream:
+        told = [c["entropick"]["tokens"] for c in await streamed(client, fields) if c.get("entropick")]
+        rows = [row for some in told for row in some]
+    else:
+        rows = (await whole(client, fields))[0]["tokens"]
+    assert all(
+        row["detail"]["layers"] == [0, 1] and row["candidates"] and row["most_probable"] for row in rows
+    )
+    tokens = [reply.token for one in runs for reply in one.tokens]
+    assert min(len(tokens), len(rows)) > 2
+    if not (stream and "consensus" in more):  # which keeps its steps to the end
+        assert not any(token.detail or token.top_logprobs for token in tokens)
 
 
 async def test_seeds(client: httpx.AsyncClient, engine: Any, serve: Any) -> None:
