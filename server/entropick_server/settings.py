@@ -156,9 +156,9 @@ class Settings(BaseSettings):
     )
     monitored_layers: str | None = Field(
         None,
-        pattern=r"^(auto|\d+(,\d+)*)$",
-        description="layers whose attention is measured, as 0,3; auto: the half that `entropick inspect` "
-        "found to follow all best; left out: all",
+        pattern=r"^(auto(:(0?\.\d*[1-9]\d*|1(\.0*)?))?|\d+(,\d+)*)$",
+        description="layers whose attention is measured, as 0,3; auto:0.25: the share of them (auto: a half) "
+        "that `entropick inspect` found to follow all best; left out: all",
     )
     threads: int | None = Field(None, ge=1, description="threads that compute on a CPU; left out: one a core")
     allow_unvalidated: bool = Field(False, description="serve an architecture that was not validated")

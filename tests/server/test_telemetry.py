@@ -13,9 +13,9 @@ import pytest
 from entropick_sampler.params import PolicyConfig, SamplingParams
 from entropick_sampler.profile import Profile
 from entropick_sampler.signals import SIGNAL_NAMES
-from entropick_server.engine.types import BranchRecord, Request
+from entropick_server.engine.types import BranchRecord, Request, Token
 from entropick_server.streaming import run
-from entropick_server.telemetry import token_row
+from entropick_server.telemetry import summarize, token_row
 from entropick_server.vocabulary import Vocabulary
 
 CHAT = "/v1/chat/completions"
@@ -264,3 +264,26 @@ def test_a_branch_on_the_wire(engine: Any) -> None:
         token_row(0, token, vocabulary, eos=False, stop=False),
     ):
         assert "branches" not in none
+
+
+def _layered(*entropies: tuple[tuple[int, float], ...]) -> list[Token]:
+    return [Token(5, -1.0, (None,) * len(SIGNAL_NAMES), None, None, layer_entropy=own) for own in entropies]
+
+
+def test_layers_at_a_glance() -> None:
+    """Rises and falls between the asked layers; tokens without entropies, or with lost ones, are left out."""
+    tokens = _layered(
+        ((0, 8.0), (3, 9.0), (7, 2.0)),
+        (),
+        ((0, 8.0), (3, 8.0 + 1e-7), (7, 8.5)),
+        ((0, 8.0), (3, math.nan), (7, 1.0)),
+    )
+    request = Request("r", (1,), SamplingParams(), PolicyConfig(), 0.0)
+    told = summarize(request, tokens, None, 0).layer_entropy
+    assert told is not None
+    assert told.tokens == 2
+    assert told.mean == pytest.approx({"0": 8.0, "3": 8.5, "7": 5.25}, abs=1e-6)
+    # the first token rises once and falls once, the other stays and rises
+    assert (told.expansions, told.prunings) == (1.0, 0.5)
+    assert summarize(request, _layered((), ()), None, 0).layer_entropy is None
+    assert "layer_entropy" not in summarize(request, _layered(()), None, 0).model_dump(exclude_unset=True)

@@ -72,7 +72,7 @@ class Watch:
         if known:
             numbers = [i for i in numbers if output.sequences[i] not in known]
         # the windows are counted natively alone
-        if not (numbers or known) or not len(output.heads.entropy) or not native_code.usable():
+        if not native_code.usable() or not len(output.heads.entropy) or not (numbers or known):
             return self._nothing
         rows = output.sequences
         if len(numbers) < len(rows):
