@@ -51,6 +51,7 @@ serve: $(BIN)/.serve ## set up and serve pico (MODEL=smollm2|FILE.gguf|DIR PORT=
 
 .PHONY: test
 test: $(BIN)/.dev check ## set up, check style, types and layers, run the tests
+	$(BIN)/python -m entropick_sampler.compile_native
 	$(BIN)/python -m pytest -q $(WORKERS) $(ARGS)
 
 # The registry's torchvision does not fit a CPU torch, and vLLM fails on it; none of the three is needed.

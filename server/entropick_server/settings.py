@@ -43,7 +43,13 @@ from entropick_sampler.params import (
 
 from .consensus.config import ConsensusConfig, consensus_config
 from .engine.named_models import NAMED_MODELS
-from .engine.types import DEFAULT_BATCHED_TOKENS, DEFAULT_KV_CACHE_BYTES, EngineOptions, KernelsChoice
+from .engine.types import (
+    DEFAULT_BATCHED_TOKENS,
+    DEFAULT_KV_CACHE_BYTES,
+    EngineOptions,
+    KernelsChoice,
+    WeightsChoice,
+)
 from .environment import PREFIX, check_known, check_none_empty, set_by_kubernetes
 from .logs.formats import LogFormat
 from .setting_values import JsonObject, Texts, asked_genuineness, json_object, layer_numbers
@@ -140,6 +146,11 @@ class Settings(BaseSettings):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="dtype of the weights"
     )
+    weights: WeightsChoice = Field(
+        "auto",
+        description="bytes of the weights on a CPU: as the model's file has them (file; auto, where the "
+        "architecture allows it), float32, or rounded: bf16, fp16, int8, int4",
+    )
     device: str = Field("auto", description="device that runs the model: auto, cpu, cuda or cuda:N")
     seed: int | None = Field(
         None, ge=-(2**63), le=2**63 - 1, description="seed of requests that send none; left out: a random one"
@@ -147,14 +158,18 @@ class Settings(BaseSettings):
     kernels: KernelsChoice = Field(
         "auto", description="kernels that measure, attend and draw (auto: the fastest)"
     )
+    compile_beside: bool = Field(
+        True,
+        description="where native code is missing, serve by torch's slower operations while it is compiled",
+    )
     batch_invariant: bool = Field(
         False, description="serve only where a request gets the same bits whatever else runs"
     )
     monitored_layers: str | None = Field(
         None,
-        pattern=r"^(auto|\d+(,\d+)*)$",
-        description="layers whose attention is measured, as 0,3; auto: the half that `entropick inspect` "
-        "found to follow all best; left out: all",
+        pattern=r"^(auto(:(0?\.\d*[1-9]\d*|1(\.0*)?))?|\d+(,\d+)*)$",
+        description="layers whose attention is measured, as 0,3; auto:0.25: the share of them (auto: a half) "
+        "that `entropick inspect` found to follow all best; left out: all",
     )
     threads: int | None = Field(None, ge=1, description="threads that compute on a CPU; left out: one a core")
     allow_unvalidated: bool = Field(False, description="serve an architecture that was not validated")
@@ -205,6 +220,9 @@ class Settings(BaseSettings):
     )
     header_timeout_seconds: float = Field(
         15.0, gt=0, description="seconds in which a request's head must arrive"
+    )
+    keep_alive_seconds: float = Field(
+        5.0, gt=0, le=86_400, description="seconds that a connection may stay open between two requests"
     )
     body_timeout_seconds: float = Field(
         20.0,
@@ -310,10 +328,12 @@ class Settings(BaseSettings):
             kv_cache_bytes=self.kv_cache_bytes,
             enable_prefix_caching=self.enable_prefix_caching,
             dtype=self.dtype,
+            weights=self.weights,
             device=self.device,
             threads=self.threads,
             monitored_layers=layer_numbers(self.monitored_layers),
             kernels=self.kernels,
+            compile_beside=self.compile_beside,
             batch_invariant=self.batch_invariant,
             allow_unvalidated=self.allow_unvalidated,
             calibrate=self.calibrate,

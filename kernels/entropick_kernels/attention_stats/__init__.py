@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from .._triton import chosen
+from ..native_code import usable, wanted
 from ._inputs import PagedQueries, check_blocks
 from .costs import PositionCosts, TokenCosts
 from .stats import HeadShards, HeadStats, check_shards, head_stats, layer_signals
@@ -104,7 +105,7 @@ def decode_attention(
             inputs, want="all" if want_stats else "none", costs=costs
         )
         return measured
-    native = kernels != "torch" and _loops is not None and _loops.supports(q, *inputs.blocks)
+    native = wanted(kernels) and _loops is not None and _loops.supports(q, *inputs.blocks)
     if kernels == "numba" and not native:
         raise ValueError("the native loops need numba, float32 tensors on the CPU and contiguous blocks")
     return (_loops.decode_attention_numba if native else decode_attention_torch)(inputs, want_stats, costs)
@@ -150,7 +151,7 @@ def measure_attention(
     if triton is not None:
         measured: HeadStats = triton.measure_attention_triton(inputs, shards, costs)
         return measured
-    native = kernels != "torch" and _loops is not None and shards is None
+    native = wanted(kernels) and _loops is not None and shards is None
     if native and _loops.supports(q, k_blocks):
         return _loops.measure_attention_numba(inputs, costs)
     if kernels == "numba":
@@ -224,7 +225,8 @@ def write_kv(k: Tensor, v: Tensor, k_blocks: Tensor, v_blocks: Tensor, cache_ind
             f"expected k, v [T, {tail[0]}, {tail[1]}] and cache_index [T], got {tuple(k.shape)}, "
             f"{tuple(v.shape)}, {tuple(cache_index.shape)}"
         )
-    native = _loops is not None and _loops.supports(k, k_blocks, v_blocks) and v.dtype == k.dtype
+    native = usable() and _loops is not None and _loops.supports(k, k_blocks, v_blocks)
+    native = native and v.dtype == k.dtype
     (_loops.write_kv_numba if native else write_kv_torch)(k, v, k_blocks, v_blocks, cache_index)
 
 

@@ -38,6 +38,7 @@ READ_ELSEWHERE: Final = {
     "profile": "the engine's start",
     "device": "device_arguments()",
     "threads": "set_threads()",
+    "compile_beside": "nothing: it is of the embedded engine alone",
 }
 """our option -> the part of this package that reads it"""
 REFUSED: Final[Mapping[str, tuple[object, str]]] = {
@@ -46,6 +47,11 @@ REFUSED: Final[Mapping[str, tuple[object, str]]] = {
         "--batch-invariant cannot be promised with --engine vllm: on a CPU vLLM has no such mode; the one "
         "that it has for CUDA (VLLM_BATCH_INVARIANT=1 in the environment) covers its own kernels; that "
         "the figures and draws of entropick have equal bits there was never shown. Use --engine torch",
+    ),
+    "weights": (
+        "auto",
+        "--weights is for the native decoder of --engine torch: under --engine vllm choose --dtype, or serve "
+        "a model that is quantised in a form of vLLM's",
     ),
     "decoder": ("auto", "decoder cannot be chosen with --engine vllm: vLLM runs the model"),
     "measure": (
