@@ -14,7 +14,7 @@ from ..tokens import HeadEntropies
 
 
 def kind_of(heads: HeadEntropies | None) -> int:
-    """Tells what a row has: 0 nothing, 1 heads, 2 token costs with them."""
+    """Returns the kind of a row: 0 without heads, 1 with heads, 2 with their token costs too."""
     return 0 if heads is None else 1 if heads.costs is None else 2
 
 

@@ -1,4 +1,4 @@
-"""What the server knows of the surprisals of a prompt and its reply. Knows nothing of vLLM.
+"""The surprisals of a prompt and its reply, as far as the server knows them. Knows nothing of vLLM.
 
 The rows of later segments and of branches begin with them: their workers did not compute the prompt anew.
 """
@@ -38,7 +38,7 @@ class KnownSurprisals:
         self._length += 1
 
     def behind(self, branch: Sequence[Token] = ()) -> tuple[float, ...]:
-        """Returns what is known of the tokens from position 0 on, behind the reply those of a branch."""
+        """Returns the known surprisals from position 0 on: of prompt, reply and, behind it, a branch."""
         missing = self._length - len(self._bits) if branch else 0
         return (*self._bits, *[UNKNOWN] * missing, *map(_bits, branch))
 

@@ -143,7 +143,8 @@ class EntropickProcessor(V1Processor, V2Processor):
         lines = surprisal_lines([None if row is None else row.surprisals for row in rows])
         if lines is None or self._device.type == "cpu":
             return lines
-        return async_tensor_h2d(lines, device=self._device)
+        copied: Tensor = async_tensor_h2d(lines, device=self._device)
+        return copied
 
     def _rows_of_step(self, ctx: Any, count: int) -> tuple[list[Row | None], list[int], Sequence[bool]]:
         """V2: the rows of a step, how many tokens each has, and which tokens will be discarded."""
@@ -253,9 +254,11 @@ class EntropickProcessor(V1Processor, V2Processor):
         costs = None if attention.costs is None else attention.costs.cpu().numpy()[:, numbers]
         found = {}
         for at, i in enumerate(rows):
-            wanted = costs is not None and self._rows[i].surprisals is not None
-            figures = (entropy, keys, *([costs] if wanted else []))
-            found[i] = HeadEntropies(*(np.ascontiguousarray(figure[:, at]) for figure in figures))
+            paid = None
+            if costs is not None and self._rows[i].surprisals is not None:
+                paid = np.ascontiguousarray(costs[:, at])
+            figures = np.ascontiguousarray(entropy[:, at]), np.ascontiguousarray(keys[:, at])
+            found[i] = HeadEntropies(*figures, paid)
         return found
 
     def _leave_one(self, logits: Tensor, tokens: list[int]) -> None:
