@@ -92,12 +92,12 @@ def form_of(weight: Weight) -> WeightFormat:
 
 
 def as_floats(weight: Weight) -> Tensor:
-    """Returns a matrix as float32, whatever its form."""
+    """Returns a matrix of any form as float32."""
     return weight.floats() if isinstance(weight, GroupedWeight) else weight.float()
 
 
 def stacked(weights: Sequence[Weight]) -> list[Weight]:
-    """Returns matrices as few: their outputs one behind the other.
+    """Returns matrices joined into few: their outputs follow each other.
 
     They become one where they have one form. Those of different forms stay apart, except where one that is
     not the last has outputs that do not fill panels: then they become one in float32.
