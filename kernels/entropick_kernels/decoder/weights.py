@@ -97,10 +97,10 @@ def as_floats(weight: Weight) -> Tensor:
 
 
 def stacked(weights: Sequence[Weight]) -> list[Weight]:
-    """Returns matrices joined into few: their outputs follow each other.
+    """Joins matrices whose outputs lie one behind the other, where their forms allow it.
 
-    They become one where they have one form. Those of different forms stay apart, except where one that is
-    not the last has outputs that do not fill panels: then they become one in float32.
+    Matrices of the same form become a single matrix. Matrices of different forms stay apart, except where a
+    matrix that is not the last has outputs that do not fill panels: then all become a matrix of float32.
     """
     forms = {form_of(weight) for weight in weights}
     if len(forms) > 1 and all(weight.shape[0] % LANES == 0 for weight in weights[:-1]):
