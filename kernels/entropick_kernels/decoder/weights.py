@@ -97,7 +97,7 @@ def as_floats(weight: Weight) -> Tensor:
 
 
 def stacked(weights: Sequence[Weight]) -> list[Weight]:
-    """Joins matrices whose outputs lie one behind the other, where their forms allow it.
+    """Joins matrices whose outputs follow each other, where their forms allow it.
 
     Matrices of the same form become a single matrix. Matrices of different forms stay apart, except where a
     matrix that is not the last has outputs that do not fill panels: then all become a matrix of float32.
