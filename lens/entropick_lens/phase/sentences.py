@@ -12,6 +12,7 @@ from .figures import PhaseSpace, Plane, Share
 
 _FAINT = 5.0
 """times the attention of an even head, below which no head is said to have a habit"""
+_FEWEST_STEPS = 5
 _CROWDED = 0.8
 """share of heads under one label from which it separates nothing"""
 
@@ -211,15 +212,18 @@ def _rate(value: float | None, steps: int, low: float | None, high: float | None
 
 
 def _verdict(test: CircuitTest) -> str:
-    rows = (
-        (test.rates.degrade, test.degrade_low, test.degrade_high),
-        (test.rates.recover, test.recover_low, test.recover_high),
-    )
-    outside = [
-        value
-        for value, low, high in rows
-        if value is not None and low is not None and high is not None and not low <= value <= high
+    rates = test.rates
+    rows = [
+        (value, low, high)
+        for value, steps, low, high in (
+            (rates.degrade, rates.degrade_steps, test.degrade_low, test.degrade_high),
+            (rates.recover, rates.recover_steps, test.recover_low, test.recover_high),
+        )
+        if steps >= _FEWEST_STEPS and value is not None and low is not None and high is not None
     ]
+    if not rows:
+        return f"fewer than {_FEWEST_STEPS} steps are no rate to judge"
+    outside = [value for value, low, high in rows if not low <= value <= high]
     if outside:
         return "outside of what random orders give, so the order of the layers matters"
     return "within what random orders give, so they say nothing about the order of the layers"
