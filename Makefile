@@ -268,6 +268,10 @@ bench-serving: peers ## the server against those of vLLM and llama.cpp, streamin
 bench-metrics: $(BIN)/.dev ## what telemetry and metrics cost at 16 clients, as a ratio of servers that take turns
 	$(BIN)/python benchmarks/metrics_cost.py $(ARGS)
 
+.PHONY: bench-weights
+bench-weights: $(BIN)/.dev ## weights in fewer bytes: what each form costs in the signals and brings in speed (docs/weights.md)
+	$(BIN)/python benchmarks/weights.py $(ARGS)
+
 .PHONY: bench-structured
 bench-structured: $(BIN)/.dev ## structured output: 500 random schemas, do replies hold? the first mask, the cost of a token (an hour)
 	$(BIN)/python benchmarks/structured.py $(ARGS)

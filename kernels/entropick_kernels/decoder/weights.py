@@ -92,15 +92,15 @@ def form_of(weight: Weight) -> WeightFormat:
 
 
 def as_floats(weight: Weight) -> Tensor:
-    """Returns a matrix as float32, whatever its form."""
+    """Returns a matrix of any form as float32."""
     return weight.floats() if isinstance(weight, GroupedWeight) else weight.float()
 
 
 def stacked(weights: Sequence[Weight]) -> list[Weight]:
-    """Returns matrices as few: their outputs one behind the other.
+    """Joins matrices whose outputs follow each other, where their forms allow it.
 
-    They become one where they have one form. Those of different forms stay apart, except where one that is
-    not the last has outputs that do not fill panels: then they become one in float32.
+    Matrices of the same form become a single matrix. Matrices of different forms stay apart, except where a
+    matrix that is not the last has outputs that do not fill panels: then all become a matrix of float32.
     """
     forms = {form_of(weight) for weight in weights}
     if len(forms) > 1 and all(weight.shape[0] % LANES == 0 for weight in weights[:-1]):
