@@ -97,10 +97,10 @@ def as_floats(weight: Weight) -> Tensor:
 
 
 def stacked(weights: Sequence[Weight]) -> list[Weight]:
-    """Joins matrices whose outputs lie one behind the other, where their forms allow it.
+    """Joins matrices of equal form into a single matrix: it has the outputs of each, in their order.
 
-    They become a single matrix where they have one form. Those of different forms stay apart, except where one that is
-    not the last has outputs that do not fill panels: then they become a matrix of float32.
+    Matrices of different forms stay apart where the outputs of all but the last fill panels; else they become
+    a matrix of float32.
     """
     forms = {form_of(weight) for weight in weights}
     if len(forms) > 1 and all(weight.shape[0] % LANES == 0 for weight in weights[:-1]):
