@@ -51,6 +51,7 @@ serve: $(BIN)/.serve ## set up and serve pico (MODEL=smollm2|FILE.gguf|DIR PORT=
 
 .PHONY: test
 test: $(BIN)/.dev check ## set up, check style, types and layers, run the tests
+	$(BIN)/python -m entropick_sampler.compile_native
 	$(BIN)/python -m pytest -q $(WORKERS) $(ARGS)
 
 # The registry's torchvision does not fit a CPU torch, and vLLM fails on it; none of the three is needed.
@@ -274,6 +275,10 @@ bench-weights: $(BIN)/.dev ## weights in fewer bytes: what each form costs in th
 .PHONY: bench-structured
 bench-structured: $(BIN)/.dev ## structured output: 500 random schemas, do replies hold? the first mask, the cost of a token (an hour)
 	$(BIN)/python benchmarks/structured.py $(ARGS)
+
+.PHONY: bench-structured-vllm
+bench-structured-vllm: $(VENV_VLLM)/.ready ## the same 500 schemas on the vLLM engine: do replies hold? (an hour)
+	$(VLLM_HERE) $(VENV_VLLM)/bin/python benchmarks/structured.py --engine vllm $(ARGS)
 
 .PHONY: bench-kernels
 bench-kernels: $(BIN)/.dev ## the kernels against their peers and this machine's copy bandwidth (a GPU where there is one)

@@ -118,6 +118,9 @@ class ScriptedEngine:
         most, token = request.sampling.max_tokens, self._token(request)
         step = 1 if token.detail is not None or token.top_logprobs else STEP
         for begin in range(0, most, step):
+            if token.detail is not None and begin:
+                # figures of its own, as an engine makes them: what they cost at the end is to be seen
+                token = self._token(request)
             count = min(step, most - begin)
             reason = FinishReason.LENGTH if begin + count == most else None
             yield RequestOutput(request.request_id, (token,) * count, reason, None, 0)
@@ -126,11 +129,15 @@ class ScriptedEngine:
     def _token(self, request: Request) -> Token:
         detail = None
         if request.policy.telemetry == "full":
-            heads = tuple(tuple(0.123456789 + k * _HEADS + h for h in range(_HEADS)) for k in range(_LAYERS))
+            some = range(_LAYERS), range(_HEADS)
+            figures = [
+                tuple(tuple(0.1234 + 0.1 * n + k * _HEADS + h for h in some[1]) for k in some[0])
+                for n in range(3)
+            ]
             layers = tuple(float(k) + 0.5 for k in range(_LAYERS))
             named = dict.fromkeys(("agreement", "attention_entropy", "interaction_strength"), layers)
             candidate = Candidate(self._token_id, -1.0, 2.0)
-            detail = TokenDetail(self.info.monitored_layers, heads, heads, heads, named, (candidate,) * 4)
+            detail = TokenDetail(self.info.monitored_layers, *figures, named, (candidate,) * 4)
         tops = tuple((self._token_id, -1.0 - n) for n in range(request.sampling.logprobs or 0))
         signals = tuple(0.5 + k / 10 for k, _ in enumerate(SIGNAL_NAMES))
         parameters = TokenParameters(0.7, 0.95, 50, 0.02, 1)

@@ -156,7 +156,10 @@ ENGINE: Final[tuple[Trial, ...]] = (
         "step-raises",
         _GROUP,
         "an exception in a step of one request",
-        "held; kept",
+        "all requests of the step ended",
+        "tests/server/engine/test_isolation.py::test_who_makes_a_step_raise_ends_alone",
+        "tests/server/engine/test_isolation.py::"
+        "test_where_every_step_raises_all_end_and_the_next_request_is_served",
         f"{_ENGINE_TESTS}::test_a_step_that_raises_ends_its_requests_and_the_engine_goes_on",
         "tests/server/engine/test_engine_thread.py::test_a_failing_step_ends_its_request_and_the_others_go_on",
     ),

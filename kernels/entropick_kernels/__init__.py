@@ -7,8 +7,9 @@ functions that other packages build on.
 
 Each has a float64 ``reference``, a ``torch_impl`` for any device, a ``numba_impl`` of native loops for the
 CPU and a ``triton_impl`` for GPUs, and one public function that picks one; the decoder is native only.
-Shared: ``_native`` compiles, ``_threads`` runs on torch's threads, ``_rows`` and ``_exp2`` are loops of a
-row, ``_triton`` finds the Triton modules, ``_arrays`` converts for the references.
+Shared: ``native_code`` tells whether the native loops may serve yet, ``_native`` compiles, ``_threads``
+runs on torch's threads, ``_rows`` and ``_exp2`` are loops of a row, ``_triton`` finds the Triton modules,
+``_arrays`` converts for the references.
 """
 
 from __future__ import annotations

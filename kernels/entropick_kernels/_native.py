@@ -15,10 +15,12 @@ import hashlib
 import logging
 import sys
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
 import numba
+from llvmlite import binding
 from llvmlite.binding import Linkage
 from numba import types
 from numba.core.caching import FunctionCache, IndexDataCacheFile
@@ -121,6 +123,27 @@ def _keep_on_disk(compiled: Any, function: Callable[..., Any]) -> None:
         compiled._cache = _SourcesCache(function)
     except RuntimeError:
         _warn_that_nothing_is_kept("numba found no folder that it may write to")
+
+
+def code_folder() -> Path | None:
+    """Returns the folder where numba keeps this package's native code, None where it found none."""
+    try:
+        return Path(FunctionCache(native).cache_path)
+    except RuntimeError:
+        return None
+
+
+def code_identity(package: str) -> str:
+    """Returns a digest of the things that decide compiled code: the sources, numba and the processor.
+
+    The sources are this package's and those of ``package``, which builds programs on it.
+    """
+    found = find_spec(package)
+    folders = [] if found is None else [Path(f) for f in found.submodule_search_locations or ()]
+    sources = [_sources_digest(folder) for folder in (_HERE, *folders)]
+    features = binding.get_host_cpu_features().flatten()
+    parts = (*sources, numba.__version__, binding.get_host_cpu_name(), features)
+    return hashlib.blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
 
 
 @functools.cache

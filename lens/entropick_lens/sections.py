@@ -7,6 +7,7 @@ from typing import Final
 from . import overview
 from .heads import attention, geometry, relation
 from .layers import entropy
+from .phase import section as phase
 from .section import InspectError, Section
 from .terrain import embedding_section, states_section, weights_section, words_section
 
@@ -15,6 +16,7 @@ SECTIONS: Final[tuple[Section, ...]] = (
     geometry.SECTION,
     attention.SECTION,
     relation.SECTION,
+    phase.SECTION,
     entropy.SECTION,
     embedding_section.SECTION,
     weights_section.SECTION,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from entropick_kernels.logits_stats import Kernels
+from entropick_kernels.native_code import wanted
 
 from .adjustments import Adjustments
 from .columns import StepColumns, StepRow
@@ -48,7 +49,7 @@ class SampledBatch:
         self._profile, self._device, self._implementation = profile, torch.device(device), kernels
         self._tensors: SamplerRows | None = None
         self._native = None
-        if _native is not None and kernels in (None, "numba") and self._device.type == "cpu":
+        if _native is not None and wanted(kernels) and self._device.type == "cpu":
             self._native = _native.NativeStep(self._composition)
 
     def step(

@@ -6,8 +6,10 @@ layer's. Source: nostalgebraist, "interpreting GPT: the logit lens" (2020).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -15,6 +17,8 @@ import numpy.typing as npt
 
 MOST_EVERY: Final = 4096
 MOST_LAYERS: Final = 128
+TOLERANCE_BITS: Final = 1e-6 / math.log(2.0)
+"""a smaller change of entropy, 1e-6 nats, is neither expansion nor pruning"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,15 @@ def layer_entropy(given: Mapping[str, Any], default: LayerEntropy | None = None)
 
 def _whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def expansion_count(bits: Sequence[float]) -> tuple[int, int]:
+    """Counts the rises and the falls of a token's entropies (bits) from each of some layers to the next.
+
+    Expansion and pruning of Entropy-Lens (arXiv 2502.16570), between the layers that are given.
+    """
+    changes = [after - before for before, after in pairwise(bits)]
+    return sum(c > TOLERANCE_BITS for c in changes), sum(c < -TOLERANCE_BITS for c in changes)
 
 
 def lens_entropy(

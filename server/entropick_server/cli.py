@@ -16,6 +16,7 @@ from typing import Any, Final, Literal, get_args, get_origin
 from .engine.base import Calibrator, Engine, EngineError
 from .engine.named_models import NAMED_MODELS
 from .engine.types import EngineOptions
+from .environment import drop_key
 from .output import open_streams, say, settle
 from .settings import Settings, SettingsError, load_settings
 from .version import server_version
@@ -38,6 +39,7 @@ _SPECIAL = frozenset(
         "allow_unvalidated",
         "enable_prefix_caching",
         "batch_invariant",
+        "compile_beside",
         "recent_prompts",
         "special_tokens_in_messages",
     }
@@ -118,6 +120,8 @@ def _run(argv: Sequence[str]) -> int:
         )
     try:
         settings = load_settings(args.config, **given)
+        # the processes below this one (vLLM's, pip, chat templates) have no use for it
+        drop_key(os.environ)
         if theirs and settings.engine != "vllm":
             return _fail("arguments behind -- are vLLM's own: they need --engine vllm", 2)
         if settings.engine == "vllm" and find_spec("vllm") is None:
@@ -251,6 +255,14 @@ def _parser() -> argparse.ArgumentParser:
         action="store_const",
         const=False,
         help="compute every prompt anew, also where its beginning is in the KV cache",
+    )
+    serve.add_argument(
+        "--no-compile-beside",
+        dest="compile_beside",
+        action="store_const",
+        const=False,
+        help="wait at a machine's first start until native code is compiled (up to a minute), instead of "
+        "serving slower meanwhile",
     )
     serve.add_argument(
         "--no-recent-prompts",

@@ -7,11 +7,12 @@ they begin as ours do, and ENTROPICK_PORT among them is an address.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from difflib import get_close_matches
 from typing import Final
 
 PREFIX: Final = "ENTROPICK_"
+_KEY: Final = f"{PREFIX}API_KEY"
 _PORT: Final = rf"{PREFIX}(\w+_)?PORT"
 _SERVICE: Final = re.compile(
     rf"({PREFIX}(\w+_)?SERVICE_(HOST|PORT(_\w+)?)|{_PORT}_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)",
@@ -46,6 +47,12 @@ def check_known(environment: Mapping[str, str], settings: Iterable[str]) -> None
         near = get_close_matches(name, known, n=1)
         hint = f"; the nearest is {PREFIX}{near[0]}" if near else ""
         raise ValueError(f"the variable {variable} names no setting{hint}")
+
+
+def drop_key(environment: MutableMapping[str, str]) -> None:
+    """Removes the server's key from an environment, which later processes inherit."""
+    for name in [name for name in environment if name.upper() == _KEY]:
+        del environment[name]
 
 
 def check_none_empty(environment: Mapping[str, str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from enum import Enum
 from typing import Final, TypeVar
 
 from .protocol.errors import unavailable
@@ -20,28 +21,41 @@ COMPILE_SECONDS: Final = 10.0
 Result = TypeVar("Result")
 
 
-class Offload:
-    """Four threads, for bodies, ordinary work, large work and grammars, each with a queue of its own.
+class Work(Enum):
+    """The kinds of work on texts, which never wait for each other."""
 
-    Work whose caller is cancelled leaves its queue; work that has begun runs to its end.
+    TEXT = "text"
+    """prompts, and answers that are written"""
+    CHAT = "chat"
+    """conversations, whose template may need all of its time"""
+    COUNT = "count"
+    """what /tokenize and /detokenize ask for: a text of any length, for no reply"""
+
+
+class Offload:
+    """A set of threads: for bodies, for grammars, and for each kind of work on texts, ordinary and large.
+
+    Each has a queue of its own. Work whose caller is cancelled leaves its queue; work that has begun runs to
+    its end.
     """
 
     def __init__(self) -> None:
         self._bodies = ThreadPoolExecutor(1, "entropick-body")
-        self._ordinary = ThreadPoolExecutor(1, "entropick-text")
-        self._large = ThreadPoolExecutor(1, "entropick-large-text")
+        self._ordinary = {kind: ThreadPoolExecutor(1, f"entropick-{kind.value}") for kind in Work}
+        self._large = {kind: ThreadPoolExecutor(1, f"entropick-large-{kind.value}") for kind in Work}
         self._grammars = ThreadPoolExecutor(1, "entropick-grammar")
         self._turns = asyncio.Lock()
         self._closed = False
 
-    async def run(self, size: int, work: Callable[[], Result]) -> Result:
+    async def run(self, size: int, work: Callable[[], Result], kind: Work = Work.TEXT) -> Result:
         """Runs ``work`` on ``size`` characters or tokens, in a thread unless small. Returns its result.
 
         Raises the 503 where the server is shutting down.
         """
         if size < SMALL:
             return work()
-        return await self._submit(self._ordinary if size < LARGE else self._large, work)
+        lanes = self._ordinary if size < LARGE else self._large
+        return await self._submit(lanes[kind], work)
 
     async def turn(self) -> None:
         """Waits for a turn of the event loop that no other caller of this method has.
@@ -80,5 +94,5 @@ class Offload:
     def close(self) -> None:
         """Drops the work that has not begun, whose callers get a 503; does not wait for the rest."""
         self._closed = True
-        for lane in (self._bodies, self._ordinary, self._large, self._grammars):
+        for lane in (self._bodies, *self._ordinary.values(), *self._large.values(), self._grammars):
             lane.shutdown(wait=False, cancel_futures=True)

@@ -158,11 +158,20 @@ def _layers(asked: LayerEntropy | None) -> dict[str, Any] | bool:
     return {"every": asked.every, **({"layers": list(asked.layers)} if asked.layers else {})}
 
 
-class RecentRequests:
-    """The last ``limit`` answers, the newest last, in at most ``max_bytes``.
+class _Kept:
+    """The answers of an owner, the oldest first."""
 
-    An answer's choices stay together; one that has no room beside the earlier choices of its own answer is
-    not kept.
+    def __init__(self) -> None:
+        self.answers: OrderedDict[str, None] = OrderedDict()
+        self.size = 0
+
+
+class RecentRequests:
+    """The last answers, at most ``limit`` of them in at most ``max_bytes``, shared fairly among their owners.
+
+    Where there is no room left, the owner that holds the most loses its oldest answer: nobody's answers are
+    pushed out by another who holds no less. An answer's choices stay together; one that has no room beside
+    the earlier choices of its own answer is not kept.
     """
 
     def __init__(self, limit: int, max_bytes: int = MAX_BYTES) -> None:
@@ -171,6 +180,8 @@ class RecentRequests:
         self._answers: OrderedDict[str, list[Finished]] = OrderedDict()
         self._sizes: dict[str, int] = {}
         """bytes of an answer's choices: an answer may have a thousand, each of which comes by itself"""
+        self._owners: dict[str | None, _Kept] = {}
+        """the owner who kept something first comes first"""
         self._size = 0
 
     @property
@@ -179,17 +190,41 @@ class RecentRequests:
         return self._size
 
     def add(self, finished: Finished) -> None:
-        """Keeps a choice, and forgets the oldest answers beyond the limits."""
+        """Keeps a choice, and forgets answers beyond the limits."""
         size = finished.size
         own = self._sizes.get(finished.id, 0)
         if not self._limit or own + size > self._max_bytes:
             return
         self._answers.setdefault(finished.id, []).append(finished)
-        self._sizes[finished.id] = own + size
+        self._owners.setdefault(finished.owner, _Kept()).answers.setdefault(finished.id)
+        self._count(finished.id, finished.owner, size)
+        while len(self._answers) > self._limit:
+            self._forget(max(self._owners, key=lambda owner: len(self._owners[owner].answers)))
+        while self._size > self._max_bytes:
+            most = max(self._owners, key=lambda owner: self._owners[owner].size)
+            if next(iter(self._owners[most].answers)) == finished.id and len(self._answers[finished.id]) > 1:
+                # its owner has nothing else to give up for it
+                self._answers[finished.id].pop()
+                self._count(finished.id, finished.owner, -size)
+            else:
+                self._forget(most)
+
+    def _count(self, answer: str, owner: str | None, size: int) -> None:
+        """Counts the bytes of a choice that came or went."""
+        self._sizes[answer] = self._sizes.get(answer, 0) + size
+        self._owners[owner].size += size
         self._size += size
-        while len(self._answers) > self._limit or self._size > self._max_bytes:
-            oldest, _ = self._answers.popitem(last=False)
-            self._size -= self._sizes.pop(oldest)
+
+    def _forget(self, owner: str | None) -> None:
+        """Forgets the oldest answer of an owner."""
+        kept = self._owners[owner]
+        oldest, _ = kept.answers.popitem(last=False)
+        del self._answers[oldest]
+        size = self._sizes.pop(oldest)
+        kept.size -= size
+        self._size -= size
+        if not kept.answers:
+            del self._owners[owner]
 
     def newest(self, owner: str | None = None) -> list[Finished]:
         """Returns all choices of an owner's answers (None: asked for without keys), the newest first."""

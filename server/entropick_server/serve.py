@@ -26,9 +26,10 @@ from fastapi import FastAPI
 from uvicorn.config import STARTUP_FAILURE
 
 from .app import create_app
+from .connections.arrival import Arrival
 from .connections.bodies import BodyBudget
 from .connections.limits import ConnectionLimits, raise_file_limit
-from .connections.listener import Arrival, Listener, bind
+from .connections.listener import Listener, bind
 from .connections.protocol import Connection, phase_seconds
 from .connections.table import ConnectionTable
 from .connections.tls import tls_context
@@ -108,14 +109,14 @@ class DrainingServer(uvicorn.Server):
         self.started = True
         self._url = _url(bound[0].getsockname(), "http" if self._tls is None else "https")
         say(
-            f"entropick listens on {self._url} (the model is loading; a first start compiles native "
-            f"code, for a minute or more; {self._url}/health says when it is ready)"
+            f"entropick listens on {self._url} (the model is loading; "
+            f"{self._url}/health says when it is ready)"
         )
         self._greet()
 
-    def _connection(self, accepted: socket.socket, arrival: Arrival) -> Connection:
+    def _connection(self, arrival: Arrival) -> Connection:
         shared = self.connections, self._budget, self._limits
-        return Connection(self.config, self.server_state, self.lifespan.state, shared, accepted, arrival)
+        return Connection(self.config, self.server_state, self.lifespan.state, shared, arrival)
 
     async def on_tick(self, counter: int) -> bool:
         """Ends the connections that are overdue, ten times a second."""

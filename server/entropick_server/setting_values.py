@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 from pydantic_settings import NoDecode
@@ -42,10 +42,10 @@ JsonObject = Annotated[dict[str, Any], NoDecode, BeforeValidator(json_object)]
 Texts = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], NoDecode, BeforeValidator(text_list)]
 
 
-def layer_numbers(text: str | None) -> tuple[int, ...] | Literal["auto"] | None:
-    """Returns the monitored layers of a text like 0,3; None and "auto" stay as they are."""
+def layer_numbers(text: str | None) -> tuple[int, ...] | float | None:
+    """Returns the layers of a text like 0,3, the share of one like auto:0.25 (auto: a half); None stays."""
     if text is None:
         return None
-    if text == "auto":
-        return "auto"
+    if text.startswith("auto"):
+        return float(text.partition(":")[2] or 0.5)
     return tuple(int(layer) for layer in text.split(","))

@@ -158,14 +158,18 @@ class Settings(BaseSettings):
     kernels: KernelsChoice = Field(
         "auto", description="kernels that measure, attend and draw (auto: the fastest)"
     )
+    compile_beside: bool = Field(
+        True,
+        description="where native code is missing, serve by torch's slower operations while it is compiled",
+    )
     batch_invariant: bool = Field(
         False, description="serve only where a request gets the same bits whatever else runs"
     )
     monitored_layers: str | None = Field(
         None,
-        pattern=r"^(auto|\d+(,\d+)*)$",
-        description="layers whose attention is measured, as 0,3; auto: the half that `entropick inspect` "
-        "found to follow all best; left out: all",
+        pattern=r"^(auto(:(0?\.\d*[1-9]\d*|1(\.0*)?))?|\d+(,\d+)*)$",
+        description="layers whose attention is measured, as 0,3; auto:0.25: the share of them (auto: a half) "
+        "that `entropick inspect` found to follow all best; left out: all",
     )
     threads: int | None = Field(None, ge=1, description="threads that compute on a CPU; left out: one a core")
     allow_unvalidated: bool = Field(False, description="serve an architecture that was not validated")
@@ -216,6 +220,9 @@ class Settings(BaseSettings):
     )
     header_timeout_seconds: float = Field(
         15.0, gt=0, description="seconds in which a request's head must arrive"
+    )
+    keep_alive_seconds: float = Field(
+        5.0, gt=0, le=86_400, description="seconds that a connection may stay open between two requests"
     )
     body_timeout_seconds: float = Field(
         20.0,
@@ -326,6 +333,7 @@ class Settings(BaseSettings):
             threads=self.threads,
             monitored_layers=layer_numbers(self.monitored_layers),
             kernels=self.kernels,
+            compile_beside=self.compile_beside,
             batch_invariant=self.batch_invariant,
             allow_unvalidated=self.allow_unvalidated,
             calibrate=self.calibrate,

@@ -10,6 +10,7 @@ from typing import Final
 from pydantic import BaseModel
 
 from entropick_sampler.genuineness.quadrants import Cuts
+from entropick_sampler.layer_entropy import expansion_count
 from entropick_sampler.signals import SIGNAL_NAMES
 from entropick_sampler.strategy import Strategy
 
@@ -19,6 +20,7 @@ from .protocol.responses import (
     BranchRow,
     CandidateRow,
     DetailRow,
+    LayerEntropySummary,
     PhaseSummary,
     ProbableRow,
     SignalStatistic,
@@ -149,7 +151,34 @@ def summarize(
         summary.only_choice_tokens = only
     if (watched := genuineness_summary(request, tokens, cuts)) is not None:
         summary.genuineness = watched
+    if (profile_of_layers := layer_entropy_summary(tokens)) is not None:
+        summary.layer_entropy = profile_of_layers
     return summary
+
+
+def layer_entropy_summary(tokens: Sequence[Token]) -> LayerEntropySummary | None:
+    """Returns the mean entropy of each layer, and how often it rises and falls; None where none was measured.
+
+    A token of which some layer's entropy is not finite is left out.
+    """
+    measured = [
+        token.layer_entropy
+        for token in tokens
+        if token.layer_entropy and all(math.isfinite(bits) for _, bits in token.layer_entropy)
+    ]
+    if not measured:
+        return None
+    count = len(measured)
+    changes = [expansion_count([bits for _, bits in pairs]) for pairs in measured]
+    return LayerEntropySummary(
+        tokens=count,
+        mean={
+            str(column[0][0]): math.fsum(bits for _, bits in column) / count
+            for column in zip(*measured, strict=True)
+        },
+        expansions=sum(rises for rises, _ in changes) / count,
+        prunings=sum(falls for _, falls in changes) / count,
+    )
 
 
 def phase_summary(tokens: Sequence[Token]) -> PhaseSummary:

@@ -17,7 +17,7 @@ from entropick_lens.layers import entropy
 from entropick_lens.layers.entropies import Entropies, expansion, resample, windows
 from entropick_lens.layers.entropy import ResidualVisitor, lens_entropies, spread_positions
 from entropick_lens.report import draw_svg
-from entropick_lens.texts import Text
+from entropick_lens.texts import Text, read_texts
 from entropick_sampler.layer_entropy import lens_entropy
 
 from .support import GOLDEN, QUIET, make, opened
@@ -148,6 +148,9 @@ def test_the_section(tmp_path: Path) -> None:
         low <= middle <= high for low, middle, high in zip(found.low, found.median, found.high, strict=True)
     )
     assert len(found.renyi) == len(found.renyi_orders) == 4
+    quick = entropy.measure(model, replace(QUIET, quick=True), {})
+    assert quick.positions == sum(min(16, len(t.generating)) for t in read_texts(model, QUIET))
+    assert quick.positions < found.positions
     # the higher the order, the lower the entropy
     assert all(a >= b >= c for a, b, c in zip(found.renyi[0], found.mean, found.renyi[1], strict=True))
     assert "even odds over all 1,984 tokens would be 10.95" in entropy.sentences(found)[0]

@@ -28,7 +28,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_half_of_the_layers_in_the_order_of_the_choice(folder: Path) -> None:
-    options = EngineOptions(str(folder), monitored_layers="auto")
+    options = EngineOptions(str(folder), monitored_layers=0.5)
     with pytest.raises(
         ModelLoadError, match=r"auto: there is no entropick_inspect\.json.*run `entropick inspect "
     ):
@@ -38,6 +38,9 @@ def test_half_of_the_layers_in_the_order_of_the_choice(folder: Path) -> None:
     order = data["sections"]["head_attention"]["result"]["layer_choice"]["order"]
     source = read_source(options)
     assert source.monitored_layers == tuple(sorted(order[:2]))
+    quarter = read_source(EngineOptions(str(folder), monitored_layers=0.25))
+    assert quarter.monitored_layers == (order[0],)
+    assert read_source(EngineOptions(str(folder), monitored_layers=1.0)).monitored_layers == (0, 1, 2, 3)
     # the identity is that of a start without the choice: the file beside the weights is no part of it
     assert (
         source.model_hash == read_source(EngineOptions(str(folder))).model_hash == data["model"]["identity"]
@@ -77,12 +80,25 @@ def test_data_that_does_not_fit_is_refused(tmp_path: Path, change: dict[str, obj
     path = tmp_path / "entropick_inspect.json"
     path.write_text(json.dumps(data))
     with pytest.raises(ModelLoadError, match=message) as error:
-        inspected_layers("m", tmp_path, "mine", 4, tmp_path)
+        inspected_layers("m", tmp_path, "mine", 4, cache=tmp_path)
     assert "run `entropick inspect m --sections head_attention` first" in str(error.value)
 
 
 def test_the_setting(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert load_settings(monitored_layers="auto").engine_options("m").monitored_layers == "auto"
+    for text, share in (("auto", 0.5), ("auto:0.25", 0.25), ("auto:.1", 0.1), ("auto:1", 1.0)):
+        assert load_settings(monitored_layers=text).engine_options("m").monitored_layers == share
     assert load_settings(monitored_layers="2,0").engine_options("m").monitored_layers == (2, 0)
-    with pytest.raises(SettingsError, match="monitored_layers"):
-        load_settings(monitored_layers="automatic")
+    for wrong in ("automatic", "auto:", "auto:0", "auto:0.0", "auto:1.5", "auto:25%", "auto:-1"):
+        with pytest.raises(SettingsError, match="monitored_layers"):
+            load_settings(monitored_layers=wrong)
+
+
+def test_shares_are_rounded_down_and_name_one_layer_at_least(tmp_path: Path) -> None:
+    order = list(range(100))[::-1]
+    data = {
+        "model": {"identity": "mine"},
+        "sections": {"head_attention": {"result": {"layer_choice": {"order": order}}}},
+    }
+    (tmp_path / "entropick_inspect.json").write_text(json.dumps(data))
+    for share, count in ((0.29, 29), (0.5, 50), (0.999, 99), (0.001, 1), (1.0, 100)):
+        assert inspected_layers("m", tmp_path, "mine", 100, share) == tuple(range(100 - count, 100))

@@ -1,5 +1,7 @@
 """Correlations, permutations within layers, Holm's correction and regressions against known answers."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -23,10 +25,14 @@ def test_a_figure_that_does_not_vary_has_no_correlation(x: list[float]) -> None:
 
 
 def test_a_rank_and_its_inverse_hold_the_same_information() -> None:
-    x = np.random.default_rng(0).uniform(5, 20, 400)
-    r = pearson(x, 1 / x)
-    assert r is not None
-    assert r == pytest.approx(-0.92, abs=0.02)
+    """r(x, 1/x) = -.92 for ranks spread evenly from 4 to 20, whose moments are known."""
+    low, high = 4.0, 20.0
+    mean, inverse = (low + high) / 2, math.log(high / low) / (high - low)
+    deviations = math.sqrt((high - low) ** 2 / 12) * math.sqrt(1 / (low * high) - inverse**2)
+    exact = (1 - mean * inverse) / deviations
+    assert exact == pytest.approx(-0.92, abs=0.002)
+    x = np.linspace(low, high, 4001)
+    assert pearson(x, 1 / x) == pytest.approx(exact, abs=1e-3)
 
 
 def test_permutation_within_layers_is_exact() -> None:

@@ -188,7 +188,7 @@ def ask(page: Any, text: str) -> None:
 
 
 def begin_anew(page: Any) -> None:
-    """Begins another conversation and waits until the replies of the last are gone, with the page's next frame.
+    """Begins another conversation and waits until the replies of the last are gone, a frame later.
 
     ``ask`` counts the replies that are there: counted too early, the next would never be one more.
     """

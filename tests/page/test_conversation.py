@@ -11,7 +11,18 @@ from typing import Any
 import httpx
 import pytest
 
-from .conftest import Server, Watched, ask, begin_anew, made_row, open_tab, settle, shot, start_server, stream_of
+from .conftest import (
+    Server,
+    Watched,
+    ask,
+    begin_anew,
+    made_row,
+    open_tab,
+    settle,
+    shot,
+    start_server,
+    stream_of,
+)
 
 STORY = "Tell me a story."
 CAPITAL = "What is the capital of Falnia?"

@@ -97,9 +97,9 @@ async def test_many_rows_at_the_end_are_written_beside_the_event_loop(
     offload = client.app.state.server.offload  # type: ignore[attr-defined]
     ordinary = offload.run
 
-    async def noted(size: int, work: Any) -> Any:
+    async def noted(size: int, *more: Any) -> Any:
         sizes.append(size)
-        return await ordinary(size, work)
+        return await ordinary(size, *more)
 
     monkeypatch.setattr(offload, "run", noted)
     engine.script = lambda request: [65] * 200

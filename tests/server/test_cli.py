@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -57,7 +58,7 @@ def test_help_names_every_setting(command: str, capsys: pytest.CaptureFixture[st
     assert "--config" in text
     if command == "serve":
         for name in Settings.model_fields:
-            switches = {"calibrate", "enable_prefix_caching", "recent_prompts"}
+            switches = {"calibrate", "compile_beside", "enable_prefix_caching", "recent_prompts"}
             option = f"--{'no-' if name in switches else ''}{name.replace('_', '-')}"
             option = "MODEL" if name == "model" else option
             assert option in text
@@ -84,6 +85,21 @@ def test_serve_the_shipped_model(built: list[Any]) -> None:
     assert cli.main(["serve"]) == 0
     assert (built[0].model, built[0].served_model_name) == ("/shipped", "small")
     assert built[1].port == 8000
+
+
+@pytest.mark.parametrize("variable", ["ENTROPICK_API_KEY", "entropick_api_key"])
+def test_the_key_is_the_servers_alone(
+    variable: str, built: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No process that the server starts inherits it: not vLLM's, not pip, not a chat template's."""
+    monkeypatch.setenv(variable, "secret-5f1c")
+    seen: list[dict[str, str]] = []
+    serving = sys.modules["entropick_server.serve"]
+    keep = serving.serve  # type: ignore[attr-defined]
+    serving.serve = lambda *given: seen.append(dict(os.environ)) or keep(*given)  # type: ignore[attr-defined]
+    assert cli.main(["serve"]) == 0
+    assert built[1].api_key.get_secret_value() == "secret-5f1c"
+    assert "secret-5f1c" not in seen[0].values()
 
 
 def test_serve_with_options(built: list[Any]) -> None:

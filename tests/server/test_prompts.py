@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from entropick_server.offload import SMALL
+from entropick_server.offload import SMALL, Work
 from entropick_server.prompts import PromptEncoder
 from entropick_server.protocol.errors import ApiError
 from entropick_server.vocabulary import Vocabulary
@@ -31,22 +31,25 @@ async def test_an_abandoned_prompt_is_never_tokenised(
 ) -> None:
     async with serve(engine) as client:
         watched.gate.clear()
-        first = asyncio.create_task(client.post(PLAIN, json=body("a")))
-        await until(lambda: watched.texts)
+        chat = {"messages": [{"role": "user", "content": "a" * LONG}]}
+        asked = ((PLAIN, body("a")), (CHAT, chat), ("/tokenize", {"prompt": "a" * LONG}))
+        first = [asyncio.create_task(client.post(path, json=sent)) for path, sent in asked]
+        await until(lambda: len(watched.texts) == 3)
         leaving = [Client(client.app, body("b", stream=stream), PLAIN) for _ in range(4)]
         chat = {"messages": [{"role": "user", "content": "c" * LONG}], "stream": stream}
         leaving += [Client(client.app, chat), Client(client.app, {"prompt": "d" * LONG}, "/tokenize")]
         leaving.append(Client(client.app, {"tokens": [65] * LONG}, "/detokenize"))
-        await until(lambda: client.app.state.server.in_flight == 6)
+        await until(lambda: client.app.state.server.in_flight == 7)
         for one in leaving:
             one.gone.set()
-        # they end while the first text still blocks the tokenizer
+        # they end while the first texts still block the tokenizer
         await asyncio.wait_for(asyncio.gather(*(one.task for one in leaving)), 5)
-        assert client.app.state.server.in_flight == 1
+        assert client.app.state.server.in_flight == 2
         watched.gate.set()
-        assert (await first).status_code == 200
+        assert [answer.status_code for answer in await asyncio.gather(*first)] == [200] * 3
         assert (await client.post(PLAIN, json=body("z"))).status_code == 200
-        assert {text[0] for text in watched.texts} == {"a", "z"}
+        assert len(watched.texts) == 4
+        assert not [text for text in watched.texts if "b" * 9 in text or "c" * 9 in text or "d" * 9 in text]
         assert client.app.state.server.in_flight == 0
 
 
@@ -90,6 +93,33 @@ async def test_ordinary_prompts_do_not_wait_for_huge_ones(engine: Any, watched: 
         assert (await huge).status_code == 200
 
 
+@pytest.mark.parametrize("size", [LONG, HUGE])
+async def test_prompts_wait_for_no_conversation_and_for_no_count(
+    engine: Any, watched: Watched, serve: Any, size: int
+) -> None:
+    """As where a template loops until its time is over, or /tokenize gets some megabytes."""
+    render, going = engine.tokenizer.render_chat, threading.Event()
+
+    def endless(messages: list[dict[str, Any]], **options: Any) -> str:
+        if "looping" in str(messages):
+            assert going.wait(30)
+        return str(render(messages, **options))
+
+    engine.tokenizer.render_chat = endless
+    async with serve(engine) as client:
+        chat = {"messages": [{"role": "user", "content": "looping" + " " * size}], "max_tokens": 2}
+        looping = [asyncio.create_task(client.post(CHAT, json=chat)) for _ in range(2)]
+        watched.gate.clear()
+        counted = [asyncio.create_task(client.post("/tokenize", json={"prompt": "a" * size}))]
+        await until(lambda: watched.texts)
+        watched.gate.set()
+        watched.blocks_from = size + 1
+        assert (await asyncio.wait_for(client.post(PLAIN, json=body("b", size)), 20)).status_code == 200
+        assert not any(task.done() for task in looping)
+        going.set()
+        assert [answer.status_code for answer in await asyncio.gather(*looping, *counted)] == [200] * 3
+
+
 @pytest.mark.parametrize("size", [SMALL // 2, 3_900_000])
 async def test_a_text_that_cannot_fit_is_refused_unread(
     engine: Any, watched: Watched, serve: Any, size: int
@@ -121,7 +151,7 @@ async def test_texts_that_wait_when_the_server_stops(engine: Any, watched: Watch
         await until(lambda: watched.texts)
         waiting = asyncio.create_task(client.post("/tokenize", json=body("b")))
         state = client.app.state.server
-        await until(lambda: state.offload._ordinary._work_queue.qsize())
+        await until(lambda: state.offload._ordinary[Work.COUNT]._work_queue.qsize())
         await state.close()
         for answer in (await waiting, await client.post("/tokenize", json=body("c"))):
             assert answer.status_code == 503

@@ -168,6 +168,15 @@ def edited(name: str, **changes: Any) -> Callable[[Path], None]:
     return edit
 
 
+def without(name: str, key: str) -> Callable[[Path], None]:
+    def edit(folder: Path) -> None:
+        known = json.loads((folder / name).read_text())
+        del known[key]
+        (folder / name).write_text(json.dumps(known))
+
+    return edit
+
+
 def written(name: str, content: bytes) -> Callable[[Path], None]:
     def write(folder: Path) -> None:
         (folder / name).write_bytes(content)
@@ -186,8 +195,15 @@ def written(name: str, content: bytes) -> Callable[[Path], None]:
         ("config.json", edited("config.json", num_attention_heads=0), "config.json: ZeroDivisionError"),
         ("config.json", edited("config.json", model_type=5), "config.json: .* model type `5`"),
         ("tokenizer.json", written("tokenizer.json", b"[]"), "tokenizer.json is no JSON object"),
-        ("", written("tokenizer.json", b"{}"), "its tokenizer: KeyError: 'added_tokens'"),
-        ("", edited("tokenizer.json", model={}), "its tokenizer: data did not match"),
+        (
+            "tokenizer.json",
+            written("tokenizer.json", b"{}"),
+            "tokenizer.json is no tokenizer: .*; get that file again from where the model came from$",
+        ),
+        ("tokenizer.json", without("tokenizer.json", "added_tokens"), "is no tokenizer: .*added_tokens"),
+        ("tokenizer.json", without("tokenizer.json", "model"), "is no tokenizer: .*model"),
+        ("tokenizer.json", edited("tokenizer.json", model={}), "is no tokenizer: data did not match"),
+        ("tokenizer.json", written("tokenizer.json", b"{"), "is no JSON: .*; get that file again"),
         ("tokenizer_config.json", written("tokenizer_config.json", b"5"), "tokenizer_config.json is no JSON"),
         (
             "generation_config.json",
@@ -204,7 +220,7 @@ def written(name: str, content: bytes) -> Callable[[Path], None]:
         ("", edited("generation_config.json", top_k=1.5), "top_k must be a whole number of at least -1"),
         ("", edited("generation_config.json", eos_token_id="x"), "eos_token_id: 'x' is no token id"),
         ("", written("chat_template.jinja", b"{% for %}"), r"line 1: .* \(--chat-template names another\)"),
-        ("", written("chat_template.jinja", b"\xff"), "its tokenizer: 'utf-8' codec"),
+        ("", written("chat_template.jinja", b"\xff"), "chat_template.jinja is no UTF-8 text: 'utf-8' codec"),
     ],
 )
 def test_a_broken_file_is_a_sentence(

@@ -224,7 +224,7 @@ async def test_nothing_is_remembered_with_a_limit_of_zero(engine: Any, serve: An
     assert RecentRequests(0).newest() == []
 
 
-def finished(answer: str, choice: int, tokens: int, summary: Any) -> Finished:
+def finished(answer: str, choice: int, tokens: int, summary: Any, owner: str | None = None) -> Finished:
     series = Series(
         array("q", [65] * tokens),
         array("b", [0] * tokens),
@@ -232,7 +232,50 @@ def finished(answer: str, choice: int, tokens: int, summary: Any) -> Finished:
         tuple(array("d", [1.0] * tokens) for _ in range(5)),
         tuple(array("d", [1.0] * tokens) for _ in SIGNAL_NAMES),
     )
-    return Finished(answer, choice, "r", summary, series, {}, "", SamplingParams(), PolicyConfig())
+    made = Finished(answer, choice, "r", summary, series, {}, "", SamplingParams(), PolicyConfig())
+    return replace(made, owner=owner)
+
+
+async def test_a_key_pushes_no_other_keys_requests_out(client: httpx.AsyncClient) -> None:
+    await client.post(CHAT, json=BODY)
+    summary = client.app.state.server.recent.newest()[0].summary  # type: ignore[attr-defined]
+
+    def names(recent: RecentRequests) -> dict[str, list[str]]:
+        return {owner: [kept.id for kept in recent.newest(owner)] for owner in ("ann", "bob", "cy")}
+
+    for recent in (
+        RecentRequests(6),
+        RecentRequests(1_000, max_bytes=6 * finished("x", 0, 100, summary).size),
+    ):
+        for n in range(3):
+            recent.add(finished(f"ann{n}", 0, 100, summary, "ann"))
+        for n in range(50):
+            recent.add(finished(f"bob{n}", 0, 100, summary, "bob"))
+        assert names(recent) == {
+            "ann": ["ann2", "ann1", "ann0"],
+            "bob": ["bob49", "bob48", "bob47"],
+            "cy": [],
+        }
+        # who comes later gets a share, from whom has the most, and no more
+        for n in range(50):
+            recent.add(finished(f"cy{n}", 0, 100, summary, "cy"))
+        kept = names(recent)
+        assert [len(kept[owner]) for owner in kept] == [2, 2, 2]
+        assert (kept["ann"], kept["bob"], kept["cy"]) == (
+            ["ann2", "ann1"],
+            ["bob49", "bob48"],
+            ["cy49", "cy48"],
+        )
+        assert recent.find("ann0", "ann") == []
+        assert recent.size == sum(one.size for owner in kept for one in recent.newest(owner))
+        # one with many choices pushes nobody out either, and keeps its first ones
+        for choice in range(100):
+            recent.add(finished("large", choice, 100, summary, "bob"))
+        assert (names(recent)["ann"], names(recent)["cy"]) == (kept["ann"], kept["cy"])
+        choices = [one.choice for one in recent.find("large", "bob")]
+        assert choices == list(range(len(choices)))
+        assert len(choices) >= 2
+        assert recent.size <= recent._max_bytes
 
 
 async def test_recent_requests_are_bounded_in_bytes(client: httpx.AsyncClient) -> None:

@@ -13,9 +13,9 @@ import pytest
 from entropick_sampler.params import PolicyConfig, SamplingParams
 from entropick_sampler.profile import Profile
 from entropick_sampler.signals import SIGNAL_NAMES
-from entropick_server.engine.types import BranchRecord, Request
+from entropick_server.engine.types import BranchRecord, Request, Token
 from entropick_server.streaming import run
-from entropick_server.telemetry import token_row
+from entropick_server.telemetry import summarize, token_row
 from entropick_server.vocabulary import Vocabulary
 
 CHAT = "/v1/chat/completions"
@@ -37,7 +37,7 @@ async def whole(client: httpx.AsyncClient, fields: dict[str, Any]) -> tuple[dict
 
 async def streamed(client: httpx.AsyncClient, fields: dict[str, Any]) -> list[dict[str, Any]]:
     answer = await client.post(CHAT, json={**fields, "stream": True})
-    events = [e.removeprefix("data: ") for e in answer.text.strip().split("\n\n")]
+    events = [e.removeprefix("data: ") for e in answer.text.strip().split("\n\n") if e.startswith("data: ")]
     return [json.loads(event)["choices"][0] for event in events[:-1]]
 
 
@@ -161,6 +161,36 @@ async def test_full_adds_layers_and_candidates(client: httpx.AsyncClient) -> Non
     ]
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("more", [{}, {"at_end": True}, {"consensus": {"extract": "text", "k": 3}}])
+async def test_nothing_large_is_kept_of_tokens_that_were_told(
+    client: httpx.AsyncClient, stream: bool, more: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Megabytes of figures that are freed at once hold every other stream up."""
+    runs: list[run.Run] = []
+    begin = run.Run.__init__
+
+    def noted(self: run.Run, *given: Any, **named: Any) -> None:
+        runs.append(self)
+        begin(self, *given, **named)
+
+    monkeypatch.setattr(run.Run, "__init__", noted)
+    fields = body("full", logprobs=True, top_logprobs=2)
+    fields["entropick"] |= more
+    if stream:
+        told = [c["entropick"]["tokens"] for c in await streamed(client, fields) if c.get("entropick")]
+        rows = [row for some in told for row in some]
+    else:
+        rows = (await whole(client, fields))[0]["tokens"]
+    assert all(
+        row["detail"]["layers"] == [0, 1] and row["candidates"] and row["most_probable"] for row in rows
+    )
+    tokens = [reply.token for one in runs for reply in one.tokens]
+    assert min(len(tokens), len(rows)) > 2
+    if not (stream and "consensus" in more):  # which keeps its steps to the end
+        assert not any(token.detail or token.top_logprobs for token in tokens)
+
+
 async def test_seeds(client: httpx.AsyncClient, engine: Any, serve: Any) -> None:
     plain = {"messages": [{"role": "user", "content": "Hi"}]}
     seeds = [(await whole(client, plain))[0]["summary"]["seed"] for _ in range(4)]
@@ -234,3 +264,26 @@ def test_a_branch_on_the_wire(engine: Any) -> None:
         token_row(0, token, vocabulary, eos=False, stop=False),
     ):
         assert "branches" not in none
+
+
+def _layered(*entropies: tuple[tuple[int, float], ...]) -> list[Token]:
+    return [Token(5, -1.0, (None,) * len(SIGNAL_NAMES), None, None, layer_entropy=own) for own in entropies]
+
+
+def test_layers_at_a_glance() -> None:
+    """Rises and falls between the asked layers; tokens without entropies, or with lost ones, are left out."""
+    tokens = _layered(
+        ((0, 8.0), (3, 9.0), (7, 2.0)),
+        (),
+        ((0, 8.0), (3, 8.0 + 1e-7), (7, 8.5)),
+        ((0, 8.0), (3, math.nan), (7, 1.0)),
+    )
+    request = Request("r", (1,), SamplingParams(), PolicyConfig(), 0.0)
+    told = summarize(request, tokens, None, 0).layer_entropy
+    assert told is not None
+    assert told.tokens == 2
+    assert told.mean == pytest.approx({"0": 8.0, "3": 8.5, "7": 5.25}, abs=1e-6)
+    # the first token rises once and falls once, the other stays and rises
+    assert (told.expansions, told.prunings) == (1.0, 0.5)
+    assert summarize(request, _layered((), ()), None, 0).layer_entropy is None
+    assert "layer_entropy" not in summarize(request, _layered(()), None, 0).model_dump(exclude_unset=True)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .._triton import chosen
+from ..native_code import wanted
 from . import torch_impl
 from .arrays import Entries, Floats, Masks, words_of
 
@@ -54,7 +55,7 @@ def _native(logits: Tensor, kernels: Kernels | None) -> bool:
     )
     if kernels == "numba" and not possible:
         raise ValueError("the native loops need numba and contiguous float32 logits on the CPU")
-    return possible and kernels in (None, "numba")
+    return possible and wanted(kernels)
 
 
 def mask_logits(logits: Tensor, masks: Masks, *, kernels: Kernels | None = None) -> None:

@@ -16,13 +16,16 @@ are beside it and however many threads run.
 
 from __future__ import annotations
 
+from .formats import CODED
 from .step import Decoded, DecoderStep, LayerLens, PrefillChunk, PromptSurprisals
 from .weights import DecoderShape, GroupedWeight, LayerWeights, Weight
 
 try:
+    from .attention import arrange_keys
+    from .coded_products import coded_product
     from .numba_impl import NativeDecoder, warmup_numba
 except ImportError:  # numba is not installed: there is no native decoder
-    NativeDecoder = None  # type: ignore[assignment,misc]
+    NativeDecoder = arrange_keys = None  # type: ignore[assignment,misc]
     warmup_numba = None  # type: ignore[assignment]
 
 __all__ = [
@@ -36,14 +39,23 @@ __all__ = [
     "PrefillChunk",
     "PromptSurprisals",
     "Weight",
+    "arrange_keys",
     "available",
     "warmup",
+    "warmup_forms",
 ]
 
 
 def available() -> bool:
     """Returns whether :class:`NativeDecoder` can be built: numba is installed."""
     return NativeDecoder is not None
+
+
+def warmup_forms() -> None:
+    """Compiles the products of every form of weights, of which a model's start compiles its own alone."""
+    if warmup_numba is not None:
+        for form in CODED:
+            coded_product(form)
 
 
 def warmup() -> None:

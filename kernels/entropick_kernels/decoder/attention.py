@@ -11,11 +11,14 @@ of other sizes keys lie one behind the other. Values always do."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 import numba
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from .._native import native
 from .._threads import address
@@ -32,6 +35,8 @@ MOST_ROWS: Final = 6
 FLOAT: Final = 4
 """bytes of a float32"""
 _ZERO: Final = np.float32(0.0)
+_ARRANGED_AT_ONCE: Final = 256
+"""blocks whose keys are copied at a time"""
 # more columns at a time for few rows: a lone column would leave the processor waiting
 _SCORES_ONE: Final = paged_tile((1,), 4, go_on=False)
 _SCORES_FEW: Final = paged_tile((2, 3), 2, go_on=False)
@@ -90,6 +95,22 @@ def key_cell(offset: int, block: int, width: int) -> tuple[int, int]:
     if block % LANES:
         return offset * width, 1
     return offset // LANES * LANES * width + offset % LANES, LANES
+
+
+def arrange_keys(layers: Sequence[Tensor], blocks: Sequence[int]) -> None:
+    """Brings keys in the order of their positions into the order of this module, in place.
+
+    ``layers``: the keys of each, [P, Hk, block, D]; ``blocks``: the numbers of the blocks, each to be given
+    once, for a second time would bring them into disorder.
+    """
+    if not layers or layers[0].shape[2] % LANES:
+        return
+    index = torch.tensor(blocks, dtype=torch.int64)
+    for keys in layers:
+        _, heads, block, width = keys.shape
+        for some in torch.split(index, _ARRANGED_AT_ONCE):
+            panels = keys[some].view(len(some), heads, block // LANES, LANES, width)
+            keys[some] = panels.transpose(-1, -2).reshape(len(some), heads, block, width)
 
 
 @native("contract")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .._triton import chosen
+from ..native_code import wanted
 from .torch_impl import (
     ALL_MASKED_FLAG,
     NAN_FLAG,
@@ -63,7 +64,7 @@ def logits_stats(logits: Tensor, *, kernels: Kernels | None = None) -> LogitsSta
     served = _loops is not None and logits.device.type == "cpu" and logits.dtype != torch.float64
     if kernels == "numba" and not served:
         raise ValueError("the native loops need numba and a tensor on the CPU that is not float64")
-    native = served and kernels != "torch"
+    native = served and wanted(kernels)
     return _loops.logits_stats_numba(logits) if native else logits_stats_torch(logits)
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .._triton import chosen
+from ..native_code import wanted
 from .torch_impl import draw_torch, philox_uniform_torch
 
 try:
@@ -29,7 +30,7 @@ def _native(tensors: tuple[Tensor, ...], kernels: Kernels | None) -> bool:
     possible = _loops is not None and all(t.device.type == "cpu" for t in tensors)
     if kernels == "numba" and not possible:
         raise ValueError("the native loops need numba and tensors on the CPU")
-    return possible and kernels in (None, "numba")
+    return possible and wanted(kernels)
 
 
 def philox_uniform(

@@ -28,7 +28,7 @@ from .choice import LayerChoice, choose_layers
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_BLOCK: Final = 16
+BLOCK: Final = 16
 """tokens of a block of keys, as the kernels read them"""
 _SINK: Final = 0.5
 """the share of attention to the first token from which a head is said to rest on it"""
@@ -97,15 +97,23 @@ class AttentionVisitor:
         """Looks at nothing: the residual is of no interest here."""
 
 
+def in_blocks(keys: Tensor) -> tuple[Tensor, Tensor]:
+    """Lays the keys [n, Hk, D] of a text into blocks [P, Hk, BLOCK, D] as the kernels read them.
+
+    Returns them with a block table int32 [n, P] in which each query of the text has all of them.
+    """
+    count = len(keys)
+    blocks = -(-count // BLOCK)
+    padded = torch.zeros(blocks * BLOCK, *keys.shape[1:], dtype=keys.dtype)
+    padded[:count] = keys
+    laid = padded.view(blocks, BLOCK, *keys.shape[1:]).transpose(1, 2).contiguous()
+    return laid, torch.arange(blocks, dtype=torch.int32).expand(count, blocks).contiguous()
+
+
 def measure_text(seen: Attended, first: int, stop: int) -> HeadStats:
     """Measures every query of one text with the kernels that serve; figures [tokens, H]."""
     count = stop - first
-    blocks = -(-count // _BLOCK)
-    keys = seen.keys[first:stop]
-    padded = torch.zeros(blocks * _BLOCK, *keys.shape[1:], dtype=keys.dtype)
-    padded[:count] = keys
-    laid = padded.view(blocks, _BLOCK, *keys.shape[1:]).transpose(1, 2).contiguous()
-    table = torch.arange(blocks, dtype=torch.int32).expand(count, blocks).contiguous()
+    laid, table = in_blocks(seen.keys[first:stop])
     return measure_attention(
         seen.queries[first:stop].contiguous(),
         laid,

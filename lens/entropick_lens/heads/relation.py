@@ -23,6 +23,7 @@ REGRESSORS: Final = ("op", "spec_ent", "rank_eff", "anisotropy")
 THIRDS: Final = ("early", "middle", "late")
 PREDICTED: Final = "score_std_predicted"
 _SURE: Final = 0.05
+_QUICK_PERMUTATIONS: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,8 @@ def measure(model: Model, options: Options, results: Mapping[str, Any]) -> HeadR
     """Relates the results of ``head_geometry`` and ``head_attention``."""
     found: HeadAttention = results["head_attention"]
     dynamic = Dynamic(found.entropy, found.score_std, found.score_std_predicted)
-    return relate(results["head_geometry"], dynamic, options.permutations, options.seed)
+    rounds = min(options.permutations, _QUICK_PERMUTATIONS) if options.quick else options.permutations
+    return relate(results["head_geometry"], dynamic, rounds, options.seed)
 
 
 def relate(geometry: HeadGeometry, attention: Dynamic, permutations: int, seed: int) -> HeadRelation:
@@ -322,5 +324,5 @@ SECTION: Final = Section(
     sentences=sentences,
     plots=plots,
     needs=("head_geometry", "head_attention"),
-    uses=("permutations", "seed"),
+    uses=("permutations", "seed", "quick"),
 )

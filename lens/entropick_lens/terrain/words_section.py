@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 
 from ..section import Model, Options, Plot, Section
+from .chains import ChainStep, HypernymChains, hypernym_chains
 from .comparison import embedding_rows
 from .groups import FEWEST_WORDS, CategoryLift, category_lift, mean_pair_cosine
 from .lexical import DEBIAN_FOLDER, LexicalGraph, tree_graph, wordnet_graph
@@ -41,6 +42,8 @@ class Words:
     """Of the rows as they are; None for fewer than ten words."""
     centred: RelationalAlignment | None = None
     """Of the rows less the mean row of these words: without the direction that all share."""
+    chains: HypernymChains | None = None
+    """Of the rows less their mean; None where no word stands above another."""
     categories: tuple[CategoryLift, ...]
     """Against random sets of the words of the graph."""
 
@@ -58,7 +61,8 @@ def measure(model: Model, options: Options, results: Mapping[str, Any]) -> Words
     ids = {graph.words[at]: named.find(graph.words[at]) or 0 for at in words}
     rows = embedding_rows(model, list(ids.values()), options)
     draws = min(_DRAWS, options.permutations)
-    distances = _some(graph, words).distances()
+    chosen = _some(graph, words)
+    distances = chosen.distances()
     place = {word: at for at, word in enumerate(ids)}
     groups = {
         name: rows[[place[word] for word in members if word in place]]
@@ -70,6 +74,7 @@ def measure(model: Model, options: Options, results: Mapping[str, Any]) -> Words
         known=known,
         alignment=relational_alignment(rows, distances, graph.name, options.seed, draws),
         centred=relational_alignment(rows - rows.mean(0), distances, graph.name, options.seed, draws),
+        chains=hypernym_chains(rows - rows.mean(0), chosen, options.seed, draws),
         categories=category_lift(groups, rows, float(mean_pair_cosine(rows)), draws, options.seed),
     )
 
@@ -118,6 +123,8 @@ def sentences(found: Words) -> tuple[str, ...]:
     said.append(
         "Mean cosine by edges: " + ", ".join(f"{edges}: {one.bands[edges]:.3f}" for edges in near[:8]) + "."
     )
+    if found.chains is not None:
+        said.append(_chains(found.chains))
     if found.categories:
         clear = [c for c in found.categories if c.p_value < 0.05 / len(found.categories)]
         best = max(found.categories, key=lambda c: c.lift)
@@ -128,6 +135,19 @@ def sentences(found: Words) -> tuple[str, ...]:
             f"{best.lift:+.3f})."
         )
     return tuple(said)
+
+
+def _chains(found: HypernymChains) -> str:
+    def shown(step: ChainStep) -> str:
+        ends = "" if step.low is None or step.high is None else f" [{step.low:+.3f}, {step.high:+.3f}]"
+        return f"{step.edges}: {step.cosine:+.3f}{ends} (n = {step.pairs})"
+
+    others = "" if found.others is None else f"; words of no common chain have {found.others:+.3f}"
+    return (
+        f"Up the chains of hypernyms of {found.words} words ({found.pairs} pairs, less the mean row) the "
+        f"mean cosine by edges is {', '.join(shown(step) for step in found.steps[:6])}{others}; permuted "
+        f"words reach the mean of all pairs with p = {found.p_value:.4f}."
+    )
 
 
 def _interval(found: tuple[float, float] | None) -> str:
@@ -160,7 +180,7 @@ def _bands(figure: Figure, found: Words) -> None:
 SECTION: Final = Section(
     name="words",
     title="Words and their graph",
-    version=1,
+    version=2,
     result=Words,
     measure=measure,
     sentences=sentences,

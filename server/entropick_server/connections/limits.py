@@ -14,8 +14,6 @@ _MOST: Final = 4096
 """connections at the same time where none is set: each holds some ten kB"""
 _RESERVE: Final = 192
 """descriptors that are not for connections: files, the engine, libraries"""
-_IDLE_SECONDS: Final = 5.0
-"""seconds between two requests of a connection, as uvicorn's"""
 _log = logging.getLogger(__name__)
 
 
@@ -33,7 +31,7 @@ class ConnectionLimits:
     """for a client to take what is buffered for it"""
     largest_body: int
     """bytes"""
-    idle_seconds: float = _IDLE_SECONDS
+    idle_seconds: float
     """between two requests"""
 
     @classmethod
@@ -45,6 +43,7 @@ class ConnectionLimits:
             body_seconds=settings.body_timeout_seconds,
             write_seconds=settings.write_timeout_seconds,
             largest_body=settings.max_body_bytes,
+            idle_seconds=settings.keep_alive_seconds,
         )
 
 

@@ -6,17 +6,16 @@ asyncio's own listener accepts whatever there is, and logs a traceback for each 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import socket
 import ssl
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
 from ..protocol.errors import unavailable
 from ..settings import SettingsError
+from .arrival import Arrival, refusal
 from .table import ConnectionTable, Phase
 
 _AT_ONCE: Final = 32
@@ -28,7 +27,7 @@ _SHUTDOWN_SECONDS: Final = 5.0
 _UNSENT_BYTES: Final = 1 << 17
 """bytes of one connection that the system buffers before they are on their way"""
 _log = logging.getLogger(__name__)
-Factory = Callable[[socket.socket, "Arrival"], asyncio.Protocol]
+Factory = Callable[[Arrival], asyncio.Protocol]
 
 
 async def bind(host: str, port: int) -> list[socket.socket]:
@@ -52,26 +51,6 @@ async def bind(host: str, port: int) -> list[socket.socket]:
     return sockets
 
 
-class Arrival:
-    """A connection that was accepted and is not made yet: over TLS, its handshake."""
-
-    def __init__(self) -> None:
-        self.phase: Phase | None = None
-        self.since = 0.0
-        self.began = 0.0
-        self.begun = False
-        self.task: asyncio.Task[None] | None = None
-
-    def expire(self) -> None:
-        """Ends the handshake."""
-        self.drop()
-
-    def drop(self) -> None:
-        """Ends the handshake."""
-        if self.task is not None:
-            self.task.cancel()
-
-
 class Listener:
     """The listening sockets of a server, which takes the place of asyncio's."""
 
@@ -90,12 +69,9 @@ class Listener:
         self._handshake_seconds = handshake_seconds
         self._loop = asyncio.get_running_loop()
         self._paused: dict[socket.socket, asyncio.TimerHandle] = {}
-        error = unavailable("The server has too many connections.", "too_many_connections", 5)
-        body = json.dumps(error.body()).encode()
-        self._refusal = (
-            b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 5\r\n"
-            b"connection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
-        ) + body
+        self._refusal = refusal(
+            unavailable("The server has too many connections.", "too_many_connections", 5)
+        )
 
     def start(self, backlog: int) -> None:
         """Listens; ``backlog``: connections that the system holds until they are accepted."""
@@ -158,31 +134,39 @@ class Listener:
         if hasattr(socket, "TCP_NOTSENT_LOWAT"):
             # else the system buffers megabytes for a client that does not read
             accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
-        arrival = Arrival()
-        arrival.began = time.monotonic()
-        self._table.move(arrival, Phase.ARRIVING)
+        arrival = Arrival(accepted, self._table, self._build)
+        if self._tls is None:
+            arrival.wait()
+        else:
+            self._table.move(arrival, Phase.ARRIVING)
+            self._build(arrival)
+
+    def _build(self, arrival: Arrival) -> None:
+        """Begins to make the protocol of a connection."""
+        begun = False
+
+        async def connect() -> None:
+            nonlocal begun
+            begun = True
+            tls = self._tls is not None
+            await self._loop.connect_accepted_socket(
+                lambda: self._factory(arrival),
+                arrival.accepted,
+                ssl=self._tls,
+                ssl_handshake_timeout=self._handshake_seconds if tls else None,
+                ssl_shutdown_timeout=_SHUTDOWN_SECONDS if tls else None,
+            )
 
         def ended(task: asyncio.Task[None]) -> None:
             self._table.discard(arrival)
-            if not arrival.begun:
+            if not begun:
                 # it was cancelled before its first step; afterwards its transport closes it
-                accepted.close()
+                arrival.accepted.close()
             if not task.cancelled() and (error := task.exception()) is not None:
                 if isinstance(error, OSError):
                     _log.debug("a connection ended while it was opened: %s", error)
                 else:
                     _log.error("a connection could not be opened", exc_info=error)
 
-        arrival.task = self._loop.create_task(self._connect(accepted, arrival))
+        arrival.task = self._loop.create_task(connect())
         arrival.task.add_done_callback(ended)
-
-    async def _connect(self, accepted: socket.socket, arrival: Arrival) -> None:
-        arrival.begun = True
-        tls = self._tls is not None
-        await self._loop.connect_accepted_socket(
-            lambda: self._factory(accepted, arrival),
-            accepted,
-            ssl=self._tls,
-            ssl_handshake_timeout=self._handshake_seconds if tls else None,
-            ssl_shutdown_timeout=_SHUTDOWN_SECONDS if tls else None,
-        )

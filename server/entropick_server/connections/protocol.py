@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-import struct
 import sys
 import time
 from collections.abc import Iterator
@@ -19,15 +18,13 @@ from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 from uvicorn.server import ServerState
 
 from ..protocol.errors import ApiError, bad_request
+from .arrival import RESET, TOO_SLOW, Arrival
 from .bodies import BodyBudget, IncomingBody
 from .limits import ConnectionLimits
-from .listener import Arrival
 from .table import ConnectionTable, Phase
 
 WRITE_BUFFER: Final = 1 << 16
 """bytes that are buffered for a client beyond those that the system buffers"""
-_RESET: Final = struct.pack("ii", 1, 0)
-"""SO_LINGER: what the system buffers is dropped at the close"""
 _LINGER_SECONDS: Final = 10.0
 """seconds in which the rest of a body that nothing reads is read and dropped"""
 
@@ -51,14 +48,13 @@ class Connection(H11Protocol):
         server_state: ServerState,
         app_state: dict[str, Any],
         shared: tuple[ConnectionTable, BodyBudget, ConnectionLimits],
-        accepted: socket.socket,
         arrival: Arrival,
     ) -> None:
         super().__init__(config, server_state, app_state, asyncio.get_running_loop())
         self.phase: Phase | None = None
         self.since = self.began = 0.0
         self._table, self._budget, self._limits = shared
-        self._socket = accepted
+        self._socket = arrival.accepted
         self._arrival = arrival
         self._guarded = self.app
         self.app = self._serve
@@ -73,6 +69,10 @@ class Connection(H11Protocol):
         transport.set_write_buffer_limits(high=WRITE_BUFFER)
         self._table.discard(self._arrival)
         self._settle()
+        if received := bytes(self._arrival.received):
+            # before all that the transport will read, which it begins behind this call
+            self._arrival.received.clear()
+            self.loop.call_soon(self.data_received, received)
 
     def data_received(self, data: bytes) -> None:
         """Takes bytes of a request."""
@@ -144,7 +144,7 @@ class Connection(H11Protocol):
             self.transport.close()
         elif self.phase is Phase.HEADERS and self._in_head():
             notes.count(f"closed, whose head was not whole after {self._limits.header_seconds:g} s")
-            self._refuse(ApiError(408, "The head of the request came too slowly.", code="header_timeout"))
+            self._refuse(TOO_SLOW)
         else:
             # without a request: an answer to none would be read as one to the next
             self.drop()
@@ -154,7 +154,7 @@ class Connection(H11Protocol):
         if self._gone:
             return
         with suppress(OSError):
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         self._leave()
         self.transport.abort()
 

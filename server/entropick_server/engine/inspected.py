@@ -19,13 +19,13 @@ def kept_inspection(cache: Path, model_hash: str) -> Path:
 
 
 def inspected_layers(
-    model: str, folder: Path, model_hash: str, count: int, cache: Path | None = None
+    model: str, folder: Path, model_hash: str, count: int, share: float = 0.5, cache: Path | None = None
 ) -> tuple[int, ...]:
-    """Returns the half of a model's layers whose signals follow the mean of all best, by its inspection.
+    """Returns the layers of a model whose signals follow the mean of all best, by its inspection.
 
-    The data is looked for beside the weights, then in the user's cache (``cache``). Raises ModelLoadError,
-    which names the command to run, where there is none, where it is of another model, and where it has no
-    choice of layers.
+    They are ``share`` of its ``count`` layers, rounded down, one at least. The data is looked for beside the
+    weights, then in the user's cache (``cache``). Raises ModelLoadError, which names the command to run,
+    where there is none, where it is of another model, and where it has no choice of layers.
     """
     places = (folder / INSPECTION_FILE, kept_inspection(cache or user_cache(), model_hash))
     advice = f"run `entropick inspect {model} --sections head_attention` first"
@@ -44,7 +44,8 @@ def inspected_layers(
         raise ModelLoadError(
             f"monitored layers auto: {path} orders other layers than 0 to {count - 1}; {advice}"
         )
-    return tuple(sorted(order[: max(1, count // 2)]))
+    # 0.29 of 100 layers are 29, not the 28.999999999999996 of the product
+    return tuple(sorted(order[: max(1, int(count * share + 1e-9))]))
 
 
 def _is_order(order: Any, count: int) -> bool:

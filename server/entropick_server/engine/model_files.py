@@ -18,6 +18,7 @@ from transformers import (
     GenerationConfig,
     PreTrainedConfig,
     PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
 )
 
 from .base import ModelLoadError
@@ -33,7 +34,10 @@ _TOKENIZER: Final = (
     "tokenizer.json",
     "special_tokens_map.json",
     "added_tokens.json",
+    "chat_template.jinja",
 )
+_BACKEND: Final = "tokenizer.json"
+_AGAIN: Final = "get that file again from where the model came from"
 _PLAIN: Final = (
     OSError,
     ValueError,
@@ -60,16 +64,16 @@ _WHOLE: Final = ("top_k", "max_new_tokens")
 def reading(model: str, folder: Path | None = None, names: Sequence[str] = ()) -> Iterator[None]:
     """Turns every error about a model's files into a ModelLoadError of one sentence.
 
-    ``names``: the files of ``folder`` that are read, of which the first that is no JSON object is named.
+    ``names``: the files of ``folder`` that are read, of which the first that is broken is named.
     """
     try:
         yield
     except ModelLoadError:
         raise
     except Exception as error:
-        broken = None if folder is None else _first_broken(folder, names)
-        where = f"{names[0]}: " if len(names) == 1 else "its tokenizer: " if names else ""
-        raise ModelLoadError(f"{model} cannot be loaded: {broken or where + _reason(error)}") from error
+        broken = None if folder is None else _first_broken(folder, names, error)
+        told = f"{broken}; {_AGAIN}" if broken else _place(folder, names) + _reason(error)
+        raise ModelLoadError(f"{model} cannot be loaded: {told}") from error
 
 
 def read_config(model: str, folder: Path) -> PreTrainedConfig:
@@ -120,18 +124,48 @@ def read_generation(model: str, folder: Path) -> GenerationConfig | None:
     return found
 
 
-def _first_broken(folder: Path, names: Sequence[str]) -> str | None:
-    """Returns the name of the first file that is no JSON object, with the reason."""
+def _place(folder: Path | None, names: Sequence[str]) -> str:
+    """Returns the beginning of a sentence about some files, none of which is known to be broken."""
+    if folder is None or len(names) < 2:
+        return "".join(f"{name}: " for name in names)
+    there = ", ".join(name for name in names if (folder / name).is_file())
+    return f"its tokenizer ({there or 'it has no ' + _BACKEND}): "
+
+
+def _first_broken(folder: Path, names: Sequence[str], error: Exception) -> str | None:
+    """Returns the name of the first file that cannot be what it must be, with the reason.
+
+    ``error``: what its reader raised.
+    """
     for name in names:
         try:
-            value: Any = json.loads((folder / name).read_text(encoding="utf-8"))
+            text = (folder / name).read_text(encoding="utf-8")
+            value: Any = json.loads(text) if name.endswith(".json") else {}
         except FileNotFoundError:
             continue
-        except (OSError, ValueError, RecursionError) as error:
-            return f"{name} is no JSON: {_reason(error)}"
+        except (OSError, ValueError, RecursionError) as reason:
+            return f"{name} is no {'JSON' if name.endswith('.json') else 'UTF-8 text'}: {_reason(reason)}"
         if not isinstance(value, dict):
             return f"{name} is no JSON object"
+        if name == _BACKEND and (told := _no_tokenizer(value, folder / name, error)) is not None:
+            return f"{name} is no tokenizer: {told}"
     return None
+
+
+def _no_tokenizer(value: dict[str, Any], path: Path, error: Exception) -> str | None:
+    """Returns why the JSON of tokenizer.json makes no tokenizer; None where it makes one."""
+    try:
+        PreTrainedTokenizerFast(tokenizer_file=str(path))  # type: ignore[no-untyped-call]
+    except Exception as reason:  # noqa: BLE001 - what the library raises is plain Exception
+        return _missing(value, reason) or _reason(reason)
+    # transformers reads more of it than the library must have
+    return _missing(value, error)
+
+
+def _missing(value: dict[str, Any], error: Exception) -> str | None:
+    """Returns the name that a reader of JSON missed in it; None where it raised for another reason."""
+    name = error.args[0] if isinstance(error, KeyError) and error.args else None
+    return f"it has no {name!r}" if isinstance(name, str) and name not in value else None
 
 
 def _reason(error: Exception) -> str:

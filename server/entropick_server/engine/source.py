@@ -119,12 +119,12 @@ def read_source(options: EngineOptions, digests: Path | None = None) -> Source:
         eos_token_ids(generation, text, tokenizer.eos_token_id)
     count, asked = int(text.num_hidden_layers), options.monitored_layers
     # layers that cannot be are refused before anything large is fetched
-    layers = () if asked == "auto" else monitored_layers(asked, count)
+    layers = () if isinstance(asked, float) else monitored_layers(asked, count)
     if location.on_hub:
         _fetch_weights(model, folder)
     identity = location.identity or hash_model(folder, digests)
-    if asked == "auto":
-        layers = inspected_layers(model, folder, identity, count)
+    if isinstance(asked, float):
+        layers = inspected_layers(model, folder, identity, count, asked)
     return Source(folder, location.name, text, generation, tokenizer, identity, layers, location.gguf)
 
 

@@ -377,8 +377,10 @@ class EngineOptions:
     kernels: KernelsChoice = "auto"
     batch_invariant: bool = False
     """serve only where a request's numbers are the same, bit for bit, whatever else runs"""
-    monitored_layers: tuple[int, ...] | Literal["auto"] | None = None
-    """None: all layers; "auto": half of them, by the model's inspection"""
+    monitored_layers: tuple[int, ...] | float | None = None
+    """None: all layers; a number in (0, 1]: that share of them, by the model's inspection"""
+    compile_beside: bool = False
+    """True: where native code is missing, serve by torch's operations while another process compiles it"""
     measure: bool = True
     """False: no signal is measured and policy "fixed" alone is served, to tell the price of measuring; only
     the native decoder can leave it out"""

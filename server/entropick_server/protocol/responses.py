@@ -215,6 +215,17 @@ class GenuinenessSummary(BaseModel):
     pull: PullRow | None = Field(default=None, description="absent for fewer than five scores")
 
 
+class LayerEntropySummary(BaseModel):
+    """The entropies of the layers over the tokens of a choice at which they were measured."""
+
+    tokens: int = Field(description="at which all of its layers were measured")
+    mean: dict[str, float] = Field(description="layer -> bits: the profile of the choice")
+    expansions: float = Field(
+        description="layers a token whose entropy lies above the asked layer's before, a mean over the tokens"
+    )
+    prunings: float = Field(description="the same for layers whose entropy lies below")
+
+
 class PhaseSummary(BaseModel):
     """The reasoning of a choice, or the rest of it, at a glance."""
 
@@ -247,6 +258,9 @@ class Summary(BaseModel):
     )
     genuineness: GenuinenessSummary | None = Field(
         default=None, description="absent where the engine does not measure it, or the request wants none"
+    )
+    layer_entropy: LayerEntropySummary | None = Field(
+        default=None, description="absent where the request asked for no layer's entropy"
     )
     phases: dict[Literal["reasoning", "content"], PhaseSummary] | None = Field(
         default=None,

@@ -9,7 +9,7 @@ from fastapi import Request
 from pydantic import BaseModel
 
 from ..engine.types import ModelInfo
-from ..offload import SMALL
+from ..offload import SMALL, Work
 from ..protocol.errors import ApiError, bad_request
 from ..protocol.fields import Place
 from ..protocol.parsing import parse_body
@@ -63,14 +63,16 @@ def key_name(request: Request) -> str | None:
     return name
 
 
-async def beside_the_loop(request: Request, size: int, work: Callable[[], Result]) -> Result:
+async def beside_the_loop(
+    request: Request, size: int, work: Callable[[], Result], kind: Work = Work.TEXT
+) -> Result:
     """Runs ``work`` on ``size`` characters or tokens, in a thread unless it is small. Returns its result.
 
     Work that has not begun is dropped when the client goes away.
     """
     if size < SMALL:
         return work()
-    return await unless_gone(request.receive, server_state(request).offload.run(size, work))
+    return await unless_gone(request.receive, server_state(request).offload.run(size, work, kind))
 
 
 def body_schema(model: type[BaseModel]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from starlette.responses import Response
 
 from ..consensus.rules import needed
 from ..engine.base import EngineError
+from ..offload import Work
 from ..protocol.errors import from_engine
 from ..protocol.requests import GenerationRequest
 from ..protocol.structured import Structure
@@ -53,6 +54,8 @@ class Prompts:
     """the text of each as the client sent it, None of token ids, where completions begin with them"""
     form: MessageForm | None = None
     """how the replies are read; None: as text"""
+    work: Work = Work.TEXT
+    """the kind of that work"""
     forced: Structure | None = None
     """the form of the calls that the replies must be, or may be in place of JSON"""
 
@@ -160,7 +163,7 @@ async def respond(
         size = prompts.size + _CHOICE_SIZE * prompts.number * count + body.adjusting_size
         if body.entropick is not None and body.entropick.rewind is not None:
             size += body.entropick.rewind.size
-        answer, asked = await beside_the_loop(http, size, prepare)
+        answer, asked = await beside_the_loop(http, size, prepare, prompts.work)
         stack.callback(state.tokens_in_flight.take(owner, asked, body.limit_name))
         state.metrics.choices.on_prompts(prompts.number, body.choices)
         if body.stream:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from ..offload import Work
 from ..protocol.fields import Place
 from ..protocol.requests import ChatRequest
 from ..state import ServerState
@@ -42,6 +43,7 @@ def chat_prompts(body: ChatRequest, state: ServerState, param: str = "messages")
             )
         ],
         param=param,
+        work=Work.CHAT,
         form=form,
         forced=call_structure(body, state.model),
     )

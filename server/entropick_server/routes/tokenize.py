@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from ..offload import Work
 from ..protocol.fields import Place
 from ..protocol.requests import DetokenizeRequest, TokenizeRequest
 from ..streaming.pieces import NUMBERS, JsonWriter, PieceResponse, dumped, slices
@@ -47,7 +48,8 @@ async def tokenize(request: Request) -> Response:
     size = len(text)
     if messages is not None:
         size = model.encoder.conversation_size(sum(message.size for message in messages))
-    return PieceResponse(await beside_the_loop(request, size, work))
+    kind = Work.COUNT if messages is None else Work.CHAT
+    return PieceResponse(await beside_the_loop(request, size, work, kind))
 
 
 @router.post("/detokenize", openapi_extra=body_schema(DetokenizeRequest))
@@ -59,4 +61,4 @@ async def detokenize(request: Request) -> Response:
         check_ids(body.tokens, "tokens", state.model.info)
         return [dumped({"prompt": state.engine.tokenizer.decode(body.tokens, skip_special_tokens=False)})]
 
-    return PieceResponse(await beside_the_loop(request, len(body.tokens), work))
+    return PieceResponse(await beside_the_loop(request, len(body.tokens), work, Work.COUNT))

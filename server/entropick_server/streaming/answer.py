@@ -91,6 +91,8 @@ class Answer:
         for number, choice in enumerate(chunks):
             ids = self.format.told_ids(run) if first and not number else None
             events += chunk_event(self.origin, self.format, choice, sent, ids)
+        if not run.request.policy.at_end:
+            run.lighten()
         if run.finish_reason is not None:
             events += await last_event(self.server, self.origin, self.format, run, sent)
         if events:
@@ -106,7 +108,10 @@ class Answer:
         whole.choices = writer.later(whole_choices(self.format, runs, writer))
         self.format.tell_prompt(whole, runs[0], writer)
         whole.usage = self._usage(runs)
-        return list(writer.pieces(whole))
+        pieces = list(writer.pieces(whole))
+        for run in self.runs:
+            run.lighten(whole=True)
+        return pieces
 
     def _usage(self, returned: Sequence[Run]) -> Usage:
         """Returns the counts over all choices, a prompt once.
@@ -270,7 +275,9 @@ async def last_event(
         choice = kind.chunk(run, None, run.hand_out(), writer)
         if index is not None:
             choice.index = index
-        return chunk_event(origin, kind, choice, usage, writer=writer)
+        events = chunk_event(origin, kind, choice, usage, writer=writer)
+        run.lighten(whole=True)
+        return events
 
     size = len(run.tokens) * row_size(run.request) if run.request.policy.at_end else 0
     try:

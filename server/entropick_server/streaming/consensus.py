@@ -233,7 +233,11 @@ class ConsensusAnswer:
         whole.choices = writer.later(whole_choices(self._format, runs, writer))
         self._format.tell_prompt(whole, runs[0], writer)
         whole.usage = self._usage()
-        return list(writer.pieces(whole))
+        pieces = list(writer.pieces(whole))
+        for prompt in self._prompts:
+            for run in prompt.runs.values():
+                run.lighten(whole=True)
+        return pieces
 
     def _usage(self) -> Usage:
         """Returns the counts over all prompts; the tokens of replies that lost are counted apart."""

@@ -136,7 +136,7 @@ class Run:
         self._begun = False
         self._last = request.arrival
         self._texts: list[str] = []
-        self._released = self._handed_out = 0
+        self._released = self._handed_out = self._light = 0
         self._eos = frozenset(origin.model.info.eos_token_ids)
         self._stop_ids = frozenset(request.sampling.stop_token_ids)
         self._marks = {} if origin.form is None else origin.form.reading.marks
@@ -300,6 +300,21 @@ class Run:
         """Returns the tokens whose last byte is out and that no earlier call returned."""
         begin, self._handed_out = self._handed_out, self._released
         return self.tokens[begin : self._released]
+
+    def lighten(self, *, whole: bool = False) -> None:
+        """Drops the figures of heads, layers and candidates of tokens that were handed out, in any thread.
+
+        ``whole``: of all tokens, whose answer is written. One token after another: at the end of an answer
+        with megabytes of such figures all of them would be freed at once, and nothing else run meanwhile.
+        """
+        end = len(self.tokens) if whole else self._handed_out
+        for at in range(self._light, end):
+            reply = self.tokens[at]
+            token = reply.token
+            if token.detail is not None or token.top_logprobs or token.most_probable:
+                light = replace(token, detail=None, top_logprobs=(), most_probable=())
+                self.tokens[at] = replace(reply, token=light)
+        self._light = max(self._light, end)
 
     def __enter__(self) -> Self:
         """Notes that the request is handed to the engine, which may refuse it."""

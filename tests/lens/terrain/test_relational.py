@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from entropick_lens.terrain.chains import hypernym_chains
 from entropick_lens.terrain.correlation import pearson
 from entropick_lens.terrain.lexical import DEBIAN_FOLDER, LexicalGraph, tree_graph, wordnet_graph
 from entropick_lens.terrain.relational import relational_alignment
@@ -146,3 +147,45 @@ def test_equal_distances_have_no_correlation() -> None:
         None,
         None,
     )
+
+
+def chain_graph(size: int) -> LexicalGraph:
+    """Returns words of which each is directly above the next, in runs of four."""
+    words = tuple(f"w{i:03}" for i in range(size))
+    ancestors = tuple({words[j]: i - j for j in range(i - i % 4, i + 1)} for i in range(size))
+    return LexicalGraph("chains", words, words, ancestors, {})
+
+
+def test_the_cosine_falls_along_the_chains() -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(80, 64, generator=generator)
+    for at in range(80):
+        if at % 4:
+            rows[at] = 0.7 * rows[at - 1] + 0.7 * rows[at]
+    graph = chain_graph(80)
+    found = hypernym_chains(rows, graph, draws=300)
+    assert found is not None
+    assert (found.words, found.pairs) == (60, 120)
+    assert [(step.edges, step.pairs) for step in found.steps] == [(1, 60), (2, 40), (3, 20)]
+    one, two, three = (step.cosine for step in found.steps)
+    assert one > two > three > found.others
+    assert abs(found.others) < 0.05
+    assert found.p_value == pytest.approx(1 / 301)
+    u = torch.nn.functional.normalize(rows.double(), dim=1)
+    pairs = [float(u[i] @ u[i - 1]) for i in range(80) if i % 4]
+    assert one == pytest.approx(sum(pairs) / 60)
+    assert all(step.low < step.cosine < step.high for step in found.steps)
+    order = torch.randperm(80, generator=generator)
+    lost = hypernym_chains(rows[order], graph, draws=300)
+    assert lost.p_value > 0.01
+    assert abs(lost.steps[0].cosine) < 0.1
+
+
+def test_a_tree_of_categories_has_no_chains(small: Path) -> None:
+    assert hypernym_chains(torch.randn(8, 4), tree_graph("plain", WORDS)) is None
+    (small / "index.noun").write_text(INDEX + "animal n 1 1 @ 1 1 00000020\n")
+    graph = wordnet_graph(small, ["cat", "dog", "hound", "animal"])
+    found = hypernym_chains(torch.eye(4), graph, draws=20)
+    # cat, dog and hound are animals; dog and hound are one node
+    assert (found.words, found.pairs, found.others) == (3, 3, 0.0)
+    assert [step.edges for step in found.steps] == [1]

@@ -49,12 +49,41 @@ async def test_the_head_of_a_second_request_has_a_deadline_too(engine: Any) -> N
 
 
 async def test_an_idle_connection_is_closed(engine: Any) -> None:
-    async with listening(engine) as (server, port):
-        server.connections._seconds[Phase.IDLE] = 0.2
+    async with listening(engine, keep_alive_seconds=0.2) as (server, port):
         peer = await Peer.to(port, request())
         assert (await peer.answer())[0] == 200
         assert await peer.rest() == b""
         await until(lambda: len(server.connections) == 0)
+
+
+async def test_nothing_is_built_for_a_head_that_is_not_whole(engine: Any) -> None:
+    """Neither the parser nor a task sees it; where it is whole, they get all of it."""
+    async with listening(engine) as (server, port):
+        idle = [await Peer.to(port) for _ in range(20)]
+        slow = [await Peer.to(port, b"GET /health HTTP/1.1\r\nX-A: b") for _ in range(20)]
+        await until(lambda: server.connections.count(Phase.HEADERS) == 40)
+        await asyncio.sleep(0.05)
+        assert not server.server_state.connections
+        assert {type(held).__name__ for held in server.connections} == {"Arrival"}
+        for peer in slow:
+            # the end of the head comes in two pieces, and a second request with it
+            peer.writer.write(b"\r\nHost: x\r\n\r")
+        await asyncio.sleep(0.05)
+        assert not server.server_state.connections
+        for peer in slow:
+            peer.writer.write(b"\n" + request("/version"))
+        for peer in slow:
+            assert [(await peer.answer())[0] for _ in range(2)] == [200, 200]
+        for peer in (*idle, *slow):
+            peer.close()
+        await until(lambda: len(server.connections) == 0)
+
+
+async def test_a_large_body_that_comes_with_its_head(engine: Any) -> None:
+    async with listening(engine) as (_, port):
+        whole = json.dumps({"messages": [{"role": "user", "content": "Hi"}]}).encode()
+        for size in (0, 1 << 15, 1 << 17, 1 << 20):
+            assert (await ask(port, request(CHAT, whole + b" " * size)))[0] == 200
 
 
 @pytest.mark.parametrize("chunked", [False, True])

@@ -255,9 +255,8 @@ def room(model_folder: Callable[[str], Path]) -> Iterator[Callable[..., Room]]:
             model=str(model_folder(name)),
             device="cpu",
             threads=1,
-            block_size=BLOCK,
             kv_cache_bytes=(blocks + 1) * BLOCK_BYTES,
-            **more,
+            **{"block_size": BLOCK, **more},
         )
         return Room(EngineCore(load_model(options), options, None))
 

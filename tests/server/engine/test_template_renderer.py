@@ -153,6 +153,18 @@ def test_a_process_that_was_killed_is_replaced(renderer: TemplateRenderer) -> No
     assert gone(first)
 
 
+def test_the_process_gets_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    for name in ("ENTROPICK_API_KEY", "entropick_api_key", "HF_TOKEN", "OPENAI_API_KEY", "MY_PASSWORD"):
+        monkeypatch.setenv(name, "secret-5f1c")
+    made = TemplateRenderer(60.0)
+    assert made.render("{{ strftime_now('%Z') }}", HELLO, variables={}) == "JST"
+    given = Path(f"/proc/{made.process_id}/environ").read_bytes()
+    made.close()
+    assert b"secret-5f1c" not in given
+    assert b"TZ=Asia/Tokyo" in given
+
+
 def test_closing_ends_a_rendering() -> None:
     made = TemplateRenderer(60.0)
     made.render("ok", HELLO, variables={})

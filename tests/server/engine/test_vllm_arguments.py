@@ -37,6 +37,7 @@ OTHERWISE: dict[str, Any] = {
     "decoder": "torch",
     "kernels": "torch",
     "batch_invariant": True,
+    "compile_beside": True,
     "monitored_layers": (1,),
     "measure": False,
     "allow_unvalidated": True,

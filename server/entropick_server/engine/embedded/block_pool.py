@@ -65,6 +65,10 @@ class BlockPool:
         """Counts the cached blocks that were handed out as new blocks so far."""
         return self._evictions
 
+    def filled(self) -> list[int]:
+        """Returns the blocks that hold something: used or cached."""
+        return [b for b in range(1, self.total + 1) if self._references[b] or b in self._cached]
+
     def references(self, block: int) -> int:
         """Counts the sequences that use a block."""
         return self._references[block]

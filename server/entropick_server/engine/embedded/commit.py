@@ -5,8 +5,12 @@ Nothing else changes what a sequence says.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence as Seq
+from typing import Final
+
+import torch
 
 from ..base import Tokenizer
 from ..reply import Drawn
@@ -18,7 +22,9 @@ from .open_rollouts import OpenRollouts
 from .scheduler import Scheduler
 from .sequence import Sequence, request_ids
 
+STEP_FAILED: Final = "the engine failed while it ran this request; the server's log says why"
 _NO_BATCH = Batch((), ())
+_log = logging.getLogger(__name__)
 
 
 class Committer:
@@ -38,33 +44,51 @@ class Committer:
         """Tells whether there are outputs for the next report."""
         return bool(self._outputs)
 
-    def commit(self, batch: Batch, drawn: Seq[Drawn], began: float) -> StepReport:
+    def commit(self, batch: Batch, drawn: Seq[Drawn], began: float, failed: Seq[Sequence] = ()) -> StepReport:
         """Records that a batch was fed and gives each of its rows the token that was drawn for it.
 
-        ``drawn``: one for each of ``batch.rows``; ``began``: time.monotonic() at the step's beginning.
-        Returns the report of the step.
+        ``drawn``: one for each of ``batch.rows``; ``began``: time.monotonic() at the step's beginning;
+        ``failed``: sequences that were to be fed beside them and end. Returns the report of the step.
         """
         queued = _first_steps(batch, began) if batch.chunks else ()
         rows = batch.rows
         if self._scheduler.advance(batch):
             self._scheduler.register([row for row, one in zip(rows, drawn, strict=True) if one.error is None])
+        for sequence in failed:
+            if sequence.family is not None:
+                self._fail(sequence, STEP_FAILED)
         for row, one in zip(rows, drawn, strict=True):
             if row.slot < 0:
                 continue  # its request ended with another row of this step
-            if one.error is not None:
-                self._fail(row, one.error)
-                continue
-            if not row.reply.room:
-                self._emit(row, (), FinishReason.LENGTH)  # its prompt alone was wanted
-                continue
-            if one.firsts and not row.branches:
-                self._open_branches(row, one)
-            self._take(row, one.token, one.clarifying)
+            try:
+                self._commit(row, one)
+            except torch.AcceleratorError:
+                raise
+            except Exception:  # noqa: BLE001 - it has taken a part of a step: its request cannot go on
+                self._give_up(row)
         if self._rollouts.open:
-            for winner, verdict in self._rollouts.judge():
+            for winner, verdict in self._rollouts.judge(self._give_up):
                 self._verdicts.append(verdict)
                 self.adopt(winner)
         return self.report(batch, queued, time.monotonic() - began)
+
+    def _commit(self, row: Sequence, drawn: Drawn) -> None:
+        """Gives a row what was drawn for it."""
+        if drawn.error is not None:
+            self._fail(row, drawn.error)
+            return
+        if not row.reply.room:
+            self._emit(row, (), FinishReason.LENGTH)  # its prompt alone was wanted
+            return
+        if drawn.firsts and not row.branches:
+            self._open_branches(row, drawn)
+        self._take(row, drawn.token, drawn.clarifying)
+
+    def _give_up(self, row: Sequence) -> None:
+        """Ends the request of a row behind an exception, which is logged."""
+        _log.exception("the end of a step failed for the request %s, which ends", row.request.request_id)
+        if row.family is not None:
+            self.end(row.family.root, FinishReason.ERROR, STEP_FAILED)
 
     def report(
         self,
@@ -166,7 +190,7 @@ class Committer:
             self._scheduler.finish(root)
 
     def _fail(self, row: Sequence, error: str) -> None:
-        """Ends the request of a row with bad logits; of a branch only the branch."""
+        """Ends the request of a row that is bad, or for which a step failed; of a branch only the branch."""
         self._runner.clear(self._scheduler.poisoned(row))
         if not row.branch:
             self.end(row, FinishReason.ERROR, error)

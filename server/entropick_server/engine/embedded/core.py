@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import replace
+from functools import partial
+
+import torch
 
 from entropick_kernels.decoder import NativeDecoder
 from entropick_sampler.profile import Profile
 
 from ..base import ModelLoadError
-from ..reply import check_request
+from ..reply import Drawn, check_request
 from ..types import (
     DEFAULT_BATCHED_TOKENS,
     DEFAULT_BLOCK_SIZE,
@@ -25,8 +29,9 @@ from ..types import (
 from .batch import Batch
 from .block_pool import BlockPool
 from .cache import CacheShape, KVCache, blocks_that_fit
-from .commit import Committer
-from .decoders import choose_decoder
+from .commit import STEP_FAILED, Committer
+from .decoders import choose_decoder, native_in_place_of
+from .isolation import Ran, isolate, part
 from .loader import Loaded
 from .model_runner import ModelRunner
 from .modules_decoder import ModulesDecoder
@@ -35,7 +40,7 @@ from .scheduler import Scheduler
 from .sequence import Sequence
 from .torch_decoder import TorchDecoder
 
-_STEP_FAILED = "the engine failed while it ran this request; the server's log says why"
+_log = logging.getLogger(__name__)
 
 
 class EngineCore:
@@ -57,9 +62,10 @@ class EngineCore:
         self.info: ModelInfo = replace(
             loaded.info, max_model_len=min(loaded.info.max_model_len, blocks * block_size)
         )
+        self._pool = BlockPool(blocks)
         try:
             self._scheduler = Scheduler(
-                BlockPool(blocks),
+                self._pool,
                 block_size,
                 options.max_num_seqs,
                 options.max_num_batched_tokens or DEFAULT_BATCHED_TOKENS,
@@ -92,11 +98,20 @@ class EngineCore:
             kernels,
             options.measure,
         )
+        self._loaded, self._options = loaded, options
         self._committer = Committer(self._scheduler, self._runner, loaded.tokenizer)
         self._profile = profile
         self._batch: Batch | None = None
         """the batch of the step that runs"""
         self.measures = options.measure
+
+    def use_native(self) -> None:
+        """Lets native code serve from the next step on, in the place of torch's operations."""
+        if native_in_place_of(self._runner.decoder, self._loaded.model):
+            longest = self.info.max_model_len
+            self._runner.decode_with(partial(choose_decoder, self._loaded, longest, self._options))
+            self._runner.arrange_keys(self._pool.filled())
+        self._sampler.lay_out_again()
 
     @property
     def idle(self) -> bool:
@@ -144,18 +159,52 @@ class EngineCore:
         self._committer.adopt(sequence)
 
     def step(self) -> StepReport:
-        """Runs one step and reports it."""
+        """Runs one step and reports it.
+
+        Where it raises for some sequences alone, these end and the others go on as if nothing had happened;
+        where it raises whatever runs, raises that error.
+        """
         began, self._batch = time.monotonic(), None
         batch = self._batch = self._scheduler.schedule()
-        self._sampler.prepare(batch)
-        output = self._runner.forward(batch)
-        drawn = self._sampler.sample(output)
-        report = self._committer.commit(batch, drawn, began)
+        failed: tuple[Sequence, ...] = ()
+        self._sampler.begin()
+        try:
+            drawn = self._run(batch)
+        except torch.AcceleratorError:
+            raise
+        except Exception as error:  # noqa: BLE001 - only the requests that it raises for are to end
+            ran = self._isolate(batch, error)
+            failed = tuple(ran.failed)
+            batch = part(batch, (s for s in batch.sequences if s not in ran.failed))
+            drawn = [ran.drawn[row] for row in batch.rows]
         layers = self._sampler.watched_layers(began)
+        report = self._committer.commit(batch, drawn, began, failed)
         return report if layers is None else replace(report, layers=layers)
 
+    def _run(self, batch: Batch) -> list[Drawn]:
+        """Runs a batch or a part of it, and draws a token for each of its rows."""
+        self._sampler.prepare(batch)
+        return self._sampler.sample(self._runner.forward(batch))
+
+    def _isolate(self, batch: Batch, error: Exception) -> Ran:
+        """Runs a batch that raised again in parts, and logs the sequences that are lost."""
+
+        def run(some: Batch) -> list[Drawn]:
+            self._runner.recover()
+            self._sampler.recover()
+            return self._run(some)
+
+        ran = isolate(batch, run, error)
+        self._sampler.recover()
+        for sequence, reason in ran.failed.items():
+            name = sequence.request.request_id
+            _log.error("a step failed for the request %s alone, which ends", name, exc_info=reason)
+        if not ran.failed:
+            _log.warning("a step failed, and worked in parts: no request ends", exc_info=error)
+        return ran
+
     def fail_step(self) -> StepReport:
-        """Ends the requests of the step that raised; the others go on. Only the log learns the reason.
+        """Ends all requests of the step that raised; the others go on. Only the log learns the reason.
 
         Where no batch had been chosen yet the scheduler itself failed, and every request ends.
         """
@@ -164,7 +213,7 @@ class EngineCore:
             requests = {sequence.request.request_id for sequence in self._batch.sequences}
             failed = [root for root in failed if root.request.request_id in requests]
         for root in failed:
-            self._committer.end(root, FinishReason.ERROR, _STEP_FAILED)
+            self._committer.end(root, FinishReason.ERROR, STEP_FAILED)
         return self._committer.report()
 
     def report_between(self) -> StepReport | None:

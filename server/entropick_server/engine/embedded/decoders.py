@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from transformers import PreTrainedModel
 
-from entropick_kernels import decoder
+from entropick_kernels import decoder, native_code
 
 from ..base import ModelLoadError
 from ..types import EngineOptions
@@ -52,6 +52,11 @@ def _need_native(model: PreTrainedModel, options: EngineOptions, what: str) -> N
         )
 
 
+def native_in_place_of(decoder: Decoder, model: PreTrainedModel) -> bool:
+    """Tells whether the native decoder is to take over from ``decoder`` when its code is compiled."""
+    return isinstance(decoder, TorchDecoder) and native_decoder.serves(model)
+
+
 def choose_decoder(loaded: Loaded, max_len: int, options: EngineOptions) -> Decoder:
     """Picks the fastest decoder that serves a model and that the options allow.
 
@@ -61,7 +66,7 @@ def choose_decoder(loaded: Loaded, max_len: int, options: EngineOptions) -> Deco
     kernels = None if options.kernels == "auto" else options.kernels
     if options.weights != "auto":
         _need_native(model, options, f"--weights {options.weights}")
-    native = options.decoder == "auto" and kernels in (None, "numba")
+    native = options.decoder == "auto" and native_code.wanted(kernels)
     if native and native_decoder.serves(model):
         return native_decoder.pack_decoder(model, max_len, keeper(options.weights, loaded.source))
     if options.decoder != "modules" and in_family(model):

@@ -10,11 +10,12 @@ moves as requests; and where long prompts fill the cache, they do not push each 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence as Seq
 from typing import Final
 
 from .sequence import Sequence
-from .turns import Turns
+from .turns import Turns, first_within
 
 TURN: Final = 16
 """tokens that a sequence draws before it can lose its place to another one"""
@@ -40,18 +41,21 @@ def displaced(
         if best is None or _turn(sequence, turns) > _turn(best, turns):
             by_share[sequence.request.share] = sequence
     most = max(by_share.values(), key=lambda sequence: _turn(sequence, turns))
-    for waits in turns.order():
-        if limit is not None and len(waits.tokens) > limit:
-            continue
-        share, answer = turns.held(waits)
-        if turns.held(most)[0] >= share + 2 and most.request.share != waits.request.share:
-            return most, waits
-        runs = by_share.get(waits.request.share)
+    longest = math.inf if limit is None else limit
+    for name, share in turns.shares():
+        if turns.held(most)[0] >= share.running + 2 and most.request.share != name:
+            waits = first_within(share.waiting, share.running, longest)
+            if waits is not None:
+                return most, waits
+        runs = by_share.get(name)
         if runs is None:
             continue
-        more = turns.held(runs)[1] - answer
-        new = newcomers and waits.admitted < 0
-        if more >= 2 or (more == 1 and new and 2 * len(waits.tokens) <= max(len(runs.tokens), 2 * SHORT)):
+        answer = turns.held(runs)[1]
+        waits = first_within(share.waiting, answer - 2, longest)
+        if waits is None and newcomers:
+            short = max(len(runs.tokens), 2 * SHORT) // 2
+            waits = first_within(share.fresh, answer - 1, min(longest, short), answer - 1)
+        if waits is not None:
             return runs, waits
     return None
 

@@ -17,8 +17,10 @@ from ..base import Calibrator, EngineDeadError, EngineError, Tokenizer
 from ..profiles import default_cache
 from ..start import start_with_profile
 from ..types import EngineGauges, EngineOptions, ModelInfo, Request, RequestOutput, StepReport
+from . import compiling
+from .compiling import Compilation
 from .startup import Opened, open_core
-from .thread import Add, Cancel, EngineThread, Stop, UseProfile
+from .thread import Add, Cancel, EngineThread, Stop, UseNative, UseProfile
 
 
 class EmbeddedEngine:
@@ -37,6 +39,8 @@ class EmbeddedEngine:
         """
         self._calibrator = calibrator if options.calibrate else None
         self._profile_cache = profile_cache or default_cache()
+        self._options = options
+        self._compilation: Compilation | None = None
         self._thread = EngineThread(partial(open_core, options, self._profile_cache), self)
         self._streams: dict[str, asyncio.Queue[RequestOutput | EngineError]] = {}
         self._leaving: dict[str, asyncio.Event] = {}
@@ -83,14 +87,19 @@ class EmbeddedEngine:
         if self._started:
             raise EngineError("an engine is started once; build another one")
         self._started = True
+        self._compilation = compiling.begin(self._options)
         self._profile = await start_with_profile(
             self, self._open, self._use_profile, self._calibrator, self._profile_cache
         )
         self._ready = True
+        if self._compilation is not None:
+            self._compilation.when_done(partial(self._thread.send, UseNative()))
 
     async def close(self) -> None:
         """Stops the thread; open streams end with EngineDeadError. A second call does nothing."""
         self._ready = False
+        if self._compilation is not None:
+            self._compilation.stop()
         self._thread.send(Stop())
         await self._thread.join()
         if self._opened is not None:

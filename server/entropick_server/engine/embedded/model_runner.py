@@ -7,13 +7,14 @@ are the tokens with logits.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from entropick_kernels.decoder import DecoderStep, LayerLens, PrefillChunk
+from entropick_kernels.decoder import DecoderStep, LayerLens, PrefillChunk, arrange_keys
 
 from .batch import Batch, TailCopy
 from .block_tables import BlockTables
@@ -31,7 +32,7 @@ class ModelRunner:
     ) -> None:
         """Takes a decoder and its cache. ``costs``: whether token costs can be measured."""
         self._costs = costs
-        self._decoder = decoder
+        self.decoder = decoder
         self._cache = cache
         self._device = cache.keys[0].device
         self._monitored = frozenset(monitored_layers)
@@ -53,7 +54,7 @@ class ModelRunner:
             step = wanted.ask(step)
         if (lens := self._lens(batch.rows)) is not None:
             step = replace(step, lens=lens)
-        found = self._decoder(step)
+        found = self.decoder(step)
         if wanted is not None:
             wanted.keep()
         return None if found is None else ForwardOutput(batch.rows, *found, lens=lens)
@@ -76,10 +77,23 @@ class ModelRunner:
         entropy = torch.zeros(len(layers), len(wanted), device=self._device)
         return LayerLens(numbers, tuple(sorted(layers)), entropy)
 
+    def decode_with(self, make: Callable[[], Decoder]) -> None:
+        """Takes another decoder from the next step on. The old one is gone before ``make`` is called."""
+        del self.decoder
+        self.decoder = make()
+
+    def arrange_keys(self, blocks: Seq[int]) -> None:
+        """Brings the keys of blocks from the order of their positions into the native decoder's order."""
+        arrange_keys(self._cache.keys, blocks)
+
     def copy(self, copies: Seq[TailCopy]) -> None:
         """Copies part blocks for sequences that were forked."""
         for copy in copies:
             self._cache.copy(copy.source, copy.targets)
+
+    def recover(self) -> None:
+        """Forgets the rows of the last step, behind an exception that may have left them half written."""
+        self._tables = BlockTables(self._cache.shape.block_size, self._device)
 
     def clear(self, blocks: Seq[int]) -> None:
         """Zeroes the blocks of a sequence whose numbers went bad."""

@@ -8,6 +8,8 @@ what wins and what is emitted therefore never depend on what else runs.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ..rollout import RolledOut, branch_ends, judge
 from ..types import BranchVerdict, FinishReason
 from .scheduler import Scheduler
@@ -31,9 +33,10 @@ class OpenRollouts:
             sequence.reply.begin_rollout(depth, texts)
         self.open.append(sequences)
 
-    def judge(self) -> list[tuple[Sequence, BranchVerdict]]:
+    def judge(self, give_up: Callable[[Sequence], None]) -> list[tuple[Sequence, BranchVerdict]]:
         """Closes every rollout in which no sequence lacks a token.
 
+        ``give_up``: ends the request whose sequences cannot be judged, in the ``except`` of the error.
         Returns the winners with their verdicts; the caller must adopt each winner at once.
         """
         going, verdicts = [], []
@@ -42,7 +45,10 @@ class OpenRollouts:
             if root.family is None:
                 continue  # its request was cancelled, or failed
             if all(sequence.rolled_out for sequence in sequences):
-                verdicts.append(_close(sequences))
+                try:
+                    verdicts.append(_close(sequences))
+                except Exception:  # noqa: BLE001 - a scorer may trip over one rollout alone
+                    give_up(root)
                 continue
             going.append(sequences)
             for sequence in sequences:

@@ -64,6 +64,23 @@ class StepSampler:
         self._batch = SampledBatch([], profile, self._device)
         self._watch = Watch(profile.genuineness if profile else None)
 
+    def begin(self) -> None:
+        """Begins a step, of which no row is watched yet."""
+        self._watch.begin()
+
+    def recover(self) -> None:
+        """Forgets how the rows are laid out, behind an exception that may have left that unfinished.
+
+        The windows that the step has reached keep it, and are not pushed again.
+        """
+        self._batch = SampledBatch([], self._profile, self._device)
+        self.lay_out_again()
+        self._watch.recover()
+
+    def lay_out_again(self) -> None:
+        """Lays the rows out anew at the next step, as when other kernels can serve."""
+        self._sequences = ()
+
     def prepare(self, batch: Batch) -> None:
         """Begins the masks of a step, which do not need the model's output. Call it before the forward."""
         self._masks.begin([sequence.reply.grammar for sequence in batch.rows])

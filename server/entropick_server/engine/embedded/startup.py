@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from entropick_kernels import native_code
 from entropick_kernels import warmup as warm_kernels
 from entropick_sampler.batch import warmup as warm_sampler
 from entropick_sampler.params import PolicyConfig, SamplingParams
@@ -54,6 +55,14 @@ def open_core(options: EngineOptions, profile_cache: Path) -> tuple[EngineCore, 
     return core, Opened(loaded, core.info, profile)
 
 
+def use_native(core: EngineCore) -> None:
+    """Loads native code from disk into this process and lets a core serve with it."""
+    native_code.release()
+    warm_kernels()
+    warm_sampler()
+    core.use_native()
+
+
 def build(loaded: Loaded, options: EngineOptions, profile: Profile | None) -> EngineCore:
     """Builds a core and runs a little text through it.
 
@@ -71,8 +80,9 @@ def build(loaded: Loaded, options: EngineOptions, profile: Profile | None) -> En
 
 def _warm_up(core: EngineCore) -> None:
     """Runs a little text through everything."""
-    warm_kernels()
-    warm_sampler()
+    if native_code.usable():
+        warm_kernels()
+        warm_sampler()
     request = Request(
         "warm-up",
         (0,) * min(4, core.info.max_model_len - 1),

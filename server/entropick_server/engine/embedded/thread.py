@@ -17,7 +17,7 @@ from entropick_sampler.profile import Profile
 from ..base import EngineError
 from ..types import EngineGauges, Request, StepReport
 from .core import EngineCore
-from .startup import Opened
+from .startup import Opened, use_native
 
 FRUITLESS_STEPS: Final = 3
 """failed steps in a row, of which none ended a request, after which the engine gives up"""
@@ -47,11 +47,16 @@ class UseProfile:
 
 
 @dataclass(frozen=True, slots=True)
+class UseNative:
+    """A command to load native code that another process compiled, and to serve with it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """A command to end the thread."""
 
 
-Command = Add | Cancel | UseProfile | Stop
+Command = Add | Cancel | UseProfile | UseNative | Stop
 
 
 class Listener(Protocol):
@@ -194,6 +199,8 @@ class EngineThread:
             case UseProfile(profile, applied):
                 core.set_profile(profile)
                 _call(loop, _settle, applied, None)
+            case UseNative():
+                use_native(core)
 
     def _report_failure(self, loop: asyncio.AbstractEventLoop, command: Command, error: EngineError) -> None:
         """Tells the sender of a command why it failed."""

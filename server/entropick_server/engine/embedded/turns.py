@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
+from .ranked import Ranked
 from .sequence import Sequence
 
 PATIENCE: Final = 32
@@ -39,18 +40,68 @@ class Line:
         return self.running, patient, len(self.rows[0].tokens).bit_length() if patient else 0, self.since
 
 
-@dataclass(slots=True, eq=False)
+Lines = Ranked[Line, tuple[int, bool, int, int]]
+
+
 class Share:
     """The lines of the answers that count as one client's, and the number of its running sequences."""
 
-    since: int
-    lines: dict[str, Line] = field(default_factory=dict)
-    running: int = 0
+    def __init__(self, since: int) -> None:
+        """Begins without lines. ``since``: the clock at its last turn, or when it came."""
+        self.since = since
+        self.running = 0
+        self.lines: dict[str, Line] = {}
+        """by their answers, in the order of ``since``"""
+        self.waiting: Lines = Ranked()
+        """the lines with waiting sequences"""
+        self.fresh: Lines = Ranked()
+        """those of which the next sequence never had a place"""
 
     @property
     def place(self) -> tuple[int, int]:
         """Returns the key by which shares are ordered."""
         return self.running, self.since
+
+    def rank(self, line: Line) -> None:
+        """Notes the place of a line that changed."""
+        if not line.rows:
+            self.waiting.remove(line)
+            self.fresh.remove(line)
+            return
+        place = line.place
+        self.waiting.put(line, place)
+        if line.rows[0].admitted < 0:
+            self.fresh.put(line, place)
+        else:
+            self.fresh.remove(line)
+
+    def renew(self, answer: str, since: int) -> None:
+        """Notes that the line of an answer had a turn: it goes behind its equals."""
+        line = self.lines.pop(answer)
+        line.since = since
+        self.lines[answer] = line
+
+
+def first_within(lines: Lines, running: int, longest: float, least: int = 0) -> Sequence | None:
+    """Finds the first waiting sequence with at most ``longest`` tokens among some lines.
+
+    Of lines with ``least`` to ``running`` running sequences. Long sequences are passed by without a look at
+    each of them, but for those whose patience has come to an end. Returns None where there is none.
+    """
+    while least <= running:
+        after = least + 1
+        for (held, patient, bits, _), line in lines.from_place((least,)):
+            if held > running:
+                return None
+            after = held + 1
+            if patient and 1 << (bits - 1) > longest:
+                break  # and so are all behind it, of this number of running sequences
+            if len(line.rows[0].tokens) <= longest:
+                return line.rows[0]
+        else:
+            return None
+        least = after
+    return None
 
 
 class Turns:
@@ -59,6 +110,8 @@ class Turns:
     def __init__(self) -> None:
         self._first: deque[Sequence] = deque()
         self._shares: dict[str, Share] = {}
+        self._order: Ranked[str, tuple[int, int]] = Ranked()
+        """the names of the shares"""
         self._clock = 0
         self._length = 0
 
@@ -81,7 +134,9 @@ class Turns:
 
     def add(self, sequence: Sequence) -> None:
         """Queues a sequence behind the others of its answer."""
-        self._line(sequence)[1].rows.append(sequence)
+        share, line = self._line(sequence)
+        line.rows.append(sequence)
+        share.rank(line)
         self._length += 1
 
     def put_back(self, sequence: Sequence) -> None:
@@ -89,9 +144,10 @@ class Turns:
 
         It comes before the other sequences of its answer.
         """
-        _, line = self._line(sequence)
+        share, line = self._line(sequence)
         line.rows.appendleft(sequence)
-        line.since = self._tick()
+        share.renew(sequence.request.answer, self._tick())
+        share.rank(line)
         self._length += 1
 
     def put_first(self, sequence: Sequence) -> None:
@@ -100,7 +156,7 @@ class Turns:
 
     def promote(self, sequence: Sequence) -> None:
         """Moves a waiting sequence before all others, as if it had its turn now."""
-        self._pass(*self._line(sequence))
+        self._pass(sequence, *self._line(sequence))
         self.remove(sequence)
         self.put_first(sequence)
 
@@ -109,17 +165,21 @@ class Turns:
         if sequence in self._first:
             self._first.remove(sequence)
         elif sequence in self:
-            self._line(sequence)[1].rows.remove(sequence)
+            share, line = self._line(sequence)
+            line.rows.remove(sequence)
+            share.rank(line)
             self._length -= 1
             self._tidy(sequence)
 
     def replace(self, old: Sequence, new: Sequence) -> None:
         """Puts a sequence in the place of another sequence of the same request, if that waits."""
         rows = self._first
-        if old not in rows and old in self:
-            rows = self._line(old)[1].rows
         if old in rows:
             rows[rows.index(old)] = new
+        elif old in self:
+            share, line = self._line(old)
+            line.rows[line.rows.index(old)] = new
+            share.rank(line)
 
     def order(self) -> Iterator[Sequence]:
         """Goes through the sequences that may be next: the first of each answer, in the order of turns.
@@ -129,26 +189,27 @@ class Turns:
         if self._first:
             yield self._first[0]
             return
-        for share in sorted(self._shares.values(), key=lambda share: share.place):
-            waiting = [line for line in share.lines.values() if line.rows]
-            for line in sorted(waiting, key=lambda line: line.place):
+        for _, share in self.shares():
+            for line in share.waiting:
                 yield line.rows[0]
+
+    def shares(self) -> Iterator[tuple[str, Share]]:
+        """Goes through the shares with their names, in the order of turns."""
+        return ((name, self._shares[name]) for name in self._order)
 
     def begin(self, sequence: Sequence) -> None:
         """Counts a sequence as running; it waits no more."""
         share, line = self._line(sequence)
         if sequence in line.rows:
-            self._pass(share, line)
+            self._pass(sequence, share, line)
         # counted first, or its line would be forgotten with its last row
-        share.running += 1
-        line.running += 1
+        self._count(sequence, share, line, 1)
         self.remove(sequence)
 
     def end(self, sequence: Sequence) -> None:
         """Counts a sequence as running no more."""
         share, line = self._line(sequence)
-        share.running -= 1
-        line.running -= 1
+        self._count(sequence, share, line, -1)
         self._tidy(sequence)
 
     def held(self, sequence: Sequence) -> tuple[int, int]:
@@ -163,13 +224,27 @@ class Turns:
         """Tells whether a waiting sequence lets others pass: its answer has not done so too often."""
         return self._line(sequence)[1].passed < PATIENCE
 
-    def _pass(self, share: Share, line: Line) -> None:
-        """Notes that a line has a turn now."""
+    def _count(self, sequence: Sequence, share: Share, line: Line, change: int) -> None:
+        """Changes the numbers of running sequences of a share and a line."""
+        share.running += change
+        line.running += change
+        share.rank(line)
+        self._order.put(sequence.request.share, share.place)
+
+    def _pass(self, sequence: Sequence, share: Share, line: Line) -> None:
+        """Notes that a line, that of ``sequence``, has a turn now."""
         for other in share.lines.values():
-            if other.rows and other.since < line.since and other.running <= line.running:
+            if other.since >= line.since:
+                break
+            if other.rows and other.running <= line.running:
                 other.passed += 1
+                if other.passed == PATIENCE:
+                    share.rank(other)
         line.passed = 0
-        share.since = line.since = self._tick()
+        share.since = self._tick()
+        share.renew(sequence.request.answer, share.since)
+        share.rank(line)
+        self._order.put(sequence.request.share, share.place)
 
     def _tick(self) -> int:
         self._clock += 1
@@ -181,6 +256,7 @@ class Turns:
         share = self._shares.get(request.share)
         if share is None:
             share = self._shares[request.share] = Share(self._tick())
+            self._order.put(request.share, share.place)
         line = share.lines.get(request.answer)
         if line is None:
             line = share.lines[request.answer] = Line(self._tick())
@@ -195,3 +271,4 @@ class Turns:
             del share.lines[answer]
         if not share.lines:
             del self._shares[name]
+            self._order.remove(name)

@@ -28,6 +28,13 @@ _GROWTH: Final = 4
 """a text may have so many characters for each byte that the conversation has, and the least ones"""
 _CLOSED: Final = "the process that renders chat templates was ended"
 _SCRIPT: Final = Path(__file__).with_name("worker.py")
+_INHERITED: Final = frozenset(
+    {
+        *("PATH", "HOME", "LD_LIBRARY_PATH", "TZ", "TZDIR", "LANG", "LC_ALL", "LC_CTYPE", "LC_TIME"),
+        *("PYTHONPATH", "PYTHONHOME", "PYTHONUSERBASE", "PYTHONNOUSERSITE"),
+    }
+)
+"""variables that the process gets: what Python needs to find jinja2, and the time's zone and language"""
 
 
 class TemplateLimitError(ValueError):
@@ -117,6 +124,8 @@ class TemplateRenderer:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
+                # keys and tokens are not for code that came with a model, sandboxed or not
+                env={name: value for name, value in os.environ.items() if name in _INHERITED},
                 start_new_session=True,
                 bufsize=0,
             )

@@ -38,6 +38,7 @@ READ_ELSEWHERE: Final = {
     "profile": "the engine's start",
     "device": "device_arguments()",
     "threads": "set_threads()",
+    "compile_beside": "nothing: it is of the embedded engine alone",
 }
 """our option -> the part of this package that reads it"""
 REFUSED: Final[Mapping[str, tuple[object, str]]] = {
