@@ -97,10 +97,10 @@ def as_floats(weight: Weight) -> Tensor:
 
 
 def stacked(weights: Sequence[Weight]) -> list[Weight]:
-    """Joins matrices whose outputs follow each other, where their forms allow it.
+    """Joins matrices of equal form into a single matrix: it has the outputs of each, in their order.
 
-    Matrices of the same form become a single matrix. Matrices of different forms stay apart, except where a
-    matrix that is not the last has outputs that do not fill panels: then all become a matrix of float32.
+    Matrices of different forms stay apart where the outputs of all but the last fill panels; else they become
+    a matrix of float32.
     """
     forms = {form_of(weight) for weight in weights}
     if len(forms) > 1 and all(weight.shape[0] % LANES == 0 for weight in weights[:-1]):

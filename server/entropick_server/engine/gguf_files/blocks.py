@@ -61,17 +61,13 @@ class GgufBlocks:
 
 def _table(path: Path, config: PreTrainedConfig) -> Table:
     """Lists the tensors whose blocks are kept."""
-    return {
-        tensor.name: (
-            tensor.source.tensor_type.name,
-            int(tensor.source.data_offset),
-            int(tensor.source.data.shape[0]),
-            int(tensor.source.data.shape[1]),
-            tensor.heads,
-        )
-        for tensor in plan(read_header(path), config)
-        if tensor.source.tensor_type.name in _SIZES
-    }
+    table: Table = {}
+    for tensor in plan(read_header(path), config):
+        kind = tensor.source.tensor_type.name
+        if kind in _SIZES:
+            out, width = (int(n) for n in tensor.source.data.shape)
+            table[tensor.name] = kind, int(tensor.source.data_offset), out, width, tensor.heads
+    return table
 
 
 def _kept_table(path: Path) -> Table | None:
