@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from entropick_kernels import native_code
+from entropick_kernels import decoder, native_code
 from entropick_kernels import warmup as warm_kernels
 
 from .batch import warmup as warm_sampler
@@ -29,6 +29,7 @@ def compile_native() -> None:
     with native_code.compiling(PACKAGE):
         warm_kernels()
         warm_sampler()
+        decoder.warmup_forms()
         native_code.note_compiled(PACKAGE)
 
 

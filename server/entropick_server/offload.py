@@ -33,7 +33,7 @@ class Work(Enum):
 
 
 class Offload:
-    """The threads for bodies, grammars, and the kinds of work on texts, ordinary and large texts apart.
+    """A set of threads: for bodies, for grammars, and for each kind of work on texts, ordinary and large.
 
     Each has a queue of its own. Work whose caller is cancelled leaves its queue; work that has begun runs to
     its end.

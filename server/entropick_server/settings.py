@@ -43,7 +43,13 @@ from entropick_sampler.params import (
 
 from .consensus.config import ConsensusConfig, consensus_config
 from .engine.named_models import NAMED_MODELS
-from .engine.types import DEFAULT_BATCHED_TOKENS, DEFAULT_KV_CACHE_BYTES, EngineOptions, KernelsChoice
+from .engine.types import (
+    DEFAULT_BATCHED_TOKENS,
+    DEFAULT_KV_CACHE_BYTES,
+    EngineOptions,
+    KernelsChoice,
+    WeightsChoice,
+)
 from .environment import PREFIX, check_known, check_none_empty, set_by_kubernetes
 from .logs.formats import LogFormat
 from .setting_values import JsonObject, Texts, asked_genuineness, json_object, layer_numbers
@@ -139,6 +145,11 @@ class Settings(BaseSettings):
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="dtype of the weights"
+    )
+    weights: WeightsChoice = Field(
+        "auto",
+        description="bytes of the weights on a CPU: as the model's file has them (file; auto, where the "
+        "architecture allows it), float32, or rounded: bf16, fp16, int8, int4",
     )
     device: str = Field("auto", description="device that runs the model: auto, cpu, cuda or cuda:N")
     seed: int | None = Field(
@@ -317,6 +328,7 @@ class Settings(BaseSettings):
             kv_cache_bytes=self.kv_cache_bytes,
             enable_prefix_caching=self.enable_prefix_caching,
             dtype=self.dtype,
+            weights=self.weights,
             device=self.device,
             threads=self.threads,
             monitored_layers=layer_numbers(self.monitored_layers),

@@ -73,7 +73,9 @@ class ServedModel:
         profile = None if engine.profile is None else engine.profile.id
         error = None if engine.profile is None else engine.profile.error
         cuts = None if engine.profile is None else engine.profile.genuineness
-        parts = f"{server_version()}|{info.source}|{info.dtype}|{profile}"
+        # as in the file or in float32 the weights give the same bits
+        rounded = "" if info.weights in ("", "file", "float32") else f"|{info.weights}"
+        parts = f"{server_version()}|{info.source}|{info.dtype}|{profile}{rounded}"
         digest = hashlib.sha256(parts.encode()).hexdigest()[:8]
         fingerprint = f"entropick-{server_version()}-{digest}"
         names = tuple(dict.fromkeys((info.name, *others)))
@@ -212,8 +214,9 @@ class ServerState:
         """Returns a line for the operator: the model that is served, and how."""
         info, profile = self.model.info, self.model.profile_id
         preset = self.settings.preset if profile is not None else "seed"
+        kept = f", weights {info.weights} ({info.weight_bytes / 1e6:.0f} MB)" if info.weights else ""
         return (
-            f"{info.name} ({info.architecture}, {_count(info.parameters)} parameters, {info.dtype}, "
+            f"{info.name} ({info.architecture}, {_count(info.parameters)} parameters, {info.dtype}{kept}, "
             f"{info.device}, context {info.max_model_len}), policy {self.settings.policy}, preset {preset}, "
             f"profile {profile or 'none'}"
         )

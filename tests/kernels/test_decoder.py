@@ -24,7 +24,6 @@ from entropick_kernels.decoder import (
     PromptSurprisals,
     numba_impl,
 )
-from entropick_kernels.decoder.products import pack, pack_pair, unpack
 from entropick_kernels.decoder.reference import forward
 from entropick_kernels.logits_stats.reference import surprisal as logits_surprisal
 
@@ -45,6 +44,7 @@ SHAPES = {
     "alone": DecoderShape(hidden=9, heads=2, kv_heads=2, width=2, ffn=3, vocab=7, eps=1e-5),
     "own keys": DecoderShape(hidden=24, heads=2, kv_heads=2, width=64, ffn=16, vocab=32, eps=1e-5),
     "eight a key": DecoderShape(hidden=24, heads=8, kv_heads=1, width=40, ffn=16, vocab=32, eps=1e-5),
+    "wide": DecoderShape(hidden=64, heads=4, kv_heads=2, width=16, ffn=96, vocab=70, eps=1e-5),
     "three a key": DecoderShape(hidden=24, heads=6, kv_heads=2, width=16, ffn=16, vocab=32, eps=1e-5),
 }
 
@@ -522,12 +522,3 @@ def test_what_does_not_fit_is_refused() -> None:
         replace(model.shape, kv_heads=3)
     with pytest.raises(ValueError, match="at least 1"):
         replace(model.shape, vocab=0)
-
-
-@pytest.mark.parametrize("out", [1, 16, 33])
-def test_packed_weights_are_all_there(out: int) -> None:
-    weight, other = torch.randn(out, 5), torch.randn(out, 5)
-    assert torch.equal(unpack(pack(weight), out), weight)
-    pair = pack_pair(weight, other)
-    assert torch.equal(unpack(pair[::2], out), weight)
-    assert torch.equal(unpack(pair[1::2], out), other)

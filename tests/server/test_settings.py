@@ -141,6 +141,7 @@ def test_origins() -> None:
         ("api_key", ""),
         ("drain_seconds", -1),
         ("dtype", "int8"),
+        ("weights", "q3"),
         ("no_such_setting", 1),
         ("max_n", 0),
         ("max_n", 5000),

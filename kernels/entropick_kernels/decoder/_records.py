@@ -21,8 +21,11 @@ STEP: Final = record_type(
     "rows_at_once span "
     # inputs: int64 [T], int64 [T], int32 [T], int32 [B, columns], int32 [B]
     "ids positions cache_index block_table lengths "
-    # weights: [V, hidden], [hidden], panels of the head, both rotary tables [positions, width / 2], LAYER [L]
-    "embed norm head cos sin layers "
+    # weights: [V, hidden] or 0, then MATRIX or 0, one of which is there where the embedding is not tied;
+    # [hidden]; the head, MATRIX; both rotary tables [positions, width / 2], LAYER [L]
+    "embed packed_embed norm head cos sin layers "
+    # room for a decoded panel of each thread: its address, and the floats of a thread
+    "decoded decoded_floats "
     # between the stages, [T, padded]: the residual stream, its norm, the products of q, k, v or of gate and
     # up, queries [Hk, T, group, width], outputs of the heads, the gated ffn
     "residual normed joined queries attended gated "
@@ -45,7 +48,7 @@ STEP: Final = record_type(
 )
 
 LAYER: Final = record_type(
-    # [hidden], panels, bias or 0, norms of the heads [width] or 0
+    # [hidden], matrices (MATRIX), biases or 0, norms of the heads [width] or 0
     "norm_in w_qkv b_qkv norm_q norm_k w_out b_out norm_post w_gate_up b_gate_up w_down b_down "
     # its blocks [P, Hk, block, width]
     "keys values "
@@ -53,6 +56,15 @@ LAYER: Final = record_type(
     # the layers whose entropy is wanted, -1 for none
     "window monitored lens",
     "scale",
+)
+
+MATRIX: Final = record_type(
+    # a matrix is one part or several, whose outputs lie one behind the other: how many are left from this one
+    "parts "
+    # its panels, how many, the bytes of each, its inputs
+    "panels count size inputs "
+    # its form's product (:func:`.coded_products.coded_product`), 0 of float32
+    "product"
 )
 
 RUN: Final = record_type(

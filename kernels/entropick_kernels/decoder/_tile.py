@@ -22,8 +22,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-LANES: Final = 16
-"""outputs of a panel, or of a column"""
+from .formats import LANES
+
 PANEL_ROW: Final = LANES * 4
 """bytes of a panel that belong to one input"""
 
@@ -50,7 +50,7 @@ def panel_tile(rows: Sequence[int], panels: int) -> Any:
         size = b.mul(inputs, _INT(PANEL_ROW))
         columns = [b.add(weights, b.mul(size, _INT(p))) for p in range(panels)]
         fetched = [b.add(ahead, b.mul(ahead_step, _INT(p))) for p in range(panels)]
-        tile = _Tile(b, count, x, x_stride, columns, _INT(LANES), inputs, out, out_stride)
+        tile = Tile(b, count, x, x_stride, columns, _INT(LANES), inputs, out, out_stride)
         sums = tile.multiply(fetched, b.mul(ahead_step, _INT(panels)), go_on=False)
         with b.if_else(b.icmp_signed("!=", add, _INT(0))) as (more, fresh):
             with more:
@@ -58,7 +58,7 @@ def panel_tile(rows: Sequence[int], panels: int) -> Any:
             with fresh:
                 tile.store(sums)
 
-    return _for_rows(rows, 9, emit)
+    return for_rows(rows, 9, emit)
 
 
 def paged_tile(rows: Sequence[int], columns: int, *, go_on: bool) -> Any:
@@ -74,13 +74,13 @@ def paged_tile(rows: Sequence[int], columns: int, *, go_on: bool) -> Any:
     def emit(b: Any, count: int, arguments: Sequence[Any]) -> None:
         x, x_stride = arguments[:2]
         step, inputs, out, out_stride = arguments[2 + columns : 6 + columns]
-        tile = _Tile(b, count, x, x_stride, arguments[2 : 2 + columns], step, inputs, out, out_stride)
+        tile = Tile(b, count, x, x_stride, arguments[2 : 2 + columns], step, inputs, out, out_stride)
         tile.store(tile.multiply(arguments[6 + columns :], _INT(PANEL_ROW), go_on=go_on))
 
-    return _for_rows(rows, 6 + 2 * columns, emit)
+    return for_rows(rows, 6 + 2 * columns, emit)
 
 
-def _for_rows(rows: Sequence[int], size: int, emit: Callable[[Any, int, Sequence[Any]], None]) -> Any:
+def for_rows(rows: Sequence[int], size: int, emit: Callable[[Any, int, Sequence[Any]], None]) -> Any:
     """Returns a native function (rows, ...) of ``size`` further arguments: the code of that many rows.
 
     ``emit`` makes the code of one number of rows at the builder's position. More rows than there is code for
@@ -111,7 +111,7 @@ def _for_rows(rows: Sequence[int], size: int, emit: Callable[[Any, int, Sequence
 
 
 @dataclass(frozen=True, slots=True)
-class _Tile:
+class Tile:
     """The code of one tile, made at the builder's position; all but ``rows`` are LLVM values."""
 
     b: Any
@@ -130,13 +130,11 @@ class _Tile:
         Address ``ahead[c] + k * ahead_step`` is fetched into the cache at input k.
         """
         b = self.b
-        multiply_add = cgutils.get_or_insert_function(
-            b.module, ir.FunctionType(_VECTOR, [_VECTOR] * 3), "llvm.fmuladd.v16f32"
-        )
+        multiply_add = self.multiply_add()
         prefetch = cgutils.get_or_insert_function(
             b.module, ir.FunctionType(ir.VoidType(), [_BYTES, _INT32, _INT32, _INT32]), "llvm.prefetch.p0i8"
         )
-        of_row = [self._at(self.x, b.mul(self.x_stride, _INT(m))) for m in range(self.rows)]
+        of_row = self.inputs_of_rows()
         of_column = [self._at(column, _INT(0)) for column in self.columns]
         zero = ir.Constant(_VECTOR, [0.0] * LANES)
         first = [[self._load(place) if go_on else zero for place in line] for line in self._places()]
@@ -153,7 +151,7 @@ class _Tile:
             b.call(prefetch, [place, _INT32(0), _INT32(3), _INT32(1)])
         new = []
         for start, line in zip(of_row, sums, strict=True):
-            value = self._broadcast(b.load(b.gep(start, [k])))
+            value = self.broadcast(b.load(b.gep(start, [k])))
             new.append([b.call(multiply_add, [value, w, s]) for w, s in zip(weights, line, strict=True)])
         following = b.add(k, _INT(1))
         k.add_incoming(_INT(0), entry)
@@ -165,6 +163,16 @@ class _Tile:
         b.cbranch(b.icmp_signed("<", following, self.inputs), loop, done)
         b.position_at_end(done)
         return new
+
+    def multiply_add(self) -> Any:
+        """Returns LLVM's function a * b + c of vectors, rounded once where the processor can."""
+        return cgutils.get_or_insert_function(
+            self.b.module, ir.FunctionType(_VECTOR, [_VECTOR] * 3), "llvm.fmuladd.v16f32"
+        )
+
+    def inputs_of_rows(self) -> list[Any]:
+        """Returns where each row of inputs begins."""
+        return [self._at(self.x, self.b.mul(self.x_stride, _INT(m))) for m in range(self.rows)]
 
     def store(self, sums: Sequence[Sequence[Any]], *, add: bool = False) -> None:
         """Makes the code that writes the sums, or adds them to the numbers at their places."""
@@ -189,7 +197,8 @@ class _Tile:
     def _load(self, place: Any) -> Any:
         return self.b.load(self.b.bitcast(place, _VECTOR.as_pointer()), align=_UNALIGNED)
 
-    def _broadcast(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
+        """Returns a vector of one number."""
         nothing = ir.Constant(_VECTOR, ir.Undefined)
         first = self.b.insert_element(nothing, value, _INT32(0))
         return self.b.shuffle_vector(first, nothing, ir.Constant(ir.VectorType(_INT32, LANES), [0] * LANES))

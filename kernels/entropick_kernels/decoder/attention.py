@@ -24,7 +24,8 @@ from .._native import native
 from .._threads import address
 from ..attention_stats.numba_loops import softmax
 from ..attention_stats.stats import FIGURES
-from ._tile import LANES, paged_tile
+from ._tile import paged_tile
+from .formats import LANES
 
 Float32 = npt.NDArray[np.float32]
 Int32 = npt.NDArray[np.int32]

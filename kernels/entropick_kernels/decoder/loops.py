@@ -11,7 +11,7 @@ import numpy.typing as npt
 from .._exp2 import LOG2_E, exp2
 from .._native import native
 from ..attention_stats.numba_loops import check
-from ._tile import LANES
+from .formats import LANES
 
 Float32 = npt.NDArray[np.float32]
 

@@ -15,15 +15,16 @@ from .._threads import record, run, threads_for, torch_openmp
 from ..attention_stats.costs import COST_FIGURES, TokenCosts
 from ..attention_stats.numba_loops import check
 from ..attention_stats.stats import FIGURES, LAYER_SIGNALS, named_figures
-from ._records import LAYER, RUN, STEP
+from ._records import LAYER, MATRIX, RUN, STEP
 from ._team import CELLS, PROGRAM, TEAM_SIZE
-from ._tile import LANES
 from .attention import MOST_ROWS
+from .coded_products import coded_product
+from .formats import FLOAT32, LANES
 from .loops import check_step
-from .products import as_address, pack, pack_bias, pack_pair
+from .packing import Packed, pack, pack_bias, pack_pair
 from .program import compiled
 from .step import Decoded, DecoderStep, PromptSurprisals, prompt_runs
-from .weights import DecoderShape, LayerWeights
+from .weights import DecoderShape, GroupedWeight, LayerWeights, Weight, form_of, stacked
 
 _SCRATCH_FLOATS: Final = 1 << 24
 """probabilities kept at a time (64 MiB): the attention of a larger batch runs in parts"""
@@ -46,29 +47,39 @@ class NativeDecoder:
         self,
         shape: DecoderShape,
         layers: Iterable[LayerWeights],
-        embed: Tensor,
+        embed: Weight,
         norm: Tensor,
-        head: Tensor | None,
+        head: Weight | None,
         cos: Tensor,
         sin: Tensor,
     ) -> None:
         """Packs the weights, layer by layer as ``layers`` gives them: nothing refers to a layer afterwards.
 
         ``embed`` [V, hidden]; ``head`` [V, hidden] or None where the embedding is the head too (it is then
-        packed, and not kept); ``cos``, ``sin`` [positions, width / 2]. All float32 on the CPU. Raises
-        ValueError on shapes that do not fit.
+        packed, and not kept); ``cos``, ``sin`` [positions, width / 2]. All on the CPU, and float32 but for
+        matrices. Raises ValueError on shapes that do not fit.
         """
         self.shape = shape
-        self._kept: list[Tensor] = []
+        self._kept: list[Any] = []
+        self.weight_bytes = 0
+        """bytes of the matrices as they are kept"""
+        self._longest_inputs = 0
+        """the most inputs of a matrix in a coded form"""
         packed_layers = [self._pack(layer) for layer in layers]
         self._layers = np.concatenate([np.zeros(0, dtype=LAYER), *packed_layers])
         self._longest = cos.shape[0]
-        _check_weight("embed", embed, (shape.vocab, shape.hidden))
+        _check_matrix("embed", embed, (shape.vocab, shape.hidden))
         _check_weight("cos", cos, (self._longest, shape.width // 2))
         _check_weight("sin", sin, (self._longest, shape.width // 2))
         _check_weight("norm", norm, (shape.hidden,))
-        _check_weight("head", head, (shape.vocab, shape.hidden))
+        _check_matrix("head", head, (shape.vocab, shape.hidden))
         packed = pack(embed if head is None else head)
+        looked_up, in_panels = 0, 0
+        if head is not None and isinstance(embed, Tensor) and embed.dtype == torch.float32:
+            looked_up = self._keep(embed)
+            self.weight_bytes += embed.nbytes
+        elif head is not None:
+            in_panels = self._matrix([pack(embed)])
         self._step = record(
             STEP,
             hidden=shape.hidden,
@@ -76,14 +87,15 @@ class NativeDecoder:
             kv_heads=shape.kv_heads,
             width=shape.width,
             ffn=shape.ffn,
-            vocab_panels=packed.shape[0],
+            vocab_panels=packed.count,
             vocab=shape.vocab,
             wanted_at_once=_WANTED_AT_ONCE,
             layer_count=len(self._layers),
             tied=head is None,
-            embed=0 if head is None else self._keep(embed),
+            embed=looked_up,
+            packed_embed=in_panels,
             norm=self._keep(norm),
-            head=self._keep(packed),
+            head=self._matrix([packed]),
             cos=self._keep(cos),
             sin=self._keep(sin),
             layers=self._layers,
@@ -99,7 +111,7 @@ class NativeDecoder:
             "attended": wide,
             "gated": ffn,
         }
-        self._panels = packed.shape[0]
+        self._panels = packed.count
         self._buffers: dict[str, Tensor] = {}
         self._tokens = 0
         self._runs = np.empty(0, dtype=RUN)
@@ -255,6 +267,9 @@ class NativeDecoder:
         self._runs = np.array(prompt_runs(step.chunks, at_once) if step.chunks else [], dtype=RUN)
         size = at_once * group * (span + width) + LANES if len(self._runs) else 0
         self._room("scratch", threads * size)
+        decoded = self._longest_inputs * LANES
+        self._room("decoded", threads * decoded)
+        self._set(decoded_floats=decoded)
         self._set(runs=self._runs.ctypes.data, run_count=len(self._runs), run_span=span, scratch_floats=size)
 
     def _prepare(self, step: DecoderStep) -> int:
@@ -320,41 +335,70 @@ class NativeDecoder:
         shape = self.shape
         hidden, ffn, wide = shape.hidden, shape.ffn, shape.heads * shape.width
         joined = wide + 2 * shape.kv_heads * shape.width
-        for names, size in (
+        wanted: tuple[tuple[str, tuple[int, ...]], ...] = (
             ("norm_in norm_post b_out b_down", (hidden,)),
             ("norm_q norm_k", (shape.width,)),
-            ("w_qkv", (joined, hidden)),
             ("b_qkv", (joined,)),
+            ("b_gate b_up", (ffn,)),
             ("w_out", (hidden, wide)),
             ("w_gate w_up", (ffn, hidden)),
-            ("b_gate b_up", (ffn,)),
             ("w_down", (hidden, ffn)),
-        ):
+        )
+        for names, size in wanted:
             for name in names.split():
-                _check_weight(name, getattr(layer, name), size)
-        packed = {
+                check = _check_matrix if name.startswith("w_") else _check_weight
+                check(name, getattr(layer, name), size)
+        given = layer.w_qkv
+        w_qkv = stacked([given] if isinstance(given, Tensor | GroupedWeight) else given)
+        for part in w_qkv:
+            _check_matrix("w_qkv", part, (part.shape[0], hidden))
+        if sum(part.shape[0] for part in w_qkv) != joined:
+            raise ValueError(f"w_qkv: expected {joined} outputs")
+        vectors = {
             "norm_in": layer.norm_in,
-            "w_qkv": pack(layer.w_qkv),
             "b_qkv": pack_bias(layer.b_qkv),
             "norm_q": layer.norm_q,
             "norm_k": layer.norm_k,
-            "w_out": pack(layer.w_out),
             "b_out": pack_bias(layer.b_out),
             "norm_post": layer.norm_post,
-            "w_gate_up": pack_pair(layer.w_gate, layer.w_up),
             "b_gate_up": pack_bias(layer.b_gate, layer.b_up),
-            "w_down": pack(layer.w_down),
             "b_down": pack_bias(layer.b_down),
         }
-        addresses = {name: self._keep(tensor) for name, tensor in packed.items()}
-        return record(LAYER, window=layer.window or 0, scale=layer.scale, monitored=-1, lens=-1, **addresses)
+        addresses = {name: self._keep(tensor) for name, tensor in vectors.items()}
+        matrices = {
+            "w_qkv": self._matrix([pack(part) for part in w_qkv]),
+            "w_out": self._matrix([pack(layer.w_out)]),
+            "w_gate_up": self._matrix([pack_pair(layer.w_gate, layer.w_up)]),
+            "w_down": self._matrix([pack(layer.w_down)]),
+        }
+        more = {**addresses, **matrices}
+        return record(LAYER, window=layer.window or 0, scale=layer.scale, monitored=-1, lens=-1, **more)
+
+    def _matrix(self, parts: Sequence[Packed]) -> int:
+        """Keeps a matrix, in one part or several, and returns the address of its records."""
+        records = np.zeros(len(parts), dtype=MATRIX)
+        for i, part in enumerate(parts):
+            if part.form != FLOAT32:
+                self._longest_inputs = max(self._longest_inputs, part.inputs)
+            self.weight_bytes += part.panels.nbytes
+            records[i] = (
+                len(parts) - i,
+                self._keep(part.panels),
+                part.count,
+                part.form.panel_bytes(part.inputs),
+                part.inputs,
+                coded_product(part.form),
+            )
+        self._kept.append(records)
+        return int(records.ctypes.data)
 
     def _keep(self, tensor: Tensor | None) -> int:
         """Keeps a tensor alive as long as this decoder. Returns its address, 0 for None."""
         if tensor is None:
             return 0
-        self._kept.append(tensor.detach().contiguous())
-        return as_address(self._kept[-1])
+        kept = tensor.detach().contiguous()
+        self._kept.append(kept)
+        return kept.data_ptr()
 
 
 @functools.cache
@@ -373,6 +417,19 @@ def _check_weight(name: str, tensor: Tensor | None, size: tuple[int, ...]) -> No
             f"{name}: expected float32 {size} on the CPU, got {tensor.dtype} {tuple(tensor.shape)} "
             f"on {tensor.device}"
         )
+
+
+def _check_matrix(name: str, matrix: Weight | None, size: tuple[int, ...]) -> None:
+    """Raises ValueError unless a matrix is None, or of this size, in a known form, on the CPU."""
+    if isinstance(matrix, GroupedWeight):
+        device = matrix.numbers.device
+    elif matrix is None:
+        return
+    else:
+        device = matrix.device
+    form_of(matrix)
+    if tuple(matrix.shape) != size or device.type != "cpu":
+        raise ValueError(f"{name}: expected {size} on the CPU, got {tuple(matrix.shape)} on {device}")
 
 
 def _padded(n: int) -> int:

@@ -21,10 +21,11 @@ from ..attention_stats.numba_loops import deviations
 from ..attention_stats.numba_signals import layer_signals_into, mean_signals_into
 from ..attention_stats.stats import FIGURES, LAYER_SIGNALS
 from ..logits_stats.numba_impl import MOMENT_CHUNK, row_log_z, row_stats
-from ._records import LAYER, RUN, STEP
+from ._records import LAYER, MATRIX, RUN, STEP
 from ._team import PROGRAM, TICKET, UNIT, meet, spread, team_size
-from ._tile import LANES
 from .attention import FLOAT, QueryRun, attend, first_key, key_cell, vector
+from .coded_products import call_coded
+from .formats import LANES
 from .loops import gate, rms_norm, rotate
 from .products import panels_at_once, product
 from .ranking import rank_of, top_of
@@ -45,17 +46,32 @@ def _embed(step: Any, me: int, threads: int) -> None:
     """Sets the residual stream to the embedding of each token."""
     hidden = step.hidden
     ids = numba.carray(address(step.ids), (step.tokens,), np.int64)
+    room = _room(step, me)
+    # read where it is not there too: then it is nothing
+    packed = numba.carray(address(step.head if step.tied else step.packed_embed), (1,), MATRIX)
     for t in range(me, step.tokens, threads):
-        x = vector(step.residual + t * _padded(hidden) * FLOAT, hidden)
-        if step.tied:
-            panel, lane = ids[t] // LANES, ids[t] % LANES
-            weights = vector(step.head + panel * LANES * hidden * FLOAT, LANES * hidden)
-            for i in range(hidden):
-                x[i] = weights[i * LANES + lane]
-        else:
+        place = step.residual + t * _padded(hidden) * FLOAT
+        x = vector(place, hidden)
+        if step.embed:
             weights = vector(step.embed + ids[t] * hidden * FLOAT, hidden)
             for i in range(hidden):
                 x[i] = weights[i]
+        elif packed[0].product:
+            call_coded(
+                packed[0].product, _NONE, _NONE, _NONE, packed[0].panels, hidden, ids[t], ids[t], place,
+                _NONE, _NONE, packed[0].size, room,
+            )  # fmt: skip
+        else:
+            panel, lane = ids[t] // LANES, ids[t] % LANES
+            weights = vector(packed[0].panels + panel * LANES * hidden * FLOAT, LANES * hidden)
+            for i in range(hidden):
+                x[i] = weights[i * LANES + lane]
+
+
+@native()
+def _room(step: Any, me: int) -> Any:
+    """Returns the address of the thread's room for a decoded panel."""
+    return step.decoded + me * step.decoded_floats * FLOAT
 
 
 @native()
@@ -70,28 +86,45 @@ def _norms(step: Any, weight: int, first: int, me: int, threads: int) -> None:
 
 @native()
 def _project(
-    cells: Any, x: int, rows: int, stride: int, inputs: int, weights: int, bias: int, panels: int, out: int,
+    cells: Any, step: Any, me: int, x: int, rows: int, stride: int, matrix: int, bias: int, out: int,
     out_stride: int, add: int, gated: int, threads: int,
 ) -> None:  # fmt: skip
     """Computes out = x @ weights + bias, for the panels that this thread gets.
 
-    ``gated`` is where silu(gate) * up of the result goes, 0 for nowhere.
+    ``matrix``: the address of a MATRIX. ``gated`` is where silu(gate) * up of the result goes, 0 for nowhere.
     """
-    some = panels_at_once(rows, inputs, panels, threads)
+    count = numba.carray(address(matrix), (1,), MATRIX)[0].parts
+    parts = numba.carray(address(matrix), (count,), MATRIX)
     chunk = claim(cells, UNIT)
-    while chunk * some < panels:
-        first, last = chunk * some, min(panels, chunk * some + some)
-        product(x, rows, stride, weights, inputs, first, last, out, out_stride, add)
-        n = (last - first) * LANES
-        for t in range(rows):
-            line = vector(out + (t * out_stride + first * LANES) * FLOAT, n)
-            if bias:
-                more = vector(bias + first * LANES * FLOAT, n)
-                for i in range(n):
-                    line[i] += more[i]
-            if gated:
-                gate(line, vector(gated + (t * (out_stride // 2) + first * LANES // 2) * FLOAT, n // 2))
-        chunk = claim(cells, UNIT)
+    begun: Any = np.int64(0)
+    for i in range(count):
+        part = parts[i]
+        some = panels_at_once(rows, part.inputs, part.count, threads)
+        chunks = (part.count + some - 1) // some
+        while chunk - begun < chunks:
+            first = (chunk - begun) * some
+            last = min(part.count, first + some)
+            if part.product:
+                call_coded(
+                    part.product, x, rows, stride, part.panels, part.inputs, first, last, out, out_stride,
+                    add, part.size, _room(step, me),
+                )  # fmt: skip
+            else:
+                product(x, rows, stride, part.panels, part.inputs, first, last, out, out_stride, add)
+            n = (last - first) * LANES
+            for t in range(rows):
+                line = vector(out + (t * out_stride + first * LANES) * FLOAT, n)
+                if bias:
+                    more = vector(bias + first * LANES * FLOAT, n)
+                    for j in range(n):
+                        line[j] += more[j]
+                if gated:
+                    gate(line, vector(gated + (t * (out_stride // 2) + first * LANES // 2) * FLOAT, n // 2))
+            chunk = claim(cells, UNIT)
+        begun += chunks
+        out += part.count * LANES * FLOAT
+        if bias:
+            bias += part.count * LANES * FLOAT
 
 
 @native()
@@ -257,26 +290,26 @@ def _layer(cells: Any, step: Any, layer: Any, me: int, threads: int) -> None:
     _norms(step, layer.norm_in, _NONE, me, threads)
     meet(cells, threads)
     _project(
-        cells, step.normed, tokens, hidden, step.hidden, layer.w_qkv, layer.b_qkv, joined // LANES,
-        step.joined, joined, _NONE, _NONE, threads,
+        cells, step, me, step.normed, tokens, hidden, layer.w_qkv, layer.b_qkv, step.joined, joined, _NONE,
+        _NONE, threads,
     )  # fmt: skip
     meet(cells, threads)
     _attention(cells, step, layer, me, threads)
     _project(
-        cells, step.attended, tokens, wide, wide, layer.w_out, layer.b_out, hidden // LANES,
-        step.residual, hidden, _ADD, _NONE, threads,
+        cells, step, me, step.attended, tokens, wide, layer.w_out, layer.b_out, step.residual, hidden, _ADD,
+        _NONE, threads,
     )  # fmt: skip
     meet(cells, threads)
     _norms(step, layer.norm_post, _NONE, me, threads)
     meet(cells, threads)
     _project(
-        cells, step.normed, tokens, hidden, step.hidden, layer.w_gate_up, layer.b_gate_up,
-        2 * ffn // LANES, step.joined, 2 * ffn, _NONE, step.gated, threads,
+        cells, step, me, step.normed, tokens, hidden, layer.w_gate_up, layer.b_gate_up, step.joined, 2 * ffn,
+        _NONE, step.gated, threads,
     )  # fmt: skip
     meet(cells, threads)
     _project(
-        cells, step.gated, tokens, ffn, step.ffn, layer.w_down, layer.b_down, hidden // LANES,
-        step.residual, hidden, _ADD, _NONE, threads,
+        cells, step, me, step.gated, tokens, ffn, layer.w_down, layer.b_down, step.residual, hidden, _ADD,
+        _NONE, threads,
     )  # fmt: skip
     meet(cells, threads)
 
@@ -294,8 +327,8 @@ def _logits(cells: Any, step: Any, me: int, threads: int) -> None:
         mean_signals_into(by_layer, 0.0, mean)
     meet(cells, threads)
     _project(
-        cells, step.normed + first * hidden * FLOAT, rows, hidden, step.hidden, step.head, _NONE,
-        step.vocab_panels, step.logits, step.vocab_panels * LANES, _NONE, _NONE, threads,
+        cells, step, me, step.normed + first * hidden * FLOAT, rows, hidden, step.head, _NONE, step.logits,
+        step.vocab_panels * LANES, _NONE, _NONE, threads,
     )  # fmt: skip
 
 
@@ -315,8 +348,8 @@ def _lens(cells: Any, step: Any, number: int, me: int, threads: int) -> None:
             rms_norm(x, vector(step.norm, step.hidden), step.eps, normed)
         meet(cells, threads)
         _project(
-            cells, step.wanted_normed, some, hidden, step.hidden, step.head, _NONE, step.vocab_panels,
-            step.wanted_logits, columns, _NONE, _NONE, threads,
+            cells, step, me, step.wanted_normed, some, hidden, step.head, _NONE, step.wanted_logits, columns,
+            _NONE, _NONE, threads,
         )  # fmt: skip
         meet(cells, threads)
         for i in range(me, some, threads):
@@ -354,8 +387,8 @@ def _next_surprisals(cells: Any, step: Any, me: int, threads: int) -> None:
             rms_norm(x, vector(step.norm, step.hidden), step.eps, normed)
         meet(cells, threads)
         _project(
-            cells, step.wanted_normed, some, hidden, step.hidden, step.head, _NONE, step.vocab_panels,
-            step.wanted_logits, columns, _NONE, _NONE, threads,
+            cells, step, me, step.wanted_normed, some, hidden, step.head, _NONE, step.wanted_logits, columns,
+            _NONE, _NONE, threads,
         )  # fmt: skip
         meet(cells, threads)
         for i in range(me, some, threads):

@@ -10,18 +10,19 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from .._arrays import FloatArray, as_float64
-from .weights import DecoderShape, LayerWeights
+from .weights import DecoderShape, GroupedWeight, LayerWeights, Weight, as_floats
 
 
 def forward(
     shape: DecoderShape,
     layers: Sequence[LayerWeights],
-    embed: Tensor,
+    embed: Weight,
     norm: Tensor,
-    head: Tensor | None,
+    head: Weight | None,
     cos: Tensor,
     sin: Tensor,
     ids: Sequence[int],
@@ -31,14 +32,17 @@ def forward(
     Arguments as those of ``NativeDecoder``; ``head`` None: the embedding is the head too.
     """
     count = len(ids)
-    x = as_float64(embed)[list(ids)]
-    of_head = as_float64(embed if head is None else head)
+    x = as_float64(as_floats(embed))[list(ids)]
+    of_head = as_float64(as_floats(embed if head is None else head))
     cosine, sine = as_float64(cos)[:count, None], as_float64(sin)[:count, None]
     at = np.arange(count)
     scores, seen = [], []
     for layer in layers:
         y = _rms(x, layer.norm_in, shape.eps)
-        qkv = _linear(y, layer.w_qkv, layer.b_qkv).reshape(count, -1, shape.width)
+        w_qkv = layer.w_qkv
+        parts = [w_qkv] if isinstance(w_qkv, Tensor | GroupedWeight) else w_qkv
+        joined = torch.cat([as_floats(part) for part in parts])
+        qkv = _linear(y, joined, layer.b_qkv).reshape(count, -1, shape.width)
         q, k, v = np.split(qkv, (shape.heads, shape.heads + shape.kv_heads), axis=1)
         if layer.norm_q is not None:
             q = _rms(q, layer.norm_q, shape.eps)
@@ -67,8 +71,8 @@ def _rms(x: FloatArray, weight: Tensor, eps: float) -> FloatArray:
     return scaled
 
 
-def _linear(x: FloatArray, weight: Tensor, bias: Tensor | None) -> FloatArray:
-    out: FloatArray = x @ as_float64(weight).T
+def _linear(x: FloatArray, weight: Weight, bias: Tensor | None) -> FloatArray:
+    out: FloatArray = x @ as_float64(as_floats(weight)).T
     return out if bias is None else out + as_float64(bias)
 
 

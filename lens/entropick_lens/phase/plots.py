@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_REACH = 1e-3
+"""of the highest G: what is drawn of a logarithmic axis"""
 _TITLES = {"normalised": "G, entropy over log2 of the visible keys", "seed": "G, entropy in bits (published)"}
 
 
@@ -29,9 +31,10 @@ def plots(found: PhaseSpace) -> tuple[Plot, ...]:
         layers = np.repeat(np.arange(len(x)), x.shape[1])
         for axes, plane in zip(figure.subplots(1, 2), found.planes, strict=True):
             g = _values(plane.genuineness)
-            points = axes.scatter(x.ravel(), g.ravel(), c=layers, s=16, cmap="viridis")
+            least = _REACH * float(np.nanmax(g))
+            points = axes.scatter(x.ravel(), g.clip(least).ravel(), c=layers, s=16, cmap="viridis")
             _cuts(axes, plane, x)
-            if np.nanmin(g) > 0:
+            if least > 0:
                 axes.set_yscale("log")
             axes.set(title=_TITLES[plane.form], xlabel="token cost X (bits)", ylabel="G")
             if plane.form == "seed" and plane.even is not None and plane.even > 0:
@@ -41,13 +44,13 @@ def plots(found: PhaseSpace) -> tuple[Plot, ...]:
 
     def maps(figure: Figure) -> None:
         shown = (
-            (found.planes[0].genuineness, "G normalised", True),
-            (found.planes[1].genuineness, "G seed (bits²)", True),
-            (found.cost_relative, "relative token cost", False),
-            (found.induction, "induction", False),
+            (found.planes[0].genuineness, "G normalised"),
+            (found.planes[1].genuineness, "G seed"),
+            (found.cost_relative, "relative token cost"),
+            (found.induction, "induction"),
         )
-        for axes, (values, title, log) in zip(figure.subplots(1, 4), shown, strict=True):
-            draw_grid(figure, axes, values, title, log=log)
+        for axes, (values, title) in zip(figure.subplots(1, 4), shown, strict=True):
+            draw_grid(figure, axes, values, title)
 
     def shares(figure: Figure) -> None:
         axes = figure.subplots()
@@ -73,9 +76,7 @@ def plots(found: PhaseSpace) -> tuple[Plot, ...]:
             for cut in (plane.genuine_cut, plane.mechanical_cut):
                 if cut is not None:
                     axes.axhline(cut, color="0.6", lw=0.8)
-            axes.set(title=_TITLES[plane.form], xlabel="layer", ylabel="G")
-            if min(plane.mean_by_layer) > 0:
-                axes.set_yscale("log")
+            axes.set(title=_TITLES[plane.form], xlabel="layer", ylabel="G", ylim=(0, None))
             axes.legend(fontsize=8)
 
     def separations(figure: Figure) -> None:
@@ -99,7 +100,8 @@ def plots(found: PhaseSpace) -> tuple[Plot, ...]:
         Plot(
             "plane",
             "Every head by token cost and G, in both forms; grey lines are the cut points (the model's own "
-            "to the left, the published to the right).",
+            "to the left, the published to the right). A head whose G is below a thousandth of the highest "
+            "stands at that height.",
             planes,
             (12, 4.8),
         ),

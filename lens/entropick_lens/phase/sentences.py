@@ -130,7 +130,7 @@ def _habits(found: PhaseSpace) -> str:
         parts.append(said)
     tops = {row.habit: row for row in found.separations}
     induction = tops["induction"]
-    most = max((x for row in found.induction for x in row if x is not None), default=0.0)
+    most = _strongest(found)
     said = (
         f"The strongest induction head gives {most:.3f} of its attention to what followed a repeated token "
         f"the first time (an even head {INDUCTION_CHANCE:.3f})"
@@ -148,9 +148,15 @@ def _habits(found: PhaseSpace) -> str:
     )
 
 
+def _strongest(found: PhaseSpace) -> float:
+    return max((x for row in found.induction for x in row if x is not None), default=0.0)
+
+
 def _labels(found: PhaseSpace) -> str:
     parts = []
     for row in found.label_separations:
+        if row.habit == "induction" and _strongest(found) < _FAINT * INDUCTION_CHANCE:
+            continue
         verdict = "does not separate" if row.chance or (row.auc or 0.0) <= 0.5 else "separates"
         parts.append(f"{row.figure} ({row.form}) {verdict} {row.habit} heads, {_one(row)}")
     names = ", ".join(f"{quadrant.label} as {habit}" for quadrant, habit in UNTESTED.items())

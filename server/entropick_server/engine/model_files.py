@@ -155,7 +155,7 @@ def _first_broken(folder: Path, names: Sequence[str], error: Exception) -> str |
 def _no_tokenizer(value: dict[str, Any], path: Path, error: Exception) -> str | None:
     """Returns why the JSON of tokenizer.json makes no tokenizer; None where it makes one."""
     try:
-        PreTrainedTokenizerFast(tokenizer_file=str(path))
+        PreTrainedTokenizerFast(tokenizer_file=str(path))  # type: ignore[no-untyped-call]
     except Exception as reason:  # noqa: BLE001 - what the library raises is plain Exception
         return _missing(value, reason) or _reason(reason)
     # transformers reads more of it than the library must have

@@ -49,6 +49,8 @@ class Location:
     """the model's identity, where it is known without its files in the folder being read"""
     on_hub: bool = False
     """true for a hub id, whose weights are fetched after its description was read"""
+    gguf: Path | None = None
+    """the GGUF file that the folder was made of, where it was made of one"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,8 @@ class Source:
     model_hash: str
     monitored_layers: tuple[int, ...]
     """the layers whose attention is measured, in ascending order"""
+    gguf: Path | None = None
+    """the GGUF file that the folder was made of, where it was made of one"""
 
     @property
     def max_position_embeddings(self) -> int:
@@ -121,7 +125,7 @@ def read_source(options: EngineOptions, digests: Path | None = None) -> Source:
     identity = location.identity or hash_model(folder, digests)
     if isinstance(asked, float):
         layers = inspected_layers(model, folder, identity, count, asked)
-    return Source(folder, location.name, text, generation, tokenizer, identity, layers)
+    return Source(folder, location.name, text, generation, tokenizer, identity, layers, location.gguf)
 
 
 def locate(model: str, digests: Path | None = None) -> Location:
@@ -166,7 +170,8 @@ def _sha256(path: Path, digests: Path | None) -> str:
 
 def _converted(file: Path, name: str, sha256: str) -> Location:
     """Returns the place of a GGUF file's conversion, which is made where the cache has none."""
-    return Location(converted_folder(file, sha256, user_cache()), name, gguf_identity(sha256))
+    folder = converted_folder(file, sha256, user_cache())
+    return Location(folder, name, gguf_identity(sha256), gguf=file)
 
 
 def _fetch_weights(model: str, folder: Path) -> None:

@@ -334,6 +334,10 @@ class ModelInfo:
     """whether entropies of layers can be measured"""
     prompt_logprobs: bool = True
     """whether the log probabilities of a prompt's tokens can be told"""
+    weights: str = ""
+    """forms that the native decoder keeps its matrices in, that with most bytes first; empty elsewhere"""
+    weight_bytes: int = 0
+    """bytes of the matrices of the native decoder"""
 
 
 DecoderChoice = Literal["auto", "torch", "modules"]
@@ -341,6 +345,9 @@ DecoderChoice = Literal["auto", "torch", "modules"]
 where it does), torch operations at best, or transformers' modules"""
 KernelsChoice = Literal["auto", "torch", "numba", "triton"]
 """which implementation attends, measures and draws: auto is Triton on CUDA and native loops on the CPU"""
+WeightsChoice = Literal["auto", "file", "float32", "bf16", "fp16", "int8", "int4"]
+"""how the native decoder keeps its matrices: in the bytes that the model's file has them in (auto: where
+that decoder serves), as float32, or rounded to 16, 8 or 4 bits"""
 DEFAULT_BLOCK_SIZE: Final = 16
 DEFAULT_KV_CACHE_BYTES: Final = 1 << 29
 DEFAULT_BATCHED_TOKENS: Final = 512
@@ -363,6 +370,7 @@ class EngineOptions:
     enable_prefix_caching: bool = True
     """take the blocks of a prompt's beginning from requests that had the same beginning"""
     dtype: str = "auto"
+    weights: WeightsChoice = "auto"
     device: str = "auto"
     threads: int | None = None
     decoder: DecoderChoice = "auto"

@@ -27,6 +27,8 @@ def _card(state: ServerState, name: str) -> dict[str, Any]:
             "parameters": info.parameters,
             "vocab_size": info.vocab_size,
             "dtype": info.dtype,
+            "weights": info.weights or None,
+            "weight_bytes": info.weight_bytes or None,
             "device": info.device,
             "monitored_layers": list(info.monitored_layers),
             "profile": state.model.profile_id,

@@ -52,7 +52,7 @@ def test_planted_ranks() -> None:
 
 
 def test_quick_estimates_are_near_the_exact_figures() -> None:
-    """8 probes, 60 steps: PR within 7 %, rank90 1 %, active share .06, stable rank exact."""
+    """8 probes, 60 steps: PR within 7 %, rank90 1 % (at least 2), active share .06, stable rank exact."""
     for seed, decay in ((0, 0.0), (1, 3.0), (2, 6.0)):
         w = noise(512, 1024, seed=seed) * torch.exp(-decay * torch.arange(512) / 512).unsqueeze(1)
         exact, quick = matrix_spectrum(w), estimated_spectrum(w)
@@ -63,7 +63,7 @@ def test_quick_estimates_are_near_the_exact_figures() -> None:
         assert quick.frobenius == pytest.approx(exact.frobenius, rel=1e-6)
         assert quick.participation_ratio == pytest.approx(exact.participation_ratio, rel=0.07)
         assert quick.active_share == pytest.approx(exact.active_share, abs=0.06)
-        assert quick.rank90 == pytest.approx(exact.rank90, rel=0.01)
+        assert quick.rank90 == pytest.approx(exact.rank90, rel=0.01, abs=2)
 
 
 def test_quadrature_nodes_carry_the_number_of_singular_values() -> None:

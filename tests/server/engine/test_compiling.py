@@ -157,6 +157,7 @@ def test_a_stop_ends_the_process(monkeypatch: pytest.MonkeyPatch, held: None) ->
         {"kernels": "numba"},
         {"decoder": "torch"},
         {"measure": False},
+        {"weights": "int8"},
     ],
 )
 def test_some_options_wait_for_native_code(monkeypatch: pytest.MonkeyPatch, more: dict[str, Any]) -> None:

@@ -31,6 +31,7 @@ OTHERWISE: dict[str, Any] = {
     "kv_cache_bytes": 12345678,
     "enable_prefix_caching": False,
     "dtype": "bfloat16",
+    "weights": "int8",
     "device": "cuda:1",
     "threads": 3,
     "decoder": "torch",

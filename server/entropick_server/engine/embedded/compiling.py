@@ -73,7 +73,7 @@ class Compilation:
 
 def begin(options: EngineOptions) -> Compilation | None:
     """Begins to compile where that is wanted and needed; returns None where the code is loaded as ever."""
-    plain = options.kernels == "auto" and options.decoder == "auto" and options.measure
+    plain = options.kernels == options.decoder == options.weights == "auto" and options.measure
     on_cpu = options.device == "cpu" or (options.device == "auto" and not torch.cuda.is_available())
     if not options.compile_beside or options.batch_invariant or not plain or not on_cpu:
         return None

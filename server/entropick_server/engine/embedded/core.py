@@ -9,6 +9,7 @@ from functools import partial
 
 import torch
 
+from entropick_kernels.decoder import NativeDecoder
 from entropick_sampler.profile import Profile
 
 from ..base import ModelLoadError
@@ -73,13 +74,16 @@ class EngineCore:
         except ValueError as error:
             raise ModelLoadError(str(error)) from error
         kernels = None if options.kernels == "auto" else options.kernels
-        decoder = choose_decoder(model, self.info.max_model_len, options.decoder, kernels)
+        decoder = choose_decoder(loaded, self.info.max_model_len, options)
         modules = decoder if isinstance(decoder, ModulesDecoder) else None
         self.info = replace(
             self.info,
             layer_entropy=modules is None,
             prompt_logprobs=modules is None or modules.ranks_prompts,
         )
+        if NativeDecoder is not None and isinstance(decoder, NativeDecoder):
+            weights = "file" if options.weights == "auto" else options.weights
+            self.info = replace(self.info, weights=weights, weight_bytes=decoder.weight_bytes)
         if not options.measure and isinstance(decoder, TorchDecoder | ModulesDecoder):
             raise ModelLoadError("measure: only the native decoder can leave measuring out")
         monitored = self.info.monitored_layers if options.measure else ()
@@ -94,7 +98,7 @@ class EngineCore:
             kernels,
             options.measure,
         )
-        self._model = model
+        self._loaded, self._options = loaded, options
         self._committer = Committer(self._scheduler, self._runner, loaded.tokenizer)
         self._profile = profile
         self._batch: Batch | None = None
@@ -103,8 +107,9 @@ class EngineCore:
 
     def use_native(self) -> None:
         """Lets native code serve from the next step on, in the place of torch's operations."""
-        if native_in_place_of(self._runner.decoder, self._model):
-            self._runner.decode_with(partial(choose_decoder, self._model, self.info.max_model_len, "auto"))
+        if native_in_place_of(self._runner.decoder, self._loaded.model):
+            longest = self.info.max_model_len
+            self._runner.decode_with(partial(choose_decoder, self._loaded, longest, self._options))
             self._runner.arrange_keys(self._pool.filled())
         self._sampler.lay_out_again()
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 from transformers import PreTrainedModel
 
 from entropick_kernels import decoder, native_code
-from entropick_kernels.attention_stats import Kernels
 
 from ..base import ModelLoadError
-from ..types import DecoderChoice, EngineOptions
+from ..types import EngineOptions
 from . import native_decoder
 from .forward import Decoder
 from .llama_family import FAMILY, in_family
+from .loader import Loaded
 from .modules_decoder import ModulesDecoder
 from .torch_decoder import TorchDecoder
+from .weight_storage import keeper
 
 
 def check_batch_invariant(model: PreTrainedModel, options: EngineOptions) -> None:
@@ -21,6 +22,12 @@ def check_batch_invariant(model: PreTrainedModel, options: EngineOptions) -> Non
 
     Those of the native decoder never do; libraries choose their kernels by the shape of a batch.
     """
+    if options.batch_invariant:
+        _need_native(model, options, "--batch-invariant")
+
+
+def _need_native(model: PreTrainedModel, options: EngineOptions, what: str) -> None:
+    """Raises ModelLoadError, which says why, where the native decoder does not serve."""
     parameter = next(model.parameters())
     dtype, device = str(parameter.dtype).removeprefix("torch."), parameter.device.type
     kind = model.config.model_type
@@ -41,8 +48,7 @@ def check_batch_invariant(model: PreTrainedModel, options: EngineOptions) -> Non
         problem = "the model differs from its family in a part that the native decoder does not know"
     if problem is not None:
         raise ModelLoadError(
-            f"--batch-invariant needs the native decoder ({', '.join(sorted(FAMILY))}; float32; CPU), but "
-            f"{problem}"
+            f"{what} needs the native decoder ({', '.join(sorted(FAMILY))}; float32; CPU), but {problem}"
         )
 
 
@@ -51,18 +57,18 @@ def native_in_place_of(decoder: Decoder, model: PreTrainedModel) -> bool:
     return isinstance(decoder, TorchDecoder) and native_decoder.serves(model)
 
 
-def choose_decoder(
-    model: PreTrainedModel,
-    max_len: int,
-    choice: DecoderChoice,
-    kernels: Kernels | None = None,
-) -> Decoder:
-    """Picks the fastest decoder that serves a model and that ``choice`` allows.
+def choose_decoder(loaded: Loaded, max_len: int, options: EngineOptions) -> Decoder:
+    """Picks the fastest decoder that serves a model and that the options allow.
 
-    ``kernels``: the kernels that attend and measure; None for the fastest, and needed as "numba" or
-    None by the native decoder, which has loops of its own, and serves once its code is there."""
-    if choice == "auto" and native_code.wanted(kernels) and native_decoder.serves(model):
-        return native_decoder.pack_decoder(model, max_len)
-    if choice != "modules" and in_family(model):
+    Raises ModelLoadError where weights are asked for in a form that this decoder does not keep.
+    """
+    model = loaded.model
+    kernels = None if options.kernels == "auto" else options.kernels
+    if options.weights != "auto":
+        _need_native(model, options, f"--weights {options.weights}")
+    native = options.decoder == "auto" and native_code.wanted(kernels)
+    if native and native_decoder.serves(model):
+        return native_decoder.pack_decoder(model, max_len, keeper(options.weights, loaded.source))
+    if options.decoder != "modules" and in_family(model):
         return TorchDecoder(model, max_len, kernels)
     return ModulesDecoder(model, kernels)

@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Ran:
-    """The outcome of a step: the tokens that were drawn for rows, and the sequences for which it raised."""
+    """The outcome of a step: the draws of its rows, and the sequences for which it raised."""
 
     drawn: dict[Sequence, Drawn] = field(default_factory=dict)
     failed: dict[Sequence, Exception] = field(default_factory=dict)

@@ -64,10 +64,6 @@ class StepSampler:
         self._batch = SampledBatch([], profile, self._device)
         self._watch = Watch(profile.genuineness if profile else None)
 
-    def lay_out_again(self) -> None:
-        """Lays the rows out anew at the next step, as when other kernels can serve."""
-        self._sequences = ()
-
     def begin(self) -> None:
         """Begins a step, of which no row is watched yet."""
         self._watch.begin()
@@ -80,6 +76,10 @@ class StepSampler:
         self._batch = SampledBatch([], self._profile, self._device)
         self.lay_out_again()
         self._watch.recover()
+
+    def lay_out_again(self) -> None:
+        """Lays the rows out anew at the next step, as when other kernels can serve."""
+        self._sequences = ()
 
     def prepare(self, batch: Batch) -> None:
         """Begins the masks of a step, which do not need the model's output. Call it before the forward."""

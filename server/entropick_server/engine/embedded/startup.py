@@ -69,8 +69,7 @@ def build(loaded: Loaded, options: EngineOptions, profile: Profile | None) -> En
     Raises ModelLoadError where the model does not run, gives no finite logits, or cannot be batch-invariant
     where it is to be.
     """
-    if options.batch_invariant:
-        check_batch_invariant(loaded.model, options)
+    check_batch_invariant(loaded.model, options)
     try:
         core = EngineCore(loaded, options, profile)
         _warm_up(core)

@@ -48,6 +48,11 @@ REFUSED: Final[Mapping[str, tuple[object, str]]] = {
         "that it has for CUDA (VLLM_BATCH_INVARIANT=1 in the environment) covers its own kernels; that "
         "the figures and draws of entropick have equal bits there was never shown. Use --engine torch",
     ),
+    "weights": (
+        "auto",
+        "--weights is for the native decoder of --engine torch: under --engine vllm choose --dtype, or serve "
+        "a model that is quantised in a form of vLLM's",
+    ),
     "decoder": ("auto", "decoder cannot be chosen with --engine vllm: vLLM runs the model"),
     "measure": (
         True,
