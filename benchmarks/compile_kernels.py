@@ -28,7 +28,7 @@ from triton.runtime.jit import JITFunction
 
 from entropick_kernels._triton import triton_impl
 from entropick_kernels.adjust import Entries, Masks
-from entropick_kernels.attention_stats import HeadShards
+from entropick_kernels.attention_stats import HeadShards, PositionCosts
 from entropick_kernels.attention_stats._inputs import PagedQueries
 
 TARGETS = (80, 90)
@@ -146,9 +146,15 @@ def attention_case(
 
 
 def measure_case(
-    heads: int, kv_heads: int, width: int, dtype: torch.dtype, workers: int, **options: Any
+    heads: int,
+    kv_heads: int,
+    width: int,
+    dtype: torch.dtype,
+    workers: int,
+    costs: bool = False,
+    **options: Any,
 ) -> Callable[[], object]:
-    """The keys as vLLM holds them: slots of all heads, keys before values."""
+    """The keys as vLLM holds them: slots of all heads, keys before values; ``costs``: token costs too."""
     module = triton_impl("entropick_kernels.attention_stats")
     rows, block, columns = 32, 16, 256
     q = torch.empty(rows, heads, width, dtype=dtype, device="meta")
@@ -158,7 +164,9 @@ def measure_case(
     shards = HeadShards(workers * heads, lambda of_worker: of_worker) if workers > 1 else None
     keys = slots.transpose(1, 2)[..., :width]
     inputs = PagedQueries(q, keys, None, table, lengths, width**-0.5, **options)
-    return lambda: module.measure_attention_triton(inputs, shards)
+    bits = torch.empty(rows, block * columns, device="meta")
+    paid = PositionCosts(bits, torch.empty(rows, heads, 4, device="meta")) if costs else None
+    return lambda: module.measure_attention_triton(inputs, shards, paid)
 
 
 def draw_case(vocabulary: int, dtype: torch.dtype, max_top_k: int | None) -> Callable[[], object]:
@@ -194,6 +202,7 @@ def cases() -> dict[str, Callable[[], object]]:
         "attention 16/8x256 bf16, all, softcap": attention_case(16, 8, 256, bf16, "all", softcap=50.0),
         "attention 12/12x64 fp32, all": attention_case(12, 12, 64, fp32, "all"),
         "keys alone 32/8x128 bf16": measure_case(32, 8, 128, bf16, 1),
+        "keys alone 32/8x128 bf16, costs": measure_case(32, 8, 128, bf16, 1, costs=True),
         "keys alone 16/4x128 bf16, 2 workers": measure_case(16, 4, 128, bf16, 2),
         "keys alone 80/8x128 fp16, 2 workers, window": measure_case(80, 8, 128, fp16, 2, window=1024),
         "keys alone 16/8x256 bf16, softcap": measure_case(16, 8, 256, bf16, 1, softcap=50.0),

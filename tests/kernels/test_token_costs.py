@@ -12,7 +12,13 @@ import torch
 from torch import Tensor
 
 from entropick_kernels import _threads
-from entropick_kernels.attention_stats import TokenCosts, decode_attention, numba_impl
+from entropick_kernels.attention_stats import (
+    PositionCosts,
+    TokenCosts,
+    decode_attention,
+    measure_attention,
+    numba_impl,
+)
 from entropick_kernels.attention_stats import reference as ref
 from entropick_kernels.attention_stats.costs import COST_FIGURES, UNKNOWN
 
@@ -158,6 +164,57 @@ def test_threads_and_parts_of_a_batch_change_no_bit(
     torch.testing.assert_close(threads, wanted, rtol=0, atol=0, equal_nan=True)
 
 
+def by_position(case: Case, columns: int = max(LENGTHS)) -> Tensor:
+    """The same surprisals row by row, as many columns as there are."""
+    lines = torch.full((len(LENGTHS), columns), UNKNOWN)
+    for line, bits in zip(lines, case.of_row, strict=True):
+        line[: len(bits)] = bits[:columns]
+    return lines
+
+
+@pytest.mark.parametrize("kernels", ["torch", "numba"])
+@pytest.mark.parametrize("window", [None, 5, 40])
+@pytest.mark.parametrize("columns", [max(LENGTHS), 30, 70])
+def test_surprisals_by_position_give_the_same(
+    kernels: Any, window: int | None, columns: int, paged_keys: Paged
+) -> None:
+    """For a caller that attends itself; the tokens behind the last column are not known."""
+    case = Case(paged_keys)
+    for row, bits in enumerate(case.of_row):
+        at = torch.arange(columns, max(columns, len(bits)))
+        ids = case.keys.table[row, at // case.blocks.shape[2]].long()
+        case.bits[ids, at % case.blocks.shape[2]] = UNKNOWN
+    _, stats, wanted = case.measure(window=window, softcap=2.0, kernels=kernels)
+    figures = torch.empty(len(LENGTHS), H, COST_FIGURES)
+    measured = measure_attention(
+        case.q,
+        case.blocks,
+        case.keys.table,
+        case.keys.lengths,
+        scale=0.5,
+        window=window,
+        softcap=2.0,
+        costs=PositionCosts(by_position(case, columns), figures),
+        kernels=kernels,
+    )
+    torch.testing.assert_close(figures, wanted, rtol=1e-5, atol=1e-5, equal_nan=True)
+    for one, other in zip(measured, stats, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5, equal_nan=True)
+
+
+@pytest.mark.parametrize("kernels", ["torch", "numba"])
+def test_a_padded_row_has_no_costs(kernels: Any, paged_keys: Paged) -> None:
+    case = Case(paged_keys, 0.0)
+    lengths = case.keys.lengths.clone()
+    lengths[1] = 0
+    figures = torch.zeros(len(LENGTHS), H, COST_FIGURES)
+    costs = PositionCosts(by_position(case), figures)
+    measure_attention(case.q, case.blocks, case.keys.table, lengths, scale=0.5, costs=costs, kernels=kernels)
+    assert figures[1, :, :3].isnan().all()
+    assert not figures[1, :, 3].any()
+    assert not figures[4, :, 0].isnan().any()
+
+
 def test_what_does_not_fit_is_refused(paged_keys: Paged) -> None:
     case = Case(paged_keys)
     with pytest.raises(ValueError, match=r"costs\.surprisals"):
@@ -166,3 +223,12 @@ def test_what_does_not_fit_is_refused(paged_keys: Paged) -> None:
         case.measure(bits=case.bits.double())
     with pytest.raises(ValueError, match=r"costs\.figures"):
         TokenCosts(case.bits, torch.empty(1, H, 2)).check(case.q, case.blocks)
+    for bits, figures, name in (
+        (case.bits[:1], (len(LENGTHS), H, 4), "surprisals"),
+        (torch.zeros(len(LENGTHS)), (len(LENGTHS), H, 4), "surprisals"),
+        (torch.zeros(len(LENGTHS), 9).double(), (len(LENGTHS), H, 4), "surprisals"),
+        (torch.zeros(9, len(LENGTHS)).T, (len(LENGTHS), H, 4), "surprisals"),
+        (torch.zeros(len(LENGTHS), 9), (len(LENGTHS), H, 2), "figures"),
+    ):
+        with pytest.raises(ValueError, match=rf"costs\.{name}"):
+            PositionCosts(bits, torch.empty(figures)).check(case.q)

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from entropick_kernels.attention_stats import decode_attention, layer_signals
+from entropick_kernels.attention_stats import TokenCosts, decode_attention, layer_signals
+from entropick_kernels.attention_stats.costs import COST_FIGURES
 from entropick_server.engine.vllm.attention import capture
 from entropick_server.engine.vllm.attention.buffers import layer_number
 from entropick_server.engine.vllm.attention.capture import Attention, Captured, TensorParallelGroup, measure
@@ -29,10 +30,18 @@ close = partial(torch.testing.assert_close, equal_nan=True)
     softcap=st.sampled_from([0.0, 3.0]),
     layers=st.integers(1, 3),
     native=st.booleans(),
+    unknown=st.sampled_from([-3, 0, 0, 1]),
     seed=st.integers(0, 1000),
 )
 def test_as_the_kernel_measures(
-    lengths: list[int], group: int, window: int | None, softcap: float, layers: int, native: bool, seed: int
+    lengths: list[int],
+    group: int,
+    window: int | None,
+    softcap: float,
+    layers: int,
+    native: bool,
+    unknown: int,
+    seed: int,
 ) -> None:
     """Any number of rows and layers, windows and caps; blocks in any order, the last one partly stale."""
     torch.manual_seed(seed)
@@ -40,7 +49,13 @@ def test_as_the_kernel_measures(
     columns = -(-max(lengths) // block)
     table = torch.randperm(rows * columns).view(rows, columns)
     ends = torch.tensor(lengths)
-    captured, wanted = [], []
+    # the last columns are left out: what is not there is not known
+    bits = torch.randint(-1, 12, (rows, columns * block)).float()
+    surprisals = bits[:, : max(lengths) - unknown].contiguous()
+    bits[:, surprisals.shape[1] :] = -1.0
+    beside_keys = torch.empty(rows * columns, block)
+    beside_keys[table.flatten()] = bits.view(-1, block)
+    captured, wanted, costs = [], [], []
     for _ in range(layers):
         keys = torch.randn(rows * columns, kv_heads, block, width) * 2
         q = torch.randn(rows, kv_heads * group, width)
@@ -58,14 +73,29 @@ def test_as_the_kernel_measures(
                 softcap,
             )
         )
+        costs.append(torch.empty(rows, kv_heads * group, COST_FIGURES))
         _, stats = decode_attention(
-            q, keys, keys, table, ends, scale=width**-0.5, window=window, softcap=softcap or None
+            q,
+            keys,
+            keys,
+            table,
+            ends,
+            scale=width**-0.5,
+            window=window,
+            softcap=softcap or None,
+            costs=TokenCosts(beside_keys, costs[-1]),
         )
         wanted.append(layer_signals(stats))
-    got = measure(captured, rows)
+    got = measure(captured, rows, surprisals=surprisals)
+    assert got.costs is not None
+    close(got.costs, torch.stack(costs), atol=1e-4, rtol=1e-4)
+    assert measure(captured, rows).costs is None
     assert got.by_layer.shape == (layers, rows, 7)
     close(got.by_layer, torch.stack(wanted), atol=2e-5, rtol=1e-4)
     close(got.signals, torch.stack(wanted).mean(0), atol=2e-5, rtol=1e-4)
+
+
+SURPRISALS = torch.rand(2, 50, generator=torch.Generator().manual_seed(3)) * 9
 
 
 class Share:
@@ -90,7 +120,8 @@ class Share:
         return lambda _: next(given)
 
     def _one(self, part: list[Captured], add: Any, gather: Any) -> Attention:
-        return measure(part, self._rows, TensorParallelGroup(len(self._parts), add, gather))
+        group = TensorParallelGroup(len(self._parts), add, gather)
+        return measure(part, self._rows, group, surprisals=SURPRISALS)
 
     def measured(self) -> list[Attention]:
         """What every worker measures."""
@@ -113,7 +144,7 @@ def test_workers_that_share_the_heads(transposed: bool, count: int) -> None:
                 torch.arange(8).view(2, 4), torch.tensor([50, 9]), 50, 8**-0.5, window, 2.0, transposed,
             )
         )  # fmt: skip
-    whole = measure(layers, 2)
+    whole = measure(layers, 2, surprisals=SURPRISALS)
     parts = [
         [
             layer._replace(
@@ -128,6 +159,7 @@ def test_workers_that_share_the_heads(transposed: bool, count: int) -> None:
         torch.testing.assert_close(got.by_layer, whole.by_layer, atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(got.heads.entropy, whole.heads.entropy, atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(got.heads.previous, whole.heads.previous, atol=1e-6, rtol=1e-4)
+        close(got.costs, whole.costs, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("together", [1, 2, 3])
@@ -141,10 +173,12 @@ def test_rows_in_parts(monkeypatch: pytest.MonkeyPatch, together: int) -> None:
         )
         for window in (None, 40)
     ]  # fmt: skip
-    whole = measure(layers, 5)
+    bits = torch.rand(5, 64) * 9
+    whole = measure(layers, 5, surprisals=bits)
     monkeypatch.setattr(capture, "SCRATCH", together * 4 * 64)
     assert next(capture._parts(layers[0], 5)) == slice(0, together)
-    got = measure(layers, 5)
+    got = measure(layers, 5, surprisals=bits)
+    close(got.costs, whole.costs, atol=1e-5, rtol=1e-5)
     close(got.by_layer, whole.by_layer, atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(got.heads.deviation, whole.heads.deviation, atol=1e-6, rtol=1e-5)
     assert got.heads.keys.equal(whole.heads.keys)
@@ -158,9 +192,14 @@ def test_layers_of_unlike_windows() -> None:
         8**-0.5, None, 0.0,
     )  # fmt: skip
     narrow = base._replace(window=5)
-    together = measure([base, narrow], 2)
+    bits = torch.rand(2, 50) * 9
+    together = measure([base, narrow], 2, surprisals=bits)
+    assert together.costs is not None
     for at, layer in enumerate((base, narrow)):
-        torch.testing.assert_close(together.by_layer[at], measure([layer], 2).by_layer[0])
+        alone = measure([layer], 2, surprisals=bits)
+        torch.testing.assert_close(together.by_layer[at], alone.by_layer[0])
+        assert alone.costs is not None
+        close(together.costs[at], alone.costs[0])
     assert not together.by_layer[0].equal(together.by_layer[1])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import replace
@@ -331,6 +332,82 @@ async def test_windows_follow_the_branch_that_is_kept(
         assert score == pytest.approx(reference.genuineness(bits[:n], keys[:n]), abs=1e-6)
         wanted = pytest.approx(reference.genuineness_seed(bits[:n]), abs=1e-6) if asked == "seed" else None
         assert seed == wanted
+
+
+class Costed(Watched):
+    """The same with token costs of its heads, a prompt's log probabilities, and a surprisal of each token."""
+
+    async def run(self, segment: Segment) -> AsyncGenerator[list[SegmentToken], None]:
+        async with aclosing(super().run(segment)) as stream:
+            at = segment.spec.start
+            told = segment.prompt_logprobs is not None
+            async for (one,) in stream:
+                signals = list(one.drawn.token.signals)
+                signals[SURPRISAL] = bits_of(segment.spec.stream, at)
+                drawn = one.drawn._replace(token=replace(one.drawn.token, signals=tuple(signals)))
+                heads = one.heads
+                assert heads is not None
+                if segment.spec.known is not None:
+                    heads = heads._replace(costs=costs(segment.spec.stream, at))
+                prompt = tuple(PromptToken(i, -math.log(2.0) * i, 1) for i in segment.prompt[1:])
+                yield [one._replace(drawn=drawn, heads=heads, prompt=prompt if told else ())]
+                told = False
+                at += 1
+
+
+SURPRISAL = SIGNAL_NAMES.index("surprisal")
+
+
+def bits_of(branch: int, at: int) -> float:
+    return at + 100.0 * branch
+
+
+def costs(branch: int, at: int) -> Any:
+    return np.random.default_rng([branch, at, 1]).random((2, 3, 4)).astype(np.float32) * 6
+
+
+@pytest.mark.parametrize(("asked", "of_prompt"), [(True, None), ("seed", 2), ("scores", None), ("scores", 1)])
+async def test_surprisals_follow_the_branch_that_is_kept(
+    make_request: Callable[..., Request], asked: Any, of_prompt: int | None
+) -> None:
+    """The first segment asks vLLM for those of the prompt; later ones, and branches, bring what is known."""
+    config = BranchConfig(width=3, depth=2, budget=16.0)
+    policy = PolicyConfig(branch=config, genuineness=asked)
+    request = make_request((1, 2, 3), policy=policy, max_tokens=20, prompt_logprobs=of_prompt)
+    model = Costed()
+    told = await outputs(Chain(request, CONTEXT, model, Bytes()))  # type: ignore[arg-type]
+    assert [len(output.prompt) for output in told] == [0 if of_prompt is None else 2, *[0] * (len(told) - 1)]
+    wanted = asked != "scores"
+    assert model.ran[0].prompt_logprobs == (0 if wanted and of_prompt is None else of_prompt)
+    assert all(segment.prompt_logprobs is None for segment in model.ran[1:])
+    tokens = [token for output in told for token in output.tokens]
+    reply = [token.signals[SURPRISAL] for token in tokens]
+    for segment in model.ran:
+        if not wanted:
+            assert segment.spec.known is None
+            continue
+        assert segment.spec.prompt_tokens == len(segment.prompt)
+        if segment is model.ran[0]:
+            assert segment.spec.known == (0.0,)
+            continue
+        start = segment.spec.start
+        known = [0.0, 2.0, 3.0, *reply[:start]]
+        if segment.spec.rollout_end:
+            # its first token is the one that opened it, or was drawn beside that, with log probability -1
+            known[-1] = 1 / math.log(2.0) if segment.spec.stream else bits_of(0, start - 1)
+        assert segment.spec.known == pytest.approx(known)
+    got = [token.signals[SIGNAL_NAMES.index("token_cost")] for token in tokens]
+    if not wanted:
+        assert got == [None] * len(tokens)
+        return
+    branches = [0 if at % 3 == 0 or at % 3 == 2 else 2 for at in range(len(tokens))]
+    paid = np.array([costs(branch, at)[..., 0] for at, branch in enumerate(branches)])
+    paid[0] = np.nan  # the prompt's surprisals come behind its step
+    for n in range(1, len(tokens) + 1):
+        expected = reference.token_cost(paid[:n])
+        assert (got[n - 1] is None) == math.isnan(expected)
+        if got[n - 1] is not None:
+            assert got[n - 1] == pytest.approx(expected, abs=1e-5)
 
 
 class Letters(Bytes):

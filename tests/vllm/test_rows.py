@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import gc
+import math
 import weakref
 from collections import deque
 from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 
+from entropick_kernels.attention_stats.costs import UNKNOWN
 from entropick_sampler.params import PolicyConfig, SamplingParams
 from entropick_server.engine.grammar.spec import Grammar
 from entropick_server.engine.reply import ClarifyingText
 from entropick_server.engine.reply_format.form import ReplyFormat
+from entropick_server.engine.vllm import rows
 from entropick_server.engine.vllm.row_grammars import RowGrammars
 from entropick_server.engine.vllm.rows import Row, RowTable
 from entropick_server.engine.vllm.wire import GrammarSpec, RowSpec
@@ -105,6 +109,18 @@ def test_rows_move_and_swap() -> None:
     assert [row and row.spec.key for row in table.at((1, 3))] == ["a", "c"]
 
 
+def test_a_row_whose_place_another_takes_goes_on_later() -> None:
+    """V1 tells of a row that waits, and whose place the last row takes, by the move alone."""
+    table = RowTable()
+    for index, key in enumerate("ab"):
+        table.join(index, spec(key))
+    (first,) = table.at([0])
+    table.move(1, 0, swap=False)
+    assert len(table) == 1
+    table.join(1, spec("a"))
+    assert table.at([1]) == [first]
+
+
 def test_a_row_knows_what_is_penalised_and_banned() -> None:
     """From its specification, its own tokens, and again where vLLM says its tokens anew."""
     asked = SamplingParams(
@@ -189,6 +205,55 @@ def test_a_plain_row_that_waited_goes_on_behind_its_tokens() -> None:
     assert row is not None
     row.settle(3, Bytes())  # type: ignore[arg-type]
     assert (row.reply.length, row.reply.clarifying_text(TEXT)) == (3, (17, 18))
+
+
+def surprisals(table: RowTable, index: int) -> list[float]:
+    (row,) = table.at([index])
+    assert row is not None
+    assert row.surprisals is not None
+    return row.surprisals.read().tolist()  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("replayed", [(), (5, 6)])
+def test_a_row_that_waited_keeps_its_surprisals(replayed: tuple[int, ...]) -> None:
+    """Whichever blocks its keys get, its numbers are its own; of other rows nothing is told."""
+    table = RowTable()
+    asked = spec("a", replayed=replayed, known=(0.0,), prompt_tokens=2)
+    table.join(0, asked)
+    table.join(1, spec("b"))
+    for index in (0, 1, 7):
+        table.tell_prompt(index, torch.tensor([-math.log(4.0)]))
+    (row, other) = table.at([0, 1])
+    assert row is not None
+    assert other is not None
+    assert other.surprisals is None
+    # what vLLM threw away leaves no trace; a token of a grammar's only choice is known to cost nothing
+    for taken, token, bits in ((0, 5, 9.0), (0, 5, 1.5), (1, 6, 0.0)):
+        row.settle(taken, Bytes())  # type: ignore[arg-type]
+        row.drew(taken, token, (), bits, only_choice=bits == 0.0)
+    row.settle(2, Bytes())  # type: ignore[arg-type]
+    assert surprisals(table, 0) == [0.0, 2.0, 1.5, 0.0]
+    assert (row.reply.tokens, row.reply.surprisal) == (1, 1.5)
+    table.leave(0)
+    table.join(3, asked, [5, 6])
+    assert surprisals(table, 3) == [0.0, 2.0, 1.5, 0.0]
+
+
+def test_surprisals_of_rows_that_are_gone_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest go first; a row that comes back without has none that are known, not zeros."""
+    monkeypatch.setattr(rows, "_PARKED_SURPRISALS", 1000)
+    table = RowTable()
+    specs = [spec(key, known=(0.0, 3.0), prompt_tokens=150) for key in "abc"]
+    for one in specs:
+        table.join(0, one)
+    table.leave(0)
+    for index, one in enumerate(specs):
+        table.join(index, one, [5])
+        (row,) = table.at([index])
+        assert row is not None
+        row.settle(1, Bytes())  # type: ignore[arg-type]
+        assert len(surprisals(table, index)) == 151
+    assert surprisals(table, 0) == [0.0, 3.0, *[UNKNOWN] * 149]
 
 
 class Output(list[int]):

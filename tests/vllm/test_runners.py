@@ -13,9 +13,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from entropick_sampler.signals import STEP_SIGNALS
+from entropick_sampler.signals import SIGNAL_NAMES, STEP_SIGNALS
 from entropick_server.engine.embedded.engine import EmbeddedEngine
 
 from .answers import TOKENS, answer, options
@@ -54,7 +55,13 @@ def compare(got: Any, wanted: Any) -> None:
     for one, other in zip(got, wanted, strict=True):
         for row, expected in zip(one, other, strict=True):
             assert (row["id"], row["strategy"]) == (expected["id"], expected["strategy"])
-            assert row["signals"] == pytest.approx(expected["signals"], rel=1e-3, abs=1e-3)
+            signals = [np.array(of_row["signals"], dtype=float) for of_row in (row, expected)]
+            of_step, of_window = zip(*(np.split(x, [len(STEP_SIGNALS)]) for x in signals), strict=True)
+            np.testing.assert_allclose(*of_step, rtol=1e-3, atol=1e-3)
+            # genuineness and token costs
+            np.testing.assert_allclose(*of_window, rtol=1e-4, atol=1e-4)
+    costs = [rows[-1]["signals"][SIGNAL_NAMES.index("token_cost")] for rows in got]
+    assert [cost is not None for cost in costs] == [False, True, True]
 
 
 V1, V2 = ({"TRITON_INTERPRET": "1", "VLLM_USE_V2_MODEL_RUNNER": v2} for v2 in "01")

@@ -68,7 +68,12 @@ def test_heads_travel_with_the_rows_that_have_them() -> None:
     rng = np.random.default_rng(1)
     sent = [
         mark._replace(
-            heads=HeadEntropies(rng.random((2, 5)).astype(np.float32), np.array([7 + i, 3], dtype=np.int64))
+            heads=HeadEntropies(
+                rng.random((2, 5)).astype(np.float32),
+                np.array([7 + i, 3], dtype=np.int64),
+                # of a row that wants token costs, NaN where there is none
+                np.where(rng.random((2, 5, 4)) < 0.2, np.nan, 1.5).astype(np.float32) if i else None,
+            )
         )
         if i != 1
         else mark
@@ -85,6 +90,9 @@ def test_heads_travel_with_the_rows_that_have_them() -> None:
         np.testing.assert_array_equal(found.heads.entropy, mark.heads.entropy)
         np.testing.assert_array_equal(found.heads.keys, mark.heads.keys)
         assert found.heads.entropy.flags.writeable
+        assert (found.heads.costs is None) == (mark.heads.costs is None)
+        if mark.heads.costs is not None:
+            np.testing.assert_array_equal(found.heads.costs, mark.heads.costs)
 
 
 def test_messages_are_whole() -> None:

@@ -80,6 +80,13 @@ specs = st.builds(
         st.lists(st.integers(0, 1000), min_size=1).map(tuple),
         st.lists(st.integers(0, 1000)).map(tuple),
     ),
+) | st.builds(
+    RowSpec,
+    st.just(SamplingParams()),
+    st.just(PolicyConfig()),
+    key=st.just("k"),
+    known=st.lists(st.floats(-1, 60)).map(tuple),
+    prompt_tokens=st.integers(1, 1000),
 )
 
 
@@ -92,7 +99,9 @@ def _as_sent(spec: RowSpec) -> RowSpec:
 @given(specs.map(_as_sent))
 def test_a_row_survives_the_way(spec: RowSpec) -> None:
     sent = json.loads(json.dumps(spec.as_dict()))
-    assert parse(sent, SILENT) == spec
+    got = parse(sent, SILENT)
+    assert got == spec
+    assert got.known == spec.known
 
 
 def test_a_profile_survives_the_way() -> None:

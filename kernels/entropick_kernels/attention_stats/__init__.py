@@ -19,7 +19,7 @@ from torch import Tensor
 from .._triton import chosen
 from ..native_code import usable, wanted
 from ._inputs import PagedQueries, check_blocks
-from .costs import TokenCosts
+from .costs import PositionCosts, TokenCosts
 from .stats import HeadShards, HeadStats, check_shards, head_stats, layer_signals
 from .torch_impl import (
     decode_attention_torch,
@@ -37,6 +37,7 @@ __all__ = [
     "HeadShards",
     "HeadStats",
     "Kernels",
+    "PositionCosts",
     "TokenCosts",
     "decode_attention",
     "head_stats",
@@ -120,6 +121,7 @@ def measure_attention(
     window: int | None = None,
     softcap: float | None = None,
     shards: HeadShards | None = None,
+    costs: PositionCosts | None = None,
     kernels: Kernels | None = None,
 ) -> HeadStats:
     """Measures the statistics of :func:`decode_attention` from the keys alone, for a caller that attends.
@@ -133,7 +135,8 @@ def measure_attention(
 
     With ``shards`` q [B, H, D] holds this worker's heads, k_blocks its key-value heads, and a head's
     deviation is from the mean head of all workers. All else is by head: a caller that wants all heads gathers
-    them.
+    them. ``costs``: fills in the token costs of the heads that are here where they are wanted; a row of
+    length 0 has none, NaN.
 
     ``kernels``: "triton" (as there), "numba" (native loops; CPU, float32, contiguous blocks, without
     shards), "torch" (anything), or None for the fastest that serves. Raises as :func:`decode_attention`, and
@@ -142,18 +145,20 @@ def measure_attention(
     inputs = PagedQueries(q, k_blocks, None, block_table, lengths, scale, window, softcap)
     inputs.check()
     check_shards(shards, q.shape[1])
+    if costs is not None:
+        costs.check(q)
     triton = _triton_kernels(kernels, q, k_blocks)
     if triton is not None:
-        measured: HeadStats = triton.measure_attention_triton(inputs, shards)
+        measured: HeadStats = triton.measure_attention_triton(inputs, shards, costs)
         return measured
     native = wanted(kernels) and _loops is not None and shards is None
     if native and _loops.supports(q, k_blocks):
-        return _loops.measure_attention_numba(inputs)
+        return _loops.measure_attention_numba(inputs, costs)
     if kernels == "numba":
         raise ValueError(
             "the native loops need numba, float32 tensors on the CPU, contiguous blocks and no shards"
         )
-    return measure_attention_torch(inputs, shards)
+    return measure_attention_torch(inputs, shards, costs)
 
 
 def _triton_kernels(kernels: str | None, q: Tensor, *blocks: Tensor) -> Any | None:

@@ -61,7 +61,7 @@ def row_costs(p: Float32, surprisals: Float32, blocks: Int32, start: int, length
     bits, known = np.empty(n, dtype=np.float32), np.empty(n, dtype=np.float32)
     mean = row_surprisals(surprisals, blocks, start, length, bits, known)
     for h in range(p.shape[0]):
-        head_cost(p[h], bits, known, n, mean, start == 0, out[h])
+        head_cost(p[h], bits, known, n, mean, start == 0 and n > 0, out[h])
 
 
 @native()

@@ -22,7 +22,7 @@ from .._threads import (
     torch_openmp,
 )
 from ._inputs import PagedQueries
-from .costs import TokenCosts
+from .costs import UNKNOWN, PositionCosts, TokenCosts
 from .numba_costs import costs_into
 from .numba_loops import attend, check, compare_heads, store
 from .stats import FIGURES, HeadStats, named_figures
@@ -102,12 +102,14 @@ def decode_attention_numba(
     return torch.from_numpy(out), stats if want_stats else None
 
 
-def measure_attention_numba(inputs: PagedQueries) -> HeadStats:
+def measure_attention_numba(inputs: PagedQueries, costs: PositionCosts | None = None) -> HeadStats:
     """Implements :func:`entropick_kernels.attention_stats.measure_attention`."""
-    return _run(inputs, None, want_stats=True)
+    return _run(inputs, None, want_stats=True, costs=costs)
 
 
-def _run(inputs: PagedQueries, out: Any, want_stats: bool, costs: TokenCosts | None = None) -> HeadStats:
+def _run(
+    inputs: PagedQueries, out: Any, want_stats: bool, costs: TokenCosts | PositionCosts | None = None
+) -> HeadStats:
     """Fills ``out`` where there are values. Returns the statistics, which mean nothing unless wanted."""
     rows, heads, width = inputs.q.shape
     count, kv_heads, block, _ = inputs.k_blocks.shape
@@ -152,12 +154,32 @@ def _run(inputs: PagedQueries, out: Any, want_stats: bool, costs: TokenCosts | N
 
 
 def _measure_costs(
-    costs: TokenCosts | None, probabilities: Any, table: Any, ends: Any, window: int, part: slice
+    costs: TokenCosts | PositionCosts | None,
+    probabilities: Any,
+    table: Any,
+    ends: Any,
+    window: int,
+    part: slice,
 ) -> None:
     """Fills the cost figures of some rows from their probabilities, where they are asked for."""
-    if costs is not None:
-        figures = _numpy(costs.figures)[part]
+    if costs is None:
+        return
+    figures = _numpy(costs.figures)[part]
+    if isinstance(costs, PositionCosts):
+        costs_by_position_into(probabilities, _numpy(costs.surprisals)[part], ends, window, figures)
+    else:
         costs_into(probabilities, _numpy(costs.surprisals), table, ends, window, figures)
+
+
+def costs_by_position_into(probabilities: Any, surprisals: Any, ends: Any, window: int, figures: Any) -> None:
+    """Sets figures [B, H, 4] of rows whose surprisals [B, K] lie by position; else as :func:`costs_into`."""
+    rows, columns = surprisals.shape
+    missing = int(ends.max(initial=1)) - columns
+    if missing > 0:
+        surprisals = np.pad(surprisals, ((0, 0), (0, missing)), constant_values=UNKNOWN)
+    # a row is one block of its own
+    table = np.arange(rows, dtype=np.int32)[:, None]
+    costs_into(probabilities, surprisals, table, ends, window, figures)
 
 
 def _numpy(tensor: Tensor) -> Any:

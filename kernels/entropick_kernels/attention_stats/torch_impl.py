@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ._inputs import PagedQueries
-from .costs import TokenCosts, token_costs
+from .costs import PositionCosts, TokenCosts, of_positions, token_costs
 from .stats import HeadShards, HeadStats, softmax_stats
 
 _QUERIES_AT_ONCE: Final = 256
@@ -76,13 +76,19 @@ def decode_attention_torch(
     return out.reshape(rows, heads, width).to(inputs.q.dtype), stats
 
 
-def measure_attention_torch(inputs: PagedQueries, shards: HeadShards | None) -> HeadStats:
+def measure_attention_torch(
+    inputs: PagedQueries, shards: HeadShards | None, costs: PositionCosts | None = None
+) -> HeadStats:
     """Implements :func:`entropick_kernels.attention_stats.measure_attention`."""
     block, table = inputs.k_blocks.shape[2], inputs.block_table
     first = torch.arange(table.shape[1], device=table.device) * block
     # a padded row's blocks may be anything
     table = table.masked_fill(first >= inputs.lengths.unsqueeze(-1), 0)
-    return softmax_stats(*_scores(inputs, table), shards)[1]
+    scores, valid = _scores(inputs, table)
+    p, stats = softmax_stats(scores, valid, shards)
+    if costs is not None:
+        costs.figures.copy_(token_costs(p, valid, of_positions(costs.surprisals, p.shape[-1])))
+    return stats
 
 
 def prefill_attention_torch(

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from .._triton import interpreting
 from ._inputs import PagedQueries
-from .costs import TokenCosts
+from .costs import PositionCosts, TokenCosts
 from .stats import FIGURES, HeadShards, HeadStats, added, named_figures
 from .triton_kernels import attend, deviate, merge, sum_heads, total
 
@@ -63,7 +63,12 @@ def decode_attention_triton(
 
 
 def measure_attention_triton(
-    inputs: PagedQueries, shards: HeadShards | None = None, *, split: int = SPLIT, tile: int = TILE
+    inputs: PagedQueries,
+    shards: HeadShards | None = None,
+    costs: PositionCosts | None = None,
+    *,
+    split: int = SPLIT,
+    tile: int = TILE,
 ) -> HeadStats:
     """Implements :func:`entropick_kernels.attention_stats.measure_attention`.
 
@@ -71,7 +76,7 @@ def measure_attention_triton(
     the capacity of the block table, or of the window, in whole splits; beyond a row's own tiles it holds
     anything, and its sums there are not read.
     """
-    return named_figures(*_launch(inputs, None, "all", shards, None, split, tile))
+    return named_figures(*_launch(inputs, None, "all", shards, costs, split, tile))
 
 
 def _launch(
@@ -79,7 +84,7 @@ def _launch(
     out: Tensor | None,
     want: Want,
     shards: HeadShards | None,
-    costs: TokenCosts | None,
+    costs: TokenCosts | PositionCosts | None,
     split: int,
     tile: int,
 ) -> tuple[Tensor, Tensor]:
@@ -112,6 +117,7 @@ def _launch(
     tops, distances = (scratch(rows, heads, tiles) if keep else sums for _ in range(2))
     of_keys, of_heads = (sums, sums) if costs is None else costs
     cost_sums = sums if costs is None else scratch(rows, heads, splits, 4)
+    by_position = isinstance(costs, PositionCosts)
     reach = min(window or capacity, capacity)
     common = {"SPLIT": split, "TILE": tile}
     with torch.cuda.device_of(q):
@@ -119,9 +125,10 @@ def _launch(
             q, k_blocks, values, table, lengths, partial, sums, weights, tops, figures,
             of_keys, cost_sums, of_heads, scale, softcap or 1.0, reach, capacity, splits,
             table.stride(0), *q.stride()[:2], *k_blocks.stride()[:3], *values.stride()[:3],
+            of_keys.shape[1],
             KV_HEADS=kv_heads, GROUP=group, GROUP_PAD=max(16, triton.next_power_of_2(group)), WIDTH=width,
             WIDTH_PAD=width_pad, BLOCK=block, CAPPED=softcap is not None, VALUES=out is not None, STATS=stats,
-            KEEP=keep, COSTED=costs is not None,
+            KEEP=keep, COSTED=costs is not None, BY_POSITION=by_position,
             UPCAST=interpreting() or len({q.dtype, k_blocks.dtype, values.dtype}) > 1,
             **common, num_warps=8 if width_pad * q.element_size() > 512 else 4, num_stages=3,
         )  # fmt: skip

@@ -61,15 +61,15 @@ def _unpack(packed):
     return ((bits << 11) + (112 << 23)).to(tl.float32, bitcast=True) - 0.000030517578125
 
 
-@triton.jit(do_not_specialize=["window", "capacity", "splits", "table_row"])
+@triton.jit(do_not_specialize=["window", "capacity", "splits", "table_row", "known_keys"])
 def attend(
     q, k_blocks, v_blocks, table, lengths, partial, sums, weights, tops, figures,
     surprisals, cost_sums, costs, scale, softcap, window, capacity, splits, table_row, q_row, q_head,
-    k_block, k_head, k_offset, v_block, v_head, v_offset,
+    k_block, k_head, k_offset, v_block, v_head, v_offset, known_keys,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, GROUP_PAD: tl.constexpr, WIDTH: tl.constexpr,
     WIDTH_PAD: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr, SPLIT: tl.constexpr,
     CAPPED: tl.constexpr, VALUES: tl.constexpr, STATS: tl.constexpr, KEEP: tl.constexpr,
-    COSTED: tl.constexpr, UPCAST: tl.constexpr,
+    COSTED: tl.constexpr, BY_POSITION: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
     """Attends to one split of keys with the query heads of one key-value head: partial [.., D], sums.
 
@@ -78,7 +78,8 @@ def attend(
 
     Without VALUES neither values nor an output exist: ``v_blocks`` and ``partial`` are not touched. COSTED:
     with c the surprisal of a known key, cost_sums are (sum p c, sum p, sum c, number) over the known keys,
-    and the score of position 0 goes to the third of its head's ``costs``, where ``merge`` finds it.
+    and the score of position 0 goes to the third of its head's ``costs``, where ``merge`` finds it. The
+    surprisals lie beside the blocks, or, BY_POSITION, row by row, [B, known_keys].
     """
     b = (tl.program_id(0) // KV_HEADS).to(tl.int64)
     kv = tl.program_id(0) % KV_HEADS
@@ -147,7 +148,11 @@ def attend(
             tl.store(previous, s, mask=(g < GROUP)[:, None] & second[None, :])
         mass = fade * mass + p
         if COSTED:
-            c = tl.load(surprisals + block * BLOCK + offset, mask=valid, other=-1.0)
+            if BY_POSITION:
+                place_of_c = b * known_keys + position
+                c = tl.load(surprisals + place_of_c, mask=valid & (position < known_keys), other=-1.0)
+            else:
+                c = tl.load(surprisals + block * BLOCK + offset, mask=valid, other=-1.0)
             known = c >= 0
             c = tl.where(known, c, 0.0)
             counted = tl.where(known, 1.0, 0.0)
@@ -259,10 +264,11 @@ def merge(
         told = tl.where(known / mass >= _LEAST_KNOWN, cost / tl.where(known == 0, 1.0, known), nan)
         mean = bits_sum / tl.where(number == 0, 1.0, number)
         relative = tl.where(mean > 0, told / tl.where(mean > 0, mean, 1.0), nan)
-        score = tl.load(costs + head * COSTS + 2, mask=start == 0, other=m)
+        seen = (start == 0) & (end > 0)
+        score = tl.load(costs + head * COSTS + 2, mask=seen, other=m)
         tl.store(costs + head * COSTS, told)
         tl.store(costs + head * COSTS + 1, relative)
-        tl.store(costs + head * COSTS + 2, tl.where(start == 0, tl.exp2((score - m) * _LOG2_E) / mass, nan))
+        tl.store(costs + head * COSTS + 2, tl.where(seen, tl.exp2((score - m) * _LOG2_E) / mass, nan))
         tl.store(costs + head * COSTS + 3, known / mass)
 
 

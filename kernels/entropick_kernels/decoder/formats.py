@@ -17,7 +17,7 @@ GROUP: Final = 32
 
 @dataclass(frozen=True, slots=True)
 class WeightFormat:
-    """A form of weights: the bits of a number, and what the numbers of a group of inputs share.
+    """A form of weights: the bits of a number, and the figures that a group of inputs shares.
 
     With ``grouped`` a weight is scale * number + minimum, each a float16 of its output and group. Without
     ``minimum`` it is -``offset`` * scale. Numbers of 8 bits are signed, those of 4 are not.

@@ -92,15 +92,15 @@ def form_of(weight: Weight) -> WeightFormat:
 
 
 def as_floats(weight: Weight) -> Tensor:
-    """Returns a matrix as float32, whatever its form."""
+    """Returns a matrix of any form as float32."""
     return weight.floats() if isinstance(weight, GroupedWeight) else weight.float()
 
 
 def stacked(weights: Sequence[Weight]) -> list[Weight]:
-    """Returns matrices as few: their outputs one behind the other.
+    """Joins matrices of equal form into a single matrix: it has the outputs of each, in their order.
 
-    They become one where they have one form. Those of different forms stay apart, except where one that is
-    not the last has outputs that do not fill panels: then they become one in float32.
+    Matrices of different forms stay apart where the outputs of all but the last fill panels; else they become
+    a matrix of float32.
     """
     forms = {form_of(weight) for weight in weights}
     if len(forms) > 1 and all(weight.shape[0] % LANES == 0 for weight in weights[:-1]):

@@ -51,11 +51,13 @@ class AttentionDetail(NamedTuple):
 class HeadEntropies(NamedTuple):
     """The inputs of the windows of genuineness: ``entropy`` float32 [L, H], bits, and ``keys`` int64 [L].
 
-    ``keys``: how many keys the row's query sees in each monitored layer.
+    ``keys``: how many keys the row's query sees in each monitored layer. ``costs`` float32 [L, H, 4]: token
+    costs, None where they are not wanted.
     """
 
     entropy: npt.NDArray[np.float32]
     keys: npt.NDArray[np.int64]
+    costs: npt.NDArray[np.float32] | None = None
 
 
 def token_of(

@@ -6,9 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from entropick_kernels.attention_stats import TokenCosts, decode_attention
+from entropick_kernels.attention_stats import (
+    PositionCosts,
+    TokenCosts,
+    decode_attention,
+    measure_attention,
+)
 from entropick_kernels.attention_stats import reference as ref
+from entropick_kernels.attention_stats._inputs import PagedQueries
 from entropick_kernels.attention_stats.costs import COST_FIGURES, UNKNOWN
+from entropick_kernels.attention_stats.triton_impl import measure_attention_triton
 
 from .test_attention_stats import SMALL, Cache, queries
 
@@ -112,3 +119,43 @@ def test_the_public_function_measures_them_too(device):
     for row in range(len(LENGTHS)):
         wanted = case.expected(row, None, None)
         np.testing.assert_allclose(figures[row].cpu().double().numpy(), wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("window", "softcap"), [(None, None), (5, None), (100, 1.5)])
+@pytest.mark.parametrize("columns", [150, 90, 200])
+def test_surprisals_by_position_give_the_same_bits(device, window, softcap, columns):
+    """For a caller that attends itself; the tokens behind the last column are not known."""
+    case = Costed(device)
+    block = case.cache.k.shape[2]
+    lines = torch.full((len(LENGTHS), columns), UNKNOWN)
+    for row, bits in enumerate(case.of_row):
+        lines[row, : len(bits)] = bits[:columns]
+        slots = torch.arange(columns, max(columns, len(bits)))
+        case.bits[case.cache.table[row, (slots // block).to(device)].long(), slots.to(device) % block] = (
+            UNKNOWN
+        )
+    wanted = case.attend(window=window, softcap=softcap)[-1]
+    figures = torch.empty(len(LENGTHS), HEADS, COST_FIGURES, device=device)
+    inputs = PagedQueries(
+        case.q.to(device), case.cache.k, None, case.cache.table, case.cache.lengths, 0.3, window, softcap
+    )
+    costs = PositionCosts(lines.to(device), figures)
+    stats = measure_attention_triton(inputs, costs=costs, **SMALL)
+    torch.testing.assert_close(figures.cpu(), wanted, rtol=0, atol=0, equal_nan=True)
+    for one, other in zip(stats, measure_attention_triton(inputs, **SMALL), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
+
+
+def test_a_padded_row_has_no_costs(device):
+    case = Costed(device)
+    lengths = case.cache.lengths.clone()
+    lengths[1] = 0
+    figures = torch.zeros(len(LENGTHS), HEADS, COST_FIGURES, device=device)
+    lines = torch.ones(len(LENGTHS), max(LENGTHS), device=device)
+    measure_attention(
+        case.q.to(device), case.cache.k, case.cache.table, lengths,
+        scale=0.3, costs=PositionCosts(lines, figures), kernels="triton",
+    )  # fmt: skip
+    assert figures[1, :, :3].isnan().all()
+    assert not figures[1, :, 3].any()
+    torch.testing.assert_close(figures[2:, :, 0].cpu(), torch.ones(2, HEADS), rtol=1e-5, atol=1e-5)

@@ -21,7 +21,7 @@ from entropick_server.engine.embedded.core import EngineCore
 from entropick_server.engine.embedded.loader import load_model
 from entropick_server.engine.embedded.startup import build
 from entropick_server.engine.embedded.weight_storage import VOCABULARY, keeper
-from entropick_server.engine.gguf_files.blocks import GgufBlocks, kept_blocks
+from entropick_server.engine.gguf_files.blocks import TABLE, GgufBlocks, kept_blocks
 from entropick_server.engine.source import read_source
 from entropick_server.engine.types import EngineOptions, Request, WeightsChoice
 from entropick_server.settings import SettingsError, load_settings
@@ -66,7 +66,13 @@ def test_other_blocks_are_not_kept() -> None:
 def test_blocks_are_in_the_order_of_hugging_face(architecture: str, tmp_path: Path) -> None:
     path = write_model(tmp_path / "model.gguf", architecture, Kind.Q4_1, tied=False)
     loaded = load_model(EngineOptions(str(path), device="cpu"))
-    blocks = GgufBlocks(path, loaded.source.config)
+    folder = loaded.source.folder
+    made = GgufBlocks(path, folder, loaded.source.config)
+    read = GgufBlocks(path, folder, loaded.source.config)
+    assert made._table == read._table
+    (folder / TABLE).write_text("{}[")
+    blocks = GgufBlocks(path, folder, loaded.source.config)
+    assert blocks._table == read._table
     matrices = [(name, p) for name, p in loaded.model.named_parameters() if p.dim() == 2]
     assert len(matrices) == 2 * 7 + 2
     for name, wanted in matrices:
@@ -152,7 +158,7 @@ def test_what_cannot_keep_them_refuses(
 
 
 def test_a_value_that_there_is_not_is_refused_by_name() -> None:
-    with pytest.raises(SettingsError, match=r"weights: .*'float32', 'bf16', 'fp16', 'int8' or 'int4'.*q3"):
+    with pytest.raises(SettingsError, match=r"weights: .*'float32', 'bf16', 'fp16', 'int8' or 'int4'"):
         load_settings(weights="q3")
     for value in get_args(WeightsChoice):
         assert load_settings(weights=value).engine_options("m").weights == value

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence as Seq
-from typing import Final
 
-import numpy as np
-import numpy.typing as npt
 from torch import Tensor
 
 from entropick_kernels import native_code
@@ -18,11 +14,9 @@ from entropick_sampler.genuineness.reply import ReplyWindows
 
 from ..tokens import NO_WINDOW
 from ..types import WatchedLayers
+from ..watched_layers import LayerGauges
 from .forward import ForwardOutput
 from .sequence import Sequence
-
-_EVERY: Final = 1.0
-"""seconds between two reports of the layers"""
 
 
 class Watch:
@@ -34,7 +28,7 @@ class Watch:
     def __init__(self, cuts: Cuts | None) -> None:
         """Begins without rows. ``cuts``: the cut points of the profile."""
         self._cuts = cuts
-        self._told = -math.inf
+        self._gauges = LayerGauges()
         self._batch = WatchedBatch((), (), 0, 0)
         self._numbers: list[int] = []
         self._nothing: list[WindowStep] = []
@@ -100,7 +94,7 @@ class Watch:
         costs, first = output.costs, []
         if costs is not None:
             # the surprisals of a prompt are known behind the forward that ends it, if in one piece
-            first = [at for at, s in enumerate(rows) if not s.reply.length]
+            first = [at for at, s in enumerate(rows) if s.reply.length == s.request.kept]
             costs = costs.cpu()
         return self._batch.push(output.heads.entropy.cpu(), output.heads.keys.cpu(), logits, costs, first)
 
@@ -109,13 +103,7 @@ class Watch:
 
         ``monitored``: the numbers of the layers; ``now``: time.monotonic(). None where nothing is watched.
         """
-        if now < self._told + _EVERY or not self._batch.windows:
-            return None
-        self._told = now
-        figures = np.array([windows.head_figures() for windows in self._batch.windows])
-        by_layer = figures.reshape(len(figures), 2, len(monitored), -1).transpose(1, 2, 0, 3)
-        score, cost = by_layer.reshape(2, len(monitored), -1)
-        return WatchedLayers(monitored, _means(score), _means(cost))
+        return self._gauges.now(monitored, now, lambda: self._batch.windows)
 
     def _begin(self, sequence: Sequence, heads: int) -> ReplyWindows:
         """Begins the windows of a sequence's reply, with its first step."""
@@ -123,9 +111,3 @@ class Watch:
         windows = ReplyWindows.begin(heads, costs=asked != "scores", seed=asked == "seed", cuts=self._cuts)
         sequence.reply.windows = windows
         return windows
-
-
-def _means(figures: npt.NDArray[np.float64]) -> tuple[float | None, ...]:
-    """Returns the mean of each line's known figures, None where a line has none."""
-    known = [line[np.isfinite(line)] for line in figures]
-    return tuple(float(line.mean()) if line.size else None for line in known)

@@ -36,7 +36,7 @@ def keeper(choice: WeightsChoice, source: Source) -> Keep:
     if choice == "float32":
         return lambda name, matrix: matrix
     if choice in ("auto", "file"):
-        blocks = None if source.gguf is None else GgufBlocks(source.gguf, source.config)
+        blocks = None if source.gguf is None else GgufBlocks(source.gguf, source.folder, source.config)
 
         def as_in_file(name: str, matrix: Tensor) -> Weight:
             kept = None if blocks is None else blocks.weight(name)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import logging
+import os
+import tempfile
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +21,10 @@ from .header import read_header
 from .tensors import plan
 
 Bytes = npt.NDArray[np.uint8]
+Table = dict[str, tuple[str, int, int, int, int]]
+"""name -> type, place in the file, outputs, bytes of each, heads whose rows have to be reordered or 0"""
+TABLE: Final = "gguf_blocks.json"
+_log: Final = logging.getLogger(__name__)
 _SIZES: Final = {"Q8_0": 34, "Q4_0": 18, "Q4_1": 20, "Q5_0": 22}
 """types of tensors whose blocks are kept, and the bytes of a block"""
 
@@ -24,24 +32,66 @@ _SIZES: Final = {"Q8_0": 34, "Q4_0": 18, "Q4_1": 20, "Q5_0": 22}
 class GgufBlocks:
     """The tensors of a GGUF file whose blocks are kept, by the names that Hugging Face has for them."""
 
-    def __init__(self, path: Path, config: PreTrainedConfig) -> None:
-        """Reads the table of tensors. Raises ModelLoadError where the file is not what it was."""
-        self._planned = {
-            tensor.name: tensor
-            for tensor in plan(read_header(path), config)
-            if tensor.source.tensor_type.name in _SIZES
-        }
+    def __init__(self, path: Path, folder: Path, config: PreTrainedConfig) -> None:
+        """Reads the table of tensors from the ``folder`` that the file was converted into.
+
+        It is made there at the first time, since reading a file's header takes seconds. Raises ModelLoadError
+        where the header cannot be read.
+        """
+        self._path = path
+        self._table = _kept_table(folder / TABLE)
+        if self._table is None:
+            self._table = _table(path, config)
+            _keep(folder / TABLE, self._table)
 
     def weight(self, name: str) -> GroupedWeight | None:
         """Returns a matrix of the file's own numbers; None for a tensor whose blocks are not kept."""
-        tensor = self._planned.get(name)
-        if tensor is None:
+        found = (self._table or {}).get(name)
+        if found is None:
             return None
-        kept = kept_blocks(tensor.source.tensor_type.name, tensor.source.data)
-        if tensor.heads and kept is not None:
-            order = np.arange(tensor.shape[0]).reshape(tensor.heads, -1, 2).swapaxes(1, 2).reshape(-1)
+        kind, offset, out, width, heads = found
+        # a copy: torch warns of arrays that may not be written
+        data = np.array(np.memmap(self._path, np.uint8, "r", offset, (out, width)))
+        kept = kept_blocks(kind, data)
+        if heads and kept is not None:
+            order = np.arange(out).reshape(heads, -1, 2).swapaxes(1, 2).reshape(-1)
             return kept.rows(torch.from_numpy(order.copy()))
         return kept
+
+
+def _table(path: Path, config: PreTrainedConfig) -> Table:
+    """Lists the tensors whose blocks are kept."""
+    table: Table = {}
+    for tensor in plan(read_header(path), config):
+        kind = tensor.source.tensor_type.name
+        if kind in _SIZES:
+            out, width = (int(n) for n in tensor.source.data.shape)
+            table[tensor.name] = kind, int(tensor.source.data_offset), out, width, tensor.heads
+    return table
+
+
+def _kept_table(path: Path) -> Table | None:
+    """Reads a table that was kept; None where there is none that can be read."""
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        return {
+            str(name): (str(kind), int(offset), int(out), int(width), int(heads))
+            for name, (kind, offset, out, width, heads) in rows.items()
+        }
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None
+
+
+def _keep(path: Path, table: Table) -> None:
+    """Writes a table beside its final name and renames it, so that no reader finds half of it."""
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}", delete=False
+        ) as file:
+            json.dump(table, file)
+        os.replace(file.name, path)
+    except OSError as error:
+        _log.warning("%s cannot be kept, the next start reads the file's header again: %s", path, error)
 
 
 def kept_blocks(kind: str, data: Bytes) -> GroupedWeight | None:

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from entropick_sampler.genuineness.quadrants import Cuts
 from entropick_sampler.reply_adjustments import adjusts
@@ -20,8 +20,12 @@ from ..reply import Drawn, Reply, philox_stream
 from ..rollout import RolledOut, branch_ends, first_tokens, judge, rollout_depth
 from ..tokens import HeadEntropies
 from ..types import BranchVerdict, FinishReason, PromptToken, Request, RequestOutput, Token
+from .known_surprisals import KnownSurprisals
 from .watch import ReplyWatch
 from .wire import GrammarSpec, RowSpec
+
+if TYPE_CHECKING:
+    from entropick_sampler.genuineness.reply import ReplyWindows
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +111,16 @@ class Chain:
         self._prompt: tuple[PromptToken, ...] = ()
         """figures of the prompt that no output has told"""
         self._told_prompt = False
+        self._known = KnownSurprisals.of(request)
         self._cuts = cuts
         self.verdicts: list[BranchVerdict] = []
         self.preempted = 0
         self.waited: float | None = None
+
+    @property
+    def windows(self) -> ReplyWindows | None:
+        """Returns the windows of the reply so far; None before its first token and where nothing watches."""
+        return self._reply.windows
 
     async def run(self) -> AsyncGenerator[RequestOutput, None]:
         """Yields the request's outputs up to the output with a finish reason."""
@@ -134,7 +144,7 @@ class Chain:
                             opening = drawn, depth
                             break
                         taken.append(drawn.token)
-                        self._ids.append(drawn.token.token_id)
+                        self._append(drawn.token)
                         reason = self._reply.take(drawn.token.token_id, self._tokenizer, drawn.clarifying)
                         if reason is not None:
                             yield self._output(taken, reason, self._reply.error)
@@ -152,8 +162,16 @@ class Chain:
             if output.finish_reason is not None:
                 return
 
+    def _append(self, token: Token) -> None:
+        if self._known is not None:
+            self._known.append(token)
+        self._ids.append(token.token_id)
+
     def _note(self, token: SegmentToken) -> None:
-        self._prompt = self._prompt or token.prompt
+        if self._known is not None:
+            self._known.tell_prompt(token.prompt)
+        if self._request.sampling.prompt_logprobs is not None:
+            self._prompt = self._prompt or token.prompt
         self._cached = self._cached or token.cached
         self.preempted += token.preempted
         if self.waited is None:
@@ -162,18 +180,25 @@ class Chain:
     def _next_segment(self) -> Segment:
         request, reply = self._request, self._reply
         spec = self._spec(reply, 0, self._ids)
-        wanted = None if self._told_prompt else request.sampling.prompt_logprobs
+        wanted = request.sampling.prompt_logprobs
+        if self._known is not None:
+            wanted = wanted or 0
+        if self._told_prompt:
+            wanted = None
         prompt = (*request.prompt_token_ids, *self._ids)
         return Segment(prompt, spec, max(1, reply.room), reply.stops, wanted)
 
     def _branch_segment(self, branch: _Branch, limit: int) -> Segment:
         reply, ids = branch.reply, [*self._ids, *(token.token_id for token in branch.tokens)]
-        spec = self._spec(reply, branch.number, ids)
+        spec = self._spec(reply, branch.number, ids, branch.tokens)
         spec = replace(spec, rollout_end=reply.length + limit, policy=replace(spec.policy, branch=None))
         return Segment((*self._request.prompt_token_ids, *ids), spec, limit, reply.stops)
 
-    def _spec(self, reply: Reply, branch: int, ids: Sequence[int]) -> RowSpec:
-        """Describes the row that continues a reply behind ``ids``; each gets a key of its own."""
+    def _spec(self, reply: Reply, branch: int, ids: Sequence[int], beside: Sequence[Token] = ()) -> RowSpec:
+        """Describes the row that continues a reply behind ``ids``; each gets a key of its own.
+
+        ``beside``: the last of them, which belong to a branch alone.
+        """
         self._count += 1
         request = self._request
         seen: tuple[int, ...] = ()
@@ -201,6 +226,8 @@ class Chain:
             seen=seen,
             output=output,
             grammar=self._grammar(ids),
+            known=None if self._known is None else self._known.behind(beside),
+            prompt_tokens=len(request.prompt_token_ids) + len(ids),
         )
 
     def _grammar(self, written: Sequence[int]) -> GrammarSpec | None:
@@ -229,7 +256,8 @@ class Chain:
         self._spent += verdict.lost
         winner.reply.end_rollout()
         self._reply = winner.reply
-        self._ids += [token.token_id for token in verdict.tokens]
+        for token in verdict.tokens:
+            self._append(token)
         self.verdicts.append(BranchVerdict(self._request.request_id, winner.number, verdict.lost))
         return self._output(verdict.tokens, winner.reason)
 

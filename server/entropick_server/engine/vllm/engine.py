@@ -26,7 +26,9 @@ from ..types import (
     Request,
     RequestOutput,
     StepReport,
+    WatchedLayers,
 )
+from ..watched_layers import LayerGauges
 from . import launch
 from .arguments import check_options
 from .chain import Chain
@@ -56,7 +58,9 @@ class VllmEngine:
         self._calibrator = calibrator if options.calibrate else None
         self._profile_cache = profile_cache or default_cache()
         self._scheduler = SchedulerGauges()
-        self._reporter = Reporter(self.gauges)
+        self._layers = LayerGauges()
+        self._running: set[Chain] = set()
+        self._reporter = Reporter(self.gauges, self._watched_layers)
         self._source: Source | None = None
         self._info: ModelInfo | None = None
         self._profile: Profile | None = None
@@ -136,6 +140,7 @@ class VllmEngine:
         cuts = None if self._profile is None else self._profile.genuineness
         chain = Chain(request, self.info.max_model_len, segments, self._read.tokenizer, cuts)
         ended = False
+        self._running.add(chain)
         try:
             async with aclosing(chain.run()) as outputs:
                 async for output in outputs:
@@ -148,6 +153,7 @@ class VllmEngine:
             self._alive = False
             raise
         finally:
+            self._running.discard(chain)
             slot = self._slots.leave(name)
             if not ended:
                 self._reporter.add(RequestOutput(name, (), FinishReason.CANCELLED), slot, [])
@@ -159,6 +165,16 @@ class VllmEngine:
     def subscribe(self, listener: Callable[[StepReport], None]) -> None:
         """Calls ``listener`` in the event loop with a report of each turn that brought outputs."""
         self._reporter.subscribe(listener)
+
+    def _watched_layers(self) -> WatchedLayers | None:
+        """Returns the means by layer over the replies that run, at most once a second."""
+        if self._info is None:
+            return None
+        return self._layers.now(
+            self._info.monitored_layers,
+            time.monotonic(),
+            lambda: [chain.windows for chain in self._running if chain.windows is not None],
+        )
 
     def _begin(self, request: Request, output: RequestOutput, chain: Chain) -> None:
         """Gives a request a slot, and reports that it runs, at its first output."""

@@ -33,6 +33,7 @@ from ..tokens import HeadEntropies, attention_details, most_probable_tokens, top
 from .attention.capture import Attention
 from .attention.parallel import tensor_parallel_group
 from .row_grammars import RowGrammars
+from .row_surprisals import surprisal_lines
 from .rows import Row, RowTable
 from .side_channel import Mark
 from .wire import FIELD, RowSpec, parse, servable
@@ -87,7 +88,7 @@ class EntropickProcessor(V1Processor, V2Processor):
         source = vllm_config.model_config.tokenizer or vllm_config.model_config.model
         self._tokenizer = FastTokenizer(AutoTokenizer.from_pretrained(source, trust_remote_code=False))
         self._grammars: RowGrammars | None = None
-        self._table = RowTable()
+        self._table = self._context.rows = RowTable()
         self._version = -1
         self._clarifying = ClarifyingText()
         self._composed: list[Row | None] | None = None
@@ -131,8 +132,19 @@ class EntropickProcessor(V1Processor, V2Processor):
         if not self._rows:
             self._context.take_captured()
             return logits
-        self._draw(logits, [taken[i] for i in self._row_numbers], self._context.attention(count), discarded)
+        taken = [taken[i] for i in self._row_numbers]
+        for row, tokens in zip(self._rows, taken, strict=True):
+            row.settle(tokens, self._tokenizer)
+        self._draw(logits, taken, self._context.attention(count, self._surprisals(rows)), discarded)
         return logits
+
+    def _surprisals(self, rows: Sequence[Row | None]) -> Tensor | None:
+        """Copies the surprisals of the step's rows to the device, where one wants token costs."""
+        lines = surprisal_lines([None if row is None else row.surprisals for row in rows])
+        if lines is None or self._device.type == "cpu":
+            return lines
+        copied: Tensor = async_tensor_h2d(lines, device=self._device)
+        return copied
 
     def _rows_of_step(self, ctx: Any, count: int) -> tuple[list[Row | None], list[int], Sequence[bool]]:
         """V2: the rows of a step, how many tokens each has, and which tokens will be discarded."""
@@ -156,8 +168,6 @@ class EntropickProcessor(V1Processor, V2Processor):
         discarded: Sequence[bool] | None,
     ) -> None:
         rows, batch = self._rows, self._batch
-        for row, count in zip(rows, taken, strict=True):
-            row.settle(count, self._tokenizer)
         replies = [row.reply for row in rows]
         columns, texts = step_columns(replies, self._clarifying)
         part, signals = logits, None if attention is None else attention.signals
@@ -178,7 +188,7 @@ class EntropickProcessor(V1Processor, V2Processor):
         surprisals: list[float] = host[:, SURPRISAL].tolist()
         drawn = zip(rows, taken, tokens, texts, begins, surprisals, strict=True)
         forced = [
-            row.drew(count, token, text if inserted else (), None if number in only else surprisal)
+            row.drew(count, token, text if inserted else (), surprisal, only_choice=number in only)
             for number, (row, count, token, text, inserted, surprisal) in enumerate(drawn)
         ]
         if self._context.outbox is not None:
@@ -241,10 +251,15 @@ class EntropickProcessor(V1Processor, V2Processor):
         numbers = [self._row_numbers[i] for i in rows]
         entropy = attention.heads.entropy.float().cpu().numpy()[:, numbers]
         keys = attention.heads.keys.cpu().numpy()[:, numbers].astype(np.int64)
-        return {
-            i: HeadEntropies(np.ascontiguousarray(entropy[:, at]), np.ascontiguousarray(keys[:, at]))
-            for at, i in enumerate(rows)
-        }
+        costs = None if attention.costs is None else attention.costs.cpu().numpy()[:, numbers]
+        found = {}
+        for at, i in enumerate(rows):
+            paid = None
+            if costs is not None and self._rows[i].surprisals is not None:
+                paid = np.ascontiguousarray(costs[:, at])
+            figures = np.ascontiguousarray(entropy[:, at]), np.ascontiguousarray(keys[:, at])
+            found[i] = HeadEntropies(*figures, paid)
+        return found
 
     def _leave_one(self, logits: Tensor, tokens: list[int]) -> None:
         if logits.device.type == "cpu" and logits.dtype == torch.float32:

@@ -6,14 +6,18 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from ..types import BranchVerdict, EngineGauges, RequestOutput, StepReport
+from ..types import BranchVerdict, EngineGauges, RequestOutput, StepReport, WatchedLayers
 
 
 class Reporter:
     """A collector of outputs, which are reported to listeners together: all of one turn of the event loop."""
 
-    def __init__(self, gauges: Callable[[], EngineGauges]) -> None:
+    def __init__(
+        self, gauges: Callable[[], EngineGauges], layers: Callable[[], WatchedLayers | None]
+    ) -> None:
+        """Begins without listeners. ``layers``: as in StepReport, asked for at every report."""
         self._gauges = gauges
+        self._layers = layers
         self._listeners: list[Callable[[StepReport], None]] = []
         self._outputs: list[tuple[RequestOutput, int]] = []
         self._queued: list[tuple[str, float]] = []
@@ -71,6 +75,7 @@ class Reporter:
             self._hits,
             tuple(self._preempted),
             tuple(self._verdicts),
+            self._layers(),
         )
         self._outputs, self._queued, self._verdicts, self._preempted = [], [], [], []
         self._queries = self._hits = 0

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
+from torch import Tensor
+
 from entropick_sampler.repetition import TokenHistory
 from entropick_sampler.reply_adjustments import ReplyAdjustments
 
@@ -19,10 +21,13 @@ from ..base import Tokenizer
 from ..grammar.state import GrammarState
 from ..reply import Reply
 from .row_grammars import RowGrammars
+from .row_surprisals import RowSurprisals
 from .wire import RowSpec
 
 _PARKED: Final = 4096
 """rows that are kept while they do not run; more than vLLM keeps waiting that have begun"""
+_PARKED_SURPRISALS: Final = 1 << 24
+"""surprisals of such rows that are kept together (64 MiB)"""
 
 
 class _Outcome(NamedTuple):
@@ -32,15 +37,19 @@ class _Outcome(NamedTuple):
     token_id: int
     clarifying: tuple[int, ...]
     surprisal: float | None
+    only_choice: bool
 
 
 @dataclass(slots=True, eq=False)
 class Row:
-    """A row of vLLM's batch while its segment runs. ``output``: vLLM's own list of its tokens (V1)."""
+    """A row of vLLM's batch while its segment runs. ``output``: vLLM's own list of its tokens (V1).
+
+    ``surprisals``: of its tokens so far, None unless its request wants token costs."""
 
     spec: RowSpec
     reply: Reply
     output: Sequence[int] = ()
+    surprisals: RowSurprisals | None = None
     _outcome: _Outcome | None = None
 
     @classmethod
@@ -61,24 +70,38 @@ class Row:
             history=TokenHistory(spec.newest),
             adjustments=_adjustments(spec),
         )
-        return cls(spec, reply, output)
+        if spec.known is None:
+            return cls(spec, reply, output)
+        surprisals = RowSurprisals(spec.prompt_tokens, spec.known)
+        return cls(replace(spec, known=()), reply, output, surprisals)
 
     def drew(
-        self, taken: int, token_id: int, clarifying: tuple[int, ...], surprisal: float | None = None
+        self,
+        taken: int,
+        token_id: int,
+        clarifying: tuple[int, ...],
+        surprisal: float | None = None,
+        *,
+        only_choice: bool = False,
     ) -> bool:
         """Notes the token that a step drew behind ``taken`` tokens, and tells whether it was forced.
 
         ``clarifying``: the clarifying text that begins with it, () where none does; ``surprisal``: its own,
-        bits, None where it is not known.
+        bits, None where it is not known; ``only_choice``: a grammar left no other token.
         """
-        self._outcome = _Outcome(taken, token_id, clarifying, surprisal)
+        self._outcome = _Outcome(taken, token_id, clarifying, surprisal, only_choice)
         return self.reply.forces(clarifying)
 
     def settle(self, taken: int, tokenizer: Tokenizer) -> None:
         """Lets the reply take the token that was drawn last if it is among vLLM's ``taken`` tokens by now."""
         outcome, self._outcome = self._outcome, None
         if outcome is not None and taken == outcome.taken + 1:
-            self.reply.take(outcome.token_id, tokenizer, outcome.clarifying, outcome.surprisal)
+            chosen = None if outcome.only_choice else outcome.surprisal
+            self.reply.take(outcome.token_id, tokenizer, outcome.clarifying, chosen)
+            if self.surprisals is not None:
+                self.surprisals.set(outcome.taken, outcome.surprisal)
+        elif self.surprisals is not None:
+            self.surprisals.cover(taken)
         if self.reply.length != (length := self.spec.start + taken):
             # a row that joined anew and was not parked: what remains of it is the number of its tokens, and
             # under V1 the tokens themselves
@@ -117,6 +140,7 @@ class RowTable:
     def __init__(self) -> None:
         self._rows: dict[int, Row] = {}
         self._parked: OrderedDict[str, Row] = OrderedDict()
+        self._parked_surprisals = 0
 
     def __len__(self) -> int:
         """Counts the rows that run."""
@@ -142,23 +166,44 @@ class RowTable:
         for index, row in self._rows.items():
             if row.spec.key == key and row.spec == spec:
                 return self._rows.pop(index)
-        return self._parked.pop(key, None)
+        return self._unpark(key)
+
+    def _unpark(self, key: str) -> Row | None:
+        row = self._parked.pop(key, None)
+        if row is not None and row.surprisals is not None:
+            self._parked_surprisals -= row.surprisals.size
+        return row
+
+    def tell_prompt(self, index: int, logprobs: Tensor) -> None:
+        """Tells the row at an index, if it wants token costs, the log probabilities of its prompt."""
+        row = self._rows.get(index)
+        if row is not None and row.surprisals is not None:
+            row.surprisals.tell_prompt(logprobs)
 
     def leave(self, index: int) -> None:
         """Parks the row at an index: it ended, or it has to wait, and vLLM does not tell which.
 
-        A parked row holds no list of vLLM's, and a replayed row is not parked: its specification says all.
+        A parked row holds no list of vLLM's, and a replayed row without surprisals is not parked: its
+        specification says all.
         """
         row = self._rows.pop(index, None)
-        if row is None or row.spec.key is None or row.spec.replayed:
+        if row is None or row.spec.key is None or (row.spec.replayed and row.surprisals is None):
             return
         row.output = ()
+        self._unpark(row.spec.key)
         self._parked[row.spec.key] = row
-        if len(self._parked) > _PARKED:
-            self._parked.popitem(last=False)
+        if row.surprisals is not None:
+            self._parked_surprisals += row.surprisals.size
+        while len(self._parked) > _PARKED or self._parked_surprisals > _PARKED_SURPRISALS:
+            self._unpark(next(iter(self._parked)))
 
     def move(self, source: int, target: int, *, swap: bool) -> None:
-        """Moves a row to another index; with ``swap`` the row there moves to ``source``."""
+        """Moves a row to another index; with ``swap`` the row there moves to ``source``, else it leaves.
+
+        Of a row whose place another takes vLLM tells nothing but the move (V1).
+        """
+        if not swap:
+            self.leave(target)
         moved, other = self._rows.pop(source, None), self._rows.pop(target, None)
         if moved is not None:
             self._rows[target] = moved

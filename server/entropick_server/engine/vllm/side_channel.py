@@ -17,7 +17,6 @@ from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, NamedTuple
 
-import numpy as np
 import torch
 import zmq
 import zmq.asyncio
@@ -28,6 +27,7 @@ from entropick_sampler.packed import TokenRow, unpack
 
 from ..base import EngineError
 from ..tokens import AttentionDetail, HeadEntropies, TopLogprobs
+from .heads_codec import HeadsReader, kind_of, parts_of
 
 _log = logging.getLogger(__name__)
 _STORE_BYTES: Final = 16 << 20
@@ -66,8 +66,8 @@ def encode(marks: Sequence[Mark], packed: Tensor, candidates: int) -> list[bytes
     """Writes the message of a step, in one part; ``packed``: float64 [B, C] on the host, ``StepResult.pack``.
 
     B, C, ``candidates``, the size of the keys, L and H as int64; position, FORCED and ONLY_CHOICE as bits,
-    and whether it has ``heads`` as int64 [B, 3]; ``packed``; the ``heads`` of the rows that have them, keys,
-    then entropies; JSON of the keys; JSON of the rows' ``tops``, ``detail`` and ``probable``, if any.
+    and ``kind_of`` its ``heads`` as int64 [B, 3]; ``packed``; the ``heads`` of the rows that have them; JSON
+    of the keys; JSON of the rows' ``tops``, ``detail`` and ``probable``, if any.
     """
     rows, columns = packed.shape
     keys = _keys_as_json(tuple([mark.key for mark in marks]))
@@ -76,13 +76,13 @@ def encode(marks: Sequence[Mark], packed: Tensor, candidates: int) -> list[bytes
     numbers = [rows, columns, candidates, len(keys), *shape]
     for mark in marks:
         bits = FORCED * mark.forced | ONLY_CHOICE * mark.only_choice
-        numbers += (mark.position, bits, mark.heads is not None)
+        numbers += (mark.position, bits, kind_of(mark.heads))
     more = b""
     if any(mark.tops or mark.detail or mark.probable for mark in marks):
         more = json.dumps([[mark.tops, mark.detail, mark.probable] for mark in marks]).encode()
     lines = packed.contiguous().numpy().tobytes()
-    heads = b"".join(heads.keys.tobytes() + heads.entropy.tobytes() for heads in watched)
-    return [b"".join((struct.pack(f"<{len(numbers)}q", *numbers), lines, heads, keys, more))]
+    figures = [figure.tobytes() for of_row in watched for figure in parts_of(of_row)]
+    return [b"".join((struct.pack(f"<{len(numbers)}q", *numbers), lines, *figures, keys, more))]
 
 
 def decode(message: Sequence[bytes]) -> list[Figures]:
@@ -93,9 +93,10 @@ def decode(message: Sequence[bytes]) -> list[Figures]:
         numbers = struct.unpack_from(f"<{3 * rows}q", data, 48)
         lines = 48 + 24 * rows
         end = lines + 8 * rows * columns
-        watched, behind = _heads_of(data, end, numbers[2::3], layers, heads)
+        reader = HeadsReader(data, end, layers, heads)
+        watched = [reader.read(kind) for kind in numbers[2::3]]
         packed = torch.frombuffer(bytearray(data[lines:end]), dtype=torch.float64).view(rows, columns)
-        keys, more = _keys_of_json(data[behind : behind + size]), data[behind + size :]
+        keys, more = _keys_of_json(data[reader.at : reader.at + size]), data[reader.at + size :]
         if len(keys) != rows:
             raise ValueError(f"{len(keys)} keys for {rows} rows")
         marks = [
@@ -114,24 +115,6 @@ def decode(message: Sequence[bytes]) -> list[Figures]:
         return list(map(Figures, marks, unpack(packed, candidates)))
     except (ValueError, TypeError, KeyError, RuntimeError, IndexError, struct.error) as error:
         raise ValueError(f"not a message of this side channel: {error}") from error
-
-
-def _heads_of(
-    data: bytes, begin: int, watched: Sequence[int], layers: int, heads: int
-) -> tuple[list[HeadEntropies | None], int]:
-    """Reads the rows' heads, which begin at an offset. Returns them and the offset behind them."""
-    found: list[HeadEntropies | None] = []
-    for of_row in watched:
-        if not of_row:
-            found.append(None)
-            continue
-        keys = np.frombuffer(data, np.int64, layers, begin)
-        begin += keys.nbytes
-        entropy = np.frombuffer(data, np.float32, layers * heads, begin).reshape(layers, heads)
-        begin += entropy.nbytes
-        # copies: torch wants memory that may be written
-        found.append(HeadEntropies(entropy.copy(), keys.copy()))
-    return found, begin
 
 
 # the rows of a step are mostly those of the step before

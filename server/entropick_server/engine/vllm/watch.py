@@ -1,8 +1,8 @@
 """The rolling windows of a reply beside vLLM: they live in the server, which takes every token once.
 
-A worker sends the entropies of a row's heads with its figures. A token that vLLM threw away, a preempted
-row that is computed again and a branch that lost never reach a window. Token costs are absent: the workers
-know no surprisals of prompts. Knows nothing of vLLM.
+A worker sends the entropies of a row's heads with its figures, and their token costs where the request wants
+them. A token that vLLM threw away, a preempted row that is computed again and a branch that lost never reach
+a window. Knows nothing of vLLM.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ class ReplyWatch:
     def __init__(self, request: Request, cuts: Cuts | None) -> None:
         """Begins a watch. ``cuts``: the cut points of the profile."""
         self._asked = request.policy.genuineness
+        self._kept = request.kept
         self._cuts = cuts
         self._batch: WatchedBatch | None = None
 
@@ -48,7 +49,9 @@ class ReplyWatch:
 
         layers, width = heads.entropy.shape
         if reply.windows is None:
-            reply.windows = ReplyWindows.begin(layers * width, seed=self._asked == "seed", cuts=self._cuts)
+            reply.windows = ReplyWindows.begin(
+                layers * width, costs=self._asked != "scores", seed=self._asked == "seed", cuts=self._cuts
+            )
         windows = reply.windows
         # another branch may have become the reply
         if self._batch is None or self._batch.windows != [windows]:
@@ -59,6 +62,9 @@ class ReplyWatch:
             torch.from_numpy(heads.entropy[:, None]),
             torch.from_numpy(heads.keys[:, None]),
             torch.tensor([np.nan if logits is None else logits], dtype=torch.float64),
+            None if heads.costs is None else torch.from_numpy(heads.costs[:, None]),
+            # vLLM tells the log probabilities of a prompt behind the step that ends it
+            [0] if reply.length == self._kept else (),
         )
         token = replace(
             token,

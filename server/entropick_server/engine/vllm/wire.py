@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final, get_args
 
 from entropick_sampler.branch_config import BranchConfig
@@ -56,7 +56,9 @@ class RowSpec:
     that does not end with them), ``named``, ``tokens`` and ``surprisal``; ``newest``: its newest tokens, as
     many as a repetition depends on. Where ``sampling`` asks for adjustments, ``output``: all its tokens, and
     ``seen``: the distinct tokens of the prompt, if it is penalised too.
-    ``grammar``: None where the reply follows none.
+    ``grammar``: None where the reply follows none. ``known``: where token costs are wanted, the surprisals
+    (bits) of the first of the ``prompt_tokens`` that stand before the row's first token, below 0 where not
+    known; None: no token costs are wanted.
     """
 
     sampling: SamplingParams
@@ -77,6 +79,9 @@ class RowSpec:
     seen: tuple[int, ...] = ()
     output: tuple[int, ...] = ()
     grammar: GrammarSpec | None = None
+    # two specifications of one key do not differ in it, and a worker that has read it drops it
+    known: tuple[float, ...] | None = field(default=None, compare=False)
+    prompt_tokens: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the specification for ``extra_args``, in values that any serializer takes."""
@@ -94,6 +99,7 @@ class RowSpec:
             "named": self.named,
             "tokens": self.tokens,
             "surprisal": self.surprisal,
+            "prompt_tokens": self.prompt_tokens,
             "sampling": self._sampling(),
             "policy": self.policy.policy,
             "preset": self.policy.preset,
@@ -106,6 +112,8 @@ class RowSpec:
             values["grammar"] = [source.kind, source.text, list(asked.ends), list(asked.written)]
         if (branch := self.policy.branch) is not None:
             values["branch"] = [branch.width, sorted(int(s) for s in branch.on)]
+        if self.known is not None:
+            values["known"] = list(self.known)
         if adjusts(self.sampling):
             values["seen"], values["output"] = list(self.seen), list(self.output)
         return values
@@ -167,6 +175,8 @@ def _from_server(values: Mapping[str, Any]) -> RowSpec:
         tuple(values.get("seen", ())),
         tuple(values.get("output", ())),
         grammar,
+        tuple(values["known"]) if "known" in values else None,
+        values["prompt_tokens"],
     )
 
 

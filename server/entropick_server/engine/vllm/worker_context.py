@@ -14,12 +14,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from torch import Tensor
+
 from entropick_kernels.attention_stats import Kernels
 from entropick_sampler.profile import PROFILE_FILE, Profile, ProfileError
 
 from .attention.buffers import LayerBuffers, StepTables, join
 from .attention.capture import Attention, Captured, TensorParallelGroup, measure
 from .names import CONFIG, LAYERS_VARIABLE, PROFILE_VARIABLE
+from .rows import RowTable
 from .side_channel import Outbox
 
 # the one place where the parts of a worker can find each other: vLLM passes nothing else between them
@@ -32,6 +35,7 @@ class WorkerContext:
     ``layers``: the monitored layers. ``profile`` is in force since ``profile_version``, a larger number for
     each new one. ``outbox``: None in a plain vLLM and in workers that report nothing. ``group``: None where
     this worker has all heads. ``kernels``: the implementation that measures and draws, None for the fastest.
+    ``rows``: the processor's, None before it is there.
     """
 
     def __init__(self, layers: Sequence[int], kernels: Kernels | None = None) -> None:
@@ -41,6 +45,7 @@ class WorkerContext:
         self.profile_version = 0
         self.outbox: Outbox | None = None
         self.group: TensorParallelGroup | None = None
+        self.rows: RowTable | None = None
         self._identity: Any = None
         self._runner: weakref.ref[Any] | None = None
         self._captured: dict[int, Captured] = {}
@@ -70,6 +75,11 @@ class WorkerContext:
         self.close_outbox()
         self.outbox = outbox
 
+    def tell_prompt(self, index: int, logprobs: Tensor) -> None:
+        """Tells the row at an index the log probabilities (nats) of its prompt's tokens behind the first."""
+        if self.rows is not None:
+            self.rows.tell_prompt(index, logprobs)
+
     def close_outbox(self) -> None:
         """Closes the outbox. Harmless where there is none."""
         if self.outbox is not None:
@@ -88,10 +98,11 @@ class WorkerContext:
         """Sets the block tables of some layers in this step."""
         self._tables.update((layer, tables) for layer in layers if layer in self.layers)
 
-    def attention(self, rows: int) -> Attention | None:
+    def attention(self, rows: int, surprisals: Tensor | None = None) -> Attention | None:
         """Measures the attention of the step's first ``rows`` rows, once a step.
 
-        Returns None where a monitored layer was not captured.
+        ``surprisals``: on the device, where a row wants token costs. Returns None where a monitored layer
+        was not captured.
         """
         captured = self.take_captured()
         if not self.layers or any(layer not in captured for layer in self.layers):
@@ -99,7 +110,7 @@ class WorkerContext:
         chosen = [captured[layer] for layer in self.layers]
         if any(c.queries.shape[0] < rows for c in chosen):
             return None
-        return measure(chosen, rows, self.group, self.kernels)
+        return measure(chosen, rows, self.group, self.kernels, surprisals)
 
     def take_captured(self) -> dict[int, Captured]:
         """Returns the layers that were captured in this step, and lets go of them."""

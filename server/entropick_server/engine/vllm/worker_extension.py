@@ -17,6 +17,7 @@ from entropick_sampler.batch import warmup as warm_up_step
 from .attention.buffers import layer_number
 from .attention.capture import warm_up
 from .plugin import register
+from .prompt_hook import hear_prompts
 from .side_channel import Outbox
 from .wire import read_profile
 from .worker_context import WorkerContext
@@ -49,6 +50,7 @@ class WorkerExtension:
         context.open(self.model_runner, Outbox(channel) if reports else None)
         if not draws:
             return None
+        hear_prompts(self.model_runner, context.tell_prompt)
         built = self.vllm_config.compilation_config.static_forward_context
         return [
             number

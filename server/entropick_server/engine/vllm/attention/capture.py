@@ -16,10 +16,12 @@ from entropick_kernels.attention_stats import (
     HeadShards,
     HeadStats,
     Kernels,
-    head_stats,
+    PositionCosts,
     layer_signals,
     measure_attention,
 )
+from entropick_kernels.attention_stats.costs import COST_FIGURES, of_positions, token_costs
+from entropick_kernels.attention_stats.stats import softmax_stats
 
 try:
     from entropick_kernels.attention_stats import transposed as _native
@@ -66,12 +68,13 @@ class TensorParallelGroup(NamedTuple):
 class Attention(NamedTuple):
     """The attention figures of a step: ``signals`` [B, 7], the mean over layers of ``by_layer`` [L, B, 7].
 
-    ``heads``: fields [L, B, H].
+    ``heads``: fields [L, B, H]; ``costs`` [L, B, H, 4]: see ``token_costs``, None where no row wants them.
     """
 
     signals: Tensor
     by_layer: Tensor
     heads: HeadStats
+    costs: Tensor | None = None
 
 
 def scores(layer: Captured, rows: int) -> Tensor:
@@ -102,19 +105,21 @@ def measure(
     rows: int,
     group: TensorParallelGroup | None = None,
     kernels: Kernels | None = None,
+    surprisals: Tensor | None = None,
 ) -> Attention:
     """Measures ``rows`` rows in every layer; with ``group`` the heads of all its workers.
 
-    ``kernels``: see :func:`measure_attention`.
+    ``kernels``: see :func:`measure_attention`. ``surprisals`` float32 [rows, K] on the layers' device, as in
+    ``PositionCosts``: where a row wants token costs.
     """
     if group is not None or not layers[0].transposed:
-        heads = _by_kernel(layers, rows, group, kernels)
+        heads, costs = _by_kernel(layers, rows, group, kernels, surprisals)
     elif _native is not None and _small(layers, rows):
-        return _natively(layers, rows)
+        return _natively(layers, rows, surprisals)
     else:
-        heads = _together(layers, rows)
+        heads, costs = _together(layers, rows, surprisals)
     by_layer = layer_signals(heads)
-    return Attention(by_layer.mean(0), by_layer, heads)
+    return Attention(by_layer.mean(0), by_layer, heads, costs)
 
 
 def _by_kernel(
@@ -122,10 +127,14 @@ def _by_kernel(
     rows: int,
     group: TensorParallelGroup | None,
     kernels: Kernels | None,
-) -> HeadStats:
+    surprisals: Tensor | None,
+) -> tuple[HeadStats, Tensor | None]:
     """Layer by layer, every row in one launch while they fit into SCRATCH, blocks read in place."""
     found = []
-    for layer in layers:
+    costs = None
+    if surprisals is not None:
+        costs = surprisals.new_empty(len(layers), rows, layers[0].queries.shape[1], COST_FIGURES)
+    for number, layer in enumerate(layers):
         heads, width = layer.queries.shape[1:]
         keys = layer.keys[:, :, :width].transpose(2, 3) if layer.transposed else layer.keys[..., :width]
         parts = [
@@ -138,6 +147,9 @@ def _by_kernel(
                 window=layer.window,
                 softcap=layer.softcap or None,
                 shards=None if group is None else HeadShards(heads * group.size, group.all_reduce),
+                costs=None
+                if costs is None or surprisals is None
+                else PositionCosts(surprisals[part], costs[number, part]),
                 # native loops know no group
                 kernels=None if kernels == "numba" else kernels,
             )
@@ -146,10 +158,15 @@ def _by_kernel(
         found.append(parts[0] if len(parts) == 1 else HeadStats(*map(torch.cat, zip(*parts, strict=True))))
     stats = HeadStats(*(torch.stack(figures) for figures in zip(*found, strict=True)))
     if group is None:
-        return stats
-    every = group.all_gather(torch.stack(stats[:-1]))
-    entropy, normalized, size, deviation, previous = every.unbind(0)
-    return HeadStats(entropy, normalized, size, deviation, previous, stats.keys)
+        return stats, costs
+    mine = torch.stack(stats[:-1])
+    if costs is not None:
+        mine = torch.cat((mine, costs.permute(3, 0, 1, 2)))
+    every = group.all_gather(mine)
+    entropy, normalized, size, deviation, previous = every[: len(stats) - 1].unbind(0)
+    if costs is not None:
+        costs = every[len(stats) - 1 :].permute(1, 2, 3, 0)
+    return HeadStats(entropy, normalized, size, deviation, previous, stats.keys), costs
 
 
 def _parts(layer: Captured, rows: int) -> Iterator[slice]:
@@ -160,17 +177,32 @@ def _parts(layer: Captured, rows: int) -> Iterator[slice]:
         yield slice(first, min(first + most, rows))
 
 
-def _together(layers: Sequence[Captured], rows: int) -> HeadStats:
+def _together(
+    layers: Sequence[Captured], rows: int, surprisals: Tensor | None
+) -> tuple[HeadStats, Tensor | None]:
     """All layers in one operation, where they are alike."""
     found = [scores(layer, rows) for layer in layers]
     spans = {(layer.window, s.shape) for layer, s in zip(layers, found, strict=True)}
     if len(spans) == 1:
-        heads = head_stats(torch.stack(found), valid_keys(layers[0], rows, found[0].shape[-1]).unsqueeze(0))
-        return heads._replace(keys=heads.keys.expand(len(found), rows))
-    one = [
-        head_stats(s, valid_keys(layer, rows, s.shape[-1])) for layer, s in zip(layers, found, strict=True)
-    ]
-    return HeadStats(*(torch.stack(figures) for figures in zip(*one, strict=True)))
+        valid = valid_keys(layers[0], rows, found[0].shape[-1])
+        p, heads = softmax_stats(torch.stack(found), valid.unsqueeze(0))
+        return heads._replace(keys=heads.keys.expand(len(found), rows)), _costs(p, valid, surprisals)
+    one, costs = [], []
+    for layer, of_layer in zip(layers, found, strict=True):
+        valid = valid_keys(layer, rows, of_layer.shape[-1])
+        p, heads = softmax_stats(of_layer, valid)
+        one.append(heads)
+        costs.append(_costs(p, valid, surprisals))
+    told = [of_layer for of_layer in costs if of_layer is not None]
+    stats = HeadStats(*(torch.stack(figures) for figures in zip(*one, strict=True)))
+    return stats, torch.stack(told) if told else None
+
+
+def _costs(p: Tensor, valid: Tensor, surprisals: Tensor | None) -> Tensor | None:
+    """The token costs of attention p [.., B, H, K], where surprisals are known."""
+    if surprisals is None:
+        return None
+    return token_costs(p, valid, of_positions(surprisals, p.shape[-1]))
 
 
 def warm_up() -> None:
@@ -192,7 +224,7 @@ def _small(layers: Sequence[Captured], rows: int) -> bool:
     )
 
 
-def _natively(layers: Sequence[Captured], rows: int) -> Attention:
+def _natively(layers: Sequence[Captured], rows: int, surprisals: Tensor | None) -> Attention:
     first = layers[0]
     columns = -(-first.longest // first.keys.shape[3])
     return Attention(
@@ -200,5 +232,6 @@ def _natively(layers: Sequence[Captured], rows: int) -> Attention:
             [_native.TransposedLayer(c.queries[:rows], c.keys, c.scale, c.window, c.softcap) for c in layers],
             first.blocks[:rows, :columns],
             first.lengths[:rows],
+            surprisals,
         )
     )
