@@ -8,6 +8,7 @@ from . import overview
 from .heads import attention, geometry, relation
 from .layers import entropy
 from .phase import section as phase
+from .replies import section as reply_labels
 from .section import InspectError, Section
 from .terrain import embedding_section, states_section, weights_section, words_section
 
@@ -22,6 +23,7 @@ SECTIONS: Final[tuple[Section, ...]] = (
     weights_section.SECTION,
     words_section.SECTION,
     states_section.SECTION,
+    reply_labels.SECTION,
 )
 
 

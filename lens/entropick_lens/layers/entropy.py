@@ -101,6 +101,12 @@ def spread_positions(text: Text, most: int = POSITIONS) -> list[int]:
     return [own[int(i)] for i in np.linspace(0, len(own) - 1, count).round()] if count else []
 
 
+def normed(model: Model, residuals: Tensor) -> Tensor:
+    """Returns residuals [.., hidden] behind the model's final norm."""
+    size = residuals.square().mean(-1, keepdim=True).add(float(model.config.rms_norm_eps)).sqrt()
+    return residuals / size * model.weights.final_norm()
+
+
 def lens_entropies(
     model: Model, residuals: Tensor, orders: tuple[float, ...], options: Options
 ) -> tuple[dict[float, Tensor], Tensor]:
@@ -111,8 +117,7 @@ def lens_entropies(
     from the last layer's distribution, [P, L].
     """
     count, layers, _ = residuals.shape
-    x = residuals / residuals.square().mean(-1, keepdim=True).add(float(model.config.rms_norm_eps)).sqrt()
-    x = (x * model.weights.final_norm()).reshape(count * layers, -1)
+    x = normed(model, residuals).reshape(count * layers, -1)
     cap = getattr(model.config, "final_logit_softcapping", None)
     at_once = max(1, _ROWS // layers) * layers
     parts = [slice(lo, min(lo + at_once, len(x))) for lo in range(0, len(x), at_once)]

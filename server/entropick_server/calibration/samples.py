@@ -86,7 +86,7 @@ def read_samples(path: Path, tokenizer: Tokenizer, eos: Sequence[int], limit: in
         if len(line) > MAX_LINE_BYTES:
             raise CalibrationDataError(f"line {number}: longer than {MAX_LINE_BYTES} characters")
         try:
-            sample = _sample(json.loads(line), tokenizer, template, eos)
+            sample = read_sample(json.loads(line), tokenizer, template, eos)
         except (json.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise CalibrationDataError(f"line {number}: {error}") from error
         if not sample.prompt:
@@ -101,7 +101,13 @@ def read_samples(path: Path, tokenizer: Tokenizer, eos: Sequence[int], limit: in
     return samples
 
 
-def _sample(row: dict[str, Any], tokenizer: Tokenizer, template: ChatTemplate, eos: Sequence[int]) -> Sample:
+def read_sample(
+    row: dict[str, Any], tokenizer: Tokenizer, template: ChatTemplate, eos: Sequence[int]
+) -> Sample:
+    """Reads the sample of one line, of a shape that :func:`read_samples` describes; no other key is read.
+
+    Raises KeyError, TypeError, ValueError or AttributeError for a line of another shape.
+    """
     if "messages" in row:
         *before, last = row["messages"]
         if last["role"] == "user" and "kind" in row:
