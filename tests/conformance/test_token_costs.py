@@ -57,8 +57,8 @@ def expected(model: Any, prompt: tuple[int, ...], reply: list[int]) -> list[dict
         n = len(prompt) + step
         p = attention[:, :, n - 1, :n]
         with np.errstate(divide="ignore"):
-            entropy.append(heads.attention_entropy(np.log(p)))
-        keys.append(np.full((len(p), 1), n))
+            entropy.append(heads.head_entropy(np.log(p)))
+        keys.append(np.full(len(p), n))
         cost = p @ bits[:n]
         # the prompt's surprisals are known behind the step that ends it
         costs.append(cost if step else np.full_like(cost, np.nan))

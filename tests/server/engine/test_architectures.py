@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -22,11 +23,12 @@ from entropick_server.engine.embedded.block_pool import BlockPool
 from entropick_server.engine.embedded.cache import CacheShape, KVCache
 from entropick_server.engine.embedded.decoders import choose_decoder
 from entropick_server.engine.embedded.llama_family import FAMILY, in_family
+from entropick_server.engine.embedded.loader import Loaded
 from entropick_server.engine.embedded.model_runner import ModelRunner
 from entropick_server.engine.embedded.modules_decoder import ATTENTION_NAME, paged_attention, register
 from entropick_server.engine.embedded.scheduler import Scheduler
 from entropick_server.engine.embedded.sequence import Sequence
-from entropick_server.engine.types import DecoderChoice, Request
+from entropick_server.engine.types import DecoderChoice, EngineOptions, Request
 
 from .conftest import VOCAB, take, tiny_config, tiny_model
 
@@ -102,7 +104,9 @@ def served(
     cache = KVCache(shape, torch.device("cpu"))
     for tensor in (*cache.keys, *cache.values):
         tensor.fill_(math.nan)  # whatever is not written must not matter
-    runner = ModelRunner(choose_decoder(model, 256, decoder), cache, range(config.num_hidden_layers))
+    loaded = cast(Loaded, SimpleNamespace(model=model, source=SimpleNamespace(gguf=None)))
+    chosen = choose_decoder(loaded, 256, EngineOptions(model="made", decoder=decoder))
+    runner = ModelRunner(chosen, cache, range(config.num_hidden_layers))
     rows: dict[Sequence, list[Row]] = {}
     for ids, prompt in texts:
         sequence = Sequence.of(make(tuple(ids[:prompt]), forced=(*ids[prompt:], 0)), 256)
