@@ -156,7 +156,7 @@ ENGINE: Final[tuple[Trial, ...]] = (
         "step-raises",
         _GROUP,
         "an exception in a step of one request",
-        "held; kept",
+        "all requests of the step ended",
         "tests/server/engine/test_isolation.py::test_who_makes_a_step_raise_ends_alone",
         "tests/server/engine/test_isolation.py::"
         "test_where_every_step_raises_all_end_and_the_next_request_is_served",
