@@ -69,14 +69,18 @@ class Connection(H11Protocol):
         transport.set_write_buffer_limits(high=WRITE_BUFFER)
         self._table.discard(self._arrival)
         self._settle()
-        if received := bytes(self._arrival.received):
-            # before all that the transport will read, which it begins behind this call
-            self._arrival.received.clear()
-            self.loop.call_soon(self.data_received, received)
+        if self._arrival.received:
+            self.loop.call_soon(self.data_received, b"")
 
     def data_received(self, data: bytes) -> None:
         """Takes bytes of a request."""
         if self._gone or self.transport.is_closing():
+            return
+        if received := self._arrival.received:
+            # they came first; which call comes first is the loop's affair (uvloop reads at once)
+            data = bytes(received) + data
+            received.clear()
+        if not data:
             return
         super().data_received(data)
         self._settle()

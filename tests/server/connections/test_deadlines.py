@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from entropick_server.connections.bodies import BodyBudget, IncomingBody, Share
+from entropick_server.connections.protocol import Connection
 from entropick_server.connections.table import Phase
 from entropick_server.protocol.errors import ApiError
 
@@ -46,6 +47,23 @@ async def test_the_head_of_a_second_request_has_a_deadline_too(engine: Any) -> N
         assert server.connections.count(Phase.IDLE) == 1
         peer.writer.write(b"GET /health HT")
         assert (await peer.answer())[0] == 408
+
+
+async def test_a_body_that_is_read_at_once_comes_behind_its_head(
+    engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As under uvloop, which reads before the loop's next turn."""
+    made = Connection.connection_made
+    head, body = chat().split(b"\r\n\r\n")
+
+    def read_at_once(self: Connection, transport: Any) -> None:
+        made(self, transport)
+        self.data_received(body)
+
+    monkeypatch.setattr(Connection, "connection_made", read_at_once)
+    async with listening(engine) as (_, port):
+        peer = await Peer.to(port, head + b"\r\n\r\n")
+        assert (await peer.answer())[0] == 200
 
 
 async def test_an_idle_connection_is_closed(engine: Any) -> None:
