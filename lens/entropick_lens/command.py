@@ -224,7 +224,9 @@ def _inspect(
     document.write_results(path, model, SECTIONS, {**before, **done})
     if keep:
         kept = kept_inspection(user_cache(), model.identity)
-        document.write_results(kept, model, SECTIONS, {**before, **done})
+        # from another folder other sections may have been computed
+        known_there = document.read_results(kept, SECTIONS)
+        document.write_results(kept, model, SECTIONS, {**known_there, **before, **done})
     return Inspected(model.name, model.identity, {name: stored.result for name, stored in done.items()})
 
 

@@ -57,6 +57,11 @@ def test_a_model_without_a_folder_of_the_users_has_its_data_in_the_cache(
     identity = json.loads(kept.read_text())["model"]["identity"]
     assert kept == kept_inspection(tmp_path / "cache" / "entropick", identity)
     assert len(inspected_layers("pico", tmp_path, identity, 4)) == 2
+    # another section, from another folder
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert cli.main(["inspect", *FEW, "--sections", "overview"]) == 0
+    assert {"head_attention", "overview"} <= json.loads(kept.read_text())["sections"].keys()
 
 
 @pytest.mark.parametrize(
