@@ -34,7 +34,9 @@ from entropick_server.engine.types import EngineOptions, FinishReason, Request
 from entropick_server.engine.vllm.engine import VllmEngine
 
 # our kernels.py must not pass for the package of that name, which transformers looks for beside vLLM
-sys.path.remove(str(Path(__file__).resolve().parent))
+# (a process that vLLM spawns imports this file again, without that folder)
+if str(Path(__file__).resolve().parent) in sys.path:
+    sys.path.remove(str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
 from random_schemas import SchemaMaker
 

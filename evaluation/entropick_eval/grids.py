@@ -106,7 +106,8 @@ def in_points(interval: Interval) -> str:
     """Returns a difference with its interval in points; nothing of no item."""
     if not interval.n:
         return ""
-    return f"{interval.estimate * 100:+.1f} [{interval.low * 100:+.1f}, {interval.high * 100:+.1f}]"
+    # z: a bound of 0 is -1e-17 on some processors and must not print as -0.0 there
+    return f"{interval.estimate * 100:+z.1f} [{interval.low * 100:+z.1f}, {interval.high * 100:+z.1f}]"
 
 
 def triple(values: tuple[float, float, float]) -> str:

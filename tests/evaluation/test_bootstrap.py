@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from entropick_eval.bootstrap import (
+    Interval,
     draw_counts,
     holm,
     interval_of,
@@ -18,6 +19,7 @@ from entropick_eval.bootstrap import (
     sign_flips,
     strata_of,
 )
+from entropick_eval.grids import in_points
 
 from .support import PATIENT
 
@@ -142,3 +144,8 @@ def test_holm_is_between_the_raw_values_and_bonferronis(p: list[float]) -> None:
     for raw, found in zip(p, adjusted, strict=True):
         assert raw <= found <= min(1.0, raw * len(p)) or found == pytest.approx(max(adjusted))
     assert [found for _, found in sorted(zip(p, adjusted, strict=True))] == sorted(adjusted)
+
+
+def test_a_bound_of_rounding_noise_below_0_is_0() -> None:
+    """Whether a sum of differences is 0 or -1e-17 depends on the processor; a page must not."""
+    assert in_points(Interval(0.032, -1e-17, 0.065, 40)) == "+3.2 [+0.0, +6.5]"
