@@ -276,10 +276,6 @@ bench-weights: $(BIN)/.dev ## weights in fewer bytes: what each form costs in th
 bench-structured: $(BIN)/.dev ## structured output: 500 random schemas, do replies hold? the first mask, the cost of a token (an hour)
 	$(BIN)/python benchmarks/structured.py $(ARGS)
 
-.PHONY: bench-structured-vllm
-bench-structured-vllm: $(VENV_VLLM)/.ready ## the same 500 schemas on the vLLM engine: do replies hold? (an hour)
-	$(VLLM_HERE) $(VENV_VLLM)/bin/python benchmarks/structured.py --engine vllm $(ARGS)
-
 .PHONY: bench-kernels
 bench-kernels: $(BIN)/.dev ## the kernels against their peers and this machine's copy bandwidth (a GPU where there is one)
 	$(BIN)/python benchmarks/kernels.py

@@ -3,14 +3,12 @@
 ``valid``: random schemas (nested, enums, arrays, numbers, patterns, unicode, $ref) at temperature 1 on the
 shipped model and on a model of its shape with random weights, with and without branches, two choices each:
 every reply that came to its end must validate. ``time``: seconds from a schema's text to its first mask, and
-the time of a token under a schema against no schema, rounds in turns within one process. ``--engine vllm``:
-``valid`` of the shipped model on the vLLM engine, in its environment (``make bench-structured-vllm``).
+the time of a token under a schema against no schema, rounds in turns within one process.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import math
 import statistics
@@ -31,12 +29,7 @@ from entropick_server.engine.embedded.loader import Loaded, load_model
 from entropick_server.engine.grammar.compiler import GrammarCompiler
 from entropick_server.engine.grammar.spec import Grammar
 from entropick_server.engine.types import EngineOptions, FinishReason, Request
-from entropick_server.engine.vllm.engine import VllmEngine
 
-# our kernels.py must not pass for the package of that name, which transformers looks for beside vLLM
-# (a process that vLLM spawns imports this file again, without that folder)
-if str(Path(__file__).resolve().parent) in sys.path:
-    sys.path.remove(str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
 from random_schemas import SchemaMaker
 
@@ -59,8 +52,8 @@ def opened(random_weights: bool) -> tuple[EngineCore, Loaded]:
     return EngineCore(loaded, options, None), loaded
 
 
-def compiler_of(model: Loaded | VllmEngine) -> GrammarCompiler:
-    return GrammarCompiler(model.tokenizer, model.info.vocab_size, model.info.eos_token_ids)
+def compiler_of(loaded: Loaded) -> GrammarCompiler:
+    return GrammarCompiler(loaded.tokenizer, loaded.info.vocab_size, loaded.info.eos_token_ids)
 
 
 def run(core: EngineCore, tokenizer: Any, requests: list[Request], at_once: int = 16) -> Replies:
@@ -86,88 +79,37 @@ def request(name: str, policy: PolicyConfig, seed: int, tokens: int, prompt: tup
     return Request(name, prompt, sampling, policy, time.monotonic())
 
 
-TITLES = "model            replies      schemas  ended  valid"
-
-
 def check(count: int, tokens: int) -> bool:
     """Prints how many replies validate. Returns whether none that came to its end fails."""
-    print(TITLES)
+    print("model            replies      schemas  ended  valid")
     sound = True
     for model in ("pico", "random weights"):
         core, loaded = opened(model == "random weights")
         compiler = compiler_of(loaded)
         for how, policy in POLICIES.items():
-            schemas, requests = asked(count, tokens, policy, compiler)
-            sound = told(model, how, schemas, run(core, loaded.tokenizer, requests)) and sound
+            maker = SchemaMaker(14)
+            schemas = [maker.schema() for _ in range(count)]
+            requests = []
+            for n, schema in enumerate(schemas):
+                text = json.dumps(schema, ensure_ascii=False)
+                first = request(f"{n}/0", policy, n, tokens, (2, 5 + n % 90, 9))
+                first = replace(first, grammar=compiler.compile(Grammar("json_schema", text)), group=f"g{n}")
+                requests += [first, replace(first, request_id=f"{n}/1", choice=1)]
+            ended = valid = 0
+            for name, (text, reason, _) in run(core, loaded.tokenizer, requests).items():
+                if reason is not FinishReason.STOP:
+                    sound = sound and reason is FinishReason.LENGTH
+                    continue
+                ended += 1
+                try:
+                    schema = schemas[int(name.partition("/")[0])]
+                    jsonschema.validate(json.loads(text), schema, jsonschema.Draft202012Validator)
+                    valid += 1
+                except (ValueError, jsonschema.ValidationError) as error:
+                    print(f"  {name}: {str(error).partition(chr(10))[0]} in {text!r}")
+            print(f"{model:16s} {how:12s} {count:7d} {ended:6d} {valid:6d}", flush=True)
+            sound = sound and ended == valid
     return sound
-
-
-async def check_on_vllm(count: int, tokens: int) -> bool:
-    """The same on the vLLM engine, of the shipped model."""
-    engine = VllmEngine(EngineOptions(model=str(model_path())), ("--distributed-executor-backend", "uni"))
-    await engine.start()
-    try:
-        print(TITLES)
-        compiler = compiler_of(engine)
-        sound = True
-        for how, policy in POLICIES.items():
-            schemas, requests = asked(count, tokens, policy, compiler)
-            sound = told("pico on vLLM", how, schemas, await run_on_vllm(engine, requests)) and sound
-        return sound
-    finally:
-        await engine.close()
-
-
-async def run_on_vllm(engine: VllmEngine, requests: list[Request], at_once: int = 16) -> Replies:
-    """The text, the end and the tokens of every request."""
-    gate = asyncio.Semaphore(at_once)
-
-    async def one(request: Request) -> tuple[bytes, FinishReason, int]:
-        ids: list[int] = []
-        async with gate:
-            async for output in engine.generate(request):
-                ids += [token.token_id for token in output.tokens]
-        if output.error is not None:
-            print(f"  {request.request_id}: {output.error}")
-        text = b"".join(engine.tokenizer.token_bytes(i) or b"" for i in ids)
-        return text, output.finish_reason or FinishReason.CANCELLED, len(ids)
-
-    replies = await asyncio.gather(*map(one, requests))
-    return {request.request_id: reply for request, reply in zip(requests, replies, strict=True)}
-
-
-def asked(
-    count: int, tokens: int, policy: PolicyConfig, compiler: GrammarCompiler
-) -> tuple[list[Any], list[Request]]:
-    """Random schemas, and two requests for each."""
-    maker = SchemaMaker(14)
-    schemas = [maker.schema() for _ in range(count)]
-    requests = []
-    for n, schema in enumerate(schemas):
-        text = json.dumps(schema, ensure_ascii=False)
-        first = request(f"{n}/0", policy, n, tokens, (2, 5 + n % 90, 9))
-        first = replace(first, grammar=compiler.compile(Grammar("json_schema", text)), group=f"g{n}")
-        requests += [first, replace(first, request_id=f"{n}/1", choice=1)]
-    return schemas, requests
-
-
-def told(model: str, how: str, schemas: list[Any], replies: Replies) -> bool:
-    """Prints a line of the table. Returns whether every reply was cut or came to its end and validates."""
-    ended = valid = 0
-    sound = True
-    for name, (text, reason, _) in replies.items():
-        if reason is not FinishReason.STOP:
-            sound = sound and reason is FinishReason.LENGTH
-            continue
-        ended += 1
-        try:
-            schema = schemas[int(name.partition("/")[0])]
-            jsonschema.validate(json.loads(text), schema, jsonschema.Draft202012Validator)
-            valid += 1
-        except (ValueError, jsonschema.ValidationError) as error:
-            print(f"  {name}: {str(error).partition(chr(10))[0]} in {text!r}")
-    print(f"{model:16s} {how:12s} {len(schemas):7d} {ended:6d} {valid:6d}", flush=True)
-    return sound and ended == valid
 
 
 def first_masks(rounds: int) -> None:
@@ -225,10 +167,7 @@ def main() -> int:
     parser.add_argument("--schemas", type=int, default=500, help="0: no validity check")
     parser.add_argument("--tokens", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=15, help="0: no timing")
-    parser.add_argument("--engine", choices=("embedded", "vllm"), default="embedded")
     options = parser.parse_args()
-    if options.engine == "vllm":
-        return 0 if asyncio.run(check_on_vllm(options.schemas, options.tokens)) else 1
     sound = True
     with torch.inference_mode():
         if options.schemas:
