@@ -276,6 +276,11 @@ bench-weights: $(BIN)/.dev ## weights in fewer bytes: what each form costs in th
 bench-structured: $(BIN)/.dev ## structured output: 500 random schemas, do replies hold? the first mask, the cost of a token (an hour)
 	$(BIN)/python benchmarks/structured.py $(ARGS)
 
+.PHONY: bench-structured-vllm
+bench-structured-vllm: $(BIN)/.dev $(VENV_VLLM)/.ready ## structured output on vLLM: 500 random schemas, do replies hold? (half an hour)
+	$(BIN)/python benchmarks/structured_served.py --engine vllm --python $(VENV_VLLM)/bin/python \
+	  $(patsubst %,--set %,$(filter-out VLLM_ENABLE_V1_MULTIPROCESSING=%,$(VLLM_HERE))) $(ARGS)
+
 .PHONY: bench-kernels
 bench-kernels: $(BIN)/.dev ## the kernels against their peers and this machine's copy bandwidth (a GPU where there is one)
 	$(BIN)/python benchmarks/kernels.py

@@ -105,6 +105,27 @@ def test_numbers_of_16_bits_need_no_groups(form: WeightFormat) -> None:
     exactly(multiply(weight, x[:1]), multiply(as_floats(weight), x[:1]))
 
 
+@pytest.mark.parametrize("rows", [1, 3, 6, 50])
+@pytest.mark.parametrize("form", [FLOAT32, *CODED], ids=lambda form: form.name)
+def test_long_rows_are_summed_in_blocks(form: WeightFormat, rows: int) -> None:
+    """In one chain 65,536 equal numbers would drift, sixteen times beyond the bound of chains of 128."""
+    inputs = 1 << 16
+    weight: Weight = torch.ones(16, inputs)
+    if form.grouped:
+        scales = torch.ones(16, inputs // 32).half()
+        numbers = torch.full((16, inputs), 1 + form.offset)
+        minima = torch.zeros_like(scales) if form.minimum else None
+        weight = GroupedWeight(
+            form, numbers.to(torch.int8 if form.bits == 8 else torch.uint8), scales, minima
+        )
+    elif form != FLOAT32:
+        weight = weight.to({"bfloat16": torch.bfloat16, "float16": torch.float16}[form.name])
+    x = torch.full((rows, inputs), 0.1)
+    exact = inputs * float(x[0, 0])
+    bound = (128 + inputs / 128) * 2.0**-24
+    assert float((multiply(weight, x).double() / exact - 1).abs().max()) < bound
+
+
 @pytest.mark.parametrize("form", CODED, ids=lambda form: form.name)
 def test_a_row_of_the_matrix_is_looked_up(form: WeightFormat) -> None:
     weight = some_weight(form, 40, 64)

@@ -1,7 +1,7 @@
 """The inner loop of a product whose weights are decoded in registers, for every form but float32.
 
-The chain of multiply-adds of each output is that of :mod:`._tile`, over the float32 numbers that the weights
-stand for: the results have the same bits.
+The chains of multiply-adds of each output are those of :mod:`._tile`, over the float32 numbers that the
+weights stand for: the results have the same bits.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from ._tile import Tile, for_rows
+from ._tile import BLOCK, Tile, block_sums, for_rows, loop
 from .formats import BFLOAT16, GROUP, LANES, WeightFormat
 
 _INT: Final = ir.IntType(64)
@@ -48,22 +48,14 @@ def coded_tile(form: WeightFormat, rows: Sequence[int], panels: int, *, keep: bo
         places = [b.add(weights, b.mul(size, _INT(p))) for p in range(panels)]
         fetched = [b.add(ahead, b.mul(size, _INT(p))) for p in range(panels)]
         tile = Tile(b, count, x, x_stride, places, _INT(LANES), inputs, out, out_stride)
-        multiply_add = tile.multiply_add()
         of_row = tile.inputs_of_rows()
 
-        def use(k: Any, weights: Sequence[Any], sums: Sequence[Any]) -> list[Any]:
-            new = []
+        def use(k: Any, weights: Sequence[Any], sums: list[Any]) -> list[Any]:
             if keep:
                 store_decoded(b, arguments[8], k, weights[0])
-            for m, start in enumerate(of_row):
-                value = tile.broadcast(b.load(b.gep(start, [k])))
-                line = sums[m * panels : m * panels + panels]
-                new += [b.call(multiply_add, [value, w, s]) for w, s in zip(weights, line, strict=True)]
-            return new
+            return tile.add_products(of_row, k, weights, sums)
 
-        zero = ir.Constant(_FLOATS, [0.0] * LANES)
-        sums = _Decoder(b, form, places, fetched).walk(inputs, [zero] * (count * panels), use)
-        lines = [sums[m * panels : m * panels + panels] for m in range(count)]
+        lines = tile.lines(_Decoder(b, form, places, fetched).walk(inputs, count * panels, use))
         with b.if_else(b.icmp_signed("!=", add, _INT(0))) as (more, fresh):
             with more:
                 tile.store(lines, add=True)
@@ -93,7 +85,7 @@ def panel_decoder(form: WeightFormat) -> Any:
                 store_decoded(b, to, k, weights[0])
                 return []
 
-            _Decoder(b, form, [start], []).walk(count, [], use)
+            _Decoder(b, form, [start], []).walk(count, 0, use)
             return context.get_dummy_value()
 
         return types.void(types.int64, types.int64, types.int64), generate
@@ -106,26 +98,6 @@ def panel_size(b: Any, form: WeightFormat, inputs: Any) -> Any:
     if not form.grouped:
         return b.mul(inputs, _INT(LANES * form.bits // 8))
     return b.mul(b.sdiv(inputs, _INT(GROUP)), _INT(form.group_bytes))
-
-
-def _loop(b: Any, count: Any, begin: Sequence[Any], body: Callable[[Any, list[Any]], list[Any]]) -> list[Any]:
-    """Makes a loop of ``count`` turns, at least one, that hands values on; returns the last ones."""
-    entry = b.block
-    loop, done = b.append_basic_block("turn"), b.append_basic_block("done")
-    b.branch(loop)
-    b.position_at_end(loop)
-    i = b.phi(_INT)
-    carried = [b.phi(value.type) for value in begin]
-    new = body(i, list(carried))
-    following, end = b.add(i, _INT(1)), b.block
-    i.add_incoming(_INT(0), entry)
-    i.add_incoming(following, end)
-    for phi, first, result in zip(carried, begin, new, strict=True):
-        phi.add_incoming(first, entry)
-        phi.add_incoming(result, end)
-    b.cbranch(b.icmp_signed("<", following, count), loop, done)
-    b.position_at_end(done)
-    return new
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,19 +113,19 @@ class _Decoder:
     ahead: Sequence[Any]
 
     def walk(
-        self, inputs: Any, begin: Sequence[Any], use: Callable[[Any, list[Any], list[Any]], list[Any]]
+        self, inputs: Any, count: int, use: Callable[[Any, list[Any], list[Any]], list[Any]]
     ) -> list[Any]:
-        """Makes the loops over the inputs, which hand values on; returns the last ones.
+        """Makes the loops over the inputs and returns their ``count`` vectors of sums.
 
-        ``use(k, weights, values)`` makes the code of input k, whose weights are a vector of each panel.
+        ``use(k, weights, sums)`` makes the code of input k, whose weights are a vector of each panel.
         """
         b = self.b
         if not self.form.grouped:
-            return _loop(b, inputs, begin, lambda k, values: use(k, self._floats(k), values))
+            return block_sums(b, inputs, BLOCK, count, lambda k, sums: use(k, self._floats(k), sums))
         bits, head = self.form.bits, self.form.head_bytes
         step = _LINE * 8 // (LANES * bits)
 
-        def group(g: Any, values: list[Any]) -> list[Any]:
+        def group(g: Any, sums: list[Any]) -> list[Any]:
             at = b.mul(g, _INT(self.form.group_bytes))
             starts = [b.add(panel, at) for panel in self.panels]
             fetched = [b.add(panel, at) for panel in self.ahead]
@@ -161,7 +133,7 @@ class _Decoder:
             self._fetch(fetched)
             first = b.mul(g, _INT(GROUP))
 
-            def line(i: Any, values: list[Any]) -> list[Any]:
+            def line(i: Any, sums: list[Any]) -> list[Any]:
                 self._fetch([b.add(place, b.mul(_INT(_LINE), b.add(i, _INT(1)))) for place in fetched])
                 place = b.add(_INT(head), b.mul(i, _INT(_LINE)))
                 lines = [b.add(start, place) for start in starts]
@@ -170,12 +142,12 @@ class _Decoder:
                     numbers = [self._numbers(of, turn) for of in lines]
                     for j in range(8 // bits):
                         weights = [self._scaled(n[j], *s) for n, s in zip(numbers, scales, strict=True)]
-                        values = use(b.add(k, _INT(turn + j)), weights, values)
-                return values
+                        sums = use(b.add(k, _INT(turn + j)), weights, sums)
+                return sums
 
-            return _loop(b, _INT(GROUP // step), values, line)
+            return loop(b, _INT(0), _INT(GROUP // step), sums, line)
 
-        return _loop(b, b.sdiv(inputs, _INT(GROUP)), begin, group)
+        return block_sums(b, b.sdiv(inputs, _INT(GROUP)), BLOCK // GROUP, count, group)
 
     def _floats(self, k: Any) -> list[Any]:
         """Returns the weights of input k in a form of 16 bits."""

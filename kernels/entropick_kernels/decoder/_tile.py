@@ -1,8 +1,9 @@
 """The inner loop of a product: a few rows times a few columns of 16 outputs, in registers.
 
-One step of the loop reads 16 weights of each column and multiplies them by one number of each row. Each
-output is one chain of multiply-adds in the order of the inputs, whatever the number of rows and columns: a
-row's results do not depend, to the last bit, on what is worked on beside it.
+One step of the loop reads 16 weights of each column and multiplies them by one number of each row. The
+products of :data:`BLOCK` inputs are one chain of multiply-adds in the order of the inputs, and the blocks'
+sums are added in theirs, whatever the number of rows and columns: a row's results do not depend, to the last
+bit, on what is worked on beside it.
 
 Two kinds of columns: the panels of a packed matrix, which lie one behind the other (:func:`panel_tile`), and
 columns at addresses of their own (:func:`paged_tile`), as blocks have them.
@@ -26,6 +27,8 @@ from .formats import LANES
 
 PANEL_ROW: Final = LANES * 4
 """bytes of a panel that belong to one input"""
+BLOCK: Final = 128
+"""inputs whose products are one chain: longer ones double or treble the rounding of a model's logits"""
 
 _FLOAT: Final = ir.FloatType()
 _INT: Final = ir.IntType(64)
@@ -80,6 +83,52 @@ def paged_tile(rows: Sequence[int], columns: int, *, go_on: bool) -> Any:
     return for_rows(rows, 6 + 2 * columns, emit)
 
 
+def loop(
+    b: Any, first: Any, last: Any, begin: Sequence[Any], body: Callable[[Any, list[Any]], list[Any]]
+) -> list[Any]:
+    """Makes a loop from ``first`` to before ``last``, at least one turn, that hands values on.
+
+    Returns the last turn's values. ``body(i, values)`` makes the code of a turn and returns its values.
+    """
+    entry = b.block
+    turn, done = b.append_basic_block("turn"), b.append_basic_block("done")
+    b.branch(turn)
+    b.position_at_end(turn)
+    i = b.phi(_INT)
+    carried = [b.phi(value.type) for value in begin]
+    new = body(i, list(carried))
+    following, end = b.add(i, _INT(1)), b.block
+    i.add_incoming(first, entry)
+    i.add_incoming(following, end)
+    for phi, value, result in zip(carried, begin, new, strict=True):
+        phi.add_incoming(value, entry)
+        phi.add_incoming(result, end)
+    b.cbranch(b.icmp_signed("<", following, last), turn, done)
+    b.position_at_end(done)
+    return new
+
+
+def block_sums(
+    b: Any, turns: Any, a_block: int, count: int, body: Callable[[Any, list[Any]], list[Any]]
+) -> list[Any]:
+    """Makes a loop of ``turns`` turns whose ``count`` vectors of sums begin anew with each block of turns.
+
+    Returns the sums of the blocks' sums. ``body`` is that of :func:`loop`.
+    """
+    zeros = [ir.Constant(_VECTOR, [0.0] * LANES)] * count
+    size = _INT(a_block)
+
+    def block(i: Any, totals: list[Any]) -> list[Any]:
+        start = b.mul(i, size)
+        end = b.add(start, size)
+        end = b.select(b.icmp_signed("<", end, turns), end, turns)
+        sums = loop(b, start, end, zeros, body)
+        return [b.fadd(total, value) for total, value in zip(totals, sums, strict=True)]
+
+    blocks = b.sdiv(b.add(turns, _INT(a_block - 1)), size)
+    return loop(b, _INT(0), blocks, zeros, block)
+
+
 def for_rows(rows: Sequence[int], size: int, emit: Callable[[Any, int, Sequence[Any]], None]) -> Any:
     """Returns a native function (rows, ...) of ``size`` further arguments: the code of that many rows.
 
@@ -127,42 +176,45 @@ class Tile:
     def multiply(self, ahead: Sequence[Any], ahead_step: Any, *, go_on: bool) -> list[list[Any]]:
         """Makes the loop over the inputs and returns its sums, rows of vectors.
 
-        Address ``ahead[c] + k * ahead_step`` is fetched into the cache at input k.
+        Address ``ahead[c] + k * ahead_step`` is fetched into the cache at input k. With ``go_on`` one chain
+        of all inputs begins with what is at the outputs' places.
         """
         b = self.b
-        multiply_add = self.multiply_add()
         prefetch = cgutils.get_or_insert_function(
             b.module, ir.FunctionType(ir.VoidType(), [_BYTES, _INT32, _INT32, _INT32]), "llvm.prefetch.p0i8"
         )
         of_row = self.inputs_of_rows()
         of_column = [self._at(column, _INT(0)) for column in self.columns]
-        zero = ir.Constant(_VECTOR, [0.0] * LANES)
-        first = [[self._load(place) if go_on else zero for place in line] for line in self._places()]
-        entry = b.block
-        loop, done = b.append_basic_block("inputs"), b.append_basic_block("sums")
-        b.branch(loop)
-        b.position_at_end(loop)
-        k = b.phi(_INT)
-        sums = [[b.phi(_VECTOR) for _ in of_column] for _ in of_row]
-        offset, fetched = b.mul(k, self.step), b.mul(k, ahead_step)
-        weights = [self._load(b.gep(start, [offset])) for start in of_column]
-        for start in ahead:
-            place = b.inttoptr(b.add(start, fetched), _BYTES)
-            b.call(prefetch, [place, _INT32(0), _INT32(3), _INT32(1)])
-        new = []
-        for start, line in zip(of_row, sums, strict=True):
+
+        def turn(k: Any, sums: list[Any]) -> list[Any]:
+            offset, fetched = b.mul(k, self.step), b.mul(k, ahead_step)
+            weights = [self._load(b.gep(start, [offset])) for start in of_column]
+            for start in ahead:
+                place = b.inttoptr(b.add(start, fetched), _BYTES)
+                b.call(prefetch, [place, _INT32(0), _INT32(3), _INT32(1)])
+            return self.add_products(of_row, k, weights, sums)
+
+        if go_on:
+            first = [self._load(place) for line in self._places() for place in line]
+            sums = loop(b, _INT(0), self.inputs, first, turn)
+        else:
+            sums = block_sums(b, self.inputs, BLOCK, self.rows * len(self.columns), turn)
+        return self.lines(sums)
+
+    def add_products(
+        self, of_row: Sequence[Any], k: Any, weights: Sequence[Any], sums: Sequence[Any]
+    ) -> list[Any]:
+        """Makes the code that adds each row's number k times each column's weights to the row's sums."""
+        b, multiply_add, new = self.b, self.multiply_add(), []
+        for start, line in zip(of_row, self.lines(sums), strict=True):
             value = self.broadcast(b.load(b.gep(start, [k])))
-            new.append([b.call(multiply_add, [value, w, s]) for w, s in zip(weights, line, strict=True)])
-        following = b.add(k, _INT(1))
-        k.add_incoming(_INT(0), entry)
-        k.add_incoming(following, loop)
-        for begin, line, results in zip(first, sums, new, strict=True):
-            for value, phi, result in zip(begin, line, results, strict=True):
-                phi.add_incoming(value, entry)
-                phi.add_incoming(result, loop)
-        b.cbranch(b.icmp_signed("<", following, self.inputs), loop, done)
-        b.position_at_end(done)
+            new += [b.call(multiply_add, [value, w, s]) for w, s in zip(weights, line, strict=True)]
         return new
+
+    def lines(self, sums: Sequence[Any]) -> list[list[Any]]:
+        """Returns the sums, which lie row by row, as rows."""
+        wide = len(self.columns)
+        return [list(sums[m * wide : m * wide + wide]) for m in range(self.rows)]
 
     def multiply_add(self) -> Any:
         """Returns LLVM's function a * b + c of vectors, rounded once where the processor can."""
