@@ -15,7 +15,7 @@ from torch import Tensor
 
 from entropick_kernels.decoder import GroupedWeight, LayerWeights, Weight, numba_impl, storage
 from entropick_kernels.decoder.coded_products import call_coded, coded_product
-from entropick_kernels.decoder.formats import CODED, FLOAT32, INT4, INT4_CENTRED, INT8, WeightFormat
+from entropick_kernels.decoder.formats import CODED, FLOAT32, INT8, WeightFormat
 from entropick_kernels.decoder.packing import pack, pack_pair, unpack
 from entropick_kernels.decoder.products import product
 from entropick_kernels.decoder.reference import forward
@@ -43,11 +43,17 @@ def some_weight(form: WeightFormat, out: int, inputs: int, seed: int = 1) -> Wei
         return values.to({"bfloat16": torch.bfloat16, "float16": torch.float16}[form.name])
     low, high = (-128, 128) if form.bits == 8 else (0, 16)
     numbers = torch.randint(low, high, (out, inputs), generator=rng)
-    size = (out, inputs // 32)
-    scales = torch.randn(size, generator=rng) * 2.0 ** torch.randint(-18, 2, size, generator=rng)
+    size = (out, inputs // form.group)
+    scales = (torch.randn(size, generator=rng) * 2.0 ** torch.randint(-18, 2, size, generator=rng)).half()
     minima = torch.randn(size, generator=rng).half() if form.minimum else None
     kind = torch.int8 if form.bits == 8 else torch.uint8
-    return GroupedWeight(form, numbers.to(kind), scales.half(), minima)
+    if form.wide:
+        # as K-quants have them: a whole number of 6 bits times a float16
+        codes = torch.randint(1, 64, size, generator=rng)
+        return GroupedWeight(
+            form, numbers.to(kind), scales.float() * codes, None if minima is None else minima.float() * codes
+        )
+    return GroupedWeight(form, numbers.to(kind), scales, minima)
 
 
 def multiply(weight: Weight, x: Tensor, before: Tensor | None = None, pitch: int = 3) -> Tensor:
@@ -112,7 +118,7 @@ def test_long_rows_are_summed_in_blocks(form: WeightFormat, rows: int) -> None:
     inputs = 1 << 16
     weight: Weight = torch.ones(16, inputs)
     if form.grouped:
-        scales = torch.ones(16, inputs // 32).half()
+        scales = torch.ones(16, inputs // form.group, dtype=torch.float32 if form.wide else torch.float16)
         numbers = torch.full((16, inputs), 1 + form.offset)
         minima = torch.zeros_like(scales) if form.minimum else None
         weight = GroupedWeight(
@@ -244,7 +250,7 @@ def test_forms_may_differ_within_a_model() -> None:
         np.testing.assert_allclose(decoded.logits[i].double().numpy(), logits[-1], atol=1e-4)
 
 
-@pytest.mark.parametrize("form", [INT8, INT4, INT4_CENTRED], ids=lambda form: form.name)
+@pytest.mark.parametrize("form", [form for form in CODED if form.grouped], ids=lambda form: form.name)
 def test_groups_are_packed_as_they_are_read(form: WeightFormat) -> None:
     weight = some_weight(form, 33, 64)
     assert isinstance(weight, GroupedWeight)
@@ -255,8 +261,8 @@ def test_groups_are_packed_as_they_are_read(form: WeightFormat) -> None:
     pair = pack_pair(weight, weight)
     assert torch.equal(pair.panels[::2], packed.panels)
     assert torch.equal(pair.panels[1::2], packed.panels)
-    scales = packed.panels[:, : form.group_bytes][:, :32].contiguous().view(torch.float16)
-    assert torch.equal(scales.flatten()[:33], weight.scales[:, 0])
+    first = packed.panels[:, : 16 * form.scale_bytes].contiguous()
+    assert torch.equal(first.view(weight.scales.dtype).flatten()[:33], weight.scales[:, 0])
 
 
 @pytest.mark.parametrize("out", [1, 16, 33])

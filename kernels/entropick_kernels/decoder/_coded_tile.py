@@ -18,7 +18,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from ._tile import BLOCK, Tile, block_sums, for_rows, loop
-from .formats import BFLOAT16, GROUP, LANES, WeightFormat
+from .formats import BFLOAT16, LANES, WeightFormat
 
 _INT: Final = ir.IntType(64)
 _INT32: Final = ir.IntType(32)
@@ -97,7 +97,7 @@ def panel_size(b: Any, form: WeightFormat, inputs: Any) -> Any:
     """Makes the code that computes the bytes of a panel."""
     if not form.grouped:
         return b.mul(inputs, _INT(LANES * form.bits // 8))
-    return b.mul(b.sdiv(inputs, _INT(GROUP)), _INT(form.group_bytes))
+    return b.mul(b.sdiv(inputs, _INT(form.group)), _INT(form.group_bytes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,7 @@ class _Decoder:
         b = self.b
         if not self.form.grouped:
             return block_sums(b, inputs, BLOCK, count, lambda k, sums: use(k, self._floats(k), sums))
-        bits, head = self.form.bits, self.form.head_bytes
+        bits, head, size = self.form.bits, self.form.head_bytes, self.form.group
         step = _LINE * 8 // (LANES * bits)
 
         def group(g: Any, sums: list[Any]) -> list[Any]:
@@ -131,7 +131,7 @@ class _Decoder:
             fetched = [b.add(panel, at) for panel in self.ahead]
             scales = [self._scales(start) for start in starts]
             self._fetch(fetched)
-            first = b.mul(g, _INT(GROUP))
+            first = b.mul(g, _INT(size))
 
             def line(i: Any, sums: list[Any]) -> list[Any]:
                 self._fetch([b.add(place, b.mul(_INT(_LINE), b.add(i, _INT(1)))) for place in fetched])
@@ -145,9 +145,9 @@ class _Decoder:
                         sums = use(b.add(k, _INT(turn + j)), weights, sums)
                 return sums
 
-            return loop(b, _INT(0), _INT(GROUP // step), sums, line)
+            return loop(b, _INT(0), _INT(size // step), sums, line)
 
-        return block_sums(b, b.sdiv(inputs, _INT(GROUP)), BLOCK // GROUP, count, group)
+        return block_sums(b, b.sdiv(inputs, _INT(size)), BLOCK // size, count, group)
 
     def _floats(self, k: Any) -> list[Any]:
         """Returns the weights of input k in a form of 16 bits."""
@@ -162,12 +162,18 @@ class _Decoder:
     def _scales(self, place: Any) -> tuple[Any, Any]:
         """Returns the scales of a group and its minima; None for no minima."""
         b = self.b
-        scale = self._from_half(self._load(place, _SHORTS))
+        scale = self._scale(place)
         if self.form.minimum:
-            return scale, self._from_half(self._load(b.add(place, _INT(LANES * 2)), _SHORTS))
+            return scale, self._scale(b.add(place, _INT(LANES * self.form.scale_bytes)))
         if self.form.offset:
             return scale, b.fmul(scale, ir.Constant(_FLOATS, [-float(self.form.offset)] * LANES))
         return scale, None
+
+    def _scale(self, place: Any) -> Any:
+        """Returns the scales, or the minima, at an address."""
+        if self.form.wide:
+            return self._load(place, _FLOATS)
+        return self._from_half(self._load(place, _SHORTS))
 
     def _numbers(self, line: Any, turn: int) -> list[Any]:
         """Returns the numbers of the next inputs of a line: one of 8 bits, or two of 4."""

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .formats import GROUP, LANES, WeightFormat
+from .formats import LANES, WeightFormat
 from .weights import GroupedWeight, Weight, as_floats, form_of
 
 
@@ -72,8 +72,9 @@ def _in_panels(matrix: Tensor) -> Tensor:
 
 def _pack_groups(weight: GroupedWeight) -> Tensor:
     """Returns the panels of a matrix in groups, bytes [count, bytes of a panel]."""
-    groups = weight.shape[1] // GROUP
-    numbers = _in_panels(weight.numbers).reshape(-1, groups, GROUP, LANES).view(torch.uint8)
+    group = weight.form.group
+    groups = weight.shape[1] // group
+    numbers = _in_panels(weight.numbers).reshape(-1, groups, group, LANES).view(torch.uint8)
     if weight.form.bits == 4:
         numbers = numbers[:, :, 0::2] | numbers[:, :, 1::2] << 4
     heads = [p for p in (weight.scales, weight.minima) if p is not None]

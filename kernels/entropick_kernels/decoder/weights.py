@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .formats import BFLOAT16, FLOAT16, FLOAT32, GROUP, LANES, WeightFormat
+from .formats import BFLOAT16, FLOAT16, FLOAT32, LANES, WeightFormat
 
 _OF_DTYPE = {torch.float32: FLOAT32, torch.bfloat16: BFLOAT16, torch.float16: FLOAT16}
 
@@ -37,11 +37,11 @@ class DecoderShape:
 
 @dataclass(frozen=True, slots=True)
 class GroupedWeight:
-    """A matrix [out, in] whose numbers share a scale, and a minimum, by output and group of 32 inputs.
+    """A matrix [out, in] whose numbers share a scale, and a minimum, by output and group of inputs.
 
     ``form``: a grouped form of :mod:`.formats`, which says what a number stands for. ``numbers`` [out, in]
-    int8, or uint8 in a form of 4 bits; ``scales`` and ``minima`` float16 [out, in / 32], minima None in a
-    form without.
+    int8, or uint8 in a form of 4 bits; ``scales`` and ``minima`` float16, or float32 in a wide form, [out,
+    groups], minima None in a form without.
     """
 
     form: WeightFormat
@@ -54,8 +54,9 @@ class GroupedWeight:
         out, inputs = self.numbers.shape
         kind = torch.int8 if self.form.bits == 8 else torch.uint8
         parts = [self.scales] if self.minima is None else [self.scales, self.minima]
-        shapes = all(tuple(p.shape) == (out, inputs // GROUP) and p.dtype == torch.float16 for p in parts)
-        fits = self.form.grouped and not inputs % GROUP and self.form.minimum == (self.minima is not None)
+        group, of_scale = self.form.group, torch.float32 if self.form.wide else torch.float16
+        shapes = all(tuple(p.shape) == (out, inputs // group) and p.dtype == of_scale for p in parts)
+        fits = self.form.grouped and not inputs % group and self.form.minimum == (self.minima is not None)
         if not (shapes and fits and self.numbers.dtype == kind):
             raise ValueError(f"{self.form.name}: the parts do not make a matrix {[out, inputs]}")
 
@@ -71,7 +72,7 @@ class GroupedWeight:
 
     def floats(self) -> Tensor:
         """Computes the float32 matrix that this one stands for."""
-        numbers = self.numbers.view(self.shape[0], -1, GROUP).float() - self.form.offset
+        numbers = self.numbers.view(self.shape[0], -1, self.form.group).float() - self.form.offset
         values = numbers * self.scales.float().unsqueeze(-1)
         if self.minima is not None:
             values += self.minima.float().unsqueeze(-1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,7 +22,8 @@ from entropick_server.engine.embedded.core import EngineCore
 from entropick_server.engine.embedded.loader import load_model
 from entropick_server.engine.embedded.startup import build
 from entropick_server.engine.embedded.weight_storage import VOCABULARY, keeper
-from entropick_server.engine.gguf_files.blocks import TABLE, GgufBlocks, kept_blocks
+from entropick_server.engine.gguf_files.block_types import kept_blocks
+from entropick_server.engine.gguf_files.blocks import TABLE, GgufBlocks
 from entropick_server.engine.source import read_source
 from entropick_server.engine.types import EngineOptions, Request, WeightsChoice
 from entropick_server.settings import SettingsError, load_settings
@@ -31,7 +33,14 @@ from .gguf_models import write_model
 from .test_invariant import Open, assert_as_alone, tapped
 
 Make = Callable[..., Request]
-BLOCK_TYPES = (Kind.Q8_0, Kind.Q4_0, Kind.Q4_1, Kind.Q5_0)
+KEPT_BITS = {
+    **{Kind.Q8_0: 8.5, Kind.Q4_0: 4.5, Kind.Q4_1: 5, Kind.Q5_0: 8.5, Kind.Q5_1: 9},
+    **{Kind.Q4_K: 6, Kind.Q5_K: 10, Kind.Q6_K: 10},
+}
+"""type of a GGUF file whose blocks are kept -> bits of a weight that is kept"""
+BLOCK_TYPES = tuple(KEPT_BITS)
+HALVES = {Kind.Q4_1: (0, 2), Kind.Q5_1: (0, 2), Kind.Q4_K: (0, 2), Kind.Q5_K: (0, 2), Kind.Q6_K: (208,)}
+"""type -> the places of a block's numbers in half precision, where it is not the first alone"""
 ROUNDED = ("bf16", "fp16", "int8", "int4")
 
 
@@ -48,8 +57,9 @@ def test_blocks_stand_for_the_numbers_of_gguf(kind: Kind) -> None:
     data = rng.integers(0, 256, (40, 3 * size), dtype=np.uint8)
     # random halves, but for those that are infinite or no numbers
     blocks = data.reshape(40, 3, size)
-    halves = rng.normal(size=(40, 3, 2)).astype(np.float16) * np.float16(0.1)
-    blocks[..., : 4 if kind == Kind.Q4_1 else 2] = halves.view(np.uint8)[..., : 4 if kind == Kind.Q4_1 else 2]
+    for at in HALVES.get(kind, (0,)):
+        halves = rng.normal(size=(40, 3, 1)).astype(np.float16) * np.float16(0.1)
+        blocks[..., at : at + 2] = halves.view(np.uint8)
     kept = kept_blocks(kind.name, data)
     assert kept is not None
     assert kept.shape == (40, 3 * width)
@@ -57,7 +67,7 @@ def test_blocks_stand_for_the_numbers_of_gguf(kind: Kind) -> None:
 
 
 def test_other_blocks_are_not_kept() -> None:
-    assert kept_blocks("Q6_K", np.zeros((2, 210), dtype=np.uint8)) is None
+    assert kept_blocks("Q3_K", np.zeros((2, 110), dtype=np.uint8)) is None
     assert kept_blocks("F32", np.zeros((2, 128), dtype=np.uint8)) is None
 
 
@@ -73,6 +83,9 @@ def test_blocks_are_in_the_order_of_hugging_face(architecture: str, tmp_path: Pa
     (folder / TABLE).write_text("{}[")
     blocks = GgufBlocks(path, folder, loaded.source.config)
     assert blocks._table == read._table
+    earlier = json.loads((folder / TABLE).read_text()) | {"types": ["Q8_0"]}
+    (folder / TABLE).write_text(json.dumps(earlier | {"tensors": {}}))
+    assert GgufBlocks(path, folder, loaded.source.config)._table == read._table
     matrices = [(name, p) for name, p in loaded.model.named_parameters() if p.dim() == 2]
     assert len(matrices) == 2 * 7 + 2
     for name, wanted in matrices:
@@ -95,7 +108,7 @@ def rows_of(options: EngineOptions, make_request: Make) -> tuple[Any, EngineCore
 
 
 @pytest.mark.usefixtures("cache")
-@pytest.mark.parametrize("kind", [*BLOCK_TYPES, Kind.F16, Kind.BF16, Kind.Q4_K], ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", [*BLOCK_TYPES, Kind.F16, Kind.BF16, Kind.Q3_K], ids=lambda kind: kind.name)
 def test_the_files_own_numbers_give_the_bits_of_float32(
     kind: Kind, tmp_path: Path, make_request: Make
 ) -> None:
@@ -106,7 +119,7 @@ def test_the_files_own_numbers_give_the_bits_of_float32(
     assert as_file == in_floats
     assert len(as_file) == 18
     assert (core.info.weights, plain.info.weights) == ("file", "float32")
-    bits = {Kind.Q8_0: 8.5, Kind.Q5_0: 8.5, Kind.Q4_0: 4.5, Kind.Q4_1: 5, Kind.F16: 16, Kind.BF16: 16}
+    bits = KEPT_BITS | {Kind.F16: 16, Kind.BF16: 16}
     assert core.info.weight_bytes == pytest.approx(plain.info.weight_bytes * bits.get(kind, 32) / 32)
 
 
