@@ -28,6 +28,8 @@ from pathlib import Path
 
 from entropick_pico import model_path
 from entropick_server.engine.embedded.cpu_threads import default_threads
+from entropick_server.engine.source import read_source
+from entropick_server.engine.types import EngineOptions
 from peers.process import SPECS, Environments, Peer, PeerError
 from peers.protocol import Load, Run, Stamp
 
@@ -59,6 +61,21 @@ def model_folder(name: str, build: Path) -> Path:
 
         return make(model_path(), build / "llama-125m")
     return Path(name)
+
+
+def weights_of(args: argparse.Namespace) -> tuple[Path, Path, str]:
+    """The model as a folder, as a GGUF file, and as ``entropick serve`` is given it.
+
+    Of a model that is a GGUF file llama.cpp and entropick read that file, the others the folder that it is
+    converted into.
+    """
+    if args.model == "smollm2" or args.model.endswith(".gguf"):
+        source = read_source(EngineOptions(model=args.model))
+        if source.gguf is None:
+            raise SystemExit(f"{args.model} is not of a GGUF file")
+        return source.folder, source.gguf, args.model
+    folder = model_folder(args.model, args.build)
+    return folder, gguf_file(folder, args.build, environments(args)), str(folder.absolute())
 
 
 def gguf_file(model: Path, build: Path, environments: Environments) -> Path:
@@ -197,7 +214,9 @@ def numbers(text: str) -> list[int]:
 
 def add_common(parser: argparse.ArgumentParser) -> None:
     """The options of both speed benchmarks."""
-    parser.add_argument("--model", default="pico", help="pico (default), 125m, or a folder of a Llama")
+    parser.add_argument(
+        "--model", default="pico", help="pico (default), 125m, smollm2, a GGUF file, or a folder of a Llama"
+    )
     parser.add_argument("--threads", type=int, default=default_threads())
     parser.add_argument("--build", type=Path, default=Path("build/bench"), help="folder for models and logs")
     parser.add_argument("--vllm-python", type=Path, default=Path(".venv-vllm/bin/python"))
@@ -226,13 +245,14 @@ def main() -> None:
     if "entropick" not in args.peers.split(","):
         parser.error("--peers: entropick is what the others are compared with")
     args.build.mkdir(parents=True, exist_ok=True)
-    model = model_folder(args.model, args.build)
+    model, gguf, served = weights_of(args)
     config = json.loads((model / "config.json").read_text())
     words = len(json.loads((model / "tokenizer.json").read_text())["model"]["vocab"])
     most = max(args.batches)
     asked = Load(
         model=str(model.absolute()),
-        gguf=str(gguf_file(model, args.build, environments(args)).absolute()),
+        gguf=str(gguf.absolute()),
+        served=served,
         threads=args.threads,
         rows=most,
         context=max(args.prompts) + args.tokens,

@@ -24,13 +24,11 @@ from dataclasses import dataclass
 
 from engine import (
     add_common,
-    environments,
-    gguf_file,
     header,
-    model_folder,
     numbers,
     random_prompts,
     spread,
+    weights_of,
 )
 from peers.http_stream import Streamed, complete
 from peers.process import PeerError
@@ -168,11 +166,12 @@ def main() -> None:
     if unknown := set(args.servers) - set(ROWS):
         parser.error(f"--servers: unknown: {', '.join(sorted(unknown))}")
     args.build.mkdir(parents=True, exist_ok=True)
-    model = model_folder(args.model, args.build)
+    model, gguf, served = weights_of(args)
     words = len(json.loads((model / "tokenizer.json").read_text())["model"]["vocab"])
     asked = Load(
         model=str(model.absolute()),
-        gguf=str(gguf_file(model, args.build, environments(args)).absolute()),
+        gguf=str(gguf.absolute()),
+        served=served,
         threads=args.threads,
         rows=max(args.clients),
         context=max(args.prompts) + args.tokens,

@@ -23,6 +23,8 @@ class Load:
     """folder in Hugging Face format"""
     gguf: str
     """the same weights as a GGUF file"""
+    served: str
+    """what ``entropick serve`` would be given for them: the folder, or the file"""
     threads: int
     rows: int
     context: int

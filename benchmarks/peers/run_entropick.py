@@ -35,7 +35,7 @@ class Entropick:
             raise RuntimeError("EngineOptions.measure is not there: this version cannot switch signals off")
         self.engine = EmbeddedEngine(
             EngineOptions(
-                model=asked.model,
+                model=asked.served,
                 max_num_seqs=asked.rows,
                 max_model_len=asked.context,
                 threads=asked.threads,

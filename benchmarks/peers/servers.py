@@ -61,7 +61,7 @@ def _command(key: str, programs: Programs, asked: Load, port: int) -> tuple[list
     rows, context = str(asked.rows), str(asked.context)
     where = ["--host", HOST, "--port", str(port)]
     if key == "entropick":
-        command = [sys.executable, "-m", "entropick_server.cli", "serve", asked.model, *where]
+        command = [sys.executable, "-m", "entropick_server.cli", "serve", asked.served, *where]
         command += ["--threads", str(asked.threads), "--max-num-seqs", rows, "--max-model-len", context]
         return [*command, "--device", "cpu", "--log-level", "warning"], ENTROPICK_ENVIRONMENT
     if key == "vllm":
